@@ -1,0 +1,18 @@
+package fs
+
+import (
+	"os"
+	"syscall"
+)
+
+// Errors that callers may test for, besides iofs.ErrNotExist,
+// iofs.ErrPermission, iofs.ErrExist, iofs.ErrInvalid and context.Canceled.
+// proto/ninep maps each to an ename and a Linux errno.
+var (
+	ErrIsDir    error = syscall.EISDIR
+	ErrNotDir   error = syscall.ENOTDIR
+	ErrReadOnly error = syscall.EROFS
+	ErrIO       error = syscall.EIO
+)
+
+var self = User{Name: os.Getenv("USER"), UID: int64(os.Getuid())}

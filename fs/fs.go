@@ -1,0 +1,121 @@
+package fs
+
+import (
+	"context"
+	"io"
+	iofs "io/fs"
+	"time"
+)
+
+// A Node names a file. It holds nothing: no descriptor, no lock, no goroutine.
+//
+// A Node that is a directory is also a Dir. A Node whose Stat has ModeSymlink
+// is a symbolic link; if it is a Dir too it is an alias: a walk that goes on
+// through it follows the link, and a dialect without links shows a directory.
+type Node interface {
+	// Stat describes the file as it is now.
+	Stat(ctx context.Context) (Stat, error)
+
+	// Open makes the file ready for reading or writing. It has no side effect
+	// on the file itself (access(2) through 9pfuse opens and closes).
+	// Opening a Dir answers ErrIsDir: read it with ReadDir.
+	Open(ctx context.Context, mode OpenMode) (File, error)
+}
+
+// A Dir is a Node with entries.
+type Dir interface {
+	Node
+
+	// Walk returns the entry of that name, which is never "", "." or ".." and
+	// holds no slash. It reports iofs.ErrNotExist when there is none, or none
+	// that the User of ctx may know of.
+	Walk(ctx context.Context, name string) (Node, error)
+
+	// ReadDir returns at most n entries that follow the cookie after, in the
+	// directory's own stable order; 0 starts at the first. It returns no
+	// entries and no error at the end. "." and ".." are never listed.
+	ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error)
+}
+
+// A File is an open Node. Its methods may be called from several goroutines.
+type File interface {
+	// ReadAt reads up to len(p) bytes from off. Unlike io.ReaderAt it may
+	// return fewer bytes without an error; 0 bytes come with io.EOF at the end
+	// of the file. A live file blocks until there is more, the end, or ctx is done.
+	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
+	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
+	Close() error
+}
+
+// A Stat describes a file, as stat(5) does.
+type Stat struct {
+	Name    string
+	Mode    iofs.FileMode // type and permission bits
+	Size    int64         // bytes; a growing file's current length; 0 for a directory
+	ModTime time.Time
+	UID     uint32
+	GID     uint32
+	Path    uint64 // qid.path: stable, unique in the tree, below 2^56
+	Version uint32 // qid.vers: 0 for a live file, nonzero for one that never changes again
+	Target  string // where a symbolic link or an alias points
+	Cookie  uint64 // in a listing: resumes ReadDir behind this entry; never 0
+}
+
+// IsDir reports whether s is a directory or an alias of one.
+func (s Stat) IsDir() bool { return s.Mode.IsDir() }
+
+// An OpenMode says what a File will be used for.
+type OpenMode uint8
+
+const (
+	OpenRead OpenMode = 1 << iota
+	OpenWrite
+	OpenTrunc
+)
+
+// A User is on whose behalf a request is made. The door that took the
+// connection knows who it is; a tree may ask.
+type User struct {
+	Name      string // the SSH principal, the uname of attach(5), or the local user
+	UID       int64  // the peer's user id (SO_PEERCRED), or -1 where there is none
+	Anonymous bool   // came by a listener that authenticates nobody: no ctl
+}
+
+type userKey struct{}
+
+// WithUser returns a context that carries u.
+func WithUser(ctx context.Context, u User) context.Context {
+	return context.WithValue(ctx, userKey{}, u)
+}
+
+// UserOf returns the User of ctx, or the user of this process where no door
+// set one.
+func UserOf(ctx context.Context) User {
+	if u, ok := ctx.Value(userKey{}).(User); ok {
+		return u
+	}
+	return self
+}
+
+// ReadAll reads a file from its start to its end.
+func ReadAll(ctx context.Context, n Node) ([]byte, error) {
+	f, err := n.Open(ctx, OpenRead)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, 0, 512)
+	for {
+		n, err := f.ReadAt(ctx, b[len(b):cap(b)], int64(len(b)))
+		b = b[:len(b)+n]
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			return b, err
+		}
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+	}
+}

@@ -1,0 +1,31 @@
+module 9ci
+
+go 1.26.0
+
+require (
+	9fans.net/go v0.0.8-0.20250307142834-96bdba94b63f
+	github.com/digitalocean/go-qemu v0.0.0-20250212194115-ee9b0668d242
+	github.com/hanwen/go-fuse/v2 v2.12.1
+	github.com/hiddeco/sshsig v0.2.0
+	github.com/hugelgupf/p9 v0.3.0
+	github.com/pkg/sftp v1.13.12
+	github.com/rogpeppe/go-internal v1.15.0
+	github.com/u-root/u-root v0.11.1-0.20230807200058-f87ad7ccb594
+	golang.org/x/crypto v0.58.0
+	golang.org/x/sync v0.17.0
+	golang.org/x/sys v0.49.0
+	golang.org/x/term v0.47.0
+	golang.org/x/time v0.16.0
+	mvdan.cc/sh/v3 v3.14.1
+)
+
+require (
+	github.com/digitalocean/go-libvirt v0.0.0-20220804181439-8648fbde413e // indirect
+	github.com/dustin/go-humanize v1.0.1 // indirect
+	github.com/josharian/native v1.1.0 // indirect
+	github.com/kr/fs v0.1.0 // indirect
+	github.com/pierrec/lz4/v4 v4.1.18 // indirect
+	github.com/u-root/uio v0.0.0-20230305220412-3e8cd9d6bf63 // indirect
+	golang.org/x/exp v0.0.0-20230810033253-352e893a4cad // indirect
+	golang.org/x/tools v0.38.0 // indirect
+)
