@@ -1,0 +1,2 @@
+// Mk maintains related files.
+package main

@@ -1,0 +1,82 @@
+package mk
+
+import (
+	"io"
+	"os"
+)
+
+// Config says what to read and how to run it. The zero Config is mk without
+// flags, reading ./mkfile, except that nothing is run by Parse.
+type Config struct {
+	// Dir is the directory mkfiles, targets and recipes are relative to.
+	// Empty is the current directory.
+	Dir string
+
+	// Env is the environment; nil is os.Environ().
+	Env []string
+
+	// Files are the mkfiles to read, in order. Nil is "mkfile", which
+	// need not exist.
+	Files []string
+
+	// Vars are command-line assignments, "NAME=value", each parsed as a
+	// line of a mkfile. They win over the mkfiles and the environment.
+	Vars []string
+
+	// Flags and Args are what $MKFLAGS and $MKARGS say of the command line.
+	Flags string
+	Args  []string
+
+	// Exec lets Parse run backquotes and <| lines. Without it they read as
+	// unknown; see Mkfile.Var.
+	Exec bool
+
+	// Stdin is the standard input of <| and P programs (a recipe and a
+	// backquote read themselves). Nil is the null device.
+	Stdin *os.File
+
+	// Stdout and Stderr get what mk and its recipes print; nil discards.
+	// An *os.File is handed to the recipes as it is. Anything else is
+	// written to from one goroutine for each.
+	Stdout, Stderr io.Writer
+
+	All      bool   // -a: all targets are out of date; implies Missing
+	Debug    string // -d: letters of egp
+	Explain  bool   // -e: say why a target is made
+	Missing  bool   // -i: make missing intermediate targets
+	Keep     bool   // -k: go on after errors
+	NoExec   bool   // -n: print recipes, do not run them
+	Sequence bool   // -s: one argument after the other
+	Touch    bool   // -t: touch targets, do not run recipes
+	Usage    bool   // -u: print how many jobs ran for how long
+	Nano     bool   // -N: compare times in nanoseconds, not seconds
+	WhatIf   string // -w: names, separated by commas, that were modified just now
+
+	// Group starts each recipe in a process group of its own, so that
+	// what it started ends with it when the run is cancelled.
+	Group bool
+
+	// Builtin is the command line that runs a POSIX shell where MKSHELL
+	// is sh and there is none, and where MKSHELL is builtin. It is called
+	// as sh would be. Nil: a missing shell is an error.
+	Builtin []string
+
+	// OnBuiltin, if set, is called once, when Builtin is first used.
+	OnBuiltin func()
+}
+
+// environ returns the environment the mkfile starts with.
+func (c *Config) environ() []string {
+	if c.Env != nil {
+		return c.Env
+	}
+	return os.Environ()
+}
+
+// path returns name as the operating system is to be asked for it.
+func (c *Config) path(name string) string {
+	if c.Dir == "" || (name != "" && name[0] == '/') {
+		return name
+	}
+	return c.Dir + "/" + name
+}

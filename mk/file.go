@@ -1,0 +1,89 @@
+package mk
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// timeOf returns when name was modified, 0 where it does not exist. Unless
+// force is true, what -w said counts.
+func (r *run) timeOf(name string, force bool) int64 {
+	if isMember(name) {
+		return r.memberTime(name, force)
+	}
+	if !force && len(r.times) > 0 {
+		if t, ok := r.times[name]; ok {
+			return t
+		}
+	}
+	return r.modTime(name)
+}
+
+// modTime returns when a file was modified.
+func (r *run) modTime(name string) int64 {
+	var st syscall.Stat_t
+	if syscall.Stat(r.cfg.path(name), &st) != nil {
+		return 0
+	}
+	sec, nsec := st.Mtim.Unix()
+	if r.cfg.Nano {
+		return sec*1e9 + nsec
+	}
+	return sec
+}
+
+// now returns the time in the unit of file times.
+func (r *run) now() int64 {
+	if r.cfg.Nano {
+		return time.Now().UnixNano()
+	}
+	return time.Now().Unix()
+}
+
+// touch makes name's time now, and prints that.
+func (r *run) touch(name string) {
+	r.out.print("touch(" + name + ")\n")
+	if r.cfg.NoExec {
+		return
+	}
+	if isMember(name) {
+		r.touchMember(name)
+		return
+	}
+	path := r.cfg.path(name)
+	var err error
+	if syscall.Access(path, 0) == nil {
+		now := time.Now()
+		err = os.Chtimes(path, now, now)
+	} else {
+		var f *os.File
+		if f, err = os.Create(path); err == nil {
+			err = f.Close()
+		} else {
+			err = syscall.EBADF // mk closes what it could not create
+		}
+	}
+	if err != nil {
+		r.out.error(name + ": " + errno(err) + "\n")
+		panic(bail{err})
+	}
+}
+
+// remove removes a target whose recipe failed.
+func (r *run) remove(name string) {
+	if isMember(name) {
+		r.out.error("hoon off; mk can'tdelete archive members\n")
+	} else if err := os.Remove(r.cfg.path(name)); err != nil {
+		r.out.error("remove " + name + ": " + errno(err) + "\n")
+	}
+}
+
+// whatIf sets the times of the names of -w to now.
+func (r *run) whatIf() {
+	now := r.now()
+	for _, name := range strings.FieldsFunc(r.cfg.WhatIf, func(c rune) bool { return c == ' ' || c == ',' || c == '\n' }) {
+		r.times[name] = now
+	}
+}

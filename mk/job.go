@@ -1,0 +1,362 @@
+package mk
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// run is one Run or Plan of a Mkfile: the graph, the queue of jobs that are
+// ready, and those that run.
+type run struct {
+	*parser
+	command  *rule // that has the arguments as prereqs
+	nodes    map[string]*node
+	slab     []node // nodes to come
+	counts   []int32
+	walk     int32
+	nrep     int
+	nproc    int
+	errors   int                // of this target, with Keep
+	jobs     []*job             // ready, in the order they became so
+	slots    []*process         // jobs that run; nil is free
+	compared map[[2]string]bool // what programs of attribute P said
+	values   [][]string         // of the internal variables, for the last job
+	times    map[string]int64   // said by -w, or read from archives
+	archives map[string]int64   // when an archive was when it was read
+	bitched  map[string]bool    // archives that were said not to exist
+	plan     func(*job)         // if not nil, jobs go here and are not run
+	usage    []int64            // seconds with so many jobs running
+	tick     int64
+}
+
+// Run makes the targets, the default ones where there are none. It returns
+// when every process it started has ended. When ctx is cancelled the recipes
+// that run get SIGTERM, or what the cause says if it is an Interrupt, and
+// targets with attribute D are removed as for a failure.
+func (m *Mkfile) Run(ctx context.Context, targets ...string) error {
+	return m.run(ctx, targets, nil)
+}
+
+// A Job is a recipe that Run would run.
+type Job struct {
+	Targets []string // that are out of date
+	Prereqs []string
+	New     []string // prereqs that are newer
+	Stem    string
+	Recipe  string // as mk prints it
+	File    string // where the rule is
+	Line    int    // of its header
+}
+
+// Plan returns the jobs Run would run, in the order in which it would where
+// NPROC is 1. Programs of attribute P are run.
+func (m *Mkfile) Plan(ctx context.Context, targets ...string) (jobs []Job, err error) {
+	p := *m
+	p.cfg.NoExec = true
+	err = p.run(ctx, targets, func(r *run, j *job) {
+		jobs = append(jobs, Job{
+			Targets: j.targets,
+			Prereqs: j.prereqs,
+			New:     j.newPrereqs,
+			Stem:    j.stem,
+			Recipe:  r.echo(j.rule.recipe.text, j.rule.shell.dialect),
+			File:    j.rule.file,
+			Line:    j.rule.line - 1,
+		})
+	})
+	return jobs, err
+}
+
+func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job)) (err error) {
+	w, err := openStreams(&m.cfg)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	out := newOutput(w.stdout, w.stderr)
+	r := &run{
+		parser:   &parser{Mkfile: m, ctx: ctx, out: out, file: "<nil>"},
+		nodes:    make(map[string]*node, len(m.symbols)),
+		compared: make(map[[2]string]bool),
+		values:   make([][]string, len(internal)),
+		times:    make(map[string]int64),
+		archives: make(map[string]int64),
+		bitched:  make(map[string]bool),
+	}
+	if plan != nil {
+		r.plan = func(j *job) { plan(r, j) }
+	}
+	r.procs = newProcs(&m.cfg, out, w)
+	stop := context.AfterFunc(ctx, func() { r.procs.interrupt(context.Cause(ctx)) })
+	defer stop()
+	defer out.flush()
+	defer r.finish(&err)
+	defer catch(&err)
+	r.whatIf()
+	r.count()
+	switch {
+	case len(targets) == 0:
+		if m.target1 == nil {
+			r.out.error("mk: nothing to mk\n")
+			panic(bail{ErrNoTarget})
+		}
+		for _, t := range m.target1 {
+			r.make(t)
+		}
+	case len(targets) == 1 || m.cfg.Sequence:
+		for _, t := range targets {
+			r.make(t)
+		}
+	default:
+		r.makeAll(targets)
+	}
+	if m.cfg.Usage {
+		r.printUsage()
+	}
+	return nil
+}
+
+// makeAll makes several targets at once, as the prereqs of a virtual one.
+func (r *run) makeAll(targets []string) {
+	const name = "command line arguments"
+	r.command = &rule{
+		target:  name,
+		tail:    targets,
+		recipe:  &recipe{},
+		attr:    virtual,
+		number:  r.nrules,
+		targets: []string{name},
+		shell:   newShell([]string{"sh"}),
+	}
+	r.make(name)
+}
+
+// finish waits for what still runs, and after an interrupt removes what it
+// was making.
+func (r *run) finish(err *error) {
+	r.procs.reap()
+	if r.ctx.Err() == nil {
+		return
+	}
+	cause := context.Cause(r.ctx)
+	*err = cause
+	for slot, p := range r.slots {
+		if p == nil || p.status == "" || !deletes(p.job) {
+			continue
+		}
+		r.setValues(p.job, slot)
+		r.failed(p.job, cause.Error())
+	}
+}
+
+// deletes tells whether a job's targets are removed if it fails.
+func deletes(j *job) bool {
+	for n := j.nodes; n != nil; n = n.next {
+		if n.flags&deleteOnError != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// failed says why a job has failed, and removes those of its targets that
+// have attribute D.
+func (r *run) failed(j *job, why string) {
+	msg := "mk: " + front(r.echo(j.rule.recipe.text, j.rule.shell.dialect)) + ": " + why
+	deleting := ", deleting"
+	for n := j.nodes; n != nil; n = n.next {
+		if n.flags&deleteOnError != 0 {
+			r.out.error(msg + deleting + " '" + n.name + "'")
+			msg, deleting = "", ""
+			r.remove(n.name)
+		}
+	}
+	r.out.error(msg + "\n")
+}
+
+// enqueue adds a job to those that are ready, and runs the first of them if
+// it can.
+func (r *run) enqueue(j *job) {
+	r.jobs = append(r.jobs, j)
+	if r.running() < r.nproc {
+		r.schedule()
+	}
+}
+
+func (r *run) running() (n int) {
+	for _, p := range r.slots {
+		if p != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// schedule runs the first job of the queue.
+func (r *run) schedule() {
+	if len(r.jobs) == 0 {
+		r.count()
+		return
+	}
+	if err := r.ctx.Err(); err != nil {
+		panic(bail{context.Cause(r.ctx)})
+	}
+	j := r.jobs[0]
+	r.jobs[0] = nil
+	r.jobs = r.jobs[1:]
+	if r.debug('e') {
+		r.out.say("firing up job for target " + strings.Join(j.targets, " ") + "\n")
+	}
+	slot := slices.Index(r.slots, nil)
+	r.setValues(j, slot)
+	text, sh := j.rule.recipe.text, j.rule.shell
+	cfg := &r.cfg
+	if r.plan != nil {
+		r.plan(j)
+	} else if !cfg.Touch && (cfg.NoExec || j.rule.attr&quiet == 0) {
+		r.out.print(r.echo(text, sh.dialect))
+	}
+	if cfg.NoExec || cfg.Touch {
+		now := r.now()
+		for n := j.nodes; n != nil; n = n.next {
+			if cfg.Touch {
+				r.touchNode(n)
+			}
+			n.time = now
+			n.setMade(made)
+		}
+		return
+	}
+	if r.debug('e') {
+		r.out.say("recipe='" + text + "'")
+	}
+	r.out.flush()
+	var args []string
+	if j.rule.attr&noMinusE == 0 {
+		args = []string{"-e"}
+	}
+	p := r.procs.start(r.ctx, sh, args, &text, nil, r.env(sh.dialect))
+	p.job = j
+	r.slots[slot] = p
+	r.count()
+	if r.debug('e') {
+		r.out.say(fmt.Sprintf("pid for target %s = %d\n", strings.Join(j.targets, " "), p.pid))
+	}
+}
+
+// waitup waits for a job to end and sees to what follows from it. It returns
+// true where none runs, which is an error unless ok is positive.
+func (r *run) waitup(ok int) (none bool) {
+	if r.running() == 0 {
+		if ok > 0 {
+			return true
+		}
+		r.out.fail("(waitup %d): No child processes", ok)
+	}
+	r.waitProcess(nil)
+	return false
+}
+
+// waitProcess waits for p or any job.
+func (r *run) waitProcess(p *process) {
+	q := r.procs.waitAny(p, r.slots)
+	if r.ctx.Err() != nil {
+		panic(bail{context.Cause(r.ctx)})
+	}
+	if q != p {
+		r.ended(slices.Index(r.slots, q), q)
+	}
+}
+
+// ended sees to a job that has ended.
+func (r *run) ended(slot int, p *process) {
+	if r.debug('e') {
+		r.out.say(fmt.Sprintf("waitup got pid=%d, status='%s'\n", p.pid, p.status))
+	}
+	r.count()
+	j := p.job
+	r.slots[slot] = nil
+	fake := false
+	if p.status != "" {
+		r.setValues(j, slot)
+		r.failed(j, "exit status="+p.status)
+		if !r.cfg.Keep {
+			r.jobs = nil
+			panic(bail{&ExitError{j.nodes.name, p.status}})
+		}
+		r.errors++
+		fake = true
+	}
+	for _, t := range j.targets {
+		if n := r.nodes[t]; n != nil {
+			r.update(n, fake)
+		}
+	}
+	if r.running() < r.nproc {
+		r.schedule()
+	}
+}
+
+// setValues sets the internal variables for a job.
+func (r *run) setValues(j *job, slot int) {
+	v := r.values
+	stem := j.stem
+	if j.rule.attr&regular != 0 {
+		stem = ""
+	}
+	v[0] = j.targets
+	v[1] = []string{stem}
+	v[2] = j.prereqs
+	v[3] = []string{r.procs.pid()}
+	v[4] = []string{strconv.Itoa(slot)}
+	v[5] = j.newPrereqs
+	v[6] = j.all
+	v[7] = members(j.newPrereqs)
+	for i := range 10 {
+		v[8+i] = nil
+		if i < len(j.match) {
+			v[8+i] = j.match[i : i+1]
+		}
+	}
+}
+
+// env is the environment of the job whose values are set.
+func (r *run) env(d *dialect) []string { return r.appendEnv(nil, d, r.values) }
+
+func (r *run) debug(c byte) bool { return r.Mkfile.debug(c) }
+
+func (m *Mkfile) debug(c byte) bool { return strings.IndexByte(m.cfg.Debug, c) >= 0 }
+
+// trace prints what is run, for -de.
+func (p *parser) trace(s string) {
+	if p.debug('e') {
+		p.out.say(s)
+	}
+}
+
+// count adds up for how long how many jobs have run.
+func (r *run) count() {
+	if !r.cfg.Usage {
+		return
+	}
+	now := time.Now().Unix()
+	n := r.running()
+	for len(r.usage) <= max(n, len(r.slots)) {
+		r.usage = append(r.usage, 0)
+	}
+	if r.tick != 0 {
+		r.usage[n] += now - r.tick
+	}
+	r.tick = now
+}
+
+func (r *run) printUsage() {
+	r.count()
+	for i := 0; i <= len(r.slots); i++ {
+		r.out.say(fmt.Sprintf("%d: %d\n", i, r.usage[i]))
+	}
+}

@@ -1,0 +1,379 @@
+package mk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+	"unicode/utf8"
+)
+
+// A Mkfile is what was read of mkfiles: rules and variables. It does not
+// change, and may be run more than once.
+type Mkfile struct {
+	cfg     Config
+	vars    map[string]*variable
+	nvars   int
+	symbols map[string]*symbol
+	rules   []*rule // without patterns
+	meta    []*rule
+	nrules  int
+	target1 []string // the default targets
+	version int      // of vars
+	forceRC bool     // FORCERCFORMK is set: rc is the default shell
+	partial bool     // a command was not run
+}
+
+// symbol is what is known of a name.
+type symbol struct {
+	rules []*rule // whose target it is: the first, then the others backwards
+	last  int     // line of the last header, for positions
+}
+
+// parser reads mkfiles. Its shell is the one recipes are for at this place.
+type parser struct {
+	*Mkfile
+	ctx   context.Context
+	out   *output
+	procs *procs
+	in    *input // nil outside of a file
+	file  string
+	shell *shell
+	buf   []byte
+	depth int // of includes
+	count int // of includes
+
+	exported   map[*dialect][]string // the environment, for version exportedAt of the variables
+	exportedAt int
+}
+
+// Parse reads the mkfiles that c names. Where it fails the Mkfile has what
+// was read so far.
+func Parse(ctx context.Context, c Config) (m *Mkfile, err error) {
+	if c.All {
+		c.Missing = true
+	}
+	m = &Mkfile{
+		cfg:     c,
+		vars:    make(map[string]*variable),
+		symbols: make(map[string]*symbol),
+	}
+	w, err := openStreams(&c)
+	if err != nil {
+		return m, err
+	}
+	defer w.close()
+	p := &parser{Mkfile: m, ctx: ctx, out: newOutput(w.stdout, w.stderr), file: "<nil>"}
+	p.procs = newProcs(&m.cfg, p.out, w)
+	defer p.out.flush()
+	defer p.procs.reap()
+	defer catch(&err)
+	p.all()
+	return m, nil
+}
+
+// all reads the environment, the command line and the mkfiles.
+func (p *parser) all() {
+	p.startShell()
+	for _, name := range internal {
+		p.lookup(name).internal = true
+	}
+	force := false
+	for _, kv := range p.cfg.environ() {
+		name, value, _ := strings.Cut(kv, "=")
+		force = force || name == "FORCERCFORMK"
+		if v := p.lookup(name); !v.internal {
+			p.set(v, []string{value})
+		}
+	}
+	if force {
+		p.forceRC = true
+		p.startShell()
+	}
+
+	if len(p.cfg.Vars) > 0 {
+		p.parse("command line args", strings.NewReader(strings.Join(p.cfg.Vars, "\n")+"\n"), true)
+	}
+	if v := p.lookup("MKFLAGS"); !v.set {
+		p.set(v, p.words(p.cfg.Flags))
+	}
+	if v := p.lookup("MKARGS"); !v.set {
+		p.set(v, p.words(strings.Join(p.cfg.Args, " ")))
+	}
+
+	if p.cfg.Files == nil {
+		if syscall.Access(p.cfg.path("mkfile"), 4) == nil {
+			p.parseFile("mkfile")
+		}
+	}
+	for _, name := range p.cfg.Files {
+		p.parseFile(name)
+	}
+	if p.debug('p') {
+		p.dump(p.out)
+	}
+}
+
+// parseFile reads a mkfile that must be there.
+func (p *parser) parseFile(name string) {
+	f, err := os.Open(p.cfg.path(name))
+	if err != nil {
+		p.out.error("open " + name + ": " + errno(err) + "\n")
+		panic(bail{err})
+	}
+	defer f.Close()
+	p.parse(name, f, false)
+}
+
+// parse reads one mkfile. Assignments of the command line override those
+// that follow. An included file starts with the default shell, and leaves its
+// includer's as it was.
+func (p *parser) parse(name string, r io.Reader, override bool) {
+	shell, file, in := p.shell, p.file, p.in
+	p.startShell()
+	p.file, p.in = name, newInput(r)
+	for {
+		if err := p.ctx.Err(); err != nil {
+			panic(bail{err})
+		}
+		line, ok := p.assemble()
+		if !ok {
+			break
+		}
+		p.statement(line, override)
+	}
+	p.file, p.in = file, in
+	p.shell = shell
+	p.set(p.lookup("MKSHELL"), shell.argv)
+}
+
+// statement reads a line, and the recipe that belongs to it. The first
+// unquoted one of :, = and < decides what it is.
+func (p *parser) statement(line string, override bool) {
+	hline := p.in.line
+	i := p.charin(line, ":=<")
+	if i < 0 && !p.known(line) {
+		return
+	}
+	if i < 0 {
+		p.syntax(hline, "expected one of :<=")
+	}
+	kind, head, tail := line[i], line[:i], line[i+1:]
+	var attr attr
+	var prog string
+	switch {
+	case kind == '<' && tail != "" && tail[0] == '|':
+		kind, tail = '|', tail[1:]
+	case kind == '=':
+		attr, tail = p.assignAttr(tail)
+	case kind == ':' && tail != "" && tail[0] != ' ' && tail[0] != '\t':
+		attr, prog, tail = p.ruleAttr(tail)
+	}
+	names := p.words(head)
+	if names[0] == "" && (kind == '=' || kind == ':') {
+		p.syntax(p.in.line-1, "no var on left side of assignment/rule")
+	}
+	words := p.words(tail)
+
+	switch kind {
+	case '<':
+		p.include(strings.Join(words, " "))
+	case '|':
+		p.includeProgram(strings.Join(words, " "))
+	case ':':
+		p.addRules(names, words, p.recipe(), attr, hline, prog)
+	case '=':
+		if len(names) > 1 {
+			p.syntax(p.in.line, "multiple vars on left side of assignment")
+		}
+		p.assign(names[0], words, attr, override)
+	}
+}
+
+// assignAttr cuts the attributes off the right side of an assignment. The
+// only one is U, V=U=words: the variable is not exported.
+func (p *parser) assignAttr(s string) (a attr, rest string) {
+	set := "= \t"
+	if p.shell.rc {
+		set = "'= \t"
+	}
+	i := p.charin(s, set)
+	if i < 0 || s[i] != '=' {
+		return 0, s
+	}
+	for j := 0; j < i; j++ {
+		if s[j] != 'U' {
+			p.syntax(p.in.line, "unknown attribute '%s'", s[j:j+1])
+		}
+		a = noExport
+	}
+	return a, s[i+1:]
+}
+
+// ruleAttr cuts the attributes off what follows a rule's first colon.
+func (p *parser) ruleAttr(s string) (a attr, prog, rest string) {
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; c {
+		case ':':
+			return a, prog, s[i+1:]
+		case 'D':
+			a |= del
+		case 'E':
+			a |= noMinusE
+		case 'n':
+			a |= noVirtual
+		case 'N':
+			a |= noRecipe
+		case 'P':
+			j := strings.IndexByte(s[i:], ':')
+			if j < 0 {
+				p.syntax(p.in.line, "missing trailing :")
+			}
+			prog = s[i+1 : i+j]
+			i += j - 1
+		case 'Q':
+			a |= quiet
+		case 'R':
+			a |= regular
+		case 'U':
+			a |= update
+		case 'V':
+			a |= virtual
+		default:
+			_, n := utf8.DecodeRuneInString(s[i:])
+			p.syntax(p.in.line, "unknown attribute '%s'", s[i+n-1:i+n])
+		}
+	}
+	p.syntax(p.in.line, "missing trailing :")
+	return
+}
+
+// maxDepth is how deep includes nest before the next one is skipped, as where
+// a process has 1024 descriptors. maxIncludes is how many there may be.
+const (
+	maxDepth    = 1000
+	maxIncludes = 100_000
+)
+
+func (p *parser) include(name string) {
+	if name == "" {
+		p.syntax(p.in.line, "missing include file name")
+	}
+	if !p.known(name) {
+		return
+	}
+	f, err := os.Open(p.cfg.path(name))
+	if err == nil && p.depth == maxDepth {
+		f.Close()
+		err = syscall.EMFILE
+	}
+	if err != nil {
+		p.out.error("warning: skipping missing include file " + name + ": " + errno(err) + "\n")
+		return
+	}
+	defer f.Close()
+	p.nest(name, f)
+}
+
+func (p *parser) nest(name string, r io.Reader) {
+	if p.count++; p.count > maxIncludes {
+		p.syntax(p.in.line, "more than %d includes", maxIncludes)
+	}
+	p.depth++
+	p.parse(name, r, false)
+	p.depth--
+}
+
+// includeProgram reads the output of a command, which must succeed.
+func (p *parser) includeProgram(cmd string) {
+	if cmd == "" {
+		p.syntax(p.in.line, "missing include program name")
+	}
+	if !p.cfg.Exec {
+		p.partial = true
+		return
+	}
+	p.trace("pipecmd='" + cmd + "'")
+	r, proc, err := p.procs.filter(p.ctx, p.shell, cmd, p.environment(p.shell))
+	if err != nil {
+		p.out.error(err.Error() + "\n")
+		panic(bail{err})
+	}
+	p.nest(cmd, r)
+	r.Close()
+	if status := p.procs.wait(proc); status != "" {
+		p.out.error("bad include program status\n")
+		p.exit("bad include program status: %s: %s", cmd, status)
+	}
+}
+
+// assign sets a variable, unless the command line has. NoExport sticks to it.
+func (p *parser) assign(name string, words []string, a attr, override bool) {
+	v := p.lookup(name)
+	if !v.override || override {
+		v.override = v.override || override
+		p.set(v, words)
+		v.assigned = true
+		if name == "MKSHELL" {
+			p.shell = newShell(words)
+		}
+	}
+	if a&noExport != 0 {
+		v.noExport = true
+	}
+	if v.line == 0 {
+		v.file, v.line = p.file, p.in.line-1
+	}
+}
+
+// startShell sets the shell a file starts with.
+func (p *parser) startShell() {
+	name := "sh"
+	if p.forceRC {
+		name = "rc"
+	}
+	p.shell = newShell([]string{name})
+	p.set(p.lookup("MKSHELL"), p.shell.argv)
+}
+
+// command runs the text of a backquote and appends its output, without the
+// last newline, to b.
+func (p *parser) command(b []byte, text string) []byte {
+	if !p.cfg.Exec {
+		p.partial = true
+		return append(b, unknown...)
+	}
+	b, err := p.procs.backquote(p.ctx, p.shell, text, p.environment(p.shell), b)
+	if err != nil {
+		panic(bail{err})
+	}
+	return b
+}
+
+// line is the number mk gives in reports.
+func (p *parser) line() int {
+	if p.in == nil {
+		return 0
+	}
+	return p.in.line
+}
+
+// report prints a syntax error that does not end the reading.
+func (p *parser) report(line int, format string, args ...any) {
+	msg := "syntax error; " + fmt.Sprintf(format, args...)
+	p.out.error(fmt.Sprintf("mk: %s:%d: %s\n", p.file, line, msg))
+}
+
+// syntax reports a syntax error and bails out.
+func (p *parser) syntax(line int, format string, args ...any) {
+	p.report(line, format, args...)
+	panic(bail{&SyntaxError{p.file, line, "syntax error; " + fmt.Sprintf(format, args...)}})
+}
+
+// exit bails out after a message that was printed.
+func (p *parser) exit(format string, args ...any) {
+	panic(bail{errors.New(fmt.Sprintf(format, args...))})
+}

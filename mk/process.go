@@ -1,0 +1,303 @@
+package mk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// process is a command that mk started.
+type process struct {
+	pid    int
+	pidfd  int // -1 where the kernel has none
+	job    *job
+	done   bool
+	status string        // empty where it succeeded
+	ended  chan struct{} // closed by its waiter; nil where nobody waits yet
+}
+
+// procs starts the commands of one parser or run, and waits for them.
+type procs struct {
+	cfg   *Config
+	out   *output
+	w     *streams
+	paths map[string]string
+	self  string // our pid
+
+	mu   sync.Mutex // guards live, and that nobody in it is reaped while signalled
+	live []*process
+	sig  syscall.Signal // that was sent to all, 0 for none
+}
+
+func newProcs(cfg *Config, out *output, w *streams) *procs {
+	return &procs{cfg: cfg, out: out, w: w, paths: make(map[string]string)}
+}
+
+// Interrupt, as the cause of a context's end, is the signal that recipes get.
+type Interrupt struct{ Signal syscall.Signal }
+
+func (i Interrupt) Error() string {
+	switch i.Signal {
+	case syscall.SIGINT:
+		return "interrupt"
+	case syscall.SIGHUP:
+		return "hangup"
+	}
+	return "kill" // SIGTERM, in Plan 9's words
+}
+
+// grace is how long recipes may take to end when interrupted.
+const grace = 5 * time.Second
+
+// interrupt sends all processes the signal of cause, and kills those that
+// have not ended in time.
+func (ps *procs) interrupt(cause error) {
+	sig := syscall.SIGTERM
+	var i Interrupt
+	if errors.As(cause, &i) {
+		sig = i.Signal
+	}
+	ps.signal(sig)
+	time.AfterFunc(grace, func() { ps.signal(syscall.SIGKILL) })
+}
+
+func (ps *procs) signal(sig syscall.Signal) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.sig = sig
+	for _, p := range ps.live {
+		ps.kill(p, sig)
+	}
+}
+
+func (ps *procs) kill(p *process, sig syscall.Signal) {
+	pid := p.pid
+	if ps.cfg.Group {
+		pid = -pid
+	}
+	syscall.Kill(pid, sig)
+}
+
+// pid returns our process id, $pid.
+func (ps *procs) pid() string {
+	if ps.self == "" {
+		ps.self = strconv.Itoa(os.Getpid())
+	}
+	return ps.self
+}
+
+// start runs a shell. If text is not nil it is its standard input, else
+// ours is; if stdout is nil it is ours too. A shell that cannot be run is said so
+// and fails as it would in a child.
+func (ps *procs) start(ctx context.Context, sh *shell, args []string, text *string, stdout *os.File, env []string) *process {
+	argv := append(sh.argv[:len(sh.argv):len(sh.argv)], args...)
+	if stdout == nil {
+		stdout = ps.w.stdout
+	}
+	stdin := ps.w.stdin
+	var feed *os.File
+	if text != nil {
+		r, w, err := os.Pipe()
+		if err != nil {
+			ps.fatal("pipe", err)
+		}
+		stdin, feed = r, w
+		defer r.Close()
+	}
+	files := []uintptr{stdin.Fd(), stdout.Fd(), ps.w.stderr.Fd()}
+	p := &process{pidfd: -1}
+	path, err := ps.lookPath(argv[0], env)
+	if err == nil && path == "" {
+		argv, path = append(ps.cfg.Builtin[:len(ps.cfg.Builtin):len(ps.cfg.Builtin)], argv[1:]...), ps.cfg.Builtin[0]
+	}
+	if err == nil {
+		err = ps.fork(p, path, argv, env, files)
+	}
+	if errors.Is(err, syscall.ENOEXEC) {
+		err = ps.fork(p, "/bin/sh", append([]string{"/bin/sh", path}, argv[1:]...), env, files)
+	}
+	if err != nil {
+		if feed != nil {
+			feed.Close()
+		}
+		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) {
+			ps.fatal("mk fork", err)
+		}
+		ps.out.error("/bin/sh: " + errno(err) + "\n")
+		p.done, p.status = true, "exit(1)"
+		return p
+	}
+	if feed != nil {
+		ps.feed(feed, *text)
+	}
+	return p
+}
+
+// feed writes a recipe to its shell. What is sure to fit in a pipe is written
+// at once. A shell need not read it all.
+func (ps *procs) feed(w *os.File, text string) {
+	if len(text) <= 4096 {
+		w.WriteString(text)
+		w.Close()
+		return
+	}
+	go func() {
+		w.WriteString(text)
+		w.Close()
+	}()
+}
+
+func (ps *procs) fork(p *process, path string, argv, env []string, files []uintptr) error {
+	attr := &syscall.ProcAttr{
+		Dir:   ps.cfg.Dir,
+		Env:   env,
+		Files: files,
+		Sys:   &syscall.SysProcAttr{Setpgid: ps.cfg.Group},
+	}
+	setPidFD(attr.Sys, &p.pidfd)
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if ps.sig != 0 {
+		return syscall.EINTR
+	}
+	pid, err := syscall.ForkExec(path, argv, attr)
+	if err != nil {
+		return err
+	}
+	p.pid = pid
+	ps.live = append(ps.live, p)
+	return nil
+}
+
+func (ps *procs) fatal(what string, err error) {
+	ps.out.error(what + ": " + errno(err) + "\n")
+	panic(bail{fmt.Errorf("%s: %w", what, err)})
+}
+
+// lookPath finds a command as execvp(3) does, in the PATH of env. An empty
+// path is the built-in shell.
+func (ps *procs) lookPath(name string, env []string) (string, error) {
+	if name == "builtin" && ps.cfg.Builtin != nil {
+		ps.builtin()
+		return "", nil
+	}
+	path, ok := ps.paths[name]
+	if !ok {
+		var err error
+		if path, err = searchPath(ps.cfg, name, env); err != nil {
+			if name == "sh" && ps.cfg.Builtin != nil {
+				ps.builtin()
+				return "", nil
+			}
+			return "", err
+		}
+		ps.paths[name] = path
+	}
+	return path, nil
+}
+
+func (ps *procs) builtin() {
+	if f := ps.cfg.OnBuiltin; f != nil {
+		ps.cfg.OnBuiltin = nil
+		f()
+	}
+}
+
+// backquote runs text and appends its output to b, without a last newline.
+func (ps *procs) backquote(ctx context.Context, sh *shell, text string, env []string, b []byte) ([]byte, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		ps.fatal("pipe", err)
+	}
+	p := ps.start(ctx, sh, nil, &text, w, env)
+	w.Close()
+	n := len(b)
+	stop := context.AfterFunc(ctx, func() { ps.interrupt(context.Cause(ctx)); r.Close() })
+	defer stop()
+	b, err = readAll(r, b)
+	r.Close()
+	if err != nil {
+		ps.kill(p, syscall.SIGKILL)
+	}
+	ps.wait(p)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if len(b) > n && b[len(b)-1] == '\n' {
+		b = b[:len(b)-1]
+	}
+	return b, err
+}
+
+// readAll appends what r has to b, as long as it is no longer than a line may be.
+func readAll(r io.Reader, b []byte) ([]byte, error) {
+	for {
+		if len(b) == cap(b) {
+			b = append(b, 0)[:len(b)]
+		}
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		switch {
+		case err == io.EOF:
+			return b, nil
+		case err != nil:
+			return b, err
+		case len(b) > maxLine:
+			return b, fmt.Errorf("output of a command longer than %d bytes", maxLine)
+		}
+	}
+}
+
+// filter starts a command whose output the caller reads.
+func (ps *procs) filter(ctx context.Context, sh *shell, cmd string, env []string) (*os.File, *process, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		ps.fatal("pipe", err)
+	}
+	defer w.Close()
+	return r, ps.start(ctx, sh, []string{"-c", cmd}, nil, w, env), nil
+}
+
+// wait waits for one process and returns its status.
+func (ps *procs) wait(p *process) string {
+	for !p.done {
+		ps.waitAny(p, nil)
+	}
+	return p.status
+}
+
+// reap waits for all.
+func (ps *procs) reap() {
+	for len(ps.live) > 0 {
+		ps.wait(ps.live[0])
+	}
+}
+
+// reaped takes note of how a process has ended.
+func (ps *procs) reaped(p *process, ws syscall.WaitStatus) {
+	p.done = true
+	switch {
+	case ws.Signaled() && ws.CoreDump():
+		p.status = fmt.Sprintf("signal %d, core dumped", ws.Signal())
+	case ws.Signaled():
+		p.status = fmt.Sprintf("signal %d", ws.Signal())
+	case ws.ExitStatus() != 0:
+		p.status = fmt.Sprintf("exit(%d)", ws.ExitStatus())
+	}
+	for i, q := range ps.live {
+		if q == p {
+			ps.live = append(ps.live[:i], ps.live[i+1:]...)
+			break
+		}
+	}
+	if p.pidfd >= 0 {
+		syscall.Close(p.pidfd)
+		p.pidfd = -1
+	}
+}

@@ -1,0 +1,69 @@
+package mk
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// setPidFD asks for a descriptor of the new process.
+func setPidFD(sys *syscall.SysProcAttr, fd *int) { sys.PidFD = fd }
+
+// waitAny waits until p or a process of slots has ended, and returns it. It
+// waits for those only: others in this program may be somebody else's.
+func (ps *procs) waitAny(p *process, slots []*process) *process {
+	var list []*process
+	if p != nil {
+		list = append(list, p)
+	}
+	for _, q := range slots {
+		if q != nil {
+			list = append(list, q)
+		}
+	}
+	for _, q := range list {
+		if q.done {
+			return q
+		}
+	}
+	if len(list) == 1 {
+		q := list[0]
+		for unix.Waitid(unix.P_PID, q.pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+		}
+		ps.collect(q)
+		return q
+	}
+	fds := make([]unix.PollFd, len(list))
+	for i, q := range list {
+		fds[i] = unix.PollFd{Fd: int32(q.pidfd), Events: unix.POLLIN}
+	}
+	for {
+		unix.Poll(fds, -1)
+		// The oldest comes first, as from wait(2).
+		for _, q := range ps.live {
+			for i := range fds {
+				if fds[i].Revents != 0 && list[i] == q && ps.collect(q) {
+					return q
+				}
+			}
+		}
+	}
+}
+
+// collect reaps a process if it has ended.
+func (ps *procs) collect(p *process) bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	var ws syscall.WaitStatus
+	for {
+		pid, err := syscall.Wait4(p.pid, &ws, syscall.WNOHANG, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if pid != p.pid && err == nil {
+			return false
+		}
+		ps.reaped(p, ws)
+		return true
+	}
+}

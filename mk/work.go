@@ -1,0 +1,292 @@
+package mk
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// make builds one target.
+func (r *run) make(target string) {
+	r.setNproc()
+	r.setNrep()
+	r.errors = 0
+	n := r.graph(target)
+	if r.debug('g') {
+		r.dumpNode("new target\n", n)
+		r.out.flush()
+	}
+	r.walk++
+	r.clear(n)
+	did := false
+	for n.flags&notMade != 0 {
+		if r.work(n, nil, nil) {
+			did = true // found something to do
+		} else if r.waitup(1) && n.flags&(notMade|beingMade) != 0 {
+			r.assert("must be run errors", r.errors > 0)
+			break // nothing more waiting
+		}
+	}
+	if n.flags&beingMade != 0 {
+		r.waitup(-1)
+	}
+	for len(r.jobs) > 0 {
+		r.waitup(-2)
+	}
+	r.assert("target didn't get done", r.errors > 0 || n.flags&made != 0)
+	if !did {
+		r.out.print("mk: '" + n.name + "' is up to date\n")
+	}
+}
+
+func (r *run) assert(what string, ok bool) {
+	if !ok {
+		r.out.fail("Assertion ``%s'' failed.", what)
+	}
+}
+
+// clear begins a new target: nothing is made.
+func (r *run) clear(n *node) {
+	if !r.visit(n) {
+		return
+	}
+	n.flags &^= canPretend | pretending
+	if strings.IndexByte(n.name, '(') < 0 || n.time != 0 {
+		n.flags |= canPretend
+	}
+	n.setMade(notMade)
+	for i := range n.prereqs {
+		if m := n.prereqs[i].n; m != nil {
+			r.clear(m)
+		}
+	}
+}
+
+func (n *node) unpretend() {
+	n.setMade(notMade)
+	n.flags &^= canPretend | pretending
+	n.time = 0
+}
+
+// work does what can be done now for n, a prereq of p by pa, and tells
+// whether there was something. It first works on n's own prereqs.
+func (r *run) work(n, p *node, pa *arc) (did bool) {
+	if n.flags&beingMade != 0 {
+		return false
+	}
+	if n.flags&made != 0 && n.flags&pretending != 0 && p != nil && r.outOfDate(p, pa, false) {
+		if r.cfg.Explain {
+			r.out.say(fmt.Sprintf("unpretending %s(%d) because %s is out of date(%d)\n", n.name, n.time, p.name, p.time))
+		}
+		n.unpretend()
+	}
+	// It may be pretending while somebody was unpretended below it.
+	if n.flags&made != 0 {
+		if n.flags&pretending == 0 {
+			return false
+		}
+		n.time = 0
+	}
+	if len(n.prereqs) == 0 {
+		if n.time != 0 {
+			n.setMade(made)
+			return false
+		}
+		dir := r.dir()
+		r.out.error("mk: don't know how to make '" + n.name + "' in " + dir + "\n")
+		if !r.cfg.Keep {
+			panic(bail{fmt.Errorf("%w '%s' in %s", ErrNoRule, n.name, dir)})
+		}
+		n.flags |= beingMade
+		r.errors++
+		return false
+	}
+
+	// Are we out of date?
+	isReady := true
+	stale := r.cfg.All
+	var newest *arc
+	for i := range n.prereqs {
+		a := &n.prereqs[i]
+		if a.n == nil {
+			if n.time == 0 {
+				if newest == nil {
+					newest = a
+				}
+				stale = true
+			}
+			continue
+		}
+		did = r.work(a.n, n, a) || did
+		if a.n.flags&(notMade|beingMade) != 0 {
+			isReady = false
+		}
+		if r.outOfDate(n, a, false) {
+			stale = true
+			if newest == nil || newest.n == nil || newest.n.time < a.n.time {
+				newest = a
+			}
+		}
+	}
+	if !isReady {
+		return did
+	}
+	if !stale {
+		n.setMade(made)
+		return did
+	}
+
+	// Can we pretend to be made?
+	if !r.cfg.Missing && n.time == 0 && n.flags&(pretending|canPretend) != 0 &&
+		p != nil && newest.n != nil && !r.outOfDate(p, newest, false) {
+		n.flags &^= canPretend
+		n.setMade(made)
+		if r.cfg.Explain && n.flags&pretending == 0 {
+			r.out.say(fmt.Sprintf("pretending %s has time %d\n", n.name, n.time))
+		}
+		n.flags |= pretending
+		return did
+	}
+
+	// We really have to do something. No prereq may go on pretending.
+	for i := range n.prereqs {
+		a := &n.prereqs[i]
+		if a.n == nil || a.n.flags&pretending == 0 {
+			continue
+		}
+		if r.cfg.Explain {
+			why := "rule with no prerequisites"
+			if newest != nil && newest.n != nil {
+				why = newest.n.name
+			}
+			r.out.print("unpretending " + a.n.name + " because of " + n.name + " because of " + why + "\n")
+		}
+		a.n.unpretend()
+		did = r.work(a.n, n, a) || did
+		isReady = false
+	}
+	if !isReady {
+		// Later, unless nothing has happened, for -k's sake.
+		return did || r.work(n, p, pa)
+	}
+	return r.doRecipe(n) || did
+}
+
+// update takes note that n was made, or where fake is true, that it could
+// not be.
+func (r *run) update(n *node, fake bool) {
+	if fake {
+		n.setMade(beingMade)
+	} else {
+		n.setMade(made)
+	}
+	if n.flags&isVirtual == 0 && syscall.Access(r.cfg.path(n.name), 0) == nil {
+		n.time = r.timeOf(n.name, true)
+		n.flags &^= canPretend | pretending
+		for i := range n.prereqs {
+			if a := &n.prereqs[i]; a.rule.prog != "" && a.n != nil {
+				r.outOfDate(n, a, true)
+			}
+		}
+		return
+	}
+	n.time = 1
+	for i := range n.prereqs {
+		if a := &n.prereqs[i]; a.n != nil && r.outOfDate(n, a, true) {
+			n.time = a.n.time
+		}
+	}
+}
+
+// outOfDate tells whether n is, with respect to a's node. What the program
+// of attribute P says is remembered until eval is true.
+func (r *run) outOfDate(n *node, a *arc, eval bool) bool {
+	if a.rule.prog != "" {
+		key := [2]string{n.name, a.n.name}
+		stale, ok := r.compared[key]
+		if !ok || eval {
+			stale = r.compare(a.rule, n.name, a.n.name)
+			r.compared[key] = stale
+		}
+		return stale
+	}
+	if a.n.time == 0 && strings.IndexByte(a.n.name, '(') >= 0 {
+		return true // a member that its archive does not have
+	}
+	return n.time <= a.n.time
+}
+
+// compare runs the program of attribute P. Its failure means out of date.
+func (r *run) compare(rule *rule, target, prereq string) bool {
+	r.out.flush()
+	cmd := rule.prog + " '" + target + "' '" + prereq + "'\n"
+	r.trace("pipecmd='" + cmd + "'")
+	proc := r.procs.start(r.ctx, rule.shell, []string{"-c", cmd}, nil, nil, r.env(rule.shell.dialect))
+	for !proc.done {
+		r.waitProcess(proc)
+	}
+	return proc.status != ""
+}
+
+func (r *run) dir() string {
+	if r.cfg.Dir != "" && r.cfg.Dir[0] == '/' {
+		return r.cfg.Dir
+	}
+	dir, err := syscall.Getwd()
+	if err != nil {
+		dir, _ = os.Getwd()
+	}
+	if r.cfg.Dir != "" {
+		dir += "/" + r.cfg.Dir
+	}
+	return dir
+}
+
+// setNproc reads how many jobs may run at once. A mkfile's variables cannot
+// change any more, but the real mk asks before each target too.
+func (r *run) setNproc() {
+	if w := r.first("NPROC"); w != "" {
+		r.nproc = atoi(w)
+	}
+	r.nproc = max(r.nproc, 1)
+	if r.debug('e') {
+		r.out.say(fmt.Sprintf("nprocs = %d\n", r.nproc))
+	}
+	for len(r.slots) < r.nproc {
+		r.slots = append(r.slots, nil)
+	}
+}
+
+func (r *run) setNrep() {
+	if w := r.first("NREP"); w != "" {
+		r.nrep = atoi(w)
+	}
+	r.nrep = max(r.nrep, 1)
+	if r.debug('g') {
+		r.out.print(fmt.Sprintf("nreps = %d\n", r.nrep))
+	}
+}
+
+// first returns the first word of a variable.
+func (r *run) first(name string) string {
+	if v := r.vars[name]; v != nil && v.set && len(v.words) > 0 {
+		return v.words[0]
+	}
+	return ""
+}
+
+// atoi is C's: it reads what digits there are.
+func atoi(s string) int {
+	s = strings.TrimLeft(s, " \t\n\v\f\r")
+	i := 0
+	if s != "" && (s[0] == '-' || s[0] == '+') {
+		i++
+	}
+	for i < len(s) && '0' <= s[i] && s[i] <= '9' {
+		i++
+	}
+	n, _ := strconv.Atoi(s[:i])
+	return n
+}
