@@ -1,0 +1,14 @@
+package fs
+
+import "context"
+
+type linklessKey struct{}
+
+// WithoutLinks returns a context for a client whose protocol has no symbolic
+// links and cannot take long listings: 9P2000. To it an alias is a directory.
+func WithoutLinks(ctx context.Context) context.Context {
+	return context.WithValue(ctx, linklessKey{}, true)
+}
+
+// Linkless reports whether ctx is from WithoutLinks.
+func Linkless(ctx context.Context) bool { return ctx.Value(linklessKey{}) != nil }

@@ -1,0 +1,226 @@
+package ninep
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"9ci/fs"
+
+	"9fans.net/go/plan9"
+)
+
+// What one connection may hold. The figures are far above what clients do.
+const (
+	maxFids    = 1 << 16
+	maxWaiting = 4096    // requests that wait: live reads, slow operations and what follows them
+	maxHeld    = 4 << 20 // bytes of requests that wait for a slow one
+	flushAt    = 64 << 10
+)
+
+// patience is how long an operation may keep the connection's reader.
+const patience = 10 * time.Millisecond
+
+// A conn is one connection. One goroutine at a time has the role of its
+// reader: it decodes requests and runs them in order.
+type conn struct {
+	srv  *Server
+	rwc  io.ReadWriteCloser
+	user fs.User
+	ctx  context.Context // ends with the connection
+	out  *sender
+	end  chan error     // the last reader's
+	wg   sync.WaitGroup // every goroutine of the connection
+
+	armed atomic.Bool // watch will be called
+	timer *time.Timer
+
+	mu      sync.Mutex // guards what follows; held over no operation of the tree
+	rd      *reader    // who has the role
+	dialect Dialect
+	msize   uint32
+	marks   marks
+	fids    map[uint32]*fid
+	tags    map[uint16]*request // requests that can be flushed: all but the one the reader runs
+	held    int                 // bytes of the frames of queued requests
+	dead    bool                // hung up
+}
+
+// marks tell 9pfuse, which can neither flush a read nor let its reader die
+// while one is outstanding, from other clients of 9P2000.
+type marks struct{ msize8k, auth, flush bool }
+
+func (m marks) pfuse() bool { return m.msize8k && !m.auth && !m.flush }
+
+// A reader is the state of whoever has the reader's role.
+type reader struct {
+	fr  *frameReader
+	out []byte // replies that are complete
+
+	// op is odd while an operation runs, and grows with each. watch sets it to
+	// 0 to take the role away; the operation then goes on by itself.
+	op   atomic.Uint64
+	cur  *request // the operation that runs; written before op
+	seen uint64   // by watch: op at its last call
+}
+
+func newConn(s *Server, rwc io.ReadWriteCloser, user fs.User) *conn {
+	return &conn{srv: s, rwc: rwc, user: user, out: newSender(rwc), end: make(chan error, 1)}
+}
+
+func (c *conn) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.ctx = fs.WithUser(ctx, c.user)
+	stop := context.AfterFunc(ctx, func() { c.rwc.Close() })
+	defer stop()
+
+	c.timer = time.AfterFunc(time.Hour, c.watch)
+	c.timer.Stop()
+	defer c.timer.Stop()
+
+	c.rd = &reader{fr: newFrameReader(c.rwc)}
+	c.wg.Go(func() { c.read(c.rd) })
+	err := <-c.end
+	c.rwc.Close()
+	c.out.fail(io.ErrClosedPipe)
+	c.reset(true)
+	cancel()
+	c.wg.Wait()
+	return err
+}
+
+// read runs requests until the connection ends or another goroutine takes the
+// role; only in the first case it sends an error.
+func (c *conn) read(rd *reader) {
+	for {
+		if !rd.fr.buffered() || len(rd.out) >= flushAt {
+			if err := c.send(rd); err != nil {
+				c.end <- err
+				return
+			}
+		}
+		c.mu.Lock()
+		max := c.msize
+		c.mu.Unlock()
+		if max == 0 {
+			max = maxVersion
+		}
+		frame, err := rd.fr.next(max)
+		if err != nil {
+			c.send(rd) // whoever shut down only his sending side still listens
+			c.end <- err
+			return
+		}
+		mine, err := c.step(rd, frame)
+		if err != nil {
+			c.send(rd)
+			c.end <- err
+			return
+		}
+		if !mine {
+			return
+		}
+	}
+}
+
+// send queues the replies of a burst and writes them.
+func (c *conn) send(rd *reader) error {
+	if len(rd.out) > 0 {
+		c.out.put(rd.out)
+		rd.out = nil
+	}
+	return c.out.flush()
+}
+
+// step answers one frame. It reports false if the reader's role went to
+// another goroutine meanwhile.
+func (c *conn) step(rd *reader, frame []byte) (mine bool, err error) {
+	c.traceFrame("<-", c.dialect, frame)
+	r := &request{
+		c: c, typ: frame[4], tag: le.Uint16(frame[5:]), frame: frame,
+		dialect: c.dialect, msize: c.msize, ctx: c.ctx,
+	}
+	if rd.out == nil {
+		rd.out = getBuffer()
+	}
+	switch {
+	case r.typ == plan9.Tversion:
+		return true, c.version(rd, r)
+	case c.msize == 0:
+		return true, fmt.Errorf("9p: %s before Tversion", text(None, frame, 32))
+	case r.typ == plan9.Tflush:
+		c.flush(rd, r)
+		return true, nil
+	}
+
+	c.mu.Lock()
+	verdict, err := c.admit(r, nil)
+	c.mu.Unlock()
+	switch verdict {
+	case refuse:
+		r.out, r.start = rd.out, len(rd.out)
+		r.fail(err)
+		rd.out = r.out
+		return true, nil
+	case queued:
+		return true, nil
+	case wait:
+		r.frame = nil
+		c.wg.Go(func() { r.run(); c.finish(r) })
+		return true, nil
+	}
+
+	r.out = rd.out
+	rd.cur = r
+	op := rd.op.Load() + 1
+	rd.op.Store(op)
+	c.arm()
+	r.run()
+	if rd.op.CompareAndSwap(op, op+1) {
+		rd.out = r.out
+		return true, nil
+	}
+	r.out = append(getBuffer(), r.out[r.start:]...)
+	r.start = 0
+	c.finish(r)
+	return false, nil
+}
+
+// arm sees to it that watch is called.
+func (c *conn) arm() {
+	if !c.armed.Load() && c.armed.CompareAndSwap(false, true) {
+		c.timer.Reset(patience)
+	}
+}
+
+// watch takes the role from a reader whose operation has run since the last
+// call, and gives it to a new goroutine.
+func (c *conn) watch() {
+	c.armed.Store(false)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rd := c.rd
+	op := rd.op.Load()
+	if op&1 == 0 || c.dead {
+		return // whoever runs the next operation arms again
+	}
+	if op != rd.seen || len(c.tags) >= maxWaiting {
+		rd.seen = op
+		c.arm()
+		return
+	}
+	if !rd.op.CompareAndSwap(op, 0) {
+		return
+	}
+	r := rd.cur
+	r.async = true
+	c.tags[r.tag] = r
+	c.hold(r)
+	next := &reader{fr: rd.fr.handoff(), out: append(getBuffer(), rd.out...)}
+	c.rd = next
+	c.wg.Go(func() { c.read(next) })
+}

@@ -1,0 +1,111 @@
+package ninep
+
+import (
+	"context"
+	iofs "io/fs"
+
+	"9ci/fs"
+
+	"9fans.net/go/plan9"
+)
+
+// A fid is a client's handle on a file. Its fields are guarded by conn.mu.
+type fid struct {
+	n     uint32
+	ctx   context.Context // the user who attached, and his dialect
+	elem  *elem           // nil while the walk that makes the fid runs
+	file  fs.File         // open, and not a directory
+	open  bool
+	mode  fs.OpenMode
+	live  bool // reads may block
+	dir   dirPos
+	users int // requests that have it pinned
+	gone  bool
+
+	busy  bool       // an asynchronous operation changes it
+	queue []*request // what follows that operation
+	next  *fid       // has the queue since f was clunked from it
+}
+
+// An elem is one element of a walked path. It never changes. The core walks
+// to ".." by parent, so no Dir is ever asked for it.
+type elem struct {
+	node   fs.Node
+	parent *elem
+	st     fs.Stat // as it was walked to; no Name, no Target
+}
+
+func newElem(ctx context.Context, parent *elem, n fs.Node) (*elem, error) {
+	st, err := n.Stat(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &elem{n, parent, st}, nil
+}
+
+// alias reports whether st is a link that can be walked through.
+func alias(st *fs.Stat) bool {
+	return st.Mode&(iofs.ModeSymlink|iofs.ModeDir) == iofs.ModeSymlink|iofs.ModeDir
+}
+
+// qid is how the dialect sees a file. 9P2000 has no links: an alias is a
+// directory there, any other link a file. In 9P2000.L an alias has the type of
+// both: the Linux client looks at the mode alone, and Import knows by it what
+// can be walked through.
+func qid(d Dialect, st *fs.Stat) plan9.Qid {
+	q := plan9.Qid{Path: st.Path, Vers: st.Version}
+	if st.Mode&iofs.ModeDir != 0 {
+		q.Type |= plan9.QTDIR
+	}
+	if st.Mode&iofs.ModeSymlink != 0 && d == DotL {
+		q.Type |= plan9.QTSYMLINK
+	}
+	return q
+}
+
+// access reports whether the user of ctx may use the file of st for what the
+// rwx bits say. Groups are nobody's here: a member counts as one of the
+// others. What uid 0 may do is the tree's to say.
+func access(ctx context.Context, st *fs.Stat, rwx iofs.FileMode) error {
+	u := fs.UserOf(ctx)
+	perm := st.Mode.Perm()
+	if u.UID >= 0 && u.UID == int64(st.UID) {
+		perm >>= 6
+	}
+	if perm&rwx != rwx && u.UID != 0 {
+		return iofs.ErrPermission
+	}
+	return nil
+}
+
+func (r *request) unpin() {
+	f := r.fid
+	if f == nil {
+		return
+	}
+	r.fid = nil
+	r.c.mu.Lock()
+	f.users--
+	last := f.gone && f.users == 0
+	r.c.mu.Unlock()
+	if last {
+		f.close()
+	}
+}
+
+// unref is called when f is no longer in conn.fids.
+func (c *conn) unref(f *fid) {
+	c.mu.Lock()
+	f.gone = true
+	last := f.users == 0
+	c.mu.Unlock()
+	if last {
+		f.close()
+	}
+}
+
+func (f *fid) close() {
+	if f.file != nil {
+		f.file.Close()
+	}
+}

@@ -1,0 +1,470 @@
+package ninep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"slices"
+	"sync"
+	"time"
+
+	"9ci/fs"
+
+	"9fans.net/go/plan9"
+)
+
+// ImportOptions say how to enter a peer's tree. The zero value enters its root
+// as the user of this process.
+type ImportOptions struct {
+	Uname string // default: this user's name
+	Aname string // the tree to attach to
+	Msize int    // largest message in bytes; default 128 KiB and a header
+
+	// Dialect, if not None, is the only one to speak. By default it is
+	// 9P2000.L where the peer has it, for its links and times.
+	Dialect Dialect
+}
+
+const defaultMsize = 128<<10 + ioHeader
+
+// A Client is an imported tree. Its nodes are paths: each operation is a burst
+// of messages that walks, does its work, and clunks, and so takes one round
+// trip and leaves nothing at the peer.
+//
+// Everything the peer says is checked: a name that no directory can have, a
+// count above what was asked, an answer of the wrong type end the connection
+// or fail the operation, with fs.ErrIO.
+type Client struct {
+	link *link
+	root *importedDir
+	list listing
+}
+
+// Import makes the tree at the other end of rwc an fs.Dir. Close closes rwc.
+func Import(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*Client, error) {
+	stop := context.AfterFunc(ctx, func() { rwc.Close() })
+	c, err := importTree(ctx, rwc, o)
+	if !stop() && err == nil {
+		c.Close()
+		err = ctx.Err()
+	}
+	if err != nil {
+		rwc.Close()
+		return nil, fmt.Errorf("9p: import: %w", err)
+	}
+	return c, nil
+}
+
+func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*Client, error) {
+	l := newLink(rwc)
+	go l.read()
+	dialects := []Dialect{DotL, Plan9}
+	if o.Dialect != None {
+		dialects = []Dialect{o.Dialect}
+	}
+	for _, d := range dialects {
+		err := l.version(ctx, d, o.Msize)
+		if err != nil {
+			l.close()
+			return nil, err
+		}
+		if l.dialect != None {
+			break
+		}
+	}
+	if l.dialect == None {
+		l.close()
+		return nil, errors.New("peer speaks neither 9P2000.L nor 9P2000")
+	}
+	if o.Uname == "" {
+		o.Uname = fs.UserOf(ctx).Name
+	}
+	b := le.AppendUint32(nil, 0)
+	b = le.AppendUint32(b, plan9.NOFID)
+	b = appendString(b, o.Uname)
+	b = appendString(b, o.Aname)
+	if l.dialect == DotL {
+		b = le.AppendUint32(b, plan9.NOUID)
+	}
+	attach := &call{typ: plan9.Tattach, body: b}
+	err := l.do(ctx, attach)
+	if err == nil {
+		err = attach.err
+	}
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	c := &Client{link: l}
+	c.root = &importedDir{imported{c: c}}
+	return c, nil
+}
+
+// version negotiates d, or what the peer has of it. l.dialect stays None where
+// the peer does not know d.
+func (l *link) version(ctx context.Context, d Dialect, msize int) error {
+	if msize == 0 {
+		msize = defaultMsize
+	}
+	msize = max(minMsize, min(msize, maxMsize))
+	b := le.AppendUint32(nil, uint32(msize))
+	c := &call{typ: plan9.Tversion, body: appendString(b, d.String())}
+	if err := l.do(ctx, c); err != nil {
+		return err
+	}
+	if c.err != nil {
+		return c.err
+	}
+	dec := decoder{b: c.rx}
+	got, version := dec.u32(), dec.str()
+	switch version {
+	case "9P2000.L":
+		l.dialect = DotL
+	case "9P2000":
+		l.dialect = Plan9
+	default:
+		return nil
+	}
+	if l.dialect == DotL && d == Plan9 || got > uint32(msize) || got < 256 {
+		return fmt.Errorf("peer answered %s with %s and a message size of %d", d, word(version), got)
+	}
+	l.mu.Lock()
+	l.msize = got
+	l.mu.Unlock()
+	return nil
+}
+
+func (l *link) close() {
+	l.mu.Lock()
+	l.closing = true
+	l.mu.Unlock()
+	l.rwc.Close()
+	<-l.done
+	l.wg.Wait()
+}
+
+// Root is the directory that was attached to.
+func (c *Client) Root() fs.Dir { return c.root }
+
+// Dialect is the one spoken.
+func (c *Client) Dialect() Dialect { return c.link.dialect }
+
+// RTT is the least time that an answer has taken so far.
+func (c *Client) RTT() time.Duration { return time.Duration(c.link.rtt.Load()) }
+
+// Close ends the connection; operations that are under way fail.
+func (c *Client) Close() error {
+	c.link.close()
+	return nil
+}
+
+// Done is closed when the connection has ended, whoever ended it.
+func (c *Client) Done() <-chan struct{} { return c.link.done }
+
+// imported is a Node by its path from the root.
+type imported struct {
+	c    *Client
+	path []string
+}
+
+// An importedDir is a directory, or an alias of one.
+type importedDir struct{ imported }
+
+func (n *imported) child(name string) imported {
+	return imported{n.c, append(slices.Clip(n.path), name)}
+}
+
+// name is how errors call n.
+func (n *imported) name() string {
+	if len(n.path) == 0 {
+		return "/"
+	}
+	return n.path[len(n.path)-1]
+}
+
+// walkCalls walks from the root to n at fid.
+func (n *imported) walkCalls(fid uint32) []*call {
+	var calls []*call
+	from, names := uint32(0), n.path
+	for {
+		k := min(len(names), plan9.MAXWELEM)
+		b := le.AppendUint32(nil, from)
+		b = le.AppendUint32(b, fid)
+		b = le.AppendUint16(b, uint16(k))
+		for _, name := range names[:k] {
+			b = appendString(b, name)
+		}
+		calls = append(calls, &call{typ: plan9.Twalk, body: b})
+		from, names = fid, names[k:]
+		if len(names) == 0 {
+			return calls
+		}
+	}
+}
+
+// walked is the outcome of walkCalls. lost reports that the peer does not keep
+// the order of a burst: the walk went well, but then the fid was not known.
+func walked(walks, rest []*call) (lost bool, err error) {
+	for _, w := range walks {
+		if w.err != nil {
+			return false, w.err
+		}
+		if !walkedAll(w) {
+			if le.Uint16(w.rx) > le.Uint16(w.body[8:]) {
+				return false, errPeer("more qids than names")
+			}
+			return false, iofs.ErrNotExist
+		}
+	}
+	for _, c := range rest {
+		if errors.Is(c.err, errUnknownFid) || c.err != nil && c.err.Error() == "unknown fid" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// A errPeer says what a peer did that none may.
+type errPeer string
+
+func (e errPeer) Error() string { return "9p: peer sent " + string(e) }
+func (e errPeer) Unwrap() error { return fs.ErrIO }
+
+// visit walks to n, makes the calls on the fid, and clunks it unless keep.
+func (n *imported) visit(ctx context.Context, keep bool, calls func(fid uint32) []*call) (fid uint32, done []*call, err error) {
+	l := n.c.link
+	for range 2 {
+		fid = l.newFid()
+		walks, rest := n.walkCalls(fid), calls(fid)
+		all := slices.Concat(walks, rest)
+		if !keep {
+			all = append(all, &call{typ: plan9.Tclunk, body: le.AppendUint32(nil, fid)})
+		}
+		if err := l.do(ctx, all...); err != nil {
+			l.discard(fid)
+			return 0, nil, err
+		}
+		lost, err := walked(walks, rest)
+		if lost && !l.serial.Swap(true) {
+			continue // never use that fid again: nobody knows what it is
+		}
+		if err != nil || !keep {
+			l.freeFid(fid)
+		}
+		return fid, rest, err
+	}
+	return 0, nil, errPeer("no two answers in order")
+}
+
+func (n *imported) Stat(ctx context.Context) (fs.Stat, error) {
+	_, calls, err := n.visit(ctx, false, n.statCalls)
+	if err != nil {
+		return fs.Stat{}, n.fail("stat", err)
+	}
+	st, err := n.statOf(calls)
+	if err != nil {
+		return fs.Stat{}, n.fail("stat", err)
+	}
+	return st, nil
+}
+
+// fail keeps the plain errors plain: callers print the path they asked for.
+func (n *imported) fail(op string, err error) error {
+	return &iofs.PathError{Op: op, Path: n.name(), Err: err}
+}
+
+func (n *imported) statCalls(fid uint32) []*call {
+	if n.c.link.dialect == Plan9 {
+		return []*call{{typ: plan9.Tstat, body: le.AppendUint32(nil, fid)}}
+	}
+	return []*call{
+		{typ: Tgetattr, body: le.AppendUint64(le.AppendUint32(nil, fid), attrBasic)},
+		{typ: Treadlink, body: le.AppendUint32(nil, fid)},
+	}
+}
+
+// statOf makes a Stat of the answers to statCalls.
+func (n *imported) statOf(calls []*call) (fs.Stat, error) {
+	if calls[0].err != nil {
+		return fs.Stat{}, calls[0].err
+	}
+	if n.c.link.dialect == Plan9 {
+		st, err := stat9(calls[0].rx[2:])
+		if len(n.path) > 0 {
+			st.Name = n.name()
+		}
+		return st, err
+	}
+	st, err := statLinux(calls[0].rx)
+	st.Name = n.name()
+	if err == nil && st.Mode&iofs.ModeSymlink != 0 && calls[1].err == nil {
+		d := decoder{b: calls[1].rx}
+		st.Target = d.str()
+		if st.Target == "" || len(st.Target) > 4096 {
+			return st, errPeer("an impossible link target")
+		}
+	}
+	return st, err
+}
+
+// Walk asks the peer for the entry of that name.
+func (n *importedDir) Walk(ctx context.Context, name string) (fs.Node, error) {
+	if !goodName(name) {
+		return nil, n.fail("walk", iofs.ErrNotExist)
+	}
+	c := n.child(name)
+	st, err := c.Stat(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if st.IsDir() {
+		return &importedDir{c}, nil
+	}
+	return &c, nil
+}
+
+func (n *importedDir) Open(context.Context, fs.OpenMode) (fs.File, error) {
+	return nil, n.fail("open", fs.ErrIsDir)
+}
+
+func (n *imported) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
+	l := n.c.link
+	fid, calls, err := n.visit(ctx, true, func(fid uint32) []*call {
+		b := le.AppendUint32(nil, fid)
+		if l.dialect == Plan9 {
+			return append([]*call{{typ: plan9.Topen, body: append(b, plan9Mode(mode))}}, n.statCalls(fid)...)
+		}
+		return append([]*call{{typ: Tlopen, body: le.AppendUint32(b, linuxFlags(mode))}}, n.statCalls(fid)...)
+	})
+	if err != nil {
+		return nil, n.fail("open", err)
+	}
+	st, err := n.statOf(calls[1:])
+	if calls[0].err != nil {
+		err = calls[0].err
+	}
+	if err == nil && st.IsDir() {
+		err = fs.ErrIsDir
+	}
+	if err != nil {
+		l.discard(fid)
+		return nil, n.fail("open", err)
+	}
+	return &importedFile{link: l, fid: fid, st: st, name: n.name()}, nil
+}
+
+func plan9Mode(m fs.OpenMode) (mode uint8) {
+	switch m & (fs.OpenRead | fs.OpenWrite) {
+	case fs.OpenWrite:
+		mode = plan9.OWRITE
+	case fs.OpenRead | fs.OpenWrite:
+		mode = plan9.ORDWR
+	}
+	if m&fs.OpenTrunc != 0 {
+		mode |= plan9.OTRUNC
+	}
+	return mode
+}
+
+func linuxFlags(m fs.OpenMode) uint32 {
+	flags := uint32(plan9Mode(m) & 3)
+	if m&fs.OpenTrunc != 0 {
+		flags |= 0o1000 // O_TRUNC
+	}
+	return flags
+}
+
+// An importedFile is a fid that is open.
+type importedFile struct {
+	link   *link
+	fid    uint32
+	st     fs.Stat
+	name   string
+	closed sync.Once
+}
+
+// ReadAt asks for as much as p holds: of a file that never changes in several
+// messages at once, of a live one in one.
+func (f *importedFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if f.st.Version != 0 {
+		if off >= f.st.Size && f.st.Size > 0 {
+			return 0, io.EOF
+		}
+	} else {
+		p = p[:min(len(p), f.chunk())]
+	}
+	var calls []*call
+	for at := 0; at < len(p) && len(calls) < 64; {
+		n := min(len(p)-at, f.chunk())
+		calls = append(calls, f.readCall(p[at:at+n], off+int64(at)))
+		at += n
+	}
+	if err := f.link.do(ctx, calls...); err != nil {
+		return 0, f.fail("read", err)
+	}
+	total := 0
+	for _, c := range calls {
+		total += c.n
+		if c.err != nil && total == 0 {
+			return 0, f.fail("read", c.err)
+		}
+		if c.err != nil || c.n < len(c.dst) {
+			break
+		}
+	}
+	if total == 0 {
+		return 0, io.EOF
+	}
+	return total, nil
+}
+
+// chunk is the most that one message carries.
+func (f *importedFile) chunk() int { return int(f.link.msize - ioHeader) }
+
+func (f *importedFile) readCall(p []byte, off int64) *call {
+	b := le.AppendUint32(nil, f.fid)
+	b = le.AppendUint64(b, uint64(off))
+	return &call{typ: plan9.Tread, body: le.AppendUint32(b, uint32(len(p))), dst: p}
+}
+
+// WriteAt sends p whole, in as many messages as it takes.
+func (f *importedFile) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
+	for at := 0; ; {
+		n := min(len(p)-at, f.chunk())
+		b := le.AppendUint32(nil, f.fid)
+		b = le.AppendUint64(b, uint64(off+int64(at)))
+		b = le.AppendUint32(b, uint32(n))
+		c := &call{typ: plan9.Twrite, body: append(b, p[at:at+n]...)}
+		if err := f.link.do(ctx, c); err != nil {
+			return at, f.fail("write", err)
+		}
+		if c.err != nil {
+			return at, f.fail("write", c.err)
+		}
+		got := le.Uint32(c.rx)
+		if got > uint32(n) || got == 0 && n > 0 {
+			return at, f.fail("write", errPeer("an impossible count"))
+		}
+		if at += int(got); at == len(p) {
+			return at, nil
+		}
+	}
+}
+
+func (f *importedFile) fail(op string, err error) error {
+	if len(f.name) == 0 {
+		return err
+	}
+	return &iofs.PathError{Op: op, Path: f.name, Err: err}
+}
+
+// Close does not wait for the peer.
+func (f *importedFile) Close() error {
+	f.closed.Do(func() { f.link.discard(f.fid) })
+	return nil
+}

@@ -1,0 +1,179 @@
+package ninep
+
+import (
+	"context"
+	"errors"
+	iofs "io/fs"
+	"net"
+	"testing"
+
+	"9ci/fs"
+)
+
+// serve starts s on one end of a connection and returns the other. The test
+// ends only after Serve has.
+func serve(t testing.TB, s *Server) net.Conn {
+	t.Helper()
+	near, far := net.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(context.Background(), far) }()
+	t.Cleanup(func() {
+		near.Close()
+		<-done
+	})
+	return near
+}
+
+func dialects(t *testing.T, f func(t *testing.T, d Dialect)) {
+	for _, d := range []Dialect{Plan9, DotL} {
+		t.Run(d.String(), func(t *testing.T) { f(t, d) })
+	}
+}
+
+func importTest(t testing.TB, s *Server, d Dialect) *Client {
+	t.Helper()
+	c, err := Import(t.Context(), serve(t, s), ImportOptions{Dialect: d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func walk(t testing.TB, d fs.Dir, names ...string) fs.Node {
+	t.Helper()
+	n, err := walkPath(t.Context(), d, names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func walkPath(ctx context.Context, d fs.Dir, names ...string) (fs.Node, error) {
+	var n fs.Node = d
+	for _, name := range names {
+		var err error
+		if n, err = n.(fs.Dir).Walk(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+func TestImport(t *testing.T) {
+	dialects(t, func(t *testing.T, d Dialect) {
+		root, _ := testTree()
+		c := importTest(t, &Server{Root: root}, d)
+		if c.Dialect() != d {
+			t.Fatalf("Dialect() = %v, want %v", c.Dialect(), d)
+		}
+		ctx := t.Context()
+		b, err := fs.ReadAll(ctx, walk(t, c.Root(), "ci", "last", "status"))
+		if err != nil || string(b) != "passed 0 1.500 -\n" {
+			t.Errorf("ReadAll(ci/last/status) = %q, %v", b, err)
+		}
+		if b, err := fs.ReadAll(ctx, walk(t, c.Root(), "empty")); err != nil || len(b) != 0 {
+			t.Errorf("ReadAll(empty) = %q, %v", b, err)
+		}
+		if _, err := c.Root().Walk(ctx, "nothing"); !errors.Is(err, iofs.ErrNotExist) {
+			t.Errorf("Walk(nothing) = %v, want %v", err, iofs.ErrNotExist)
+		}
+		if _, err := walk(t, c.Root(), "ci", "last", "secret").Open(ctx, fs.OpenRead); !errors.Is(err, iofs.ErrPermission) {
+			t.Errorf("Open(secret) = %v, want %v", err, iofs.ErrPermission)
+		}
+		if _, err := walk(t, c.Root(), "empty").Open(ctx, fs.OpenWrite); !errors.Is(err, iofs.ErrPermission) {
+			t.Errorf("Open(empty, write) = %v, want %v", err, iofs.ErrPermission)
+		}
+
+		var names []string
+		for after := uint64(0); ; {
+			sts, err := c.Root().ReadDir(ctx, after, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(sts) == 0 {
+				break
+			}
+			for _, st := range sts {
+				names = append(names, st.Name)
+				after = st.Cookie
+				n := walk(t, c.Root(), st.Name)
+				if got, err := n.Stat(ctx); err != nil || got.Mode != st.Mode || got.Path != st.Path || !got.ModTime.Equal(st.ModTime) {
+					t.Errorf("Stat(%s) = %+v, %v, want %+v", st.Name, got, err, st)
+				}
+			}
+		}
+		if len(names) != 4 || names[0] != "ci" || names[3] != "empty" {
+			t.Errorf("ReadDir = %q", names)
+		}
+		st, err := walk(t, c.Root(), "link").Stat(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d == DotL && (st.Mode&iofs.ModeSymlink == 0 || st.Target != "ci/last/status") {
+			t.Errorf("Stat(link) = %+v", st)
+		}
+		if d == Plan9 {
+			if b, err := fs.ReadAll(ctx, walk(t, c.Root(), "link")); err != nil || string(b) != "ci/last/status" {
+				t.Errorf("ReadAll(link) = %q, %v", b, err)
+			}
+		}
+	})
+}
+
+func TestImportCtl(t *testing.T) {
+	dialects(t, func(t *testing.T, d Dialect) {
+		root, _ := testTree()
+		c := importTest(t, &Server{Root: root}, d)
+		ctx := t.Context()
+		ctl := walk(t, c.Root(), "ctl")
+		if b, err := fs.ReadAll(ctx, ctl); err != nil || string(b) != "manual\n" {
+			t.Errorf("ReadAll(ctl) = %q, %v", b, err)
+		}
+		f, err := ctl.Open(ctx, fs.OpenRead|fs.OpenWrite|fs.OpenTrunc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteAt(ctx, []byte("run\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 100)
+		if n, err := f.ReadAt(ctx, b, 0); err != nil || string(b[:n]) != "did run\n" {
+			t.Errorf("ReadAt(ctl) = %q, %v", b[:n], err)
+		}
+		_, err = f.WriteAt(ctx, []byte("bad\n"), 0)
+		if !errors.Is(err, iofs.ErrInvalid) {
+			t.Errorf("WriteAt(bad) = %v, want %v", err, iofs.ErrInvalid)
+		}
+	})
+}
+
+// A reader gives up, and the tree's read with it.
+func TestImportCancel(t *testing.T) {
+	dialects(t, func(t *testing.T, d Dialect) {
+		root, log := testTree()
+		log.arrived = make(chan struct{})
+		closed := make(chan struct{})
+		log.closed = func() { close(closed) }
+		c := importTest(t, &Server{Root: root}, d)
+		f, err := walk(t, c.Root(), "ci", "last", "live").Open(t.Context(), fs.OpenRead)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { <-log.arrived; cancel() }()
+		if _, err := f.ReadAt(ctx, make([]byte, 10), 0); !errors.Is(err, context.Canceled) {
+			t.Errorf("ReadAt = %v, want %v", err, context.Canceled)
+		}
+		f.Close()
+		<-closed
+
+		// The connection is as good as before.
+		log.closed, log.arrived = nil, nil
+		log.append("hello\n", true)
+		if b, err := fs.ReadAll(t.Context(), walk(t, c.Root(), "ci", "last", "live")); err != nil || string(b) != "hello\n" {
+			t.Errorf("ReadAll(live) = %q, %v", b, err)
+		}
+	})
+}

@@ -1,0 +1,318 @@
+package ninep
+
+import (
+	"context"
+	"errors"
+	iofs "io/fs"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"9ci/fs"
+
+	"9fans.net/go/plan9"
+)
+
+// qidPath keeps a peer's path within what a Stat may have.
+func qidPath(p uint64) uint64 { return (p ^ p>>56) & (1<<56 - 1) }
+
+// statLinux makes a Stat of an Rgetattr's fields.
+func statLinux(b []byte) (fs.Stat, error) {
+	d := decoder{b: b}
+	d.u64() // valid
+	q := d.qid()
+	mode, uid, gid := d.u32(), d.u32(), d.u32()
+	d.take(16) // nlink rdev
+	size := d.u64()
+	d.take(32) // blksize blocks atime
+	sec, nsec := d.u64(), d.u64()
+	if size >= 1<<63 || nsec >= 1e9 || sec >= 1<<40 {
+		return fs.Stat{}, errPeer("an impossible size or time")
+	}
+	st := fs.Stat{
+		Mode: goMode(mode), Size: int64(size), ModTime: time.Unix(int64(sec), int64(nsec)).UTC(),
+		UID: uid, GID: gid, Path: qidPath(q.Path), Version: q.Vers,
+	}
+	if q.Type&plan9.QTSYMLINK != 0 && q.Type&plan9.QTDIR != 0 {
+		st.Mode |= iofs.ModeDir // an alias: see qid
+	}
+	if st.IsDir() {
+		st.Size = 0
+	}
+	return st, nil
+}
+
+// goMode is the FileMode of a Linux st_mode.
+func goMode(mode uint32) iofs.FileMode {
+	m := iofs.FileMode(mode & 0o777)
+	switch mode & sIFMT {
+	case sIFLNK:
+		m |= iofs.ModeSymlink
+	case sIFDIR:
+		m |= iofs.ModeDir
+	case sIFSOCK:
+		m |= iofs.ModeSocket
+	case sIFIFO:
+		m |= iofs.ModeNamedPipe
+	case sIFCHR:
+		m |= iofs.ModeDevice | iofs.ModeCharDevice
+	case sIFBLK:
+		m |= iofs.ModeDevice
+	}
+	if mode&0o4000 != 0 {
+		m |= iofs.ModeSetuid
+	}
+	if mode&0o2000 != 0 {
+		m |= iofs.ModeSetgid
+	}
+	if mode&0o1000 != 0 {
+		m |= iofs.ModeSticky
+	}
+	return m
+}
+
+// stat9 makes a Stat of a 9P2000 stat entry.
+func stat9(b []byte) (fs.Stat, error) {
+	p, err := plan9Dir(b)
+	if err != nil {
+		return fs.Stat{}, errPeer("a malformed stat")
+	}
+	if p.Length >= 1<<63 {
+		return fs.Stat{}, errPeer("an impossible size")
+	}
+	st := fs.Stat{
+		Name: p.Name, Mode: iofs.FileMode(p.Mode & 0o777), Size: int64(p.Length),
+		ModTime: time.Unix(int64(p.Mtime), 0).UTC(),
+		Path:    qidPath(p.Qid.Path), Version: p.Qid.Vers,
+		UID: peerNumber(p.Uid), GID: peerNumber(p.Gid),
+	}
+	if p.Mode&plan9.DMDIR != 0 {
+		st.Mode |= iofs.ModeDir
+		st.Size = 0
+	}
+	return st, nil
+}
+
+// ReadDir lists the peer's directory with what a Stat of each entry says.
+func (n *importedDir) ReadDir(ctx context.Context, after uint64, count int) ([]fs.Stat, error) {
+	if count <= 0 {
+		return nil, nil
+	}
+	read := n.readDirLinux
+	if n.c.link.dialect == Plan9 {
+		read = n.readDir9
+	}
+	sts, err := read(ctx, after, count)
+	if err != nil {
+		return nil, n.fail("readdir", err)
+	}
+	return sts, nil
+}
+
+// statBurst is how many entries are asked after in one go.
+const statBurst = 256
+
+func (n *importedDir) readDirLinux(ctx context.Context, after uint64, count int) ([]fs.Stat, error) {
+	count = min(count, statBurst)
+	// Rounds that bring nothing to show, only "." and "..", or names that
+	// vanished, are few where the peer is honest.
+	for range 100 {
+		_, calls, err := n.visit(ctx, false, func(fid uint32) []*call {
+			b := le.AppendUint64(le.AppendUint32(nil, fid), after)
+			most := min(n.c.link.msize-ioHeader, uint32(max(512, 64*count)))
+			return []*call{
+				{typ: Tlopen, body: le.AppendUint32(le.AppendUint32(nil, fid), syscall.O_DIRECTORY)},
+				{typ: Treaddir, body: le.AppendUint32(b, most)},
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range calls {
+			if c.err != nil {
+				return nil, c.err
+			}
+		}
+		sts, last, err := entries(calls[1].rx, after, count)
+		if err != nil || last == after {
+			return nil, err
+		}
+		if sts, err = n.stats(ctx, sts); len(sts) > 0 || err != nil {
+			return sts, err
+		}
+		after = last
+	}
+	return nil, errPeer("a listing without entries")
+}
+
+// entries takes at most count entries from an Rreaddir. last is the cookie
+// behind what it took.
+func entries(rx []byte, after uint64, count int) (sts []fs.Stat, last uint64, err error) {
+	d := decoder{b: rx}
+	d = decoder{b: d.bytes()}
+	last = after
+	for len(d.b) > 0 && len(sts) < count {
+		q := d.qid()
+		cookie, typ, name := d.u64(), d.u8(), d.str()
+		if d.bad || cookie == 0 || cookie == last {
+			return nil, 0, errPeer("a malformed listing")
+		}
+		last = cookie
+		if name == "." || name == ".." {
+			continue
+		}
+		if !goodName(name) {
+			return nil, 0, errPeer("a name that no file can have")
+		}
+		mode := goMode(uint32(typ) << 12)
+		if q.Type&plan9.QTDIR != 0 {
+			mode |= iofs.ModeDir
+		}
+		sts = append(sts, fs.Stat{Name: name, Mode: mode, Path: qidPath(q.Path), Version: q.Vers, Cookie: cookie})
+	}
+	return sts, last, nil
+}
+
+// stats fills in what a listing does not say, in one round trip, and drops
+// what has vanished since.
+func (n *importedDir) stats(ctx context.Context, sts []fs.Stat) ([]fs.Stat, error) {
+	l := n.c.link
+	type visit struct {
+		node        imported
+		fid         uint32
+		walks, rest []*call
+	}
+	var all []*call
+	visits := make([]visit, len(sts))
+	for i, st := range sts {
+		v := visit{node: n.child(st.Name), fid: l.newFid()}
+		v.walks, v.rest = v.node.walkCalls(v.fid), v.node.statCalls(v.fid)
+		if st.Mode&iofs.ModeSymlink == 0 {
+			v.rest = v.rest[:1]
+		}
+		visits[i] = v
+		all = slices.Concat(all, v.walks, v.rest)
+		all = append(all, &call{typ: plan9.Tclunk, body: le.AppendUint32(nil, v.fid)})
+	}
+	if !l.serial.Load() {
+		if err := l.do(ctx, all...); err != nil {
+			for _, v := range visits {
+				l.discard(v.fid)
+			}
+			return nil, err
+		}
+	}
+	kept := sts[:0]
+	for i, v := range visits {
+		cookie := sts[i].Cookie
+		lost, err := false, error(nil)
+		var st fs.Stat
+		if l.serial.Load() {
+			st, err = v.node.Stat(ctx)
+		} else if lost, err = walked(v.walks, v.rest); lost {
+			st, err = v.node.Stat(ctx) // finds out that the peer is serial
+		} else if err == nil {
+			if len(v.rest) == 1 {
+				v.rest = append(v.rest, &call{err: errSkipped})
+			}
+			st, err = v.node.statOf(v.rest)
+		}
+		if !lost {
+			l.freeFid(v.fid)
+		}
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		default:
+			if errors.Is(err, iofs.ErrNotExist) {
+				continue
+			}
+			st = sts[i] // it is there, and that is all we may know
+		}
+		st.Cookie = cookie
+		kept = append(kept, st)
+	}
+	return kept, nil
+}
+
+// A listing remembers the last directory read in 9P2000, whose offsets cannot
+// be resumed. A cookie is the number of entries before it.
+type listing struct {
+	mu   sync.Mutex
+	path []string
+	sts  []fs.Stat
+}
+
+// maxListing bounds what a peer can make us remember.
+const maxListing = 1 << 20
+
+func (n *importedDir) readDir9(ctx context.Context, after uint64, count int) ([]fs.Stat, error) {
+	c := n.c
+	c.list.mu.Lock()
+	sts, ok := c.list.sts, after > 0 && slices.Equal(c.list.path, n.path)
+	c.list.mu.Unlock()
+	if !ok {
+		var err error
+		if sts, err = n.readAll9(ctx); err != nil {
+			return nil, err
+		}
+		c.list.mu.Lock()
+		c.list.path, c.list.sts = n.path, sts
+		c.list.mu.Unlock()
+	}
+	if after >= uint64(len(sts)) {
+		return nil, nil
+	}
+	sts = sts[after:]
+	return slices.Clone(sts[:min(len(sts), count)]), nil
+}
+
+func (n *importedDir) readAll9(ctx context.Context) ([]fs.Stat, error) {
+	l := n.c.link
+	f := &importedFile{link: l, name: n.name()}
+	buf := make([]byte, f.chunk())
+	fid, calls, err := n.visit(ctx, true, func(fid uint32) []*call {
+		f.fid = fid
+		return []*call{{typ: plan9.Topen, body: append(le.AppendUint32(nil, fid), plan9.OREAD)}, f.readCall(buf, 0)}
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer l.discard(fid)
+	if err := calls[0].err; err != nil {
+		return nil, err
+	}
+	var sts []fs.Stat
+	read := calls[1]
+	for off := int64(0); ; {
+		if read.err != nil {
+			return nil, read.err
+		}
+		if read.n == 0 {
+			return sts, nil
+		}
+		for b := buf[:read.n]; len(b) > 0; {
+			if len(b) < 2 || len(b) < 2+int(le.Uint16(b)) {
+				return nil, errPeer("a malformed listing")
+			}
+			size := 2 + int(le.Uint16(b))
+			st, err := stat9(b[:size])
+			if err != nil {
+				return nil, err
+			}
+			if !goodName(st.Name) || len(sts) == maxListing {
+				return nil, errPeer("a listing that no directory can have")
+			}
+			st.Cookie = uint64(len(sts)) + 1
+			sts = append(sts, st)
+			b = b[size:]
+		}
+		off += int64(read.n)
+		read = f.readCall(buf, off)
+		if err := l.do(ctx, read); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,499 @@
+package ninep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"strings"
+	"syscall"
+	"time"
+
+	"9ci/fs"
+
+	"9fans.net/go/plan9"
+)
+
+// do performs the operation of r and builds its reply.
+func (r *request) do() error {
+	d := &decoder{b: r.frame}
+	if r.frame != nil {
+		d.take(headerSize + 4) // admit has looked at the fid
+	}
+	switch r.typ {
+	case plan9.Tattach:
+		return r.attach(d)
+	case plan9.Twalk:
+		return r.walk(d)
+	case plan9.Topen:
+		return r.topen(d.u8())
+	case Tlopen:
+		return r.tlopen(d.u32())
+	case plan9.Tread:
+		return r.read(d)
+	case plan9.Twrite:
+		return r.write(d.u64(), d.bytes())
+	case plan9.Tclunk:
+		r.clunk()
+		r.reply(plan9.Rclunk)
+		return nil
+	case plan9.Tremove:
+		r.clunk() // even if the remove fails: remove(5)
+		return fs.ErrReadOnly
+	case plan9.Tstat:
+		return r.stat()
+	case plan9.Twstat:
+		return r.wstat(d.take(int(d.u16())))
+	case Tgetattr:
+		return r.getattr(d.u64())
+	case Tsetattr:
+		return r.setattr(d)
+	case Treaddir:
+		return r.readdir(d.u64(), d.u32())
+	case Treadlink:
+		return r.readlink()
+	case Tstatfs:
+		r.statfs()
+		return nil
+	case Tfsync:
+		r.reply(Tfsync + 1)
+		return nil
+	case Tgetlock:
+		r.getlock(d)
+		return nil
+	case plan9.Tcreate, Tlcreate, Tsymlink, Tmknod, Trename, Tlink, Tmkdir, Trenameat, Tunlinkat:
+		return fs.ErrReadOnly
+	}
+	return errUnsupported
+}
+
+// version answers Tversion: everything of the session before it ends.
+func (c *conn) version(rd *reader, r *request) error {
+	d := decoder{b: r.frame[headerSize:]}
+	msize, version := d.u32(), d.str()
+	r.dialect = None
+	if strings.HasPrefix(version, "9P2000.L") {
+		r.dialect = DotL
+	} else if version == "9P2000" || strings.HasPrefix(version, "9P2000.") {
+		r.dialect = Plan9
+	}
+	r.out, r.start = rd.out, len(rd.out)
+	defer func() { rd.out = r.out }()
+	if !d.ok() {
+		r.fail(errMalformed)
+		return nil
+	}
+	if msize < minMsize {
+		r.fail(fmt.Errorf("msize %d is less than %d: %w", msize, minMsize, iofs.ErrInvalid))
+		return nil
+	}
+	c.reset(false)
+	c.mu.Lock()
+	c.dialect = r.dialect
+	c.msize = min(msize, maxMsize)
+	if c.dialect == None {
+		c.msize = 0
+	}
+	c.marks = marks{msize8k: msize == 8192}
+	c.mu.Unlock()
+	r.reply(plan9.Rversion)
+	r.out = le.AppendUint32(r.out, min(msize, maxMsize))
+	r.out = appendString(r.out, r.dialect.String())
+	end(r.out, r.start)
+	c.traceFrame("->", r.dialect, r.out[r.start:])
+	return nil
+}
+
+func (r *request) attach(d *decoder) error {
+	afid, uname, aname := d.u32(), d.str(), d.str()
+	if afid != plan9.NOFID {
+		return errNoAuth
+	}
+	user := r.c.user
+	if user.Anonymous && user.Name == "" {
+		user.Name = uname
+	}
+	if user.Name != "" {
+		uname = user.Name // whom we know is who he is, whatever he says
+	}
+	r.ctx = fs.WithUser(r.c.ctx, user)
+	if r.dialect == Plan9 {
+		r.ctx = fs.WithoutLinks(r.ctx)
+	}
+	root, err := r.c.srv.attach(r, uname, aname)
+	if err != nil {
+		return err
+	}
+	e, err := newElem(r, nil, root)
+	if err != nil {
+		return err
+	}
+	e.st.Mode = e.st.Mode&^iofs.ModeSymlink | iofs.ModeDir
+	r.reply(plan9.Rattach)
+	r.out = appendQid(r.out, qid(r.dialect, &e.st))
+	r.bind(e)
+	return nil
+}
+
+// walk follows walk(5): newfid is bound only if every name was there.
+func (r *request) walk(d *decoder) error {
+	d.u32() // newfid
+	n := int(d.u16())
+	if n > plan9.MAXWELEM {
+		return errTooManyNames
+	}
+	r.c.mu.Lock()
+	open := r.fid.open
+	r.c.mu.Unlock()
+	if open && (n > 0 || r.dialect != DotL) { // v9fs clones open fids
+		return errOpen
+	}
+	r.reply(plan9.Rwalk)
+	count := len(r.out)
+	r.out = le.AppendUint16(r.out, 0)
+	e := r.elem
+	for i := range n {
+		next, err := r.walk1(e, d.str())
+		if err != nil {
+			if i == 0 {
+				return err
+			}
+			return nil
+		}
+		e = next
+		r.out = appendQid(r.out, qid(r.dialect, &e.st))
+		le.PutUint16(r.out[count:], uint16(i+1))
+	}
+	r.bind(e)
+	return nil
+}
+
+func (r *request) walk1(e *elem, name string) (*elem, error) {
+	dir, ok := e.node.(fs.Dir)
+	if !ok || !e.st.IsDir() {
+		return nil, fs.ErrNotDir
+	}
+	if name == ".." {
+		if e.parent == nil {
+			return e, nil
+		}
+		return e.parent, nil
+	}
+	if !goodName(name) {
+		return nil, iofs.ErrNotExist
+	}
+	if err := access(r, &e.st, 1); err != nil {
+		return nil, err
+	}
+	n, err := dir.Walk(r, name)
+	if err != nil {
+		return nil, err
+	}
+	return newElem(r, e, n)
+}
+
+// bind gives e to newfid, or to the fid itself where they are the same.
+func (r *request) bind(e *elem) {
+	e.st.Name, e.st.Target = "", ""
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !r.commit() {
+		return
+	}
+	switch {
+	case !r.makes:
+		r.fid.elem = e
+	case r.place != nil:
+		r.place.ctx, r.place.elem = r.ctx, e
+	default:
+		c.fids[r.newfid] = &fid{n: r.newfid, ctx: r.ctx, elem: e}
+	}
+}
+
+// clunk takes the fid away; unpin closes it. What is queued behind a slow
+// operation may use the number anew, so the queue goes on without the fid.
+func (r *request) clunk() {
+	c, f := r.c, r.fid
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !r.commit() || f.gone {
+		return
+	}
+	f.gone = true
+	delete(c.fids, f.n)
+	if f.busy {
+		f.next = &fid{n: f.n, busy: true, queue: f.queue}
+		f.queue = nil
+		c.fids[f.n] = f.next
+	}
+}
+
+// topen takes the mode of open(5).
+func (r *request) topen(mode uint8) error {
+	var m fs.OpenMode
+	switch mode & 3 {
+	case plan9.OREAD, plan9.OEXEC:
+		m = fs.OpenRead
+	case plan9.OWRITE:
+		m = fs.OpenWrite
+	case plan9.ORDWR:
+		m = fs.OpenRead | fs.OpenWrite
+	}
+	if mode&plan9.OTRUNC != 0 {
+		m |= fs.OpenTrunc
+	}
+	if mode&plan9.ORCLOSE != 0 {
+		return iofs.ErrPermission
+	}
+	return r.open(m, plan9.Ropen)
+}
+
+// tlopen takes the flags of Linux's open(2).
+func (r *request) tlopen(flags uint32) error {
+	var m fs.OpenMode
+	switch flags & syscall.O_ACCMODE {
+	case syscall.O_RDONLY:
+		m = fs.OpenRead
+	case syscall.O_WRONLY:
+		m = fs.OpenWrite
+	default:
+		m = fs.OpenRead | fs.OpenWrite
+	}
+	if flags&syscall.O_TRUNC != 0 {
+		m |= fs.OpenTrunc
+	}
+	if flags&syscall.O_DIRECTORY != 0 && !r.elem.st.IsDir() {
+		return fs.ErrNotDir
+	}
+	return r.open(m, Tlopen+1)
+}
+
+func (r *request) open(m fs.OpenMode, typ uint8) error {
+	r.c.mu.Lock()
+	open := r.fid.open
+	r.c.mu.Unlock()
+	if open {
+		return errOpen
+	}
+	st := r.elem.st
+	if st.Version == 0 || st.Mode&iofs.ModeSymlink != 0 {
+		now, err := r.elem.node.Stat(r)
+		if err != nil {
+			return err
+		}
+		st = now
+	}
+	file, live, err := r.openFile(&st, m)
+	if err != nil {
+		return err
+	}
+	c, f := r.c, r.fid
+	c.mu.Lock()
+	ok := r.commit() && !f.gone
+	if ok {
+		f.open, f.mode, f.file, f.live = true, m, file, live
+	}
+	c.mu.Unlock()
+	if !ok && file != nil {
+		file.Close()
+	}
+	r.reply(typ)
+	r.out = appendQid(r.out, qid(r.dialect, &st))
+	r.out = le.AppendUint32(r.out, 0) // iounit: as much as msize allows
+	return nil
+}
+
+// openFile checks what the mode bits say and opens the file. A directory, and
+// in 9P2000 a link, needs no fs.File.
+func (r *request) openFile(st *fs.Stat, m fs.OpenMode) (f fs.File, live bool, err error) {
+	var rwx iofs.FileMode
+	if m&fs.OpenRead != 0 {
+		rwx |= 4
+	}
+	if m&(fs.OpenWrite|fs.OpenTrunc) != 0 {
+		rwx |= 2
+	}
+	switch typ := st.Mode.Type(); {
+	case st.Mode&iofs.ModeDir != 0:
+		if rwx&2 != 0 {
+			return nil, false, fs.ErrIsDir
+		}
+		return nil, false, access(r, st, rwx)
+	case typ == iofs.ModeSymlink && r.dialect == Plan9:
+		if rwx&2 != 0 {
+			return nil, false, fs.ErrReadOnly
+		}
+		return linkFile(st.Target), false, nil
+	case typ == iofs.ModeSymlink:
+		return nil, false, syscall.ELOOP
+	case typ != 0:
+		return nil, false, iofs.ErrPermission // opening a device or a fifo has effects
+	}
+	if err := access(r, st, rwx); err != nil {
+		return nil, false, err
+	}
+	f, err = r.elem.node.Open(r, m)
+	if err != nil {
+		return nil, false, err
+	}
+	_, disk := f.(syscall.Conn) // a file of the host's never waits
+	return f, st.Version == 0 && !disk, nil
+}
+
+// linkFile is a link's target as a file, for 9P2000.
+type linkFile string
+
+func (l linkFile) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	return strings.NewReader(string(l)).ReadAt(p, off)
+}
+func (linkFile) WriteAt(context.Context, []byte, int64) (int, error) { return 0, fs.ErrReadOnly }
+func (linkFile) Close() error                                        { return nil }
+
+// A live read costs little until there is something to read: it waits with a
+// small buffer, and then takes what else is there.
+const (
+	liveProbe = 512
+	liveMost  = 64 << 10
+)
+
+// parseRead takes what a read that waits needs from its frame, so that the
+// frame can go.
+func (r *request) parseRead() {
+	d := decoder{b: r.frame[headerSize+4:]}
+	r.offset, r.count = d.u64(), d.u32()
+}
+
+func (r *request) read(d *decoder) error {
+	if r.frame != nil {
+		r.offset, r.count = d.u64(), d.u32()
+	}
+	r.c.mu.Lock()
+	f := r.fid
+	open, mode, live := f.open, f.mode, f.live
+	r.c.mu.Unlock()
+	if !open || mode&fs.OpenRead == 0 {
+		return errNotOpen
+	}
+	if r.offset >= 1<<63 {
+		return iofs.ErrInvalid
+	}
+	count := int(min(r.count, r.msize-ioHeader))
+	switch {
+	case r.file == nil && r.dialect == DotL:
+		return fs.ErrIsDir
+	case r.file == nil:
+		return r.readdir9(count)
+	case live:
+		return r.readLive(count)
+	}
+	// The buffer grows by what is there, not by what was asked for.
+	size := r.elem.st.Size - int64(r.offset)
+	n := int(max(min(int64(count), size), min(int64(count), liveProbe)))
+	if r.elem.st.Size == 0 {
+		n = min(count, liveMost)
+	}
+	return r.readInto(r, n)
+}
+
+// readInto puts up to n bytes of the file straight into the reply.
+func (r *request) readInto(ctx context.Context, n int) error {
+	r.reply(plan9.Rread)
+	at := len(r.out)
+	r.out = grow(r.out, 4+n)
+	m, err := r.file.ReadAt(ctx, r.out[at+4:at+4+n], int64(r.offset))
+	if m < 0 || m > n {
+		return fs.ErrIO
+	}
+	if m == 0 && err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	le.PutUint32(r.out[at:], uint32(m))
+	r.out = r.out[:at+4+m]
+	return nil
+}
+
+// grow lengthens b by n bytes.
+func grow(b []byte, n int) []byte {
+	if cap(b)-len(b) >= n {
+		return b[:len(b)+n]
+	}
+	nb := make([]byte, len(b)+n, max(len(b), flushAt)+n)
+	copy(nb, b)
+	return nb // b may still be looked at: see conn.watch
+}
+
+func (r *request) readLive(count int) error {
+	r.c.mu.Lock()
+	pfuse := r.dialect == Plan9 && r.c.marks.pfuse()
+	r.c.mu.Unlock()
+	if pfuse {
+		// 9pfuse leaves a reader in D state until its read is answered.
+		t := time.AfterFunc(time.Second, r.cancel)
+		defer t.Stop()
+	}
+	first := min(count, liveProbe)
+	r.out = make([]byte, 0, headerSize+4+first)
+	if err := r.readInto(r, first); err != nil {
+		return err
+	}
+	if len(r.out) < headerSize+4+first || first == count {
+		return nil
+	}
+	// More may be there; what is not must not be waited for.
+	more := min(count, liveMost) - first
+	r.out = append(getBuffer(), r.out...)
+	r.out = grow(r.out, more)
+	n, err := r.file.ReadAt(noWait{r}, r.out[headerSize+4+first:], int64(r.offset)+int64(first))
+	if err != nil || n < 0 || n > more {
+		n = 0
+	}
+	r.out = r.out[:headerSize+4+first+n]
+	le.PutUint32(r.out[headerSize:], uint32(first+n))
+	return nil
+}
+
+// noWait is the context of a read that must not wait: it is done.
+type noWait struct{ context.Context }
+
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+func (noWait) Done() <-chan struct{} { return closed }
+func (noWait) Err() error            { return context.Canceled }
+
+func (r *request) write(off uint64, p []byte) error {
+	r.c.mu.Lock()
+	open, mode := r.fid.open, r.fid.mode
+	r.c.mu.Unlock()
+	if !open || mode&fs.OpenWrite == 0 || r.file == nil {
+		return errNotOpen
+	}
+	if off >= 1<<63 {
+		return iofs.ErrInvalid
+	}
+	n, err := r.file.WriteAt(r, p, int64(off))
+	if n < 0 || n > len(p) {
+		return fs.ErrIO
+	}
+	if err != nil && n == 0 {
+		return err
+	}
+	r.reply(plan9.Rwrite)
+	r.out = le.AppendUint32(r.out, uint32(n))
+	return nil
+}
+
+// truncate is what a shell's > asks for. It has no effect on a ctl; it says
+// whether a write would be allowed.
+func (r *request) truncate() error {
+	st, err := r.elem.node.Stat(r)
+	if err != nil {
+		return err
+	}
+	f, _, err := r.openFile(&st, fs.OpenWrite|fs.OpenTrunc)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}

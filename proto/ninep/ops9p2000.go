@@ -1,0 +1,178 @@
+package ninep
+
+import (
+	iofs "io/fs"
+
+	"9ci/fs"
+
+	"9fans.net/go/plan9"
+)
+
+// dirPos is where a directory read in 9P2000 stands: read(5) allows only the
+// start and the end of the read before.
+type dirPos struct {
+	offset uint64
+	cookie uint64
+}
+
+// dirBatch is how many entries are asked of a directory at a time.
+const dirBatch = 64
+
+func (r *request) stat() error {
+	st, err := r.elem.node.Stat(r)
+	if err != nil {
+		return err
+	}
+	if r.elem.parent == nil {
+		st.Name = "/"
+		st.Mode |= iofs.ModeDir
+	}
+	r.reply(plan9.Rstat)
+	at := len(r.out)
+	r.out = append(r.out, 0, 0)
+	r.out = appendDir(r.out, &st)
+	le.PutUint16(r.out[at:], uint16(len(r.out)-at-2))
+	return nil
+}
+
+// appendDir appends a stat(5) entry, with its length before it.
+func appendDir(b []byte, st *fs.Stat) []byte {
+	at := len(b)
+	q := qid(Plan9, st)
+	size := uint64(st.Size)
+	mode := uint32(st.Mode.Perm())
+	switch {
+	case st.Mode&iofs.ModeDir != 0:
+		mode |= plan9.DMDIR
+		size = 0
+	case st.Mode&iofs.ModeSymlink != 0:
+		size = uint64(len(st.Target))
+	}
+	mtime := uint32(max(0, st.ModTime.Unix()))
+	b = append(b, 0, 0)                    // size
+	b = append(b, 0, 0, 0, 0, 0, 0)        // type, dev: the kernel's
+	b = appendQid(b, q)                    //
+	b = le.AppendUint32(b, mode)           //
+	b = le.AppendUint32(b, mtime)          // atime
+	b = le.AppendUint32(b, mtime)          //
+	b = le.AppendUint64(b, size)           //
+	b = appendString(b, st.Name)           //
+	uid := userName(st.UID)                //
+	b = appendString(b, uid)               //
+	b = appendString(b, groupName(st.GID)) //
+	b = appendString(b, uid)               // muid
+	le.PutUint16(b[at:], uint16(len(b)-at-2))
+	return b
+}
+
+// readdir9 reads whole entries, as read(5) asks for.
+func (r *request) readdir9(count int) error {
+	c := r.c
+	c.mu.Lock()
+	pos := r.fid.dir
+	c.mu.Unlock()
+	if r.offset == 0 {
+		pos = dirPos{}
+	} else if r.offset != pos.offset {
+		return errDirOffset
+	}
+	r.reply(plan9.Rread)
+	at := len(r.out) + 4
+	r.out = le.AppendUint32(r.out, 0)
+	err := r.list(pos.cookie, func(st *fs.Stat) bool {
+		n := len(r.out)
+		r.out = appendDir(r.out, st)
+		if len(r.out)-at > count {
+			r.out = r.out[:n]
+			return false
+		}
+		pos.cookie = st.Cookie
+		return true
+	})
+	if err == errShort {
+		return iofs.ErrInvalid // not even one entry fits
+	}
+	if err != nil {
+		return err
+	}
+	n := len(r.out) - at
+	le.PutUint32(r.out[at-4:], uint32(n))
+	pos.offset = r.offset + uint64(n)
+	c.mu.Lock()
+	if r.commit() {
+		r.fid.dir = pos
+	}
+	c.mu.Unlock()
+	return nil
+}
+
+// list calls add for the entries behind after until it returns false, the
+// directory ends, or there was an error with nothing added. It reports
+// errShort if the first add returned false.
+func (r *request) list(after uint64, add func(*fs.Stat) bool) error {
+	dir, ok := r.elem.node.(fs.Dir)
+	if !ok {
+		return fs.ErrNotDir
+	}
+	for added := 0; ; {
+		sts, err := dir.ReadDir(r, after, dirBatch)
+		if err != nil && added == 0 {
+			return err
+		}
+		if err != nil || len(sts) == 0 {
+			return nil // the next read will see the error
+		}
+		for i := range sts {
+			if !goodName(sts[i].Name) { // no dialect can carry it
+				after = sts[i].Cookie
+				continue
+			}
+			if !add(&sts[i]) {
+				if added == 0 {
+					return errShort
+				}
+				return nil
+			}
+			added++
+			after = sts[i].Cookie
+		}
+	}
+}
+
+// wstat refuses everything but what changes nothing, and a length of 0, which
+// a shell's > asks for.
+func (r *request) wstat(b []byte) error {
+	d, err := plan9Dir(b)
+	if err != nil {
+		return errMalformed
+	}
+	truncates := d.Length == 0
+	d.Length = ^uint64(0)
+	if !d.IsNull() {
+		return fs.ErrReadOnly
+	}
+	if truncates {
+		if err := r.truncate(); err != nil {
+			return err
+		}
+	}
+	r.reply(plan9.Rwstat)
+	return nil
+}
+
+// plan9Dir decodes a stat entry, which must fill b.
+func plan9Dir(b []byte) (*plan9.Dir, error) {
+	d := decoder{b: b}
+	n := int(d.u16())
+	if n != len(d.b) {
+		return nil, errMalformed
+	}
+	var p plan9.Dir
+	p.Type, p.Dev, p.Qid, p.Mode = d.u16(), d.u32(), d.qid(), plan9.Perm(d.u32())
+	p.Atime, p.Mtime, p.Length = d.u32(), d.u32(), d.u64()
+	p.Name, p.Uid, p.Gid, p.Muid = d.str(), d.str(), d.str(), d.str()
+	if !d.ok() {
+		return nil, errMalformed
+	}
+	return &p, nil
+}

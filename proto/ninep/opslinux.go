@@ -1,0 +1,204 @@
+package ninep
+
+import (
+	"errors"
+	iofs "io/fs"
+
+	"9ci/fs"
+)
+
+// Linux's file types in a mode, and shifted by 12 in a directory entry.
+const (
+	sIFMT   = 0o170000
+	sIFSOCK = 0o140000
+	sIFLNK  = 0o120000
+	sIFREG  = 0o100000
+	sIFBLK  = 0o060000
+	sIFDIR  = 0o040000
+	sIFCHR  = 0o020000
+	sIFIFO  = 0o010000
+)
+
+// Bits of a Tgetattr's mask and a Tsetattr's valid.
+const (
+	attrBasic = 0x7ff
+
+	setattrSize     = 1 << 3
+	setattrHarmless = 1<<4 | 1<<5 | 1<<6 // ATIME MTIME CTIME, that come with a truncation
+)
+
+// linuxMode is the st_mode of m.
+func linuxMode(m iofs.FileMode) uint32 {
+	mode := uint32(m.Perm())
+	switch {
+	case m&iofs.ModeSymlink != 0: // an alias too
+		mode |= sIFLNK
+	case m&iofs.ModeDir != 0:
+		mode |= sIFDIR
+	case m&iofs.ModeSocket != 0:
+		mode |= sIFSOCK
+	case m&iofs.ModeNamedPipe != 0:
+		mode |= sIFIFO
+	case m&iofs.ModeCharDevice != 0:
+		mode |= sIFCHR
+	case m&iofs.ModeDevice != 0:
+		mode |= sIFBLK
+	default:
+		mode |= sIFREG
+	}
+	if m&iofs.ModeSetuid != 0 {
+		mode |= 0o4000
+	}
+	if m&iofs.ModeSetgid != 0 {
+		mode |= 0o2000
+	}
+	if m&iofs.ModeSticky != 0 {
+		mode |= 0o1000
+	}
+	return mode
+}
+
+func (r *request) getattr(uint64) error {
+	st, err := r.elem.node.Stat(r)
+	if err != nil {
+		return err
+	}
+	if r.elem.parent == nil { // a root is a directory, even by an alias
+		st.Mode = st.Mode&^iofs.ModeSymlink | iofs.ModeDir
+	}
+	size := uint64(max(0, st.Size))
+	if st.Mode&iofs.ModeSymlink != 0 {
+		size = uint64(len(st.Target))
+	}
+	sec, nsec := uint64(st.ModTime.Unix()), uint64(st.ModTime.Nanosecond())
+	if st.ModTime.IsZero() {
+		sec, nsec = 0, 0
+	}
+	r.reply(Tgetattr + 1)
+	b := le.AppendUint64(r.out, attrBasic)
+	b = appendQid(b, qid(DotL, &st))
+	b = le.AppendUint32(b, linuxMode(st.Mode))
+	b = le.AppendUint32(b, st.UID)
+	b = le.AppendUint32(b, st.GID)
+	b = le.AppendUint64(b, 1) // nlink; find(1) knows that 1 says nothing of subdirectories
+	b = le.AppendUint64(b, 0) // rdev
+	b = le.AppendUint64(b, size)
+	b = le.AppendUint64(b, 4096)           // blksize
+	b = le.AppendUint64(b, (size+511)/512) // blocks
+	for range 3 {                          // atime, mtime, ctime
+		b = le.AppendUint64(b, sec)
+		b = le.AppendUint64(b, nsec)
+	}
+	b = append(b, make([]byte, 24)...) // btime, gen
+	r.out = le.AppendUint64(b, uint64(st.Version))
+	return nil
+}
+
+// setattr refuses everything but what changes nothing, and a size of 0, which
+// a shell's > asks for.
+func (r *request) setattr(d *decoder) error {
+	valid := d.u32()
+	d.take(12) // mode uid gid
+	size := d.u64()
+	if valid&^(setattrSize|setattrHarmless|1<<7|1<<8) != 0 || valid&setattrSize == 0 || size != 0 {
+		return fs.ErrReadOnly
+	}
+	if err := r.truncate(); err != nil {
+		return err
+	}
+	r.reply(Tsetattr + 1)
+	return nil
+}
+
+func (r *request) readlink() error {
+	st, err := r.elem.node.Stat(r)
+	if err != nil {
+		return err
+	}
+	if st.Mode&iofs.ModeSymlink == 0 {
+		return iofs.ErrInvalid
+	}
+	r.reply(Treadlink + 1)
+	r.out = appendString(r.out, st.Target)
+	return nil
+}
+
+// Cookies of "." and "..", which no tree lists but every client of this
+// dialect expects. The cookies of trees are smaller.
+const (
+	cookieDot    = 1 << 62
+	cookieDotDot = 1<<62 | 1
+)
+
+var errShort = errors.New("not one entry fits")
+
+func (r *request) readdir(offset uint64, count uint32) error {
+	r.c.mu.Lock()
+	open := r.fid.open && r.file == nil
+	r.c.mu.Unlock()
+	if !open {
+		return errNotOpen
+	}
+	most := int(min(count, r.msize-ioHeader))
+	r.reply(Treaddir + 1)
+	at := len(r.out) + 4
+	r.out = le.AppendUint32(r.out, 0)
+	add := func(st *fs.Stat) bool {
+		if len(r.out)-at+24+len(st.Name) > most {
+			return false
+		}
+		r.out = appendQid(r.out, qid(DotL, st))
+		r.out = le.AppendUint64(r.out, st.Cookie)
+		r.out = append(r.out, uint8(linuxMode(st.Mode)>>12))
+		r.out = appendString(r.out, st.Name)
+		return true
+	}
+	full := false
+	for _, dot := range []struct {
+		at, cookie uint64
+		name       string
+		elem       *elem
+	}{{0, cookieDot, ".", r.elem}, {cookieDot, cookieDotDot, "..", r.elem.parent}} {
+		if offset == dot.at && !full {
+			if dot.elem == nil {
+				dot.elem = r.elem
+			}
+			st := fs.Stat{Name: dot.name, Mode: iofs.ModeDir, Path: dot.elem.st.Path, Version: dot.elem.st.Version, Cookie: dot.cookie}
+			if full = !add(&st); !full {
+				offset = dot.cookie
+			}
+		}
+	}
+	if offset == cookieDotDot {
+		offset = 0
+	}
+	var err error
+	if !full {
+		err = r.list(offset, add)
+	}
+	n := len(r.out) - at
+	if n == 0 && (full || err == errShort) {
+		return iofs.ErrInvalid // as getdents(2) has it
+	}
+	if n == 0 && err != nil {
+		return err
+	}
+	le.PutUint32(r.out[at-4:], uint32(n))
+	return nil
+}
+
+func (r *request) statfs() {
+	r.reply(Tstatfs + 1)
+	b := le.AppendUint32(r.out, 0x01021997) // V9FS_MAGIC
+	b = le.AppendUint32(b, 4096)            // bsize
+	b = append(b, make([]byte, 48)...)      // blocks bfree bavail files ffree fsid
+	r.out = le.AppendUint32(b, 255)         // namelen
+}
+
+// getlock says that nobody holds the lock.
+func (r *request) getlock(d *decoder) {
+	d.u8()
+	r.reply(Tgetlock + 1)
+	r.out = append(r.out, 2) // F_UNLCK
+	r.out = append(r.out, d.b...)
+}

@@ -1,0 +1,95 @@
+package ninep
+
+import (
+	"net"
+	"os/user"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"9ci/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+const errNoDescriptors = syscall.EMFILE
+
+// peerUser asks the kernel who is at the other end of a Unix socket.
+func peerUser(c *net.UnixConn) (fs.User, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return fs.User{}, err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return fs.User{}, err
+	}
+	if credErr != nil {
+		return fs.User{}, credErr
+	}
+	return fs.User{Name: userName(cred.Uid), UID: int64(cred.Uid)}, nil
+}
+
+// names caches the names of users or groups by number.
+type names struct {
+	lookup func(id string) (string, error)
+	mu     sync.Mutex
+	m      map[uint32]string
+}
+
+var users = names{lookup: func(id string) (string, error) {
+	u, err := user.LookupId(id)
+	if err != nil {
+		return "", err
+	}
+	return u.Username, nil
+}}
+
+var groups = names{lookup: func(id string) (string, error) {
+	g, err := user.LookupGroupId(id)
+	if err != nil {
+		return "", err
+	}
+	return g.Name, nil
+}}
+
+// nobody is the number of whom this machine does not know.
+const nobody = 65534
+
+// peerNumber is the number of a name that a peer in 9P2000 gave. Names of
+// another machine mean nothing here but for their digits.
+func peerNumber(name string) uint32 {
+	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return uint32(n)
+	}
+	if name == "root" {
+		return 0
+	}
+	return nobody
+}
+
+// userName is the name of uid, or its digits where it has none.
+func userName(uid uint32) string { return users.name(uid) }
+
+func groupName(gid uint32) string { return groups.name(gid) }
+
+func (n *names) name(id uint32) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name, ok := n.m[id]
+	if !ok {
+		digits := strconv.FormatUint(uint64(id), 10)
+		var err error
+		if name, err = n.lookup(digits); err != nil {
+			name = digits
+		}
+		if n.m == nil || len(n.m) >= 1024 { // a tree may hold files of any owner
+			n.m = make(map[uint32]string)
+		}
+		n.m[id] = name
+	}
+	return name
+}

@@ -1,0 +1,393 @@
+package ninep
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"9ci/fs"
+
+	"9fans.net/go/plan9"
+)
+
+// A request is a T-message being answered. It is the context of its
+// operation: most operations never ask for Done, so it makes no channel for
+// those that do not.
+type request struct {
+	c       *conn
+	typ     uint8
+	tag     uint16
+	dialect Dialect
+	msize   uint32
+	frame   []byte          // the reader's, until the operation ends; nil once not needed
+	ctx     context.Context // the user's, from the attach; has the values
+
+	fid    *fid // pinned
+	elem   *elem
+	file   fs.File
+	newfid uint32
+	makes  bool // binds newfid
+	place  *fid // stands at newfid while an asynchronous operation makes it
+
+	offset uint64 // of a read
+	count  uint32
+
+	out   []byte // the reply grows at its end
+	start int    // of the reply
+
+	// Guarded by conn.mu.
+	async     bool     // is in conn.tags
+	flushed   bool     // must not be answered, nor have an effect from now on
+	committed bool     // had its effect: must be answered before its Tflush is
+	flushes   []uint16 // Tflushes that wait for that
+	holds     []*fid   // busy until the operation ends
+
+	mu    sync.Mutex // guards what follows
+	done  chan struct{}
+	err   error
+	after []*afterFunc
+}
+
+type afterFunc struct{ f func() }
+
+func (r *request) Deadline() (time.Time, bool) { return r.ctx.Deadline() }
+func (r *request) Value(key any) any           { return r.ctx.Value(key) }
+
+func (r *request) Done() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done == nil {
+		r.done = make(chan struct{})
+		if r.err != nil {
+			close(r.done)
+		}
+	}
+	return r.done
+}
+
+func (r *request) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// AfterFunc is what package context looks for in a parent that is not its
+// own, to do without a goroutine.
+func (r *request) AfterFunc(f func()) (stop func() bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		go f()
+		return func() bool { return false }
+	}
+	a := &afterFunc{f}
+	r.after = append(r.after, a)
+	return func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		i := slices.Index(r.after, a)
+		if i >= 0 {
+			r.after = slices.Delete(r.after, i, i+1)
+		}
+		return i >= 0
+	}
+}
+
+func (r *request) cancel() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return
+	}
+	r.err = context.Canceled
+	if r.done != nil {
+		close(r.done)
+	}
+	for _, a := range r.after {
+		go a.f()
+	}
+	r.after = nil
+}
+
+// run performs the operation and appends its reply to out.
+func (r *request) run() {
+	r.start = len(r.out)
+	if err := r.do(); err != nil {
+		r.fail(err)
+	} else {
+		end(r.out, r.start)
+		r.c.traceFrame("->", r.dialect, r.out[r.start:])
+	}
+	r.unpin()
+}
+
+// reply begins an R-message.
+func (r *request) reply(typ uint8) { r.out = begin(r.out[:r.start], typ, r.tag) }
+
+// fail replaces the reply by an error.
+func (r *request) fail(err error) {
+	ename, errno := encodeError(err)
+	if r.dialect == DotL {
+		r.out = begin(r.out[:r.start], Rlerror, r.tag)
+		r.out = le.AppendUint32(r.out, uint32(errno))
+	} else {
+		r.out = begin(r.out[:r.start], plan9.Rerror, r.tag)
+		r.out = appendString(r.out, ename)
+	}
+	end(r.out, r.start)
+	r.c.traceFrame("->", r.dialect, r.out[r.start:])
+}
+
+// A verdict is what becomes of a request.
+type verdict uint8
+
+const (
+	inline verdict = iota // the reader runs it
+	wait                  // may block: on a goroutine of its own
+	queued                // follows a slow operation on its fid
+	refuse
+)
+
+// admit resolves and pins the fids of r, so that what follows it can change
+// nothing under it. mine is a fid whose queue r comes from. c.mu is held.
+func (c *conn) admit(r *request, mine *fid) (verdict, error) {
+	if !r.async {
+		if _, ok := c.tags[r.tag]; ok || r.tag == plan9.NOTAG {
+			return refuse, errTag
+		}
+	}
+	l := layouts[r.dialect][r.typ]
+	if l == nil || r.typ&1 != 0 {
+		return refuse, errUnsupported
+	}
+	if !l.fits(r.frame) {
+		return refuse, errMalformed
+	}
+	d := decoder{b: r.frame[headerSize:]}
+	switch r.typ {
+	case plan9.Tauth:
+		c.marks.auth = true
+		return refuse, errNoAuth
+	case plan9.Tattach:
+		r.makes, r.newfid = true, d.u32()
+	case plan9.Twalk, Txattrwalk:
+		r.makes = r.typ == plan9.Twalk
+		fallthrough
+	default:
+		fid := d.u32()
+		f := c.fids[fid]
+		if f != nil && f.busy && f != mine {
+			return c.queue(r, f)
+		}
+		if f == nil || f.elem == nil {
+			return refuse, errUnknownFid
+		}
+		r.fid, r.elem, r.file, r.ctx = f, f.elem, f.file, f.ctx
+		if r.makes {
+			r.newfid = d.u32()
+			r.makes = r.newfid != fid
+		}
+	}
+	if r.makes {
+		f := c.fids[r.newfid]
+		switch {
+		case f != nil && f.busy && f != mine:
+			r.fid = nil
+			return c.queue(r, f)
+		case r.newfid == plan9.NOFID:
+			return refuse, errUnknownFid
+		case f != nil && f.elem != nil:
+			return refuse, errFidInUse
+		case f == nil && len(c.fids) >= maxFids:
+			return refuse, errTooMuch
+		}
+		r.place = f
+	}
+	if r.fid != nil {
+		r.fid.users++
+		if r.typ == plan9.Tread && r.fid.live {
+			if !r.async {
+				if len(c.tags) >= maxWaiting {
+					r.fid.users--
+					return refuse, errTooMuch
+				}
+				r.async = true
+				c.tags[r.tag] = r
+			}
+			d.u32()
+			r.parseRead()
+			return wait, nil
+		}
+	}
+	return inline, nil
+}
+
+// queue lets r follow the operation that keeps f busy. c.mu is held.
+func (c *conn) queue(r *request, f *fid) (verdict, error) {
+	if !r.async {
+		if len(c.tags) >= maxWaiting || c.held+len(r.frame) > maxHeld {
+			return refuse, errTooMuch
+		}
+		r.frame = slices.Clone(r.frame)
+		c.held += len(r.frame)
+		r.async = true
+		c.tags[r.tag] = r
+	}
+	f.queue = append(f.queue, r)
+	return queued, nil
+}
+
+// hold makes what follows on the fids that r changes wait for it. c.mu is
+// held.
+func (c *conn) hold(r *request) {
+	if r.makes {
+		if r.place == nil {
+			r.place = &fid{n: r.newfid}
+			c.fids[r.newfid] = r.place
+		}
+		if !r.place.busy {
+			r.place.busy = true
+			r.holds = append(r.holds, r.place)
+		}
+	}
+	if f := r.fid; f != nil && r.changesFid() && !f.busy {
+		f.busy = true
+		r.holds = append(r.holds, f)
+	}
+}
+
+// changesFid reports whether the state of the request's fid, or of the open
+// file behind it, depends on the order of this request and others.
+func (r *request) changesFid() bool {
+	switch r.typ {
+	case plan9.Twalk:
+		return !r.makes
+	case plan9.Topen, Tlopen, plan9.Twrite:
+		return true
+	case plan9.Tread:
+		return r.file == nil
+	}
+	return false
+}
+
+// commit reports whether r may have its effect, and if so makes sure that it
+// is answered. The effect follows at once: c.mu is held.
+func (r *request) commit() bool {
+	r.committed = !r.flushed
+	return r.committed
+}
+
+// finish answers an asynchronous request, frees its tag, and lets those that
+// follow it run.
+func (c *conn) finish(r *request) {
+	c.mu.Lock()
+	if c.tags[r.tag] == r {
+		delete(c.tags, r.tag)
+	}
+	if r.flushed {
+		putBuffer(r.out)
+	} else {
+		for _, tag := range r.flushes {
+			r.out = c.appendFlushed(r.out, tag)
+		}
+		c.out.put(r.out)
+	}
+	r.out = nil
+	holds := r.holds
+	r.holds = nil
+	c.mu.Unlock()
+	c.out.flush()
+	for _, f := range holds {
+		c.drain(f)
+	}
+}
+
+// drain runs what was queued behind f's slow operation, in order, and then
+// sets f free.
+func (c *conn) drain(f *fid) {
+	for {
+		c.mu.Lock()
+		for f.next != nil {
+			f = f.next
+		}
+		if len(f.queue) == 0 {
+			f.busy = false
+			if f.elem == nil && c.fids[f.n] == f {
+				delete(c.fids, f.n) // its walk failed, or it was clunked
+			}
+			c.mu.Unlock()
+			return
+		}
+		r := f.queue[0]
+		f.queue = f.queue[1:]
+		c.held -= len(r.frame)
+		var v verdict
+		err := error(nil)
+		if r.flushed {
+			v = queued
+		} else if v, err = c.admit(r, f); v == inline {
+			c.hold(r)
+		}
+		if v == queued && !r.flushed {
+			c.held += len(r.frame) // behind another fid now
+		}
+		c.mu.Unlock()
+		switch v {
+		case inline:
+			r.run()
+			c.finish(r)
+		case wait:
+			c.wg.Go(func() { r.run(); c.finish(r) })
+		case refuse:
+			r.fail(err)
+			c.finish(r)
+		}
+	}
+}
+
+// flush answers Tflush. A request that had no effect yet will never have one
+// nor be answered, as flush(5) allows.
+func (c *conn) flush(rd *reader, t *request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.marks.flush = true
+	d := decoder{b: t.frame[headerSize:]}
+	oldtag := d.u16()
+	// An oldtag that is unknown, its own, or missing has been answered.
+	if r := c.tags[oldtag]; r != nil {
+		r.cancel()
+		if r.committed {
+			r.flushes = append(r.flushes, t.tag)
+			return
+		}
+		r.flushed = true
+		delete(c.tags, oldtag)
+	}
+	rd.out = c.appendFlushed(rd.out, t.tag)
+}
+
+func (c *conn) appendFlushed(b []byte, tag uint16) []byte {
+	start := len(b)
+	b = end(begin(b, plan9.Rflush, tag), start)
+	c.traceFrame("->", c.dialect, b[start:])
+	return b
+}
+
+// reset cancels all requests and clunks all fids, without answers. With hangup
+// nothing can come after.
+func (c *conn) reset(hangup bool) {
+	c.mu.Lock()
+	c.dead = c.dead || hangup
+	for _, r := range c.tags {
+		r.flushed = true
+		r.cancel()
+	}
+	fids := c.fids
+	c.tags = make(map[uint16]*request)
+	c.fids = make(map[uint32]*fid)
+	c.mu.Unlock()
+	for _, f := range fids {
+		c.unref(f)
+	}
+}

@@ -1,0 +1,116 @@
+package ninep
+
+import (
+	"io"
+	"sync"
+)
+
+// maxQueued bounds the bytes that wait for a peer that does not read; whoever
+// has more to say waits.
+const maxQueued = 1 << 20
+
+// mergeLimit is the most that is copied to save a write.
+const mergeLimit = 16 << 10
+
+// A sender writes frames in the order they were put. Whoever finds nobody
+// writing writes, for others too, so that a burst goes out in one write.
+type sender struct {
+	w io.Writer
+
+	mu      sync.Mutex // guards what follows
+	room    sync.Cond  // queued fell, or the sender failed
+	queue   [][]byte
+	queued  int
+	writing bool
+	err     error
+}
+
+func newSender(w io.Writer) *sender {
+	s := &sender{w: w}
+	s.room.L = &s.mu
+	return s
+}
+
+// put queues whole frames. It never blocks, and takes b over.
+func (s *sender) put(b []byte) {
+	s.mu.Lock()
+	s.queue = append(s.queue, b)
+	s.queued += len(b)
+	s.mu.Unlock()
+}
+
+// flush writes what is queued, or leaves it to whoever is writing and then
+// waits until there is room again.
+func (s *sender) flush() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.writing && s.queued > maxQueued && s.err == nil {
+		s.room.Wait()
+	}
+	if s.writing || s.err != nil {
+		return s.err
+	}
+	s.writing = true
+	for len(s.queue) > 0 && s.err == nil {
+		q := s.queue
+		s.queue = nil
+		s.mu.Unlock()
+		n, err := s.write(q)
+		s.mu.Lock()
+		s.queued -= n
+		if err != nil && s.err == nil {
+			s.err = err
+		}
+		s.room.Broadcast()
+	}
+	s.writing = false
+	return s.err
+}
+
+// write sends q: small frames as one, large ones as they are, so that data is
+// never copied on its way.
+func (s *sender) write(q [][]byte) (n int, err error) {
+	for _, b := range q {
+		n += len(b)
+	}
+	if len(q) > 1 && n <= mergeLimit {
+		all := getBuffer()
+		for _, b := range q {
+			all = append(all, b...)
+			putBuffer(b)
+		}
+		q = append(q[:0], all)
+	}
+	for _, b := range q {
+		if err == nil {
+			_, err = s.w.Write(b)
+		}
+		putBuffer(b)
+	}
+	return n, err
+}
+
+// fail makes every flush return err from now on.
+func (s *sender) fail(err error) {
+	s.mu.Lock()
+	if s.err == nil {
+		s.err = err
+	}
+	s.room.Broadcast()
+	s.mu.Unlock()
+}
+
+var buffers sync.Pool
+
+func getBuffer() []byte {
+	if p, ok := buffers.Get().(*[]byte); ok {
+		return (*p)[:0]
+	}
+	return make([]byte, 0, 4096)
+}
+
+func putBuffer(b []byte) {
+	if cap(b) >= 4096 && cap(b) <= 2*maxMsize {
+		buffers.Put(&b)
+	}
+}

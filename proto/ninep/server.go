@@ -1,0 +1,125 @@
+package ninep
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"9ci/fs"
+)
+
+// A Server serves a tree in both dialects to any number of connections. Its
+// fields must not change while it serves.
+type Server struct {
+	// Root is what an attach with an empty aname gets.
+	Root fs.Dir
+
+	// Attach, if set, says what uname gets for aname. Without it an aname
+	// is a path to walk from Root.
+	Attach func(ctx context.Context, uname, aname string) (fs.Dir, error)
+
+	// User is who is at the other end of a connection that cannot say so
+	// itself, for channels that were authenticated before. On a Unix
+	// socket the kernel names the user. The zero User is nobody: he gets
+	// what others may read, and is Anonymous.
+	User fs.User
+
+	// Trace, if set, gets a line for each message.
+	Trace io.Writer
+	trace sync.Mutex // a line is written whole
+}
+
+// Serve answers the requests that arrive on rwc until it hangs up, breaks the
+// protocol, or ctx is done. It closes rwc, and returns only when every request
+// has ended. A hangup between two frames is no error.
+func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
+	user := s.User
+	if user == (fs.User{}) {
+		user = fs.User{UID: -1, Anonymous: true}
+	}
+	if u, ok := rwc.(*net.UnixConn); ok {
+		peer, err := peerUser(u)
+		if err != nil {
+			rwc.Close()
+			return fmt.Errorf("9p: who is there: %w", err)
+		}
+		user = peer
+	}
+	err := newConn(s, rwc, user).serve(ctx)
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// ServeListener serves every connection that l accepts, until ctx is done.
+// It closes l, and returns when the last connection has ended. Whoever comes
+// by a listener that is no Unix socket is Anonymous.
+func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	defer l.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for pause := time.Duration(0); ; {
+		c, err := l.Accept()
+		if ctx.Err() != nil {
+			if err == nil {
+				c.Close()
+			}
+			return nil
+		}
+		if err != nil {
+			// Out of descriptors: those in use will end.
+			if !errors.Is(err, errNoDescriptors) {
+				return fmt.Errorf("9p: accept: %w", err)
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		pause = 0
+		wg.Go(func() { s.Serve(ctx, c) })
+	}
+}
+
+// attach finds the tree of aname. It is called with the ctx of a request.
+func (s *Server) attach(ctx context.Context, uname, aname string) (fs.Dir, error) {
+	if s.Attach != nil {
+		return s.Attach(ctx, uname, aname)
+	}
+	dir := s.Root
+	for name := range strings.SplitSeq(aname, "/") {
+		if name == "" {
+			continue
+		}
+		if !goodName(name) {
+			return nil, iofs.ErrNotExist
+		}
+		n, err := dir.Walk(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		d, ok := n.(fs.Dir)
+		if !ok {
+			return nil, fs.ErrNotDir
+		}
+		dir = d
+	}
+	return dir, nil
+}
+
+// goodName reports whether a tree may be asked for name, or may have it.
+// No dialect can carry longer ones to every client: NAME_MAX is 255.
+func goodName(name string) bool {
+	return name != "" && name != "." && name != ".." && len(name) <= 255 && !strings.ContainsAny(name, "/\x00")
+}

@@ -1,0 +1,19 @@
+package ninep
+
+import (
+	"fmt"
+)
+
+// traceData is how much of a message's data a trace shows.
+const traceData = 64
+
+func (c *conn) traceFrame(dir string, d Dialect, frame []byte) {
+	s := c.srv
+	if s.Trace == nil {
+		return
+	}
+	line := text(d, frame, traceData)
+	s.trace.Lock()
+	defer s.trace.Unlock()
+	fmt.Fprintf(s.Trace, "%s %s\n", dir, line)
+}
