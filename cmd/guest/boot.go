@@ -1,0 +1,256 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"9ci/vm/guest"
+)
+
+// root is where the core OS is put together before it becomes /.
+const root = "/root"
+
+// environment is every command's, before what the host adds.
+var environment = []string{
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/plan9/bin",
+	"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh", "LANG=C.UTF-8", "TZ=UTC0",
+}
+
+// boot makes this machine what b says.
+func boot(b guest.Boot, m *modules) error {
+	ts := unix.NsecToTimespec(b.Time.UnixNano())
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+		return fmt.Errorf("set the clock: %w", err)
+	}
+	for _, step := range []struct {
+		name string
+		do   func(guest.Boot, *modules) error
+	}{
+		{"modules", loadModules},
+		{"root", mountRoot},     // the core OS, and what is written over it
+		{"kernel", mountKernel}, // /dev, /proc and the like
+		{"enter", enter},        // it becomes /
+		{"cgroup", groups},
+		{"files", writeFiles},
+		{"network", network},
+		{"mounts", mountShares},
+	} {
+		if err := step.do(b, m); err != nil {
+			return fmt.Errorf("boot: %s: %w", step.name, err)
+		}
+	}
+	return nil
+}
+
+// loadModules loads what the other steps need: after enter the modules of
+// the initramfs are gone, and those of the core OS want a modprobe.
+func loadModules(b guest.Boot, m *modules) error {
+	names := []string{"virtio_blk", "erofs", "overlay"}
+	if b.Disk {
+		names = append(names, "ext4")
+	}
+	if b.Net {
+		names = append(names, "virtio_net")
+	}
+	if len(b.Mounts) > 0 {
+		names = append(names, "9p", "9pnet_virtio")
+	}
+	return m.load(names...)
+}
+
+// mountRoot mounts the core OS read-only with a place for what is written
+// over it. podman's store and /src lie there beside the overlay, not in
+// it: an overlay does not stack on another.
+func mountRoot(b guest.Boot, _ *modules) error {
+	if err := mount("/dev/vda", "/core", "erofs", unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	if b.Disk {
+		if err := mount("/dev/vdb", "/own", "ext4", unix.MS_NOATIME, ""); err != nil {
+			return err
+		}
+	} else if err := mount("tmpfs", "/own", "tmpfs", 0, "mode=0755,size=80%"); err != nil {
+		return err
+	}
+	for _, d := range []string{"upper", "work", "src", "containers", "tmp"} {
+		if err := os.Mkdir("/own/"+d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod("/own/tmp", 0o1777); err != nil {
+		return err
+	}
+	if err := mount("overlay", root, "overlay", 0, "lowerdir=/core,upperdir=/own/upper,workdir=/own/work"); err != nil {
+		return err
+	}
+	for from, to := range map[string]string{
+		"/own/src":        "/src",
+		"/own/containers": "/var/lib/containers",
+		"/own/tmp":        "/tmp",
+	} {
+		if err := mount(from, root+to, "", unix.MS_BIND, ""); err != nil {
+			return err
+		}
+	}
+	for from, to := range map[string]string{
+		"/init": "/usr/lib/9ci/guest",
+		"/mk":   "/usr/lib/plan9/bin/mk",
+	} {
+		if err := move(from, root+to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func mountKernel(b guest.Boot, _ *modules) error {
+	for _, d := range []string{"/dev", "/proc", "/sys"} {
+		if err := mount(d, root+d, "", unix.MS_MOVE, ""); err != nil {
+			return err
+		}
+	}
+	const flags = unix.MS_NOSUID | unix.MS_NODEV
+	for _, f := range []struct {
+		kind, dir string
+		flags     uintptr
+		data      string
+	}{
+		{"devpts", "/dev/pts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,gid=5,ptmxmode=0666"},
+		{"tmpfs", "/dev/shm", flags, "mode=1777"},
+		{"mqueue", "/dev/mqueue", flags | unix.MS_NOEXEC, ""},
+		{"tmpfs", "/run", flags, "mode=0755"},
+		{"cgroup2", "/sys/fs/cgroup", flags | unix.MS_NOEXEC, ""},
+	} {
+		if err := mount(f.kind, root+f.dir, f.kind, f.flags, f.data); err != nil {
+			return err
+		}
+	}
+	for name, to := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0",
+		"stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+	} {
+		if err := os.Symlink(to, root+"/dev/"+name); err != nil {
+			return err
+		}
+	}
+	return os.Mkdir(root+"/run/lock", 0o1777)
+}
+
+// enter is what switch_root(8) does. The initramfs stays beneath, with
+// nothing in it.
+func enter(guest.Boot, *modules) error {
+	os.RemoveAll("/modules")
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return err
+	}
+	if err := unix.Chroot("."); err != nil {
+		return err
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	// As systemd has it, and containers expect it.
+	return unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, "")
+}
+
+// groups moves PID 1 out of the root group: a group with controllers for
+// its children holds no process of its own.
+func groups(guest.Boot, *modules) error {
+	const top = "/sys/fs/cgroup"
+	if err := os.Mkdir(top+"/9ci", 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(top+"/9ci/cgroup.procs", []byte("1"), 0); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(top + "/cgroup.controllers")
+	if err != nil {
+		return err
+	}
+	for _, c := range strings.Fields(string(b)) {
+		// One that this kernel cannot enable is one that nobody gets.
+		os.WriteFile(top+"/cgroup.subtree_control", []byte("+"+c), 0)
+	}
+	return nil
+}
+
+func writeFiles(b guest.Boot, _ *modules) error {
+	if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
+		return err
+	}
+	var id [16]byte
+	rand.Read(id[:])
+	resolv := "# no network\n"
+	if b.Net {
+		resolv = "nameserver " + nameserver + "\n"
+	}
+	files := append([]guest.File{
+		{Name: "/etc/hostname", Data: []byte(b.Hostname + "\n")},
+		{Name: "/etc/hosts", Data: fmt.Appendf(nil, "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost\n", b.Hostname)},
+		{Name: "/etc/resolv.conf", Data: []byte(resolv)},
+		{Name: "/etc/machine-id", Data: []byte(hex.EncodeToString(id[:]) + "\n")},
+	}, b.Files...)
+	for _, f := range files {
+		if err := os.MkdirAll(filepath.Dir(f.Name), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.Name, f.Data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// msize is what measured best; a larger one gains nothing.
+const msize = 512000
+
+func mountShares(b guest.Boot, _ *modules) error {
+	for _, s := range b.Mounts {
+		var flags uintptr
+		if s.ReadOnly {
+			flags = unix.MS_RDONLY
+		}
+		data := fmt.Sprintf("trans=virtio,version=9p2000.L,msize=%d,access=any", msize)
+		if err := mount(s.Tag, s.Target, "9p", flags, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mount mounts, and makes the place for it.
+func mount(from, to, kind string, flags uintptr, data string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(from, to, kind, flags, data); err != nil {
+		return &os.PathError{Op: "mount " + from, Path: to, Err: err}
+	}
+	return nil
+}
+
+// move moves a program to another file system.
+func move(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(to, b, 0o755); err != nil {
+		return err
+	}
+	return os.Remove(from)
+}

@@ -1,0 +1,26 @@
+// Guest is PID 1 of 9ci's machines.
+//
+//	guest
+//	guest serve
+//
+// As PID 1 it loads the modules of its initramfs, waits for a host on the
+// virtio-serial port ci.agent, makes the core OS its root as that host
+// asks, and then runs commands for it: the protocol is that of package
+// 9ci/vm/guest. Its messages go to the kernel's log.
+//
+// Guest serve speaks the same protocol on its standard input, a socket,
+// as an ordinary process of an ordinary system: a machine for tests.
+//
+// # Files
+//
+//	/init                         guest, in the initramfs
+//	/modules                      those of the core OS's kernel that a root needs, and what needs what (load)
+//	/usr/lib/plan9/bin/mk         9ci's, from the initramfs
+//	/usr/lib/9ci/guest            guest itself, for its other commands
+//	/src /var/lib/containers      on the guest's own disk
+//
+// # Exit status
+//
+// As PID 1, none: the kernel panics. Else 0, or 1 with a message on
+// standard error.
+package main

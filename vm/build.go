@@ -1,0 +1,286 @@
+package vm
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// What the core OS is made of besides Debian's essential packages and apt.
+// mmdebstrap's variant apt has no mount(8); podman runs containers by crun.
+var packages = []string{
+	"ca-certificates", "conmon", "crun", "git", "iproute2", "iptables",
+	"kmod", "mount", "netavark", "podman", "tzdata",
+}
+
+// recipe finishes the core OS; see its first lines.
+//
+//go:embed recipe.sh
+var recipe string
+
+const (
+	// epoch is the time of every file of the core OS, in seconds since
+	// 1970: not 0, which mk takes for a file that is missing.
+	epoch = "1735689600"
+	// rootUUID is its file system's.
+	rootUUID = "9c100000-0000-4000-8000-000000000001"
+	// room is what a build needs, in the cache and in $TMPDIR each.
+	room = 1400 << 20
+)
+
+// tools are the programs that a build runs, and where Debian has them.
+var tools = []struct{ program, pkg string }{
+	{"mmdebstrap", "mmdebstrap"},
+	{"mkfs.erofs", "erofs-utils"},
+	{"dpkg-deb", "dpkg"},
+	{"apt-get", "apt"},
+	{"xz", "xz-utils"},
+}
+
+// build makes an image and its link current in dir, whose lock is held.
+// What another build left half done goes first.
+func build(ctx context.Context, dir string, progress io.Writer) error {
+	tmp := filepath.Join(dir, "build")
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	if err := os.Mkdir(tmp, 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := ready(tmp); err != nil {
+		return err
+	}
+	if err := bootstrap(ctx, tmp, progress); err != nil {
+		return err
+	}
+	if err := convert(tmp); err != nil {
+		return err
+	}
+	list, err := makeList(tmp)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(tmp, listFile), []byte(list), 0o644); err != nil {
+		return err
+	}
+	if err := syncAll(tmp); err != nil {
+		return err
+	}
+	d := digest(list)
+	final := filepath.Join(dir, d)
+	if err := os.RemoveAll(final); err != nil { // a damaged one
+		return err
+	}
+	if err := os.Rename(tmp, final); err != nil {
+		return err
+	}
+	link := filepath.Join(dir, "current.new")
+	os.Remove(link)
+	if err := os.Symlink(d, link); err != nil {
+		return err
+	}
+	if err := os.Rename(link, filepath.Join(dir, "current")); err != nil {
+		return err
+	}
+	fmt.Fprintf(progress, "core OS %s: built %s\n", CoreOS, d[:12])
+	return nil
+}
+
+// ready says what would stop a build later.
+func ready(tmp string) error {
+	for _, t := range tools {
+		if _, err := lookTool(t.program); err != nil {
+			return fmt.Errorf("%s not found: apt-get install %s", t.program, t.pkg)
+		}
+	}
+	if _, err := os.Stat(keyring); err != nil {
+		return fmt.Errorf("%w: apt-get install debian-archive-keyring", err)
+	}
+	if os.Getuid() != 0 {
+		if _, err := exec.LookPath("newuidmap"); err != nil {
+			return fmt.Errorf("newuidmap not found: apt-get install uidmap (or run as root)")
+		}
+	}
+	for _, d := range []string{tmp, os.TempDir()} {
+		var st unix.Statfs_t
+		if err := unix.Statfs(d, &st); err != nil {
+			continue
+		}
+		if free := int64(st.Bavail) * st.Bsize; free < room {
+			return fmt.Errorf("%s has %d MB free, %d are needed: %w", d, free>>20, room>>20, syscall.ENOSPC)
+		}
+	}
+	return nil
+}
+
+// sbin is where mkfs is, which is not in a user's PATH.
+const sbin = "/usr/local/sbin:/usr/sbin:/sbin"
+
+func lookTool(name string) (string, error) {
+	if p, err := exec.LookPath(name); err == nil {
+		return p, nil
+	}
+	for _, d := range filepath.SplitList(sbin) {
+		if p, err := exec.LookPath(filepath.Join(d, name)); err == nil {
+			return p, nil
+		}
+	}
+	return "", exec.ErrNotFound
+}
+
+// bootstrap runs mmdebstrap, which leaves root.erofs, packages, vmlinuz
+// and modules.tar in tmp.
+func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
+	host, err := hostAPT(ctx)
+	if err != nil {
+		return err
+	}
+	mode := "root"
+	if os.Getuid() != 0 {
+		mode = "unshare"
+	}
+	args := []string{
+		"--mode=" + mode, "--variant=apt", "--format=null", "--architectures=amd64",
+		"--include=" + strings.Join(packages, ","),
+		`--aptopt=APT::Install-Recommends "false"`,
+	}
+	for _, o := range host.options {
+		args = append(args, "--aptopt="+strings.TrimSuffix(o, ";"))
+	}
+	for _, d := range []string{"man", "doc", "info", "locale"} {
+		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+d+"/*")
+	}
+	args = append(args, "--customize-hook="+recipe)
+	for _, f := range []string{rootFile, packagesFile, "vmlinuz", "modules.tar"} {
+		args = append(args, fmt.Sprintf("--customize-hook=download /9ci/%s %s", f, f))
+	}
+	args = append(args, release, "/dev/null", "-")
+
+	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
+	cmd.Dir = tmp
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+epoch, "CORE_OS_UUID="+rootUUID,
+		"LC_ALL=C", "PATH="+os.Getenv("PATH")+":"+sbin)
+	cmd.Stdin = strings.NewReader(host.list())
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	// mmdebstrap cleans up on SIGINT; what it leaves is its own group's.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	fmt.Fprintf(progress, "core OS %s: building it from Debian's packages, once; this takes a minute or two\n", CoreOS)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	said := tell(stderr, progress)
+	if err := cmd.Wait(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		text := strings.Join(said, "\n")
+		if strings.Contains(text, "No space left on device") || strings.Contains(text, "enough free space") {
+			err = fmt.Errorf("%w: %w", err, syscall.ENOSPC)
+		}
+		return fmt.Errorf("mmdebstrap: %w:\n%s", err, text)
+	}
+	return nil
+}
+
+// tell passes mmdebstrap's steps on as they come and returns the last
+// lines that it said.
+func tell(r io.Reader, progress io.Writer) []string {
+	const keep = 20
+	var last []string
+	sc := bufio.NewScanner(r)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		line := sc.Text()
+		if last = append(last, line); len(last) > keep {
+			last = last[1:]
+		}
+		if step, ok := strings.CutPrefix(line, "I: "); ok && strings.HasSuffix(step, "...") && !strings.Contains(step, "tempdir") {
+			fmt.Fprintf(progress, "core OS %s: %s\n", CoreOS, strings.TrimSuffix(step, "..."))
+		}
+	}
+	io.Copy(io.Discard, r)
+	return last
+}
+
+// convert makes the kernel and the modules what the image has of them.
+func convert(tmp string) error {
+	bz, err := os.ReadFile(filepath.Join(tmp, "vmlinuz"))
+	if err != nil {
+		return err
+	}
+	elf, err := vmlinux(bz)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(tmp, kernelFile), elf, 0o644); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(filepath.Join(tmp, "modules.tar"))
+	if err != nil {
+		return err
+	}
+	var cpio bytes.Buffer
+	w := newCPIO(&cpio)
+	r := tar.NewReader(bytes.NewReader(b))
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("modules.tar: %w", err)
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return fmt.Errorf("modules.tar: %w", err)
+		}
+		w.file("modules/"+strings.TrimPrefix(h.Name, "./"), 0o644, data)
+	}
+	if err := w.close(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(tmp, modulesFile), cpio.Bytes(), 0o644); err != nil {
+		return err
+	}
+	return errors.Join(os.Remove(filepath.Join(tmp, "vmlinuz")), os.Remove(filepath.Join(tmp, "modules.tar")))
+}
+
+// syncAll has a directory and its files on disk.
+func syncAll(dir string) error {
+	names, err := filepath.Glob(dir + "/*")
+	if err != nil {
+		return err
+	}
+	for _, name := range append(names, dir) {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

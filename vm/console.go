@@ -1,0 +1,67 @@
+package vm
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"sync"
+)
+
+// A console keeps the last of what it is written, whatever comes, and
+// passes it on.
+type console struct {
+	to io.Writer // or nil
+
+	mu   sync.Mutex // guards tail
+	tail []byte
+}
+
+// consoleKeep bounds a console's memory; consoleLines is how many lines
+// of it an error carries.
+const (
+	consoleKeep  = 16 << 10
+	consoleLines = 12
+)
+
+// Write never fails: a writer that does gets no more.
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tail = append(c.tail, p...)
+	if n := len(c.tail) - consoleKeep; n > 0 {
+		c.tail = append(c.tail[:0], c.tail[n:]...)
+	}
+	if c.to != nil {
+		if _, err := c.to.Write(p); err != nil {
+			c.to = nil
+		}
+	}
+	return len(p), nil
+}
+
+// last returns the last lines, or "".
+func (c *console) last() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	text := strings.TrimSpace(string(bytes.ReplaceAll(bytes.ToValidUTF8(c.tail, nil), []byte("\r"), nil)))
+	lines := strings.Split(text, "\n")
+	if n := len(lines) - consoleLines; n > 0 {
+		lines = lines[n:]
+	}
+	return strings.Join(lines, "\n")
+}
+
+// find returns the last line with any of the texts, or "".
+func (c *console) find(texts ...string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lines := strings.Split(string(c.tail), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		for _, t := range texts {
+			if strings.Contains(lines[i], t) {
+				return strings.TrimSpace(lines[i])
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,18 @@
+// Package vm runs commands in machines that are made for one purpose and
+// then thrown away.
+//
+// A Machine is a qemu process that runs the core OS: an Image, which
+// EnsureImage builds from Debian's packages and keeps in the user's
+// cache. Its PID 1 is the program guest, which speaks the protocol of
+// package vm/guest on a virtio-serial port: so Run runs a command in the
+// machine much as os/exec runs one here.
+//
+// A machine leaves nothing: what it writes goes to memory or to a disk
+// that has no name, its sockets have none either, and qemu dies with the
+// process that started it. Directories of the host are seen in it where
+// it is given Shares, by 9P.
+//
+// The host is where the machine's word ends. What a guest sends is bounded
+// and checked; a machine that floods, stalls, panics or dies ends with an
+// error that says so, and never takes its host along.
+package vm

@@ -1,0 +1,285 @@
+package guest
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A Client is the host's side: it has commands run in a guest.
+type Client struct {
+	conn *conn
+	idle time.Duration
+	done chan struct{} // closed by read when the connection has ended
+
+	hello chan struct{} // closed when Rhello has come
+	boot  chan error    // what came of Tboot
+	alive chan struct{} // holds one where something has come lately
+
+	mu       sync.Mutex // guards the rest
+	err      error      // why done
+	greeted  bool
+	booting  bool
+	pings    int // sent and not answered
+	commands map[uint32]*remote
+	next     uint32
+}
+
+// ErrStalled is why a connection ended whose guest did not answer.
+var ErrStalled = errors.New("guest does not answer")
+
+// ErrHungUp is why a connection ended that its other end closed.
+var ErrHungUp = errors.New("guest hung up")
+
+var errClosed = errors.New("closed")
+
+// NewClient speaks to the guest at the other end of rwc, which the Client
+// closes. Once booted, a guest that is silent for the time idle is pinged,
+// and is given up when it does not answer for as long again.
+func NewClient(rwc io.ReadWriteCloser, idle time.Duration) *Client {
+	c := &Client{
+		conn:     newConn(rwc),
+		idle:     idle,
+		done:     make(chan struct{}),
+		hello:    make(chan struct{}),
+		boot:     make(chan error, 1),
+		alive:    make(chan struct{}, 1),
+		commands: make(map[uint32]*remote),
+	}
+	go c.read()
+	return c
+}
+
+// Done is closed when the connection has ended; Err then says why.
+func (c *Client) Done() <-chan struct{} { return c.done }
+
+// Err is nil until Done. It wraps ErrHungUp or ErrStalled, or says how
+// the guest broke the protocol.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Close hangs up, which kills all that still runs, and waits for Done.
+func (c *Client) Close() error {
+	c.fail(errClosed)
+	<-c.done
+	return nil
+}
+
+// fail ends the connection with the first reason that was given.
+func (c *Client) fail(err error) {
+	c.mu.Lock()
+	first := c.err == nil
+	if first {
+		c.err = fmt.Errorf("guest: %w", err)
+	}
+	c.mu.Unlock()
+	if first {
+		c.conn.rwc.Close()
+	}
+}
+
+// read is the connection's one reader. It never waits for anything else.
+func (c *Client) read() {
+	for {
+		m, err := c.conn.read()
+		if err == nil {
+			select {
+			case c.alive <- struct{}{}:
+			default:
+			}
+			err = c.handle(m)
+		} else if err == io.EOF || errors.Is(err, syscall.ECONNRESET) {
+			err = ErrHungUp
+		}
+		if err != nil {
+			c.fail(err)
+			break
+		}
+	}
+	c.mu.Lock()
+	for _, r := range c.commands {
+		r.output.end()
+		r.window.shutdown()
+		close(r.gone)
+	}
+	clear(c.commands)
+	c.mu.Unlock()
+	close(c.done)
+}
+
+func (c *Client) handle(m message) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case m.kind == rHello && !c.greeted:
+		if string(m.data) != Version {
+			return m.errorf("version %.20q, want %q", m.data, Version)
+		}
+		c.greeted = true
+		close(c.hello)
+		return nil
+	case m.kind == rPing && c.pings > 0:
+		c.pings--
+		return nil
+	case m.kind == rBoot && c.booting && m.id == 0:
+		c.booting = false
+		c.boot <- nil
+		return nil
+	case m.kind == rError && c.booting && m.id == 0:
+		c.booting = false
+		err := asError(m)
+		c.boot <- err
+		return nil
+	}
+	r := c.commands[m.id]
+	if r == nil {
+		return m.errorf("nothing like that was asked for")
+	}
+	if (m.kind == rRun || m.kind == rError) == r.running {
+		return m.errorf("out of order")
+	}
+	switch m.kind {
+	case rRun:
+		if _, err := m.words(1); err != nil {
+			return err
+		}
+		r.running = true
+		close(r.started)
+	case rError:
+		r.err = asError(m)
+		delete(c.commands, m.id)
+		r.output.end()
+		close(r.gone)
+	case rStdout, rStderr:
+		if !r.output.put(m.kind, m.data) {
+			return m.errorf("%d bytes where the window has no room for that", len(m.data))
+		}
+	case rTaken:
+		w, err := m.words(1)
+		if err != nil {
+			return err
+		}
+		if !r.window.give(w[0]) {
+			return m.errorf("%d bytes that were not sent", w[0])
+		}
+	case rExit:
+		w, err := m.words(2)
+		if err != nil {
+			return err
+		}
+		if w[0] > 255 || w[1] > 64 {
+			return m.errorf("status %d, signal %d", w[0], w[1])
+		}
+		r.exit = Exit{Code: int(w[0]), Signal: syscall.Signal(w[1])}
+		r.ended = true
+		delete(c.commands, m.id)
+		r.output.end()
+		r.window.shutdown()
+		close(r.gone)
+	default:
+		return m.errorf("not for a host")
+	}
+	return nil
+}
+
+// A RunError is what a guest answers that could not boot or run a command.
+type RunError struct {
+	Errno syscall.Errno // so errors.Is(err, fs.ErrNotExist) and the like hold
+	Text  string
+}
+
+func (e *RunError) Error() string { return e.Text }
+func (e *RunError) Unwrap() error { return e.Errno }
+
+func asError(m message) error {
+	if len(m.data) < 4 || len(m.data) > 4+maxText {
+		return m.errorf("%d bytes of data", len(m.data))
+	}
+	return &RunError{syscall.Errno(binary.LittleEndian.Uint32(m.data)), string(m.data[4:])}
+}
+
+// Boot waits for the guest's hello, then has it become what boot returns,
+// which is called when the guest is there: it holds the time.
+func (c *Client) Boot(ctx context.Context, boot func() Boot) error {
+	select {
+	case <-c.hello:
+	case <-c.done:
+		return c.Err()
+	case <-ctx.Done():
+		return fmt.Errorf("guest did not say hello: %w", context.Cause(ctx))
+	}
+	b, err := json.Marshal(boot())
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.booting = true
+	c.mu.Unlock()
+	if err := c.conn.write(tBoot, 0, b...); err != nil {
+		return c.lost(err)
+	}
+	select {
+	case err = <-c.boot:
+	case <-c.done:
+		return c.Err()
+	case <-ctx.Done():
+		return fmt.Errorf("guest did not boot: %w", context.Cause(ctx))
+	}
+	if err == nil {
+		go c.keepalive()
+	}
+	return err
+}
+
+// keepalive ends with the connection.
+func (c *Client) keepalive() {
+	t := time.NewTicker(c.idle)
+	defer t.Stop()
+	for {
+		select {
+		case <-c.done:
+			return
+		case <-t.C:
+		}
+		select {
+		case <-c.alive:
+			continue
+		default:
+		}
+		c.mu.Lock()
+		n := c.pings
+		if n == 0 {
+			c.pings = 1
+		}
+		c.mu.Unlock()
+		if n != 0 {
+			c.fail(fmt.Errorf("%w: silent for %v", ErrStalled, 2*c.idle))
+			return
+		}
+		// A guest that stalls may hold up the write, and every other.
+		go c.conn.write(tPing, 0)
+	}
+}
+
+// lost is the connection's error, for a write that failed with err.
+func (c *Client) lost(err error) error {
+	select {
+	case <-c.done:
+		return c.Err()
+	default:
+	}
+	c.fail(fmt.Errorf("%w: %w", ErrHungUp, err))
+	return c.Err()
+}
+
+// Halt has the guest power itself off. The connection ends with that.
+func (c *Client) Halt() error { return c.conn.write(tHalt, 0) }

@@ -1,0 +1,150 @@
+package guest
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// drainTime is how long, after a command has ended, output is awaited
+// from processes that it left in the background with its pipes. What they
+// write later is read and dropped, so that they can live on.
+const drainTime = time.Second
+
+// A command is a running Command.
+type command struct {
+	server *Server
+	id     uint32
+	pid    int
+	tty    *os.File // its terminal's other side, or nil
+	in     *os.File // the writing end of its input: a pipe, the terminal, or nil
+	out    []stream
+	input  *queue
+	window *window
+	exited <-chan syscall.WaitStatus
+
+	mu   sync.Mutex // guards dead
+	dead bool       // pid has been waited for, and is nobody's
+}
+
+// A stream is a reading end of the command's output.
+type stream struct {
+	kind byte
+	file *os.File
+}
+
+// serve carries the command's input and output until it has ended, and
+// then says how. All output that it wrote itself is sent before that.
+func (c *command) serve() {
+	s := c.server
+	s.wg.Go(c.feed)
+	drained := make(chan bool, len(c.out))
+	for _, o := range c.out {
+		s.wg.Go(func() {
+			c.copy(o)
+			drained <- true
+			io.Copy(io.Discard, o.file)
+			s.mu.Lock()
+			delete(s.streams, o.file)
+			s.mu.Unlock()
+			o.file.Close()
+		})
+	}
+	status := <-c.exited
+	c.mu.Lock()
+	c.dead = true
+	c.mu.Unlock()
+	c.input.shutdown()
+	if c.in != nil && c.tty == nil {
+		c.in.Close()
+	}
+	for _, o := range c.out {
+		o.file.SetReadDeadline(time.Now().Add(drainTime))
+	}
+	for range c.out {
+		<-drained
+	}
+	s.mu.Lock()
+	delete(s.cmds, c.id)
+	s.mu.Unlock()
+	code, sig := uint32(status.ExitStatus()), uint32(0)
+	if status.Signaled() {
+		sig = uint32(status.Signal())
+		code = 128 + sig
+	}
+	s.conn.write(rExit, c.id, appendWords(code, sig)...)
+}
+
+// copy sends what comes of o until its end or its deadline, and then what
+// is in the pipe already.
+func (c *command) copy(o stream) {
+	buf := make([]byte, MaxData)
+	read := o.file.Read
+	for {
+		n, err := read(buf)
+		if n > 0 && (!c.window.take(n) || c.server.conn.write(o.kind, c.id, buf[:n]...) != nil) {
+			return
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			o.file.SetReadDeadline(time.Time{})
+			read = func(p []byte) (int, error) { return readNow(o.file, p) }
+			continue
+		}
+		if err != nil { // EOF, EIO of a terminal that was left, or nothing more now
+			return
+		}
+	}
+}
+
+// readNow reads what is there and never waits.
+func readNow(f *os.File, p []byte) (n int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	e := raw.Read(func(fd uintptr) bool {
+		n, err = syscall.Read(int(fd), p)
+		return true
+	})
+	if err == nil {
+		err = e
+	}
+	if n <= 0 && err == nil {
+		err = io.EOF
+	}
+	return max(n, 0), err
+}
+
+// feed writes what the host sends to the command's input.
+func (c *command) feed() {
+	for {
+		k, ok := c.input.get()
+		if !ok {
+			break
+		}
+		if c.in != nil {
+			// An error is the command's that closed its input: what
+			// comes is taken and dropped, as a shell's pipe would.
+			c.in.Write(k.data)
+		}
+		c.input.taken(k)
+		if c.server.conn.write(rTaken, c.id, appendWords(uint32(k.cost))...) != nil {
+			break
+		}
+	}
+	if c.in != nil && c.tty == nil {
+		c.in.Close()
+	}
+}
+
+// signal sends sig to the command's process group.
+func (c *command) signal(sig syscall.Signal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.dead {
+		syscall.Kill(-c.pid, sig)
+	}
+}

@@ -1,0 +1,109 @@
+// Package guest is the protocol between a host and PID 1 of its machine:
+// commands run in the machine as if they were the host's children.
+//
+// It is spoken over one reliable byte stream, in qemu a virtio-serial
+// port. A message is
+//
+//	size[4] type[1] id[4] data[size-9]
+//
+// with integers little-endian, as in 9P; size counts itself. T-messages
+// go to the guest, R-messages to the host:
+//
+//	Rhello  id=0 version[s]              the guest is there; sent once, first
+//	Tboot   id=0 json                    what the machine is to be: type Boot
+//	Rboot   id=0                         it is that
+//	Rerror  id errno[4] text             the Tboot or Trun of that id failed
+//	Trun    id json                      start a command: type Command
+//	Rrun    id pid[4]                    it started
+//	Tinput  id bytes                     its standard input; no bytes: end of file
+//	Rtaken  id count[4]                  it has consumed count of those
+//	Rstdout id bytes                     its standard output, or its terminal's
+//	Rstderr id bytes                     its standard error
+//	Ttaken  id count[4]                  the host has consumed count of the two
+//	Tsignal id signal[4]                 to its process group
+//	Tresize id rows[2] cols[2]           its terminal's new size
+//	Rexit   id code[4] signal[4]         it ended, and all its output was sent
+//	Tping   id                           are you there?
+//	Rping   id                           yes
+//	Thalt   id=0                         sync, unmount, power off
+//
+// The host chooses the ids of commands; one is free again after its
+// Rexit or Rerror. In either direction messages of at most Window bytes,
+// headers included, may be sent of a command and not yet be taken (count
+// is of such bytes), so a slow reader of one command holds up no other,
+// and neither side ever holds much more than Window for it.
+//
+// Neither side trusts the other: whatever breaks these rules, the limits
+// below included, ends the connection with an error that says which.
+package guest
+
+import "time"
+
+// Version is what Rhello carries.
+const Version = "9ci.guest.1"
+
+// Limits on what a peer may send.
+const (
+	MaxSize     = 1 << 20   // of a message, its header included
+	MaxData     = 32 << 10  // bytes in a Tinput, Rstdout or Rstderr: what the kernel takes in one write to a port
+	Window      = 512 << 10 // bytes of a command's messages sent and not yet taken, in each direction
+	MaxCommands = 64        // commands at once
+)
+
+// maxText is the longest error text taken from a guest.
+const maxText = 4 << 10
+
+// Message types.
+const (
+	rHello = iota + 1
+	tBoot
+	rBoot
+	rError
+	tRun
+	rRun
+	tInput
+	rTaken
+	rStdout
+	rStderr
+	tTaken
+	tSignal
+	tResize
+	rExit
+	tPing
+	rPing
+	tHalt
+)
+
+// Boot says what a machine is to be when it is ready.
+type Boot struct {
+	Time     time.Time // the host's clock, for the guest's
+	Hostname string
+	Net      bool // configure eth0 as qemu's user network expects
+	Disk     bool // the second disk is ext4, for all that the guest writes; else memory
+	Mounts   []Mount
+	Files    []File   // written before the first command, parents made
+	Env      []string // for every command, before the command's own
+}
+
+// A Mount is a directory of the host, exported under a virtio-9p tag.
+type Mount struct {
+	Tag, Target string
+	ReadOnly    bool
+}
+
+// A File is small and comes from the host at boot.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// A Command says what to run.
+type Command struct {
+	Args  []string // Args[0] is looked up in the command's PATH
+	Dir   string   // "" is /
+	Env   []string // added to the guest's; the last of a name wins
+	TTY   bool     // run on a terminal of its own, Rows by Cols
+	Rows  uint16
+	Cols  uint16
+	Input bool // Tinput will follow; else standard input is empty
+}

@@ -1,0 +1,210 @@
+package guest
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// A Server is the guest's side.
+type Server struct {
+	// Env is every command's, before what the host adds.
+	Env []string
+	// Boot makes the machine what the host asks for. Nil does nothing.
+	Boot func(Boot) error
+	// Halt powers the machine off, and need not return. Nil ends Serve.
+	Halt func()
+
+	conn   *conn
+	booted bool
+	wg     sync.WaitGroup // of the goroutines of commands
+
+	mu      sync.Mutex // guards the rest
+	cmds    map[uint32]*command
+	streams map[*os.File]bool // reading ends that are open; longer than their command where it left somebody behind
+	stopped bool
+}
+
+// Serve says hello and then does what the host asks until the host hangs
+// up or breaks the protocol, which is the error. It kills every command
+// and returns when they are gone. It closes rwc.
+func (s *Server) Serve(rwc io.ReadWriteCloser) error {
+	s.conn = newConn(rwc)
+	s.cmds = make(map[uint32]*command)
+	s.streams = make(map[*os.File]bool)
+	defer s.wg.Wait()
+	defer s.stop()
+	defer rwc.Close()
+	if err := s.conn.write(rHello, 0, []byte(Version)...); err != nil {
+		return err
+	}
+	for {
+		m, err := s.conn.read()
+		if err == io.EOF {
+			return nil
+		}
+		if err == nil {
+			err = s.handle(m)
+		}
+		if err == errHalt {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("guest: %w", err)
+		}
+	}
+}
+
+var errHalt = errors.New("halt")
+
+func (s *Server) handle(m message) error {
+	switch m.kind {
+	case tPing:
+		return s.conn.write(rPing, m.id)
+	case tHalt:
+		if s.Halt != nil {
+			s.Halt()
+		}
+		return errHalt
+	case tBoot:
+		return s.boot(m)
+	case tRun:
+		return s.run(m)
+	}
+	s.mu.Lock()
+	c := s.cmds[m.id]
+	s.mu.Unlock()
+	switch m.kind {
+	case tInput:
+		// A command that has just ended is no error: its Rexit may be under way.
+		if c == nil {
+			return nil
+		}
+		if len(m.data) == 0 {
+			if !c.input.end() {
+				return m.errorf("a second end of input")
+			}
+			return nil
+		}
+		if !c.input.put(tInput, m.data) {
+			return m.errorf("%d bytes beyond the window", len(m.data))
+		}
+	case tTaken:
+		w, err := m.words(1)
+		if err != nil {
+			return err
+		}
+		if c != nil && !c.window.give(w[0]) {
+			return m.errorf("%d bytes that were not sent", w[0])
+		}
+	case tSignal:
+		w, err := m.words(1)
+		if err != nil {
+			return err
+		}
+		if w[0] == 0 || w[0] > 64 {
+			return m.errorf("no signal %d", w[0])
+		}
+		if c != nil {
+			c.signal(syscall.Signal(w[0]))
+		}
+	case tResize:
+		if len(m.data) != 4 {
+			return m.errorf("%d bytes of data, want 4", len(m.data))
+		}
+		if c != nil && c.tty != nil {
+			le := binary.LittleEndian
+			setSize(c.tty, le.Uint16(m.data), le.Uint16(m.data[2:]))
+		}
+	default:
+		return m.errorf("not for a guest")
+	}
+	return nil
+}
+
+func (s *Server) boot(m message) error {
+	if s.booted {
+		return m.errorf("booted already")
+	}
+	var b Boot
+	if err := json.Unmarshal(m.data, &b); err != nil {
+		return m.errorf("%v", err)
+	}
+	s.booted = true
+	s.Env = append(s.Env, b.Env...)
+	if s.Boot != nil {
+		if err := s.Boot(b); err != nil {
+			return s.fail(0, err)
+		}
+	}
+	return s.conn.write(rBoot, 0)
+}
+
+// fail answers with err and its errno.
+func (s *Server) fail(id uint32, err error) error {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		errno = syscall.EIO
+	}
+	text := err.Error()
+	if len(text) > maxText {
+		text = text[:maxText]
+	}
+	return s.conn.write(rError, id, append(appendWords(uint32(errno)), text...)...)
+}
+
+func (s *Server) run(m message) error {
+	var c Command
+	if err := json.Unmarshal(m.data, &c); err != nil {
+		return m.errorf("%v", err)
+	}
+	s.mu.Lock()
+	n := len(s.cmds)
+	_, dup := s.cmds[m.id]
+	s.mu.Unlock()
+	if dup {
+		return m.errorf("id in use")
+	}
+	if n >= MaxCommands {
+		return s.fail(m.id, fmt.Errorf("%d commands run already: %w", n, syscall.EAGAIN))
+	}
+	if !s.booted {
+		return m.errorf("not booted")
+	}
+	p, err := start(c, s.Env)
+	if err != nil {
+		return s.fail(m.id, err)
+	}
+	p.id, p.server = m.id, s
+	s.mu.Lock()
+	s.cmds[m.id] = p
+	for _, o := range p.out {
+		s.streams[o.file] = true
+	}
+	s.mu.Unlock()
+	if err := s.conn.write(rRun, m.id, appendWords(uint32(p.pid))...); err != nil {
+		p.signal(syscall.SIGKILL)
+	}
+	s.wg.Go(p.serve)
+	return nil
+}
+
+// stop kills every command and takes its streams away.
+func (s *Server) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	for _, c := range s.cmds {
+		c.window.shutdown()
+		c.input.shutdown()
+		c.signal(syscall.SIGKILL)
+	}
+	for f := range s.streams {
+		f.Close()
+	}
+}

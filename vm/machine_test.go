@@ -1,0 +1,149 @@
+package vm_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"9ci/vm"
+)
+
+// programs are what the machines of these tests are given, built once.
+var programs struct{ guest, mk string }
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "9ci-vm-test")
+	if err == nil {
+		programs.guest = filepath.Join(dir, "guest")
+		programs.mk = programs.guest // any static program
+		err = build(programs.guest, "9ci/cmd/guest")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(status)
+}
+
+func build(to, pkg string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
+	}
+	return nil
+}
+
+// config is a machine's that a test may change and start.
+func config(t testing.TB) vm.Config {
+	t.Helper()
+	img, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Progress: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vm.Config{Image: img, Guest: programs.guest, Mk: programs.mk, Memory: 1 << 30, CPUs: 1, Dir: t.TempDir()}
+}
+
+func start(t testing.TB, c vm.Config) *vm.Machine {
+	t.Helper()
+	m, err := vm.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Kill)
+	return m
+}
+
+// sh runs a script in m and fails the test unless it ends with want.
+func sh(t *testing.T, m *vm.Machine, script string, want int) (stdout, stderr string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	exit, err := m.Run(t.Context(), vm.Cmd{Args: []string{"sh", "-c", script}, Stdout: &o, Stderr: &e})
+	if err != nil {
+		t.Fatalf("sh -c %q: %v", script, err)
+	}
+	if exit.Code != want {
+		t.Fatalf("sh -c %q = %d, want %d\n%s%s", script, exit.Code, want, &o, &e)
+	}
+	return o.String(), e.String()
+}
+
+// One machine, as a run uses it: commands, a share, podman, power down.
+func TestMachine(t *testing.T) {
+	c := config(t)
+	rw, ro := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(ro, "from host"), []byte("hello\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.Shares = []vm.Share{
+		{Tag: "artifacts", Dir: rw, Target: "/var/run/ci/artifacts"},
+		{Tag: "source", Dir: ro, Target: "/n/source", ReadOnly: true},
+	}
+	c.Net = true
+	c.Disk = 2 << 30
+	m := start(t, c)
+
+	stdout, stderr := sh(t, m, "echo out; echo err >&2; exit 7", 7)
+	if stdout != "out\n" || stderr != "err\n" {
+		t.Errorf("stdout %q, stderr %q", stdout, stderr)
+	}
+	if exit, err := m.Run(t.Context(), vm.Cmd{Args: []string{"sh", "-c", "kill -9 $$"}}); err != nil || exit != (vm.Exit{Code: 137, Signal: 9}) {
+		t.Errorf("kill -9 = %+v, %v", exit, err)
+	}
+	if _, err := m.Run(t.Context(), vm.Cmd{Args: []string{"no such program"}}); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("no such program: %v, want %v", err, iofs.ErrNotExist)
+	}
+
+	// Shares, and what qemu and not the guest makes read-only.
+	sh(t, m, "cat '/n/source/from host' >/var/run/ci/artifacts/copy", 0)
+	if b, err := os.ReadFile(filepath.Join(rw, "copy")); string(b) != "hello\n" {
+		t.Errorf("copy = %q, %v", b, err)
+	}
+	sh(t, m, "mount -o remount,rw /n/source; ! touch /n/source/x", 0)
+
+	// Several at once, each with an input and an output of its own.
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			in := strings.Repeat(fmt.Sprintf("line of %d\n", i), 20000)
+			var out bytes.Buffer
+			exit, err := m.Run(t.Context(), vm.Cmd{Args: []string{"cat"}, Stdin: strings.NewReader(in), Stdout: &out})
+			if err != nil || exit.Code != 0 || out.String() != in {
+				t.Errorf("cat %d = %+v, %v, %d bytes, want %d", i, exit, err, out.Len(), len(in))
+			}
+		})
+	}
+	wg.Wait()
+
+	// podman: an image of a shell, built upon and run.
+	sh(t, m, `tar -C / -c bin lib lib64 usr/bin/sh usr/bin/dash usr/bin/cat usr/lib/x86_64-linux-gnu/libc.so.6 \
+		$(cd / && find usr/lib*/ -name 'ld-linux-x86-64.so.2') | podman import -q - localhost/sh`, 0)
+	sh(t, m, `printf 'FROM localhost/sh\nRUN echo built >/f\n' >/src/Containerfile && podman build -q -t localhost/built /src`, 0)
+	sh(t, m, `podman run --rm --network=none -v /var/run/ci/artifacts:/a localhost/built sh -c 'cat /f >/a/f; exit 9'`, 9)
+	if b, err := os.ReadFile(filepath.Join(rw, "f")); string(b) != "built\n" {
+		t.Errorf("file that a container left = %q, %v", b, err)
+	}
+	if stdout, stderr := sh(t, m, "podman run --rm --network=host localhost/built sh -c 'echo out; echo err >&2'", 0); stdout != "out\n" || stderr != "err\n" {
+		t.Errorf("podman run: stdout %q, stderr %q", stdout, stderr)
+	}
+
+	if err := m.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := m.Err(); err != nil {
+		t.Errorf("Err after Shutdown: %v", err)
+	}
+	if _, err := m.Run(context.Background(), vm.Cmd{Args: []string{"true"}}); err == nil {
+		t.Error("Run after Shutdown: no error")
+	}
+}

@@ -1,0 +1,279 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A qemu is what is needed to start one: everything it is lent it gets as
+// an open file, so nothing of it has a name.
+type qemu struct {
+	path  string
+	args  []string
+	files []*os.File // from descriptor 3 on
+
+	agent, monitor socket
+}
+
+// A socket is our end of a pair.
+type socket struct{ conn net.Conn }
+
+// take gives the connection to another owner.
+func (s *socket) take() net.Conn {
+	c := s.conn
+	s.conn = nil
+	return c
+}
+
+// close closes what was lent to qemu, which has its own copies, and what
+// nobody took.
+func (q *qemu) close() {
+	for _, f := range q.files {
+		f.Close()
+	}
+	for _, s := range []*socket{&q.agent, &q.monitor} {
+		if s.conn != nil {
+			s.conn.Close()
+		}
+	}
+}
+
+const program = "qemu-system-x86_64"
+
+// complete checks c and fills in what it leaves open.
+func (c *Config) complete(ctx context.Context) error {
+	if c.Image == nil {
+		return errors.New("no image")
+	}
+	for _, f := range []struct{ what, name string }{
+		{"kernel", c.Image.Kernel}, {"core OS", c.Image.Root}, {"modules", c.Image.Modules},
+		{"guest", c.Guest}, {"mk", c.Mk},
+	} {
+		if _, err := os.Stat(f.name); err != nil {
+			return fmt.Errorf("%s: %w", f.what, err)
+		}
+	}
+	if c.Memory == 0 {
+		c.Memory = 2 << 30
+	}
+	if c.Memory < 128<<20 {
+		return fmt.Errorf("memory of %d MiB, want at least 128", c.Memory>>20)
+	}
+	if c.CPUs == 0 {
+		c.CPUs = runtime.NumCPU()
+	}
+	if c.Disk != 0 && c.Disk < 64<<20 {
+		return fmt.Errorf("disk of %d bytes, want none or at least 64 MiB", c.Disk)
+	}
+	if c.Dir == "" {
+		c.Dir = "/var/tmp"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	tags := make(map[string]bool)
+	for _, s := range c.Shares {
+		if s.Tag == "" || len(s.Tag) > 31 || tags[s.Tag] {
+			return fmt.Errorf("share %q: tag is empty, too long or taken", s.Tag)
+		}
+		tags[s.Tag] = true
+		if !filepath.IsAbs(s.Dir) || !filepath.IsAbs(s.Target) {
+			return fmt.Errorf("share %q: %s to %s: not absolute", s.Tag, s.Dir, s.Target)
+		}
+		if fi, err := os.Stat(s.Dir); err != nil {
+			return fmt.Errorf("share %q: %w", s.Tag, err)
+		} else if !fi.IsDir() {
+			return fmt.Errorf("share %q: %s: not a directory", s.Tag, s.Dir)
+		}
+	}
+	switch c.Accel {
+	case "kvm", "tcg":
+	case "":
+		c.Accel = "tcg"
+		if ok, why := ProbeKVM(ctx, *c); ok {
+			c.Accel = "kvm"
+		} else {
+			c.Log.Info("no kvm", "why", why)
+		}
+	default:
+		return fmt.Errorf("accelerator %q, want kvm or tcg", c.Accel)
+	}
+	return nil
+}
+
+// prepare makes a qemu for c, which is complete.
+func prepare(ctx context.Context, c Config) (_ *qemu, err error) {
+	q := &qemu{}
+	defer func() {
+		if err != nil {
+			q.close()
+		}
+	}()
+	if q.path, err = exec.LookPath(program); err != nil {
+		return nil, fmt.Errorf("%s not found: apt-get install qemu-system-x86", program)
+	}
+	agent, err := q.socket(&q.agent)
+	if err != nil {
+		return nil, err
+	}
+	mon, err := q.socket(&q.monitor)
+	if err != nil {
+		return nil, err
+	}
+	f, err := initramfs(c)
+	if err != nil {
+		return nil, err
+	}
+	initrd := q.lend(f)
+
+	machine, cpu := "microvm,accel=tcg,acpi=on", "max"
+	line := "quiet console=ttyS0 cryptomgr.notests panic=-1"
+	if c.Accel == "kvm" {
+		machine, cpu = "microvm,accel=kvm,acpi=on", "host"
+	} else if khz := hostKHz(); khz > 0 {
+		// Without it the kernel now and then hangs as it calibrates.
+		line += fmt.Sprintf(" tsc_early_khz=%d", khz)
+	}
+	q.args = []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-name", "9ci",
+		"-M", machine, "-cpu", cpu,
+		"-m", strconv.FormatInt((c.Memory+1<<20-1)>>20, 10), "-smp", strconv.Itoa(c.CPUs),
+		"-kernel", c.Image.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", initrd),
+		"-append", line,
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", mon), "-mon", "chardev=monitor,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", agent),
+		"-device", "virtio-serial-device,id=serial",
+		"-device", "virtserialport,bus=serial.0,nr=1,chardev=agent,name=ci.agent",
+		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + escape(c.Image.Root),
+		"-device", "virtio-blk-device,drive=root",
+	}
+	if c.Disk > 0 {
+		f, err := scratch(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		q.args = append(q.args,
+			"-drive", fmt.Sprintf("id=disk,if=none,format=raw,cache=unsafe,discard=unmap,file=/proc/self/fd/%d", q.lend(f)),
+			"-device", "virtio-blk-device,drive=disk")
+	}
+	q.args = append(q.args,
+		"-netdev", "user,id=net,ipv6=off",
+		"-device", "virtio-net-device,netdev=net")
+	for i, s := range c.Shares {
+		opt := fmt.Sprintf("local,id=share%d,security_model=none,path=%s", i, escape(s.Dir))
+		if s.ReadOnly {
+			opt += ",readonly=on"
+		}
+		q.args = append(q.args, "-fsdev", opt,
+			"-device", fmt.Sprintf("virtio-9p-device,fsdev=share%d,mount_tag=%s", i, escape(s.Tag)))
+	}
+	return q, nil
+}
+
+// lend adds a file to those that qemu gets, and returns its descriptor there.
+func (q *qemu) lend(f *os.File) int {
+	q.files = append(q.files, f)
+	return 2 + len(q.files)
+}
+
+// socket makes a pair: one end is lent, the other ours.
+func (q *qemu) socket(ours *socket) (int, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("socketpair", err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "socket")
+	defer f.Close()
+	n := q.lend(os.NewFile(uintptr(fds[1]), "socket"))
+	ours.conn, err = net.FileConn(f)
+	return n, err
+}
+
+// escape makes s a value of one of qemu's options.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// initramfs is the modules, PID 1 and mk, in memory.
+func initramfs(c Config) (*os.File, error) {
+	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), "initramfs")
+	if err := writeInitramfs(f, c); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("initramfs: %w", err)
+	}
+	return f, nil
+}
+
+func writeInitramfs(w io.Writer, c Config) error {
+	modules, err := os.Open(c.Image.Modules)
+	if err != nil {
+		return err
+	}
+	defer modules.Close()
+	if _, err := io.Copy(w, modules); err != nil {
+		return err
+	}
+	archive := newCPIO(w)
+	for _, f := range []struct{ name, from string }{{"init", c.Guest}, {"mk", c.Mk}} {
+		b, err := os.ReadFile(f.from)
+		if err != nil {
+			return err
+		}
+		archive.file(f.name, 0o755, b)
+	}
+	return archive.close()
+}
+
+// scratch makes a disk with an empty file system and no name.
+func scratch(ctx context.Context, c Config) (*os.File, error) {
+	mkfs, err := lookTool("mkfs.ext4")
+	if err != nil {
+		return nil, errors.New("mkfs.ext4 not found: apt-get install e2fsprogs")
+	}
+	f, err := os.CreateTemp(c.Dir, "9ci-disk")
+	if err != nil {
+		return nil, fmt.Errorf("disk: %w", err)
+	}
+	os.Remove(f.Name())
+	if err := f.Truncate(c.Disk); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("disk: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m0", "-O", "^has_journal,^resize_inode",
+		"-E", "lazy_itable_init=1,nodiscard", "/proc/self/fd/3")
+	cmd.ExtraFiles = []*os.File{f}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("disk: mkfs.ext4: %w: %s", err, out)
+	}
+	return f, nil
+}
+
+// hostKHz is this host's clock rate as the kernel tells it, or 0.
+func hostKHz() int {
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(line, ":")
+		if strings.TrimSpace(name) == "cpu MHz" {
+			mhz, _ := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			return int(mhz * 1000)
+		}
+	}
+	return 0
+}

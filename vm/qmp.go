@@ -1,0 +1,186 @@
+package vm
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/digitalocean/go-qemu/qmp"
+)
+
+// A monitor is qemu's, spoken to with go-qemu.
+//
+// A SocketMonitor has faults that a relay between it and qemu takes away:
+// an event before the reply to qmp_capabilities is taken for that reply,
+// events that nobody reads hold up replies, a line over 64 KiB ends it,
+// and what Run returns lies in a buffer that the next line may overwrite.
+// So the relay keeps events to itself, one goroutine asks, one thing at a
+// time, and copies what it gets. Connect and Run have no deadline: where
+// one passes, the monitor is closed, and is of no more use.
+type monitor struct {
+	ask    chan question
+	events <-chan qmp.Event // closed at the end; few are kept, the first ones
+	done   chan struct{}    // closed when the owner has gone
+	relay  net.Conn         // to qemu
+}
+
+type question struct {
+	command []byte
+	reply   chan answer // holds one
+}
+
+type answer struct {
+	data []byte
+	err  error
+}
+
+// qmpTime is how long qemu has for a reply. It answers in milliseconds.
+const qmpTime = 10 * time.Second
+
+// qmpLine is the longest line taken from qemu, and what a SocketMonitor can take.
+const qmpLine = 60 << 10
+
+var errMonitor = errors.New("qemu's monitor is closed")
+
+// newMonitor speaks to the qemu at the other end of c, and closes c.
+func newMonitor(c net.Conn) (*monitor, error) {
+	l, err := net.Listen("unix", "@") // a name of the kernel's choosing: no file
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	defer l.Close()
+	l.(*net.UnixListener).SetDeadline(time.Now().Add(qmpTime))
+	mon, err := qmp.NewSocketMonitor("unix", l.Addr().String(), qmpTime)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	near, err := l.Accept()
+	if err != nil {
+		c.Close()
+		mon.Disconnect()
+		return nil, err
+	}
+	events := make(chan qmp.Event, 16)
+	m := &monitor{
+		ask:    make(chan question),
+		events: events,
+		done:   make(chan struct{}),
+		relay:  c,
+	}
+	go m.forward(near, c, events)
+	go m.own(mon, near)
+	return m, nil
+}
+
+// forward carries lines both ways but events, which it sorts out, until
+// either side closes.
+func (m *monitor) forward(near, far net.Conn, events chan<- qmp.Event) {
+	defer close(events)
+	defer near.Close()
+	defer far.Close()
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := near.Read(buf)
+			if err == nil {
+				_, err = far.Write(buf[:n])
+			}
+			if err != nil {
+				far.Close()
+				return
+			}
+		}
+	}()
+	r := bufio.NewReaderSize(far, qmpLine)
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		var e qmp.Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return
+		}
+		if e.Event != "" {
+			select {
+			case events <- e:
+			default: // a guest may cause any number
+			}
+			continue
+		}
+		if _, err := near.Write(line); err != nil {
+			return
+		}
+	}
+}
+
+// own is the one goroutine that uses mon.
+func (m *monitor) own(mon *qmp.SocketMonitor, near net.Conn) {
+	defer close(m.done)
+	defer mon.Disconnect()
+	defer near.Close()
+	// Closing near is what ends a Connect or a Run that waits.
+	t := time.AfterFunc(qmpTime, func() { near.Close() })
+	err := mon.Connect()
+	t.Stop()
+	if err != nil {
+		return
+	}
+	for q := range m.ask {
+		t := time.AfterFunc(qmpTime, func() { near.Close() })
+		data, err := mon.Run(q.command)
+		inTime := t.Stop()
+		q.reply <- answer{append([]byte(nil), data...), err}
+		if !inTime {
+			return
+		}
+	}
+}
+
+// run has qemu do one command and decodes what it returns into result,
+// unless that is nil.
+func (m *monitor) run(ctx context.Context, name string, args, result any) error {
+	b, err := json.Marshal(qmp.Command{Execute: name, Args: args})
+	if err != nil {
+		return err
+	}
+	q := question{b, make(chan answer, 1)}
+	select {
+	case m.ask <- q:
+	case <-m.done:
+		return fmt.Errorf("%s: %w", name, errMonitor)
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %w", name, context.Cause(ctx))
+	}
+	var a answer
+	select {
+	case a = <-q.reply:
+	case <-ctx.Done():
+		return fmt.Errorf("%s: %w", name, context.Cause(ctx))
+	}
+	if a.err != nil {
+		return fmt.Errorf("%s: %w", name, a.err)
+	}
+	if result == nil {
+		return nil
+	}
+	return json.Unmarshal(a.data, &struct {
+		Return any `json:"return"`
+	}{result})
+}
+
+// close ends the monitor and waits for its goroutines. Nothing may run
+// after it.
+func (m *monitor) close() {
+	m.relay.Close()
+	close(m.ask)
+	<-m.done
+	for range m.events {
+	}
+}
