@@ -16,3 +16,6 @@ var (
 )
 
 var self = User{Name: os.Getenv("USER"), UID: int64(os.Getuid())}
+
+// The owner of all files that are served: who may write a ctl.
+var uid, gid = uint32(os.Getuid()), uint32(os.Getgid())

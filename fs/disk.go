@@ -1,0 +1,270 @@
+package fs
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	iofs "io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DiskDir returns the directory at root as a read-only tree named name.
+// Nothing leads out of it: symbolic links are served as links and never
+// followed. Devices, fifos and sockets, and names that 9P cannot carry, are
+// not served. Listings are in the order of the disk, and read a page at a
+// time.
+func DiskDir(root *os.Root, name string) Dir {
+	return diskDir{diskNode{disk: plainDisk{root}, name: name, rel: ".", q: rootPath}}
+}
+
+// A disk is where a tree of disk files is.
+type disk interface {
+	// acquire returns the tree's root, which stays until release is called,
+	// and the qid.vers of all its files: 0 where they grow.
+	acquire() (root *os.Root, vers uint32, release func(), err error)
+}
+
+type plainDisk struct{ root *os.Root }
+
+// anyVersion stands for one made of a file's size and time.
+const anyVersion = ^uint32(0)
+
+func (d plainDisk) acquire() (*os.Root, uint32, func(), error) {
+	return d.root, anyVersion, func() {}, nil
+}
+
+// A diskNode is a file on disk, looked up anew by each method.
+type diskNode struct {
+	disk disk
+	name string
+	rel  string // slash-separated, in the disk's root
+	q    qpath
+	ours bool // served as 0444 or 0555, whatever it is on disk
+}
+
+func (n diskNode) Stat(context.Context) (Stat, error) {
+	root, vers, release, err := n.disk.acquire()
+	if err != nil {
+		return Stat{}, err
+	}
+	defer release()
+	fi, err := root.Lstat(filepath.FromSlash(n.rel))
+	if err != nil {
+		return Stat{}, bare(err)
+	}
+	target := ""
+	if fi.Mode()&iofs.ModeSymlink != 0 {
+		if target, err = root.Readlink(filepath.FromSlash(n.rel)); err != nil {
+			return Stat{}, bare(err)
+		}
+	}
+	sys, _ := fi.Sys().(*syscall.Stat_t)
+	if sys == nil {
+		return Stat{}, ErrIO
+	}
+	return n.stat(fi.Mode(), fi.Size(), fi.ModTime(), sys.Uid, sys.Gid, target, vers), nil
+}
+
+func (n diskNode) stat(mode iofs.FileMode, size int64, mtime time.Time, u, g uint32, target string, vers uint32) Stat {
+	switch {
+	case mode.IsDir():
+		size = 0
+	case mode&iofs.ModeSymlink != 0:
+		mode, size = iofs.ModeSymlink|0o777, int64(len(target))
+	}
+	if n.ours {
+		if mode = mode.Type() | 0o444; mode.IsDir() {
+			mode |= 0o555
+		}
+		u, g = uid, gid
+	}
+	if vers == anyVersion {
+		vers = uint32(mtime.UnixNano()^mtime.UnixNano()>>32^size) | 1
+	}
+	return Stat{Name: n.name, Mode: mode, Size: size, ModTime: mtime, UID: u, GID: g,
+		Path: n.q.path(), Version: vers, Target: target}
+}
+
+// bare returns an error without the path of this machine.
+func bare(err error) error {
+	var pe *iofs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// Open opens a regular file. A symbolic link opens as a file that holds its
+// target, which is what it is where there are no links.
+func (n diskNode) Open(ctx context.Context, mode OpenMode) (File, error) {
+	if mode != OpenRead {
+		return nil, iofs.ErrPermission
+	}
+	root, _, release, err := n.disk.acquire()
+	if err != nil {
+		return nil, err
+	}
+	f, err := openRegular(root, n.rel)
+	if err == nil {
+		return &diskFile{f: f, release: release}, nil
+	}
+	defer release()
+	if target, err := root.Readlink(filepath.FromSlash(n.rel)); err == nil {
+		return byteFile(target), nil
+	}
+	return nil, bare(err)
+}
+
+// A diskFile is an open file on disk.
+type diskFile struct {
+	f       *os.File
+	release func()
+}
+
+func (f *diskFile) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	n, err := f.f.ReadAt(p, off)
+	if n > 0 {
+		err = nil // the end is told when nothing is left
+	}
+	return n, err
+}
+
+func (f *diskFile) WriteAt(context.Context, []byte, int64) (int, error) {
+	return 0, iofs.ErrPermission
+}
+
+func (f *diskFile) Close() error {
+	err := f.f.Close()
+	if err == nil { // and not closed before
+		f.release()
+	}
+	return err
+}
+
+// SyscallConn gives a door the file itself, from which it can send without a
+// copy. It is valid until Close.
+func (f *diskFile) SyscallConn() (syscall.RawConn, error) { return f.f.SyscallConn() }
+
+// A diskDir is a diskNode that is a directory.
+type diskDir struct{ diskNode }
+
+func (d diskDir) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }
+
+func (d diskDir) Walk(_ context.Context, name string) (Node, error) {
+	if checkName(name) != nil {
+		return nil, iofs.ErrNotExist
+	}
+	root, _, release, err := d.disk.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	n := d.entry(name)
+	fi, err := root.Lstat(filepath.FromSlash(n.rel))
+	if err != nil {
+		return nil, bare(err)
+	}
+	switch m := fi.Mode(); {
+	case m.IsDir():
+		return diskDir{n}, nil
+	case m.IsRegular(), m&iofs.ModeSymlink != 0:
+		return n, nil
+	}
+	return nil, iofs.ErrNotExist
+}
+
+func (d diskDir) entry(name string) diskNode {
+	return diskNode{disk: d.disk, name: name, rel: path.Join(d.rel, name), q: d.q.child(name), ours: d.ours}
+}
+
+func (d diskDir) ReadDir(_ context.Context, after uint64, n int) ([]Stat, error) {
+	if n <= 0 {
+		return nil, nil
+	}
+	root, vers, release, err := d.disk.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	f, err := root.Open(filepath.FromSlash(d.rel))
+	if err != nil {
+		return nil, bare(err)
+	}
+	defer f.Close()
+	fd := int(f.Fd())
+	if after != 0 {
+		// The cookie is the disk's own, which lasts beyond an open
+		// directory (telldir(3) as NFS needs it).
+		if _, err := unix.Seek(fd, int64(after), 0); err != nil {
+			return nil, iofs.ErrInvalid
+		}
+	}
+	var list []Stat
+	buf := make([]byte, min(32<<10, max(2048, n*64)))
+	for {
+		m, err := unix.ReadDirent(fd, buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return list, err
+		}
+		if m == 0 {
+			return list, nil
+		}
+		for b := buf[:m]; len(b) > 0; {
+			name, off, size := parseDirent(b)
+			b = b[size:]
+			if checkName(name) != nil {
+				continue
+			}
+			st, ok := d.statAt(fd, name, vers)
+			if !ok {
+				continue
+			}
+			st.Cookie = off
+			if list = append(list, st); len(list) == n {
+				return list, nil
+			}
+		}
+	}
+}
+
+// parseDirent reads a struct linux_dirent64 of getdents64(2).
+func parseDirent(b []byte) (name string, off uint64, size int) {
+	off = binary.NativeEndian.Uint64(b[8:])
+	size = int(binary.NativeEndian.Uint16(b[16:]))
+	return unix.ByteSliceToString(b[19:size]), off, size
+}
+
+// statAt describes an entry of the open directory fd.
+func (d diskDir) statAt(fd int, name string, vers uint32) (Stat, bool) {
+	var s unix.Stat_t
+	if unix.Fstatat(fd, name, &s, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return Stat{}, false // it went while we looked
+	}
+	mode, target := fileMode(s.Mode&0o7777), ""
+	switch s.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		mode |= iofs.ModeDir
+	case unix.S_IFLNK:
+		mode |= iofs.ModeSymlink
+		b := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, name, b)
+		if err != nil {
+			return Stat{}, false
+		}
+		target = string(b[:n])
+	default:
+		return Stat{}, false
+	}
+	sec, nsec := s.Mtim.Unix()
+	return d.entry(name).stat(mode, s.Size, time.Unix(sec, nsec), s.Uid, s.Gid, target, vers), true
+}

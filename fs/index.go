@@ -1,0 +1,346 @@
+package fs
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"iter"
+	"os"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// An index is what a store knows of its sealed runs without reading them:
+// about 300 bytes a run. It is kept in a file to which each process appends
+// under the store's lock, and from which each reads what the others wrote.
+// The runs themselves are the truth: opening a store mends an index that was
+// lost or is behind.
+type index struct {
+	path string
+	file os.FileInfo // the file that was read
+	off  int64       // and how far
+
+	bySeq   []*record // the order of listings
+	byEnd   []*record // oldest first
+	byID    []*record // by commit and number
+	byTree  []*record
+	byScore []*record
+	dead    int               // lines of the file that say nothing any more
+	words   map[string]string // signers and owners, each held once
+	textLen int64             // of all lines of the tree's index file
+	changed time.Time
+}
+
+// A record is what the index holds of a run. It does not change.
+type record struct {
+	seq    uint64 // place in listings
+	num    uint64 // of the id
+	commit oid
+	tree   oid
+	score  [32]byte
+	key    [32]byte // SHA-256 of the file key
+	state  string
+	code   int
+	took   time.Duration
+	start  int64 // Unix seconds, or 0
+	end    int64 // Unix seconds
+	size   int64 // bytes on disk
+	deflt  bool  // it ran the default targets
+	seen   bool  // used while the index is compared with the disk
+	signer string
+	owner  string // the token of the Store that made or adopted it
+}
+
+func (r *record) id() string { return formatID(r.commit, r.num) }
+
+func (r *record) status() Status {
+	return Status{State: r.state, Code: r.code, Took: r.took, Time: time.Unix(r.end, 0)}
+}
+
+// append writes the record's line in the file. Its first field is the word
+// sealed: a line "gone ID" undoes it.
+func (r *record) append(b []byte) []byte {
+	b = append(b, "sealed "...)
+	b = strconv.AppendUint(b, r.seq, 10)
+	b = append(b, ' ')
+	b = append(b, r.id()...)
+	b = append(b, ' ')
+	b = r.status().append(b)
+	b = fmt.Appendf(b, " %s %s %x %x %d %d %t %s %s\n", r.commit, dash(r.tree.String()), r.score, r.key,
+		r.start, r.size, r.deflt, Quote(dash(r.owner)), Quote(dash(r.signer)))
+	return b
+}
+
+func (x *index) parse(line string) (*record, error) {
+	f, err := SplitWords(line)
+	if err != nil {
+		return nil, err
+	}
+	if len(f) != 16 || f[0] != "sealed" {
+		return nil, fmt.Errorf("not a line of an index: %.80q", line)
+	}
+	var r record
+	var errs [9]error
+	r.seq, errs[0] = strconv.ParseUint(f[1], 10, 62)
+	_, num, ok := splitID(f[2])
+	s, err := ParseStatus(strings.Join(f[3:7], " "))
+	if err != nil || !ok {
+		return nil, fmt.Errorf("not a line of an index: %.80q", line)
+	}
+	r.num, r.state, r.code, r.took, r.end = num, x.word(s.State), s.Code, s.Took, s.Time.Unix()
+	r.commit, errs[1] = parseOID(f[7])
+	r.tree, errs[2] = parseOptionalOID(f[8])
+	r.score, errs[3] = parseDigest(f[9])
+	r.key, errs[4] = parseDigest(f[10])
+	r.start, errs[5] = strconv.ParseInt(f[11], 10, 64)
+	r.size, errs[6] = strconv.ParseInt(f[12], 10, 64)
+	r.deflt, errs[7] = strconv.ParseBool(f[13])
+	if f[14] != "-" {
+		r.owner = x.word(f[14])
+	}
+	if f[15] != "-" {
+		r.signer = x.word(f[15])
+	}
+	return &r, errors.Join(errs[:]...)
+}
+
+func parseDigest(s string) (d [32]byte, err error) {
+	if len(s) != 64 || !isHex(s) {
+		return d, fmt.Errorf("%.80q is not a SHA-256 digest", s)
+	}
+	hex.Decode(d[:], []byte(s))
+	return d, nil
+}
+
+// word returns s, the same string for the same word.
+func (x *index) word(s string) string {
+	if w, ok := x.words[s]; ok {
+		return w
+	}
+	if x.words == nil {
+		x.words = make(map[string]string)
+	}
+	s = strings.Clone(s)
+	x.words[s] = s
+	return s
+}
+
+// refresh reads what was appended to the file since it was last called. It
+// starts anew where another process wrote the file anew.
+func (x *index) refresh() error {
+	fi, err := os.Stat(x.path)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if x.file != nil && os.SameFile(fi, x.file) && fi.Size() == x.off {
+		return nil
+	}
+	f, err := os.Open(x.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if fi, err = f.Stat(); err != nil {
+		return err
+	}
+	if x.file == nil || !os.SameFile(fi, x.file) || fi.Size() < x.off || fi.Size() > x.off+1<<20 {
+		*x = index{path: x.path, words: x.words}
+	}
+	x.file, x.changed = fi, fi.ModTime()
+	return x.read(io.NewSectionReader(f, x.off, 1<<62))
+}
+
+// read applies whole lines; one that cannot be read, as a crash may leave it,
+// is passed over: opening the store mends what it said.
+func (x *index) read(r io.Reader) error {
+	buf := make([]byte, 0, 64<<10)
+	bulk := len(x.bySeq) == 0
+	for {
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		b := buf
+		for {
+			i := bytes.IndexByte(b, '\n')
+			if i < 0 {
+				break
+			}
+			x.line(string(b[:i]), bulk)
+			b = b[i+1:]
+			x.off += int64(i + 1)
+		}
+		buf = buf[:copy(buf[:cap(buf)], b)]
+		if len(buf) == cap(buf) {
+			return fmt.Errorf("%s: a line is too long", x.path)
+		}
+		if err != nil {
+			if bulk {
+				x.sort()
+			}
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+func (x *index) line(line string, bulk bool) {
+	if id, ok := strings.CutPrefix(line, "gone "); ok {
+		x.dead++
+		if prefix, num, ok := splitID(id); ok && bulk {
+			r := &record{num: num, state: gone}
+			hex.Decode(r.commit.b[:], []byte(prefix))
+			x.bySeq = append(x.bySeq, r)
+		} else if r := x.byName(id); r != nil {
+			x.dead++
+			x.remove(r)
+		}
+		return
+	}
+	r, err := x.parse(line)
+	if err != nil {
+		x.dead++
+		return
+	}
+	if bulk {
+		x.bySeq = append(x.bySeq, r)
+		return
+	}
+	if old := x.byName(r.id()); old != nil {
+		x.dead++
+		x.remove(old)
+	}
+	x.add(r)
+}
+
+// The orders of the index.
+func orderSeq(a, b *record) int { return cmp.Compare(a.seq, b.seq) }
+func orderEnd(a, b *record) int {
+	return cmp.Or(cmp.Compare(a.end, b.end), cmp.Compare(a.seq, b.seq))
+}
+func orderID(a, b *record) int {
+	return cmp.Or(bytes.Compare(a.commit.b[:6], b.commit.b[:6]), cmp.Compare(a.num, b.num))
+}
+func orderTree(a, b *record) int {
+	return cmp.Or(bytes.Compare(a.tree.b[:], b.tree.b[:]), cmp.Compare(a.seq, b.seq))
+}
+func orderScore(a, b *record) int {
+	return cmp.Or(bytes.Compare(a.score[:], b.score[:]), cmp.Compare(a.seq, b.seq))
+}
+
+// lists pairs each list with its order.
+func (x *index) lists() []list {
+	return []list{
+		{&x.bySeq, orderSeq}, {&x.byEnd, orderEnd}, {&x.byID, orderID},
+		{&x.byTree, orderTree}, {&x.byScore, orderScore},
+	}
+}
+
+type list struct {
+	records *[]*record
+	order   func(a, b *record) int
+}
+
+func (x *index) add(r *record) {
+	for _, l := range x.lists() {
+		i, _ := slices.BinarySearchFunc(*l.records, r, l.order)
+		*l.records = slices.Insert(slices.Clip(*l.records), i, r)
+	}
+	x.textLen += int64(r.lineLen())
+}
+
+func (x *index) remove(r *record) {
+	for _, l := range x.lists() {
+		if i, ok := slices.BinarySearchFunc(*l.records, r, l.order); ok {
+			*l.records = slices.Concat((*l.records)[:i], (*l.records)[i+1:])
+		}
+	}
+	x.textLen -= int64(r.lineLen())
+}
+
+// gone is the state of a record that undoes another while a file is read.
+const gone = "gone"
+
+// sort makes all lists from bySeq, in which a run may stand twice: its last
+// line counts.
+func (x *index) sort() {
+	all := x.bySeq
+	slices.SortStableFunc(all, orderID)
+	kept := all[:0]
+	for i, r := range all {
+		if i+1 < len(all) && orderID(r, all[i+1]) == 0 {
+			x.dead++
+			continue
+		}
+		if r.state == gone {
+			continue
+		}
+		kept = append(kept, r)
+	}
+	x.textLen = 0
+	for _, r := range kept {
+		x.textLen += int64(r.lineLen())
+	}
+	for _, l := range x.lists() {
+		c := slices.Clone(kept)
+		slices.SortFunc(c, l.order)
+		*l.records = c
+	}
+}
+
+// byName returns the run of that id, or nil.
+func (x *index) byName(id string) *record {
+	prefix, num, ok := splitID(id)
+	if !ok {
+		return nil
+	}
+	r := &record{num: num}
+	hex.Decode(r.commit.b[:], []byte(prefix))
+	if i, ok := slices.BinarySearchFunc(x.byID, r, orderID); ok {
+		return x.byID[i]
+	}
+	return nil
+}
+
+// byHash yields the records of a list whose hash begins with the digits of
+// prefix. The list is in the order of at least the first six bytes of hash.
+func byHash(records []*record, prefix string, hash func(*record) []byte) iter.Seq[*record] {
+	low := make([]byte, 33)
+	n, _ := hex.Decode(low, []byte(prefix[:len(prefix)&^1]))
+	if n < len(prefix)/2 || !isHex(prefix) || len(prefix) > 64 {
+		return func(func(*record) bool) {}
+	}
+	m := min(n, 6)
+	i := sort.Search(len(records), func(i int) bool { return bytes.Compare(hash(records[i])[:m], low[:m]) >= 0 })
+	return func(yield func(*record) bool) {
+		for _, r := range records[i:] {
+			h := hash(r)
+			if !bytes.Equal(h[:m], low[:m]) {
+				return
+			}
+			if !bytes.Equal(h[:n], low[:n]) {
+				continue
+			}
+			if len(prefix)%2 == 1 && "0123456789abcdef"[h[n]>>4] != prefix[len(prefix)-1] {
+				continue
+			}
+			if !yield(r) {
+				return
+			}
+		}
+	}
+}
+
+func commitOf(r *record) []byte { return r.commit.b[:] }
+func treeOf(r *record) []byte   { return r.tree.b[:] }
+func scoreOf(r *record) []byte  { return r.score[:] }

@@ -1,0 +1,237 @@
+package fs
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxManifest bounds the texts of a run that are read as a whole: manifest,
+// artifacts.mtree, key and info.
+const maxManifest = 64 << 20
+
+// ourNames are the files of a sealed run that the manifest must name, besides
+// what is below artifacts. Manifest and manifest.sig are not among them.
+var ourNames = func() []string {
+	names := []string{"artifacts.mtree", "info", "key", "log", "status", "stderr", "stdout"}
+	for _, s := range Steps {
+		names = append(names, "step/"+s+"/log", "step/"+s+"/status")
+	}
+	slices.Sort(names)
+	return names
+}()
+
+// ourDirs are the directories of a sealed run, but those below artifacts. The
+// run itself is ".".
+var ourDirs = func() []string {
+	names := []string{".", "artifacts", "step"}
+	for _, s := range Steps {
+		names = append(names, "step/"+s)
+	}
+	slices.Sort(names)
+	return names
+}()
+
+// A sum is a line of a manifest.
+type sum struct {
+	name   string // slash-separated, relative to the run
+	digest [32]byte
+}
+
+func sha256sum(b []byte) [32]byte { return sha256.Sum256(b) }
+
+// formatManifest writes sums as sha256sum(1) does, in the order of names.
+func formatManifest(sums []sum) []byte {
+	slices.SortFunc(sums, func(a, b sum) int { return strings.Compare(a.name, b.name) })
+	var b []byte
+	for _, s := range sums {
+		name := s.name
+		if strings.ContainsAny(name, "\\\n\r") {
+			b = append(b, '\\')
+			name = sumEscape.Replace(name)
+		}
+		b = fmt.Appendf(b, "%x  %s\n", s.digest, name)
+	}
+	return b
+}
+
+// sumEscape is how sha256sum(1) writes the names of lines that begin with a
+// backslash.
+var sumEscape = strings.NewReplacer("\\", `\\`, "\n", `\n`, "\r", `\r`)
+
+// parseManifest reads a manifest, whose names must be clean, of a sealed run,
+// sorted and each there once.
+func parseManifest(b []byte) ([]sum, error) {
+	var sums []sum
+	for n := 1; len(b) > 0; n++ {
+		bad := func(why string) ([]sum, error) {
+			return nil, fmt.Errorf("manifest line %d: %s", n, why)
+		}
+		line, rest, ok := bytes.Cut(b, []byte("\n"))
+		if !ok {
+			return bad("it has no end")
+		}
+		b = rest
+		text := string(line)
+		escaped := strings.HasPrefix(text, `\`)
+		if escaped {
+			text = text[1:]
+		}
+		digits, name, ok := strings.Cut(text, "  ")
+		d, err := parseDigest(digits)
+		if !ok || err != nil {
+			return bad("not a line of sha256sum")
+		}
+		if escaped {
+			if name, ok = sumUnescape(name); !ok {
+				return bad("not a line of sha256sum")
+			}
+		}
+		if escaped != strings.ContainsAny(name, "\\\n\r") {
+			return bad("not as sha256sum writes it")
+		}
+		if err := checkPath(name); err != nil {
+			return bad(err.Error())
+		}
+		if len(sums) > 0 && sums[len(sums)-1].name >= name {
+			return bad(fmt.Sprintf("%q is there twice or out of order", name))
+		}
+		sums = append(sums, sum{name, d})
+	}
+	return sums, nil
+}
+
+func sumUnescape(s string) (string, bool) {
+	var b strings.Builder
+	for {
+		i := strings.IndexByte(s, '\\')
+		if i < 0 {
+			b.WriteString(s)
+			return b.String(), true
+		}
+		if i+1 == len(s) {
+			return "", false
+		}
+		b.WriteString(s[:i])
+		switch s[i+1] {
+		case '\\':
+			b.WriteByte('\\')
+		case 'n':
+			b.WriteByte('\n')
+		case 'r':
+			b.WriteByte('\r')
+		default:
+			return "", false
+		}
+		s = s[i+2:]
+	}
+}
+
+// checkPath reports what is wrong with a slash-separated relative path of
+// names that 9P can carry.
+func checkPath(path string) error {
+	if !iofs.ValidPath(path) || path == "." {
+		return fmt.Errorf("%.200q is not a clean relative path", path)
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		if err := checkName(name); err != nil {
+			return err
+		}
+	}
+	if len(path) > maxPath {
+		return fmt.Errorf("path %.60q... is over %d bytes", path, maxPath)
+	}
+	return nil
+}
+
+// maxPath and maxName are Linux's PATH_MAX, less room for the store's own
+// path, and NAME_MAX.
+const (
+	maxPath = 3072
+	maxName = 255
+)
+
+// checkName reports what keeps 9P from carrying a name: it is a string of
+// UTF-8 (intro(5)), and neither ".", ".." nor with a slash or a NUL in it.
+func checkName(name string) error {
+	switch {
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00"):
+		return fmt.Errorf("%q cannot be the name of a file", name)
+	case !utf8.ValidString(name):
+		return fmt.Errorf("the name %q is not UTF-8: 9P cannot carry it", name)
+	case len(name) > maxName:
+		return fmt.Errorf("the name %.60q... is over %d bytes", name, maxName)
+	}
+	return nil
+}
+
+// checkNames compares a manifest with what a sealed run has: our names, and
+// artifacts' regular files.
+func checkNames(sums []sum, tree []artifact) error {
+	have := make(map[string][32]byte, len(sums))
+	for _, s := range sums {
+		have[s.name] = s.digest
+	}
+	for _, name := range ourNames {
+		if _, ok := have[name]; !ok {
+			return fmt.Errorf("manifest does not name %s", name)
+		}
+		delete(have, name)
+	}
+	for _, a := range tree {
+		if !a.mode.IsRegular() {
+			continue
+		}
+		name := "artifacts/" + a.name
+		d, ok := have[name]
+		if !ok {
+			return fmt.Errorf("artifacts.mtree names %q, manifest does not", name)
+		}
+		if d != a.digest {
+			return fmt.Errorf("manifest and artifacts.mtree have different digests of %q", name)
+		}
+		delete(have, name)
+	}
+	for name := range have {
+		return fmt.Errorf("manifest names %q, which is no file of a run", name)
+	}
+	return nil
+}
+
+// hashFile returns the SHA-256 of a regular file in root.
+func hashFile(root *os.Root, name string) (d [32]byte, size int64, err error) {
+	f, err := openRegular(root, name)
+	if err != nil {
+		return d, 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err = io.Copy(h, f)
+	h.Sum(d[:0])
+	return d, size, err
+}
+
+// openRegular opens a file of root for reading, and only if it is a regular
+// one: opening a fifo would block, a device may do anything.
+func openRegular(root *os.Root, name string) (*os.File, error) {
+	f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|openNonblock|openNofollow, 0)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", name)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}

@@ -1,0 +1,307 @@
+package fs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+)
+
+// An artifact is a line of artifacts.mtree.
+type artifact struct {
+	name   string // slash-separated, relative to artifacts
+	mode   iofs.FileMode
+	time   time.Time
+	size   int64    // of a regular file
+	link   string   // target of a symbolic link
+	digest [32]byte // of a regular file
+}
+
+// maxArtifacts bounds how many files, directories and links a run can leave.
+const maxArtifacts = 1 << 18
+
+const mtreeMagic = "#mtree\n"
+
+// formatMtree writes artifacts as mtree(5), in the order of names. Names and
+// targets are written as vis(3) does with octal escapes; times have all nine
+// digits behind the point, which some readers take for a count of
+// nanoseconds.
+func formatMtree(tree []artifact) []byte {
+	slices.SortFunc(tree, func(a, b artifact) int { return strings.Compare(a.name, b.name) })
+	b := []byte(mtreeMagic)
+	for _, a := range tree {
+		b = append(b, "./"...)
+		b = appendVis(b, a.name)
+		b = fmt.Appendf(b, " type=%s mode=0%o time=%d.%09d", mtreeType(a.mode), unixMode(a.mode), a.time.Unix(), a.time.Nanosecond())
+		switch {
+		case a.mode.IsRegular():
+			b = fmt.Appendf(b, " size=%d sha256=%x", a.size, a.digest)
+		case a.mode&iofs.ModeSymlink != 0:
+			b = append(b, " link="...)
+			b = appendVis(b, a.link)
+		}
+		b = append(b, '\n')
+	}
+	return b
+}
+
+func mtreeType(m iofs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "dir"
+	case m&iofs.ModeSymlink != 0:
+		return "link"
+	default:
+		return "file"
+	}
+}
+
+// unixMode returns the permission, set-id and sticky bits as chmod(2) has them.
+func unixMode(m iofs.FileMode) uint32 {
+	u := uint32(m.Perm())
+	if m&iofs.ModeSetuid != 0 {
+		u |= unix.S_ISUID
+	}
+	if m&iofs.ModeSetgid != 0 {
+		u |= unix.S_ISGID
+	}
+	if m&iofs.ModeSticky != 0 {
+		u |= unix.S_ISVTX
+	}
+	return u
+}
+
+// fileMode undoes unixMode.
+func fileMode(u uint32) iofs.FileMode {
+	m := iofs.FileMode(u & 0o777)
+	if u&unix.S_ISUID != 0 {
+		m |= iofs.ModeSetuid
+	}
+	if u&unix.S_ISGID != 0 {
+		m |= iofs.ModeSetgid
+	}
+	if u&unix.S_ISVTX != 0 {
+		m |= iofs.ModeSticky
+	}
+	return m
+}
+
+func appendVis(b []byte, s string) []byte {
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || c == '\\' || c == '#' || c == '=' {
+			b = fmt.Appendf(b, `\%03o`, c)
+		} else {
+			b = append(b, c)
+		}
+	}
+	return b
+}
+
+func parseVis(s string) (string, error) {
+	var b strings.Builder
+	for {
+		i := strings.IndexByte(s, '\\')
+		if i < 0 {
+			b.WriteString(s)
+			return b.String(), nil
+		}
+		b.WriteString(s[:i])
+		if len(s) < i+4 {
+			return "", errors.New("a backslash without three octal digits")
+		}
+		c, err := strconv.ParseUint(s[i+1:i+4], 8, 8)
+		if err != nil {
+			return "", errors.New("a backslash without three octal digits")
+		}
+		b.WriteByte(byte(c))
+		s = s[i+4:]
+	}
+}
+
+// parseMtree reads an artifacts.mtree as formatMtree writes it, and nothing
+// else: what it returns is sorted, and every parent of an entry is a
+// directory before it.
+func parseMtree(b []byte) ([]artifact, error) {
+	rest, ok := bytes.CutPrefix(b, []byte(mtreeMagic))
+	if !ok {
+		return nil, errors.New("artifacts.mtree does not begin with #mtree")
+	}
+	var tree []artifact
+	dirs := map[string]bool{".": true}
+	for n := 2; len(rest) > 0; n++ {
+		var line []byte
+		line, rest, ok = bytes.Cut(rest, []byte("\n"))
+		if !ok {
+			return nil, fmt.Errorf("artifacts.mtree line %d: it has no end", n)
+		}
+		a, err := parseArtifact(string(line))
+		switch {
+		case err != nil:
+		case len(tree) > 0 && tree[len(tree)-1].name >= a.name:
+			err = fmt.Errorf("%q is there twice or out of order", a.name)
+		case !dirs[path.Dir(a.name)]:
+			err = fmt.Errorf("%q is in no directory", a.name)
+		case len(tree) == maxArtifacts:
+			err = fmt.Errorf("over %d artifacts", maxArtifacts)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("artifacts.mtree line %d: %w", n, err)
+		}
+		if a.mode.IsDir() {
+			dirs[a.name] = true
+		}
+		tree = append(tree, a)
+	}
+	if !bytes.Equal(formatMtree(tree), b) {
+		return nil, errors.New("artifacts.mtree is not written as it should be")
+	}
+	return tree, nil
+}
+
+func parseArtifact(line string) (a artifact, err error) {
+	f := strings.Split(line, " ")
+	name, ok := strings.CutPrefix(f[0], "./")
+	if !ok {
+		return a, fmt.Errorf("%.200q does not begin with ./", f[0])
+	}
+	if a.name, err = parseVis(name); err != nil {
+		return a, err
+	}
+	if err := checkPath(a.name); err != nil {
+		return a, err
+	}
+	for _, word := range f[1:] {
+		key, v, _ := strings.Cut(word, "=")
+		switch key {
+		case "type":
+			switch v {
+			case "dir":
+				a.mode |= iofs.ModeDir
+			case "link":
+				a.mode |= iofs.ModeSymlink
+			case "file":
+			default:
+				return a, fmt.Errorf("%q is of type %.20q: only file, dir and link are served", a.name, v)
+			}
+		case "mode":
+			m, err := strconv.ParseUint(v, 8, 32)
+			if err != nil || m > 0o7777 {
+				return a, fmt.Errorf("%q has mode %.20q", a.name, v)
+			}
+			a.mode |= fileMode(uint32(m))
+		case "time":
+			s, ns, _ := strings.Cut(v, ".")
+			sec, err := strconv.ParseInt(s, 10, 62)
+			nsec, err2 := strconv.ParseUint(ns, 10, 30)
+			if err != nil || err2 != nil {
+				return a, fmt.Errorf("%q has time %.40q", a.name, v)
+			}
+			a.time = time.Unix(sec, int64(nsec))
+		case "size":
+			if a.size, err = strconv.ParseInt(v, 10, 64); err != nil || a.size < 0 {
+				return a, fmt.Errorf("%q has size %.40q", a.name, v)
+			}
+		case "link":
+			if a.link, err = parseVis(v); err != nil {
+				return a, err
+			}
+			if err := checkTarget(a.link); err != nil {
+				return a, fmt.Errorf("link %q: %w", a.name, err)
+			}
+		case "sha256":
+			if a.digest, err = parseDigest(v); err != nil {
+				return a, err
+			}
+		default:
+			return a, fmt.Errorf("%q has the unknown keyword %.20q", a.name, key)
+		}
+	}
+	return a, nil
+}
+
+// checkTarget reports what keeps a symbolic link's target from being served.
+// Where it points does not matter: the tree never follows an artifact.
+func checkTarget(target string) error {
+	switch {
+	case target == "" || len(target) >= unix.PathMax || strings.Contains(target, "\x00"):
+		return fmt.Errorf("%.60q cannot be the target of a link", target)
+	case !utf8.ValidString(target):
+		return fmt.Errorf("the target %.60q is not UTF-8: 9P cannot carry it", target)
+	}
+	return nil
+}
+
+// readArtifacts describes what is below a run's artifacts. With hash it reads
+// the files too.
+func readArtifacts(root *os.Root, hash bool) (tree []artifact, err error) {
+	err = iofs.WalkDir(root.FS(), ".", func(name string, _ iofs.DirEntry, err error) error {
+		if err != nil || name == "." {
+			return err
+		}
+		if err := checkPath(name); err != nil {
+			return err
+		}
+		fi, err := root.Lstat(filepath.FromSlash(name))
+		if err != nil {
+			return err
+		}
+		a, err := describe(root, name, fi)
+		if err != nil {
+			return err
+		}
+		if hash && a.mode.IsRegular() {
+			if a.digest, a.size, err = hashFile(root, name); err != nil {
+				return err
+			}
+		}
+		if tree = append(tree, a); len(tree) > maxArtifacts {
+			return fmt.Errorf("over %d artifacts", maxArtifacts)
+		}
+		return nil
+	})
+	return tree, err
+}
+
+// describe makes an artifact of a file in root.
+func describe(root *os.Root, name string, fi iofs.FileInfo) (a artifact, err error) {
+	a = artifact{name: name, mode: fi.Mode(), time: fi.ModTime()}
+	switch {
+	case fi.Mode().IsDir():
+	case fi.Mode().IsRegular():
+		a.size = fi.Size()
+	case fi.Mode()&iofs.ModeSymlink != 0:
+		a.mode = iofs.ModeSymlink | 0o777
+		if a.link, err = root.Readlink(filepath.FromSlash(name)); err != nil {
+			return a, err
+		}
+		if err := checkTarget(a.link); err != nil {
+			return a, fmt.Errorf("link %q: %w", name, err)
+		}
+	default:
+		return a, fmt.Errorf("%q is a %s: only files, directories and symbolic links can be kept", name, typeName(fi.Mode()))
+	}
+	return a, nil
+}
+
+func typeName(m iofs.FileMode) string {
+	switch {
+	case m&iofs.ModeNamedPipe != 0:
+		return "fifo"
+	case m&iofs.ModeSocket != 0:
+		return "socket"
+	case m&iofs.ModeDevice != 0:
+		return "device"
+	default:
+		return "file of an unknown type"
+	}
+}

@@ -1,0 +1,470 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	iofs "io/fs"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A Control is the executor behind a tree.
+type Control interface {
+	// Command does a line that was written to /ctl, run or cancel, and
+	// returns the reply: for run the id of a run that can be walked to.
+	// The User of ctx may write.
+	Command(ctx context.Context, line string) (reply string, err error)
+
+	// RunCommand does a line that was written to the ctl of a run, cancel
+	// or hold.
+	RunCommand(ctx context.Context, id, line string) (reply string, err error)
+
+	// Status returns what /status says but running, queued and kept, which
+	// the tree counts where it is not told.
+	Status() Attrs
+
+	// Head returns the head of the repository last named, its tree, and
+	// its ancestors, nearest first.
+	Head(ctx context.Context) (commit, tree string, ancestors []string, err error)
+}
+
+// NewTree returns the tree ci(4) of a store, as the package's documentation
+// describes it. With a nil Control it is read-only: no ctl can be written, and
+// there is neither head nor green.
+func NewTree(s *Store, c Control) Dir {
+	t := &tree{s: s, c: c, opened: time.Now()}
+	return t.root()
+}
+
+type tree struct {
+	s      *Store
+	c      Control
+	opened time.Time
+}
+
+// statusOrder is the order of the attributes in /status, all of which are
+// there.
+var statusOrder = []string{"mode", "version", "arch", "accel", "coreos", "memory", "cpus",
+	"running", "queued", "kept", "orchestrator"}
+
+// plainRuns is how many runs /ci lists to a client that loses entries.
+const plainRuns = 40
+
+func (t *tree) root() Dir {
+	q := rootPath
+	hidden := map[string]Node{"event": eventFile{t, q.child("event")}}
+	listed := []Node{
+		artifactsDir{t, q.child("artifacts")},
+		ciDir{t, q.child("ci")},
+		ctlFile{name: "ctl", q: q.child("ctl"), manual: rootManual, do: t.command, ro: t.c == nil, made: t.opened},
+		indexFile{t, q.child("index")},
+		textFile{"status", q.child("status"), t.status, t.changed},
+	}
+	return t.fixed("/", q, listed, hidden, t.changed)
+}
+
+// fixed returns a directory with the entries listed, and hidden ones that can
+// be walked to. A ctl is not there for who came in unauthenticated.
+func (t *tree) fixed(name string, q qpath, listed []Node, hidden map[string]Node, mtime func() time.Time) Dir {
+	return synthDir{
+		stat: func() (Stat, error) { return dirStat(name, q, mtime()), nil },
+		list: func(ctx context.Context) ([]Node, error) {
+			if !UserOf(ctx).Anonymous {
+				return listed, nil
+			}
+			return slices.DeleteFunc(slices.Clone(listed), isCtl), nil
+		},
+		walk: func(ctx context.Context, name string) (Node, error) {
+			if n, ok := hidden[name]; ok {
+				return n, nil
+			}
+			for _, n := range listed {
+				if isCtl(n) && UserOf(ctx).Anonymous {
+					continue
+				}
+				if nodeName(n) == name {
+					return n, nil
+				}
+			}
+			return nil, iofs.ErrNotExist
+		},
+	}
+}
+
+func isCtl(n Node) bool {
+	_, ok := n.(ctlFile)
+	return ok
+}
+
+// nodeName returns the name of a node of the tree, without asking its Stat.
+func nodeName(n Node) string {
+	switch n := n.(type) {
+	case ctlFile:
+		return n.name
+	case textFile:
+		return n.name
+	case indexFile:
+		return "index"
+	case ciDir:
+		return "ci"
+	case artifactsDir:
+		return "artifacts"
+	}
+	panic(fmt.Sprintf("fs: %T is no node of ci(4)", n))
+}
+
+// changed returns when a run was last made, changed or removed.
+func (t *tree) changed() time.Time {
+	if c := t.s.lastChange(); c.After(t.opened) {
+		return c
+	}
+	return t.opened
+}
+
+// status returns the text of /status.
+func (t *tree) status(context.Context) ([]byte, error) {
+	var have Attrs
+	if t.c != nil {
+		have = t.c.Status()
+	}
+	byEnd, runs := t.s.snapshot()
+	running, queued := 0, 0
+	for _, r := range runs {
+		if r.Status().State == "queued" {
+			queued++
+		} else {
+			running++
+		}
+	}
+	all := Attrs{}
+	for _, name := range statusOrder {
+		all = append(all, Attr{name, "-"})
+	}
+	all = all.With(
+		Attr{"running", strconv.Itoa(running)},
+		Attr{"queued", strconv.Itoa(queued)},
+		Attr{"kept", strconv.Itoa(len(byEnd))},
+	).With(have...)
+	return all.Text(), nil
+}
+
+// A ciDir is /ci.
+type ciDir struct {
+	t *tree
+	q qpath
+}
+
+func (d ciDir) Stat(context.Context) (Stat, error) { return dirStat("ci", d.q, d.t.changed()), nil }
+
+func (d ciDir) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }
+
+func (d ciDir) Walk(ctx context.Context, name string) (Node, error) {
+	if id, ok := strings.CutSuffix(name, ".tar"); ok {
+		e, err := d.t.lookup(ctx, id)
+		if err != nil {
+			return nil, bare(err)
+		}
+		if e.Run != nil {
+			return nil, iofs.ErrNotExist // there is no tar of it yet
+		}
+		return tarNode{d.t, e.ID, name, d.q.child(name)}, nil
+	}
+	e, err := d.t.lookup(ctx, name)
+	if err != nil {
+		return nil, bare(err)
+	}
+	if e.ID == name {
+		return runDir{d.t, e.ID, d.q.child(name)}, nil
+	}
+	return alias{d.t, name, e.ID, runDir{d.t, e.ID, d.q.child(name)}, d.q.child(name)}, nil
+}
+
+func (d ciDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error) {
+	return d.t.runs(ctx, after, n, func(id string, vers uint32, mtime time.Time) Stat {
+		st := dirStat(id, d.q.child(id), mtime)
+		st.Version = vers
+		return st
+	})
+}
+
+// runs lists the runs behind the cookie after, in the order in which they were
+// made or adopted: a run's place stays the same when it is sealed.
+func (t *tree) runs(ctx context.Context, after uint64, n int, stat func(id string, vers uint32, mtime time.Time) Stat) ([]Stat, error) {
+	sealed, runs := t.s.listed()
+	first := uint64(0)
+	if withoutLinks(ctx) {
+		first = t.s.newest(plainRuns)
+	}
+	after = max(after, first)
+	i := sort.Search(len(sealed), func(i int) bool { return sealed[i].seq > after })
+	j := sort.Search(len(runs), func(j int) bool { return runs[j].seq > after })
+	var list []Stat
+	for len(list) < n && (i < len(sealed) || j < len(runs)) {
+		var st Stat
+		if j == len(runs) || i < len(sealed) && sealed[i].seq < runs[j].seq {
+			r := sealed[i]
+			st = stat(r.id(), r.vers(), time.Unix(r.end, 0))
+			st.Cookie = r.seq
+			i++
+		} else {
+			r := runs[j]
+			st = stat(r.id, 0, r.Status().Time)
+			st.Cookie = r.seq
+			j++
+		}
+		list = append(list, st)
+	}
+	return list, nil
+}
+
+// An artifactsDir is /artifacts, which lists an alias for each run.
+type artifactsDir struct {
+	t *tree
+	q qpath
+}
+
+func (d artifactsDir) Stat(context.Context) (Stat, error) {
+	return dirStat("artifacts", d.q, d.t.changed()), nil
+}
+
+func (d artifactsDir) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }
+
+func (d artifactsDir) Walk(ctx context.Context, name string) (Node, error) {
+	e, err := d.t.lookup(ctx, name)
+	if err != nil {
+		return nil, bare(err)
+	}
+	q := d.q.child(name)
+	return alias{d.t, name, "../ci/" + name + "/artifacts", d.t.artifacts(e.ID, q), q}, nil
+}
+
+func (d artifactsDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error) {
+	return d.t.runs(ctx, after, n, func(id string, _ uint32, mtime time.Time) Stat {
+		return aliasStat(id, "../ci/"+id+"/artifacts", d.q.child(id), mtime)
+	})
+}
+
+// An alias is a symbolic link to a directory of the tree, and that directory
+// with qid.paths of its own.
+type alias struct {
+	t      *tree
+	name   string
+	target string
+	dir    Dir
+	q      qpath
+}
+
+func aliasStat(name, target string, q qpath, mtime time.Time) Stat {
+	st := dirStat(name, q, mtime)
+	st.Mode |= iofs.ModeSymlink
+	st.Target = target
+	return st
+}
+
+func (a alias) Stat(ctx context.Context) (Stat, error) {
+	st, err := a.dir.Stat(ctx)
+	if err != nil {
+		return Stat{}, err
+	}
+	return aliasStat(a.name, a.target, a.q, st.ModTime), nil
+}
+
+func (a alias) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }
+
+func (a alias) Walk(ctx context.Context, name string) (Node, error) { return a.dir.Walk(ctx, name) }
+
+func (a alias) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error) {
+	return a.dir.ReadDir(ctx, after, n)
+}
+
+// An eventFile is /event.
+type eventFile struct {
+	t *tree
+	q qpath
+}
+
+func (f eventFile) Stat(context.Context) (Stat, error) {
+	return Stat{Name: "event", Mode: 0o444, ModTime: f.t.changed(), UID: uid, GID: gid, Path: f.q.path()}, nil
+}
+
+func (f eventFile) Open(_ context.Context, mode OpenMode) (File, error) {
+	if mode != OpenRead {
+		return nil, iofs.ErrPermission
+	}
+	// A change between the two is told twice rather than never.
+	from := f.t.s.events.end()
+	_, runs := f.t.s.snapshot()
+	var b []byte
+	for _, r := range runs {
+		b = fmt.Appendf(b, "%s %s\n", r.id, r.Status())
+	}
+	return openEvent{byteFile(b), f.t.s.events, from}, nil
+}
+
+// An openEvent is a text, and behind it what a feed says from an offset on.
+type openEvent struct {
+	byteFile
+	feed *feed
+	from int64
+}
+
+func (f openEvent) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if n := int64(len(f.byteFile)); off >= n {
+		return f.feed.readAt(ctx, p, f.from+off-n)
+	}
+	return f.byteFile.ReadAt(ctx, p, off)
+}
+
+// An indexFile is /index: a line for each run, newest first. It is made as it
+// is read, from what the runs were when it was opened.
+type indexFile struct {
+	t *tree
+	q qpath
+}
+
+func (f indexFile) Stat(context.Context) (Stat, error) {
+	return Stat{Name: "index", Mode: 0o444, Size: f.t.s.indexLen(), ModTime: f.t.changed(),
+		UID: uid, GID: gid, Path: f.q.path()}, nil
+}
+
+func (f indexFile) Open(_ context.Context, mode OpenMode) (File, error) {
+	if mode != OpenRead {
+		return nil, iofs.ErrPermission
+	}
+	byEnd, runs := f.t.s.snapshot()
+	var head []byte
+	for _, r := range slices.Backward(runs) {
+		head = r.entry().appendLine(head)
+	}
+	return &openIndex{head: head, byEnd: byEnd}, nil
+}
+
+type openIndex struct {
+	byteFile
+	head  []byte
+	byEnd []*record
+
+	mu sync.Mutex // guards what follows
+	at int64      // offset of line i, counted from the newest, behind head
+	i  int
+}
+
+func (f *openIndex) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if off < int64(len(f.head)) {
+		return copy(p, f.head[off:]), nil
+	}
+	off -= int64(len(f.head))
+	f.mu.Lock()
+	at, i := f.at, f.i
+	f.mu.Unlock()
+	if off < at {
+		at, i = 0, 0
+	}
+	n := 0
+	var line []byte
+	for ; i < len(f.byEnd) && n < len(p); i++ {
+		r := f.byEnd[len(f.byEnd)-1-i]
+		size := int64(r.lineLen())
+		if pos := off + int64(n); pos < at+size {
+			line = r.appendLine(line[:0])
+			n += copy(p[n:], line[pos-at:])
+			if off+int64(n) < at+size {
+				break // p is full in the middle of a line
+			}
+		}
+		at += size
+	}
+	f.mu.Lock()
+	f.at, f.i = at, i
+	f.mu.Unlock()
+	if n == 0 && len(p) > 0 {
+		return 0, eofIf(true)
+	}
+	return n, nil
+}
+
+// appendLine writes a run's line of /index.
+func (e Entry) appendLine(b []byte) []byte {
+	b = append(b, e.ID...)
+	b = append(b, ' ')
+	b = e.Status.append(b)
+	return fmt.Appendf(b, " %s %s %s %s\n", dash(e.Tree), e.Commit, Quote(dash(e.Signer)), dash(e.Score))
+}
+
+func (r *record) appendLine(b []byte) []byte {
+	b = append(b, r.id()...)
+	b = append(b, ' ')
+	b = r.status().append(b)
+	return fmt.Appendf(b, " %s %s %s %x\n", dash(r.tree.String()), r.commit, Quote(dash(r.signer)), r.score)
+}
+
+// lineLen returns the length of the line that appendLine writes.
+func (r *record) lineLen() int {
+	var buf [256]byte
+	tree := max(1, 2*int(r.tree.n))
+	return len(r.status().append(append(append(buf[:0], r.id()...), ' '))) +
+		len("    \n") + tree + 2*int(r.commit.n) + len(Quote(dash(r.signer))) + 2*len(r.score)
+}
+
+// vers returns the qid.vers of a sealed run.
+func (r *record) vers() uint32 {
+	return uint32(r.score[0])<<24 | uint32(r.score[1])<<16 | uint32(r.score[2])<<8 | uint32(r.score[3]) | 1
+}
+
+// indexLen returns the length of /index.
+func (s *Store) indexLen() int64 {
+	s.mu.Lock()
+	s.index.refresh()
+	n, runs := s.index.textLen, s.runs
+	s.mu.Unlock()
+	for _, r := range runs {
+		n += int64(len(r.entry().appendLine(nil)))
+	}
+	return n
+}
+
+// listed returns the sealed runs and our unfinished ones, each by seq.
+func (s *Store) listed() (sealed []*record, runs []*Run) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index.refresh()
+	return s.index.bySeq, s.runs
+}
+
+// newest returns the seq of a run behind which there are n.
+func (s *Store) newest(n int) uint64 {
+	sealed, runs := s.listed()
+	i, j := len(sealed), len(runs)
+	for ; n > 0 && (i > 0 || j > 0); n-- {
+		if j == 0 || i > 0 && sealed[i-1].seq > runs[j-1].seq {
+			i--
+		} else {
+			j--
+		}
+	}
+	switch {
+	case i == 0 && j == 0:
+		return 0
+	case i == 0:
+		return runs[j-1].seq
+	case j == 0:
+		return sealed[i-1].seq
+	}
+	return max(sealed[i-1].seq, runs[j-1].seq)
+}
+
+// lastChange returns when a run of the store was last changed, as far as this
+// process has seen.
+func (s *Store) lastChange() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index.refresh()
+	if e := s.events.lastWrite(); e.After(s.index.changed) {
+		return e
+	}
+	return s.index.changed
+}
