@@ -244,17 +244,3 @@ func (n renamedDir) Stat(ctx context.Context) (Stat, error) {
 	st.Name = n.name
 	return st, err
 }
-
-type plainKey struct{}
-
-// WithoutLinks returns the context of a request by a door that has no
-// symbolic links and whose clients lose entries of long listings (9P2000):
-// /ci then lists the newest runs only.
-func WithoutLinks(ctx context.Context) context.Context {
-	return context.WithValue(ctx, plainKey{}, true)
-}
-
-func withoutLinks(ctx context.Context) bool {
-	plain, _ := ctx.Value(plainKey{}).(bool)
-	return plain
-}

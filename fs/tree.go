@@ -196,7 +196,7 @@ func (d ciDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error)
 func (t *tree) runs(ctx context.Context, after uint64, n int, stat func(id string, vers uint32, mtime time.Time) Stat) ([]Stat, error) {
 	sealed, runs := t.s.listed()
 	first := uint64(0)
-	if withoutLinks(ctx) {
+	if Linkless(ctx) {
 		first = t.s.newest(plainRuns)
 	}
 	after = max(after, first)
