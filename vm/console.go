@@ -23,14 +23,14 @@ const (
 	consoleLines = 12
 )
 
-// Write never fails: a writer that does gets no more.
+// Write never fails: a writer that does gets no more. There is one caller.
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.tail = append(c.tail, p...)
 	if n := len(c.tail) - consoleKeep; n > 0 {
 		c.tail = append(c.tail[:0], c.tail[n:]...)
 	}
+	c.mu.Unlock()
 	if c.to != nil {
 		if _, err := c.to.Write(p); err != nil {
 			c.to = nil
@@ -51,16 +51,14 @@ func (c *console) last() string {
 	return strings.Join(lines, "\n")
 }
 
-// find returns the last line with any of the texts, or "".
-func (c *console) find(texts ...string) string {
+// find returns the last line that contains text, or "".
+func (c *console) find(text string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lines := strings.Split(string(c.tail), "\n")
 	for i := len(lines) - 1; i >= 0; i-- {
-		for _, t := range texts {
-			if strings.Contains(lines[i], t) {
-				return strings.TrimSpace(lines[i])
-			}
+		if strings.Contains(lines[i], text) {
+			return strings.TrimSpace(lines[i])
 		}
 	}
 	return ""

@@ -8,7 +8,7 @@ import (
 
 // A cpioWriter writes an archive that the kernel unpacks as its initramfs:
 // the format newc, of its Documentation/driver-api/early-userspace/buffer-format.rst.
-// All is root's and of the time 1, as the same files shall make the same bytes.
+// All is root's and of the time epoch, as the same files shall make the same bytes.
 type cpioWriter struct {
 	w    io.Writer
 	dirs map[string]bool
@@ -41,7 +41,7 @@ func (c *cpioWriter) entry(name string, mode uint32, data []byte) {
 	if mode&0o040000 != 0 {
 		nlink = 2
 	}
-	const uid, gid, mtime, major, minor, rmajor, rminor, sum = 0, 0, 1, 0, 0, 0, 0, 0
+	const uid, gid, mtime, major, minor, rmajor, rminor, sum = 0, 0, epoch, 0, 0, 0, 0, 0
 	h := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%s\x00",
 		c.ino, mode, uid, gid, nlink, mtime, len(data), major, minor, rmajor, rminor,
 		len(name)+1, sum, name)

@@ -144,7 +144,9 @@ func start(ctx context.Context, c Config) (_ *Machine, err error) {
 	m.guest = guest.NewClient(q.agent.take(), idleTime)
 	go m.watch()
 	if err := m.boot(ctx, c); err != nil {
-		m.end(err)
+		if !errors.Is(err, guest.ErrHungUp) && !errors.Is(err, errMonitor) {
+			m.end(err)
+		} // else watch knows more, now or soon
 		<-m.done
 		return nil, m.err
 	}
@@ -154,17 +156,6 @@ func start(ctx context.Context, c Config) (_ *Machine, err error) {
 
 // boot makes the qemu that runs a machine that is ready.
 func (m *Machine) boot(ctx context.Context, c Config) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(ctx, func() {})
-	defer stop()
-	go func() {
-		select {
-		case <-m.exited:
-			cancel(errors.New("qemu ended"))
-		case <-ctx.Done():
-		}
-	}()
 	if !c.Net {
 		if err := m.setLink(ctx, false); err != nil {
 			return err
@@ -233,18 +224,27 @@ func (m *Machine) exec(q *qemu) error {
 	return nil
 }
 
+// lastTime is how long a qemu has to end whose sockets have. Mostly they
+// close because it ends, and then its own status says more.
+const lastTime = time.Second
+
 // watch ends the machine when any part of it has ended, and closes done.
 // That qemu has ended is what counts: the others only hasten it.
 func (m *Machine) watch() {
+	var lost func() error
 	select {
 	case <-m.exited:
 	case <-m.guest.Done():
-		// Perhaps because qemu ends; if not, it will now.
-		t := time.NewTimer(time.Second)
+		lost = m.guest.Err
+	case <-m.monitor.done:
+		lost = func() error { return errMonitor }
+	}
+	if lost != nil {
+		t := time.NewTimer(lastTime)
 		select {
 		case <-m.exited:
 		case <-t.C:
-			m.end(m.guest.Err())
+			m.end(lost())
 		}
 		t.Stop()
 	}
@@ -258,34 +258,30 @@ func (m *Machine) watch() {
 	close(m.done)
 }
 
-// explain says why the machine ended: reason, or what else can be seen,
-// with what qemu and the console said last.
+// explain says why the machine ended: for a reason that we had, or one
+// that the console or qemu's status shows, with what they said last.
 func (m *Machine) explain(reason error) error {
 	if reason == errKilled || reason == errShutdown {
 		return reason
 	}
-	panicked := m.console.find("Kernel panic", "guest: ")
-	said, who := m.console.last(), "console"
-	switch {
-	case m.stderr.last() != "":
-		said, who = m.stderr.last(), "qemu"
-		reason = fmt.Errorf("qemu: %w", m.statusError())
-	case panicked != "" && reason == nil:
-		reason = fmt.Errorf("guest panicked: %s", panicked)
-	case reason == nil:
-		reason = fmt.Errorf("qemu: %w", m.statusError())
+	if reason == nil {
+		if line := m.console.find("Kernel panic"); line != "" {
+			reason = fmt.Errorf("guest panicked: %s", line)
+		} else if m.status == nil {
+			reason = errors.New("the guest powered off or reset itself")
+		} else {
+			reason = fmt.Errorf("qemu: %w", m.status)
+		}
 	}
-	if said == "" {
-		return reason
+	for _, c := range []struct {
+		name string
+		*console
+	}{{"qemu", m.stderr}, {"console", m.console}} {
+		if text := c.last(); text != "" {
+			reason = fmt.Errorf("%w\n%s: %s", reason, c.name, strings.ReplaceAll(text, "\n", "\n"+c.name+": "))
+		}
 	}
-	return fmt.Errorf("%w\n%s: %s", reason, who, strings.ReplaceAll(said, "\n", "\n"+who+": "))
-}
-
-func (m *Machine) statusError() error {
-	if m.status == nil {
-		return errors.New("exit status 0: the guest powered off or reset")
-	}
-	return m.status
+	return reason
 }
 
 // end kills qemu for a reason, the first of which counts.

@@ -23,8 +23,11 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "9ci-vm-test")
 	if err == nil {
 		programs.guest = filepath.Join(dir, "guest")
-		programs.mk = programs.guest // any static program
-		err = build(programs.guest, "9ci/cmd/guest")
+		programs.mk = filepath.Join(dir, "mk")
+		err = errors.Join(
+			build(programs.guest, "9ci/cmd/guest"),
+			build(programs.mk, "9ci/cmd/mk"),
+		)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -66,8 +66,8 @@ func loadModules(b guest.Boot, m *modules) error {
 	return m.load(names...)
 }
 
-// mountRoot mounts the core OS read-only with a place for what is written
-// over it. podman's store and /src lie there beside the overlay, not in
+// mountRoot mounts the core OS read-only, over it the initramfs's layer
+// (guest, mk), with a place for what is written over them. podman's store and /src lie there beside the overlay, not in
 // it: an overlay does not stack on another.
 func mountRoot(b guest.Boot, _ *modules) error {
 	if err := mount("/dev/vda", "/core", "erofs", unix.MS_RDONLY, ""); err != nil {
@@ -88,7 +88,7 @@ func mountRoot(b guest.Boot, _ *modules) error {
 	if err := os.Chmod("/own/tmp", 0o1777); err != nil {
 		return err
 	}
-	if err := mount("overlay", root, "overlay", 0, "lowerdir=/core,upperdir=/own/upper,workdir=/own/work"); err != nil {
+	if err := mount("overlay", root, "overlay", 0, "lowerdir=/layer:/core,upperdir=/own/upper,workdir=/own/work"); err != nil {
 		return err
 	}
 	for from, to := range map[string]string{
@@ -97,14 +97,6 @@ func mountRoot(b guest.Boot, _ *modules) error {
 		"/own/tmp":        "/tmp",
 	} {
 		if err := mount(from, root+to, "", unix.MS_BIND, ""); err != nil {
-			return err
-		}
-	}
-	for from, to := range map[string]string{
-		"/init": "/usr/lib/9ci/guest",
-		"/mk":   "/usr/lib/plan9/bin/mk",
-	} {
-		if err := move(from, root+to); err != nil {
 			return err
 		}
 	}
@@ -178,11 +170,8 @@ func groups(guest.Boot, *modules) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range strings.Fields(string(b)) {
-		// One that this kernel cannot enable is one that nobody gets.
-		os.WriteFile(top+"/cgroup.subtree_control", []byte("+"+c), 0)
-	}
-	return nil
+	all := "+" + strings.Join(strings.Fields(string(b)), " +")
+	return os.WriteFile(top+"/cgroup.subtree_control", []byte(all), 0)
 }
 
 func writeFiles(b guest.Boot, _ *modules) error {
@@ -238,19 +227,4 @@ func mount(from, to, kind string, flags uintptr, data string) error {
 		return &os.PathError{Op: "mount " + from, Path: to, Err: err}
 	}
 	return nil
-}
-
-// move moves a program to another file system.
-func move(from, to string) error {
-	b, err := os.ReadFile(from)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(to, b, 0o755); err != nil {
-		return err
-	}
-	return os.Remove(from)
 }

@@ -13,9 +13,9 @@
 //
 // # Files
 //
-//	/init                         guest, in the initramfs
+//	/layer                        in the initramfs: goes over the core OS
 //	/modules                      those of the core OS's kernel that a root needs, and what needs what (load)
-//	/usr/lib/plan9/bin/mk         9ci's, from the initramfs
+//	/usr/lib/plan9/bin/mk         9ci's, of that layer
 //	/usr/lib/9ci/guest            guest itself, for its other commands
 //	/src /var/lib/containers      on the guest's own disk
 //

@@ -169,8 +169,7 @@ func (c *Client) print(run context.Context, stop context.CancelCauseFunc, r *rem
 // steer passes signals and sizes on, and kills the command when run is
 // done. It returns when the command is gone, or has not obeyed.
 func (c *Client) steer(run context.Context, r *remote, id uint32, cmd Cmd) {
-	kill := make(<-chan time.Time)
-	giveUp := make(<-chan time.Time)
+	var kill, giveUp <-chan time.Time
 	done := run.Done()
 	send := func(s syscall.Signal) { c.conn.write(tSignal, id, appendWords(uint32(s))...) }
 	for {
@@ -190,10 +189,12 @@ func (c *Client) steer(run context.Context, r *remote, id uint32, cmd Cmd) {
 			// The id stays taken: its Rexit may still come.
 			r.output.shutdown()
 			return
-		case s := <-cmd.Signals:
-			if s != 0 {
-				send(s)
+		case s, ok := <-cmd.Signals:
+			if !ok {
+				cmd.Signals = nil
+				break
 			}
+			send(s)
 		case s, ok := <-cmd.Resize:
 			if !ok {
 				cmd.Resize = nil

@@ -1,0 +1,32 @@
+package vm
+
+import (
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+)
+
+// Where the kernel says what it knows of the counter's rate, as it does on
+// a machine whose hypervisor told it, we measure the same.
+func TestTSC(t *testing.T) {
+	if !cpuHas("tsc_known_freq") {
+		t.Skip("the kernel measures the rate of this CPU's counter too")
+	}
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mhz := regexp.MustCompile(`cpu MHz\s*:\s*([0-9.]+)`).FindSubmatch(b)
+	if mhz == nil {
+		t.Fatal("no cpu MHz in /proc/cpuinfo")
+	}
+	want, err := strconv.ParseFloat(string(mhz[1]), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want *= 1000
+	if got := float64(tscKHz()); got < want*0.995 || got > want*1.005 {
+		t.Errorf("tscKHz() = %v, want %v", got, want)
+	}
+}
