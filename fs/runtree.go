@@ -51,7 +51,7 @@ var runNames = []struct {
 }{
 	{"artifacts", true}, {"artifacts.mtree", false}, {"ctl", true}, {"info", true}, {"key", true},
 	{"log", true}, {"manifest", false}, {"manifest.sig", false}, {"status", true},
-	{"stderr", true}, {"step", true}, {"stdout", true},
+	{"stderr", true}, {"stdout", true}, {"step", true},
 }
 
 func (d runDir) Walk(ctx context.Context, name string) (Node, error) {
