@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
+
+	"9ci/orchestrator"
+	"9ci/proto/ninep"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+}
+
+// options are what the flags say.
+type options struct {
+	addrs       []string
+	state       string
+	authorities string
+	trace       bool
+}
+
+func flags(o *options) *flag.FlagSet {
+	f := flag.NewFlagSet("orchestrator", flag.ContinueOnError)
+	f.Func("a", "listen on `ADDR`", func(s string) error {
+		o.addrs = append(o.addrs, s)
+		return nil
+	})
+	f.StringVar(&o.state, "state", "", "keep state in `DIR`")
+	f.StringVar(&o.authorities, "ca", "", "trust certificates of the keys in `FILE`")
+	f.BoolVar(&o.trace, "D", false, "print 9P messages")
+	return f
+}
+
+// run serves until ctx is done, and returns the exit status.
+func run(ctx context.Context, args []string, stderr io.Writer) int {
+	var o options
+	f := flags(&o)
+	f.SetOutput(stderr)
+	f.Usage = func() { fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-D]") }
+	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
+		return 2
+	}
+	if f.NArg() > 0 {
+		f.Usage()
+		return 2
+	}
+	if err := serve(ctx, o, stderr); err != nil {
+		fmt.Fprintln(stderr, "orchestrator:", strings.TrimPrefix(err.Error(), "orchestrator: "))
+		return 1
+	}
+	return 0
+}
+
+func serve(ctx context.Context, o options, stderr io.Writer) error {
+	if o.state == "" {
+		var err error
+		if o.state, err = defaultState(); err != nil {
+			return err
+		}
+	}
+	if len(o.addrs) == 0 {
+		o.addrs = []string{"tcp!*!2222"}
+	}
+	if o.authorities != "" {
+		if _, err := os.Stat(o.authorities); err != nil {
+			return fmt.Errorf("-ca: %w", err)
+		}
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	var trace io.Writer
+	if o.trace {
+		trace = stderr
+	}
+	s, err := orchestrator.New(o.state, orchestrator.Options{Authorities: o.authorities, Log: log, Trace: trace})
+	if err != nil {
+		return err
+	}
+	var listeners []net.Listener
+	defer func() {
+		for _, l := range listeners {
+			l.Close()
+		}
+	}()
+	for _, addr := range o.addrs {
+		l, err := ninep.Listen(addr)
+		if err != nil {
+			return err
+		}
+		listeners = append(listeners, l)
+		log.Info("listen", "addr", l.Addr().String(), "key", ssh.FingerprintSHA256(s.HostKey()), "state", o.state)
+	}
+	var g *errgroup.Group
+	g, ctx = errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		g.Go(func() error { return s.Serve(ctx, l) })
+	}
+	if err := g.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// defaultState returns systemd's directory for the service, or one of the user's.
+func defaultState() (string, error) {
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); dir != "" {
+		return dir, nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, ".local", "state", "9ci-orchestrator"), nil
+}

@@ -1,0 +1,179 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+)
+
+const (
+	clientKeepalive = 15 * time.Second
+	clientMisses    = 3 // keepalives without an answer
+)
+
+// ServeFunc serves an executor's tree on one 9P connection, on behalf of user,
+// and closes it. aname is what will be attached.
+type ServeFunc func(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User)
+
+// A clientLink is one SSH connection of a Conn.
+type clientLink struct {
+	ssh   ssh.Conn
+	done  chan struct{} // closed when the connection has ended
+	slots slots         // channels that the orchestrator opened
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex // guards exports
+	exports map[string]*served
+}
+
+// served is what is exported under one name.
+type served struct {
+	ctx   context.Context
+	serve ServeFunc
+	wg    sync.WaitGroup // of connections that are served; grows under the link's mu
+}
+
+func newClientLink(c ssh.Conn) *clientLink {
+	return &clientLink{ssh: c, done: make(chan struct{}), slots: newSlots(maxChannels), exports: map[string]*served{}}
+}
+
+// serve takes what the orchestrator opens and asks, until the connection ends.
+func (l *clientLink) serve(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	defer l.wg.Wait()
+	defer close(l.done)
+	alive := time.NewTicker(clientKeepalive)
+	defer alive.Stop()
+	for chans != nil || reqs != nil {
+		select {
+		case nc, ok := <-chans:
+			if !ok {
+				chans = nil
+				continue
+			}
+			l.open(nc)
+		case r, ok := <-reqs:
+			if !ok {
+				reqs = nil
+				continue
+			}
+			r.Reply(false, nil) // a keepalive is content with that
+		case <-alive.C:
+			l.wg.Go(l.probe)
+		}
+	}
+}
+
+// probe ends the connection where nobody answers.
+func (l *clientLink) probe() {
+	t := time.AfterFunc(clientMisses*clientKeepalive, func() { l.ssh.Close() })
+	defer t.Stop()
+	l.ssh.SendRequest("keepalive@openssh.com", true, nil)
+}
+
+// open takes a channel to what is exported.
+func (l *clientLink) open(nc ssh.NewChannel) {
+	var msg exportMsg
+	if nc.ChannelType() != channelExport {
+		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", nc.ChannelType()))
+		return
+	}
+	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
+		nc.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	if !l.slots.take() {
+		nc.Reject(ssh.ResourceShortage, errBusy.Error())
+		return
+	}
+	l.mu.Lock()
+	e := l.exports[msg.Name]
+	if e != nil {
+		e.wg.Add(1)
+	}
+	l.mu.Unlock()
+	if e == nil {
+		l.slots.give()
+		nc.Reject(ssh.Prohibited, fmt.Sprintf("%q is not exported", msg.Name))
+		return
+	}
+	l.wg.Go(func() {
+		defer e.wg.Done()
+		defer l.slots.give()
+		ch, reqs, err := nc.Accept()
+		if err != nil {
+			return
+		}
+		l.wg.Go(func() { ssh.DiscardRequests(reqs) })
+		e.serve(e.ctx, ch, msg.Aname, fs.User{Name: msg.Requester, UID: -1})
+		ch.Close()
+	})
+}
+
+// export serves what a announces until ctx is done or the connection ends.
+func (l *clientLink) export(ctx context.Context, a Announce, serve ServeFunc) error {
+	ctx, cancel := context.WithCancel(ctx)
+	e := &served{ctx: ctx, serve: serve}
+	l.mu.Lock()
+	if l.exports[a.Name] != nil {
+		l.mu.Unlock()
+		cancel()
+		return fmt.Errorf("%s is exported already", a.Name)
+	}
+	l.exports[a.Name] = e
+	l.mu.Unlock()
+	defer e.wg.Wait()
+	defer cancel()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.exports, a.Name)
+	}()
+
+	ok, reply, err := l.ask(ctx, requestAnnounce, a.text())
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return &RefusedError{Reason: string(reply)}
+	}
+	if a.Joined != nil {
+		a.Joined()
+	}
+	select {
+	case <-l.done:
+		return errLost
+	case <-ctx.Done():
+		l.ssh.SendRequest(requestWithdraw, false, []byte(a.Name))
+		return ctx.Err()
+	}
+}
+
+// errLost is a connection that has ended.
+var errLost = errors.New("the connection to the orchestrator is lost")
+
+// A RefusedError is an announcement that the orchestrator did not take.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return "export refused: " + e.Reason }
+
+// ask sends a global request and waits for its answer until ctx is done.
+func (l *clientLink) ask(ctx context.Context, name string, payload []byte) (ok bool, reply []byte, err error) {
+	done := make(chan struct{})
+	l.wg.Go(func() {
+		defer close(done)
+		ok, reply, err = l.ssh.SendRequest(name, true, payload)
+	})
+	select {
+	case <-done:
+		return ok, reply, err
+	case <-ctx.Done():
+		return false, nil, ctx.Err()
+	}
+}

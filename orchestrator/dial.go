@@ -1,0 +1,180 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// dialTimeout is for a connection to be made and authenticated.
+const dialTimeout = 10 * time.Second
+
+// ErrKey is what a key that may not enter gets.
+var ErrKey = errors.New("this key may not enter")
+
+// DialOptions are what a client brings.
+type DialOptions struct {
+	Signers    []ssh.Signer // keys and certificates, tried in this order: three at most
+	KnownHosts string       // default ~/.ssh/known_hosts
+	Log        *slog.Logger // of reconnects; nil: nowhere
+}
+
+// A Conn is a client's connection to an orchestrator. When it is lost, the next
+// use makes it anew.
+type Conn struct {
+	addr, namespace string
+	user            string
+	opts            DialOptions
+	log             *slog.Logger
+
+	mu     sync.Mutex // guards what follows
+	link   *clientLink
+	closed bool
+	wg     sync.WaitGroup // of the links
+}
+
+// Dial connects to the orchestrator at rawURL, ssh://[USER@]HOST[:PORT][/NAMESPACE].
+// The port is 22 where there is none, as for any ssh URL.
+//
+// It reports ErrUnknownHost or ErrHostKeyChanged where the host key is not what
+// known_hosts has, and ErrKey where no signer may enter.
+func Dial(ctx context.Context, rawURL string, o DialOptions) (*Conn, error) {
+	c := &Conn{opts: o, log: o.Log}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if err := c.parse(rawURL); err != nil {
+		return nil, err
+	}
+	if _, err := c.connect(ctx); err != nil {
+		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+	}
+	return c, nil
+}
+
+func (c *Conn) parse(rawURL string) error {
+	u, err := url.Parse(rawURL)
+	if err != nil || u.Scheme != "ssh" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("orchestrator: %q: want ssh://HOST[:PORT][/NAMESPACE]", rawURL)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "22"
+	}
+	c.addr = net.JoinHostPort(u.Hostname(), port)
+	c.user = "9ci"
+	if name := u.User.Username(); name != "" {
+		c.user = name
+	}
+	c.namespace = strings.Trim(u.Path, "/")
+	if c.namespace != "" {
+		return checkNamespace(c.namespace)
+	}
+	return nil
+}
+
+// Namespace returns the one that the URL names, or "".
+func (c *Conn) Namespace() string { return c.namespace }
+
+// Close ends the connection. Whoever uses it gets an error.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	l := c.link
+	c.mu.Unlock()
+	if l != nil {
+		l.ssh.Close()
+	}
+	c.wg.Wait()
+	return nil
+}
+
+// connect returns the link there is, or makes one.
+func (c *Conn) connect(ctx context.Context) (*clientLink, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, net.ErrClosed
+	}
+	if c.link != nil {
+		select {
+		case <-c.link.done:
+		default:
+			return c.link, nil
+		}
+	}
+	l, err := c.handshake(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.link = l
+	return l, nil
+}
+
+func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	hosts, err := openKnownHosts(c.opts.KnownHosts)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "tcp", c.addr)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	var hostErr error
+	sc, chans, reqs, err := ssh.NewClientConn(nc, c.addr, &ssh.ClientConfig{
+		Config:            ssh.Config{Ciphers: ciphers()},
+		User:              c.user,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(c.opts.Signers...)},
+		HostKeyAlgorithms: hosts.algorithms(c.addr, nc.RemoteAddr()),
+		HostKeyCallback: func(addr string, remote net.Addr, key ssh.PublicKey) error {
+			hostErr = hosts.check(addr, remote, key)
+			return hostErr
+		},
+		ClientVersion: "SSH-2.0-9ci",
+	})
+	switch {
+	case hostErr != nil:
+		err = hostErr
+	case err != nil && ctx.Err() != nil:
+		err = fmt.Errorf("the handshake took too long: %w", ctx.Err())
+	case err != nil && strings.Contains(err.Error(), "unable to authenticate"): // the package has no error for it
+		err = c.keyError()
+	case err != nil:
+		err = fmt.Errorf("%w (is it an orchestrator, and are there fewer connections than it takes?)", err)
+	}
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	if !stop() {
+		sc.Close()
+		return nil, ctx.Err()
+	}
+	l := newClientLink(sc)
+	c.wg.Go(func() { l.serve(chans, reqs) })
+	return l, nil
+}
+
+// keyError says which keys were of no use and what would help.
+func (c *Conn) keyError() error {
+	if len(c.opts.Signers) == 0 {
+		return fmt.Errorf("%w: none was given", ErrKey)
+	}
+	var keys []string
+	for _, s := range c.opts.Signers {
+		keys = append(keys, ssh.FingerprintSHA256(s.PublicKey()))
+	}
+	return fmt.Errorf("%w: %s; its operator adds it to authorized_keys in the orchestrator's state directory", ErrKey, strings.Join(keys, ", "))
+}

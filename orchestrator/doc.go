@@ -1,0 +1,24 @@
+// Package orchestrator is an SSH-authenticated 9P mux over the trees of the
+// executors connected to it, and the client side of the same wire.
+//
+// An executor dials out, announces a name and the namespaces it holds, and
+// serves its tree on channels that the orchestrator opens back to it. Whoever
+// may read a namespace sees one tree: every executor's whole tree below n, the
+// best run of a revision below ci, and find, which answers who has a run with a
+// given key.
+//
+//   - A key is one line of authorized_keys or a certificate of a trusted
+//     authority. Its grant says which namespaces it may read and publish.
+//   - A member is one connected export. Its generation number tells it from an
+//     earlier connection of the same name. A name belongs, within a namespace,
+//     to the key that announced it.
+//   - A share is what one member shows in one namespace: the runs that its
+//     index and event files tell of.
+//
+// The orchestrator believes nothing that an executor says of itself: names are
+// checked in both directions, every request has an end, and whoever replays a
+// run verifies it. Absent and forbidden answer alike.
+//
+// State is a directory of plain files: the host key and authorized_keys. All
+// else is rebuilt from the executors that are connected.
+package orchestrator

@@ -1,0 +1,172 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/proto/ninep"
+)
+
+// self is the requester where the orchestrator reads a tree for its directory.
+const self = "orchestrator"
+
+// An exporter is a way to an executor's 9P server.
+type exporter interface {
+	// attach attaches the namespace msg names, on behalf of its requester.
+	attach(ctx context.Context, msg exportMsg) (*link, error)
+}
+
+// A link is an attached tree of an executor.
+type link struct {
+	root   fs.Dir
+	done   <-chan struct{} // closed when the link is down
+	hangup func()
+}
+
+// attach attaches the tree of namespace ns at the executor.
+func (m *member) attach(ctx context.Context, ns, requester string) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	l, err := m.exporter.attach(ctx, exportMsg{
+		Name:       m.name,
+		Aname:      ns,
+		Requester:  requester,
+		Generation: m.generation.Load(),
+		Millis:     uint32(openTimeout.Milliseconds()),
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		m.conn.suspect()
+		err = errSilent
+	}
+	return l, err
+}
+
+// importTree attaches a tree over a fresh connection, which it closes where that
+// cannot be done.
+func importTree(ctx context.Context, rwc io.ReadWriteCloser, msg exportMsg) (*link, error) {
+	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Uname: msg.Requester, Aname: msg.Aname})
+	if err != nil {
+		rwc.Close()
+		return nil, err
+	}
+	return &link{root: c.Root(), done: c.Done(), hangup: sync.OnceFunc(func() { c.Close() })}, nil
+}
+
+// A reverseExport is an executor of ours: each link is a channel that it takes.
+type reverseExport struct{ c *conn }
+
+func (e reverseExport) attach(ctx context.Context, msg exportMsg) (*link, error) {
+	ch, err := e.c.dial(ctx, channelExport, ssh.Marshal(&msg))
+	if err != nil {
+		return nil, err
+	}
+	return importTree(ctx, ch, msg)
+}
+
+// A forwardExport is stock ssh -R: each link is a connection that it forwards to
+// a 9P server, which knows nothing of who asks.
+type forwardExport struct {
+	c       *conn
+	kind    string
+	payload []byte
+}
+
+func (e forwardExport) attach(ctx context.Context, msg exportMsg) (*link, error) {
+	ch, err := e.c.dial(ctx, e.kind, e.payload)
+	if err != nil {
+		return nil, err
+	}
+	return importTree(ctx, ch, msg)
+}
+
+// A stdioExport is a 9P server at the other end of one session channel. There is
+// no second connection to it, so its one link is everybody's.
+type stdioExport struct {
+	once func() (*link, error)
+}
+
+func newStdioExport(ctx context.Context, ch io.ReadWriteCloser, ns string) *stdioExport {
+	return &stdioExport{once: sync.OnceValues(func() (*link, error) {
+		ctx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		return importTree(ctx, ch, exportMsg{Aname: ns, Requester: self})
+	})}
+}
+
+func (e *stdioExport) attach(context.Context, exportMsg) (*link, error) {
+	l, err := e.once()
+	if err != nil {
+		return nil, err
+	}
+	return &link{root: l.root, done: l.done, hangup: func() {}}, nil
+}
+
+// A watchLink is the link by which the orchestrator itself reads a member's
+// tree. All namespaces of one that exports several are read through its root:
+// a channel for each would leave none for others.
+type watchLink struct {
+	mu   sync.Mutex // guards what follows, and is held while the link is made
+	link *link
+	refs int
+}
+
+// attach returns a link to the share's tree.
+func (w *watchLink) attach(ctx context.Context, sh *share) (*link, error) {
+	if !sh.m.several {
+		return sh.m.attach(ctx, sh.space.ns, self)
+	}
+	l, err := w.get(ctx, sh.m)
+	if err != nil {
+		return nil, err
+	}
+	hangup := sync.OnceFunc(func() { w.put(l) })
+	n, err := walk(ctx, l.root, sh.space.ns)
+	if err != nil {
+		hangup()
+		return nil, err
+	}
+	root, ok := n.(fs.Dir)
+	if !ok {
+		hangup()
+		return nil, fs.ErrNotDir
+	}
+	return &link{root: root, done: l.done, hangup: hangup}, nil
+}
+
+func (w *watchLink) get(ctx context.Context, m *member) (*link, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.link != nil {
+		select {
+		case <-w.link.done:
+		default:
+			w.refs++
+			return w.link, nil
+		}
+	}
+	l, err := m.attach(ctx, "", self)
+	if err != nil {
+		return nil, err
+	}
+	w.link, w.refs = l, 1
+	return l, nil
+}
+
+// put gives a link of get's back.
+func (w *watchLink) put(l *link) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.link != l {
+		l.hangup() // it was down, and another took its place
+		return
+	}
+	if w.refs--; w.refs == 0 {
+		l.hangup()
+		w.link = nil
+	}
+}

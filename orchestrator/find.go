@@ -1,0 +1,273 @@
+package orchestrator
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"9ci/fs"
+)
+
+const (
+	maxQuestion = 64 << 10                // bytes written to find
+	maxAnswers  = 256                     // lines read back
+	findTimeout = 1500 * time.Millisecond // for keys that have not been read yet
+)
+
+const findManual = `find - who has a run with this key
+
+Write attr=value pairs of a key, one of them commit or tree, and read back a
+line for each run that has them all:
+
+	/n/EXECUTOR/ci/ID state seconds score signer address
+
+Passed runs come first, the newest first; then those that are queued or under
+way, in the order in which they were asked for; then the others. The pair
+intent=ID says that the asker's own executor, which the same connection
+exports, is going to run this key as ID, for as long as the file stays open:
+whoever sees its own run as the first that has not ended is to run it, and all
+others wait for that one.
+`
+
+// A question is what was written to find.
+type question struct {
+	key    fs.Attrs
+	intent string // the id of the asker's own run, or ""
+}
+
+func parseQuestion(b []byte) (question, error) {
+	bad := func(format string, args ...any) (question, error) {
+		return question{}, fmt.Errorf("find: "+format, args...)
+	}
+	if !utf8.Valid(b) {
+		return bad("not UTF-8")
+	}
+	var q question
+	for line := range strings.Lines(string(b)) {
+		words, err := fs.SplitWords(strings.TrimRight(line, "\r\n"))
+		if err != nil {
+			return bad("%w", err)
+		}
+		for _, w := range words {
+			name, value, ok := strings.Cut(w, "=")
+			if !ok {
+				return bad("%.80q: want attr=value", w)
+			}
+			if name == "intent" {
+				if !validID(value) {
+					return bad("intent %.80q is no run's id", value)
+				}
+				q.intent = value
+				continue
+			}
+			q.key = append(q.key, fs.Attr{Name: name, Value: value})
+		}
+	}
+	if err := q.key.Check(); err != nil {
+		return bad("%w", err)
+	}
+	if q.key.Get("commit") == "" && q.key.Get("tree") == "" {
+		return bad("a key has a commit or a tree")
+	}
+	return q, nil
+}
+
+// find returns the answer to q in ns, and what takes the asker's intent back.
+func (d *directory) find(ctx context.Context, ns string, q question, asker *conn) (answer []byte, release func(), err error) {
+	release = func() {}
+	if q.intent != "" {
+		if release, err = d.intend(ns, q, asker); err != nil {
+			return nil, nil, err
+		}
+	}
+	d.readMissing(ctx, d.candidates(ns, q))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var found []*run
+	for r := range d.candidates(ns, q) {
+		if r.answers(q.key) {
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, byUse)
+	var b []byte
+	for _, r := range found[:min(len(found), maxAnswers)] {
+		b = fmt.Appendf(b, "%s %s %s %s %s %s\n", r.path(), r.status.State, strings.Fields(r.status.String())[2],
+			dash(r.score), fs.Quote(dash(r.signer)), dash(r.share.m.address))
+	}
+	return b, release, nil
+}
+
+// byUse orders runs as an asker looks at them.
+func byUse(a, b *run) int {
+	rank := func(r *run) int {
+		switch {
+		case r.status.State == "passed":
+			return 0
+		case !r.status.Finished():
+			return 1
+		}
+		return 2
+	}
+	if rank(a) == 1 && rank(b) == 1 {
+		return cmp.Compare(a.order, b.order)
+	}
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), b.status.Time.Compare(a.status.Time), cmp.Compare(b.order, a.order))
+}
+
+// intend notes that the asker's executor is going to run q's key.
+func (d *directory) intend(ns string, q question, asker *conn) (release func(), err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var sh *share
+	if sp := d.spaces[ns]; sp != nil {
+		for _, x := range sp.shares {
+			if x.m.conn == asker {
+				sh = x
+			}
+		}
+	}
+	if sh == nil {
+		return nil, errors.New("find: an intent comes from a connection that exports the namespace")
+	}
+	r := sh.runs[q.intent]
+	if r == nil {
+		r = d.put(sh, run{id: q.intent, status: fs.Status{State: "queued", Code: -1, Took: -1, Time: time.Now()}})
+	}
+	if r.key == nil {
+		r.key, r.commit, r.tree = q.key, cmp.Or(r.commit, q.key.Get("commit")), cmp.Or(r.tree, q.key.Get("tree"))
+	}
+	r.intents++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if r.intents--; r.intents == 0 && !r.listed && sh.runs[r.id] == r {
+			delete(sh.runs, r.id)
+		}
+	}, nil
+}
+
+// candidates yields the runs that may answer q, by what the index says. It is
+// ranged over with d.mu held.
+func (d *directory) candidates(ns string, q question) iter.Seq[*run] {
+	commit, tree := q.key.Get("commit"), q.key.Get("tree")
+	return func(yield func(*run) bool) {
+		sp := d.spaces[ns]
+		if sp == nil {
+			return
+		}
+		for _, sh := range sp.shares {
+			for _, r := range sh.runs {
+				if (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree) && !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// readMissing reads the keys of runs that have not been read. An executor that
+// does not answer is not waited for beyond findTimeout.
+func (d *directory) readMissing(ctx context.Context, runs iter.Seq[*run]) {
+	missing := map[*share][]*run{}
+	d.mu.Lock()
+	n := 0
+	for r := range runs {
+		if r.key == nil && r.share.root != nil && n < maxAnswers {
+			missing[r.share] = append(missing[r.share], r)
+			n++
+		}
+	}
+	d.mu.Unlock()
+	if n == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for sh, runs := range missing {
+		wg.Go(func() { sh.readKeys(ctx, d, runs) })
+	}
+	wg.Wait()
+}
+
+// A findFile is an open find: a question, then its answer. It reads as its
+// manual until something has been written.
+type findFile struct {
+	find func(ctx context.Context, q question) (answer []byte, release func(), err error)
+
+	mu       sync.Mutex // guards what follows, and is held while an answer is sought
+	question []byte
+	asked    bool // a read has ended the question: the next write begins another
+	answer   []byte
+	start    int64  // offset at which the answer was first read: rdwr goes on where it wrote
+	release  func() // takes the intent back
+}
+
+func (f *findFile) WriteAt(_ context.Context, p []byte, _ int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.asked {
+		f.question, f.asked, f.answer = nil, false, nil
+	}
+	if len(f.question)+len(p) > maxQuestion {
+		return 0, fmt.Errorf("find: a question of over %d bytes", maxQuestion)
+	}
+	f.question = append(f.question, p...)
+	return len(p), nil
+}
+
+func (f *findFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.asked || f.answer == nil {
+		f.asked = true
+		if err := f.ask(ctx); err != nil {
+			return 0, err
+		}
+		f.start = off
+	}
+	off -= f.start
+	if off < 0 || off >= int64(len(f.answer)) {
+		return 0, io.EOF
+	}
+	return copy(p, f.answer[off:]), nil
+}
+
+func (f *findFile) ask(ctx context.Context) error {
+	if len(f.question) == 0 {
+		f.answer = []byte(findManual)
+		return nil
+	}
+	q, err := parseQuestion(f.question)
+	if err != nil {
+		return err
+	}
+	answer, release, err := f.find(ctx, q)
+	if err != nil {
+		return err
+	}
+	if f.release != nil {
+		f.release() // after the new one: a place among the askers is not lost
+	}
+	f.answer, f.release = append([]byte{}, answer...), release
+	return nil
+}
+
+func (f *findFile) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.release != nil {
+		f.release()
+		f.release = nil
+	}
+	return nil
+}

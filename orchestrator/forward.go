@@ -1,0 +1,111 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// port9P is the port that ssh -R names to export: 9P's own (RFC 6335 registry).
+const port9P = 564
+
+// forwardTCP answers ssh -R [NAME:]564:HOST:PORT: what listens at HOST:PORT is
+// an executor's tree. No port is opened here.
+func (c *conn) forwardTCP(ctx context.Context, payload []byte) error {
+	var msg forwardTCPMsg
+	if err := ssh.Unmarshal(payload, &msg); err != nil {
+		return err
+	}
+	if msg.Port != port9P {
+		return fmt.Errorf("forwarding of port %d: only %d, to export", msg.Port, port9P)
+	}
+	name := msg.Addr
+	switch name {
+	case "", "*", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::":
+		name = ""
+	}
+	a, err := c.stockAnnounce("", name)
+	if err != nil {
+		return err
+	}
+	_, err = c.join(ctx, a, forwardExport{c, "forwarded-tcpip",
+		ssh.Marshal(&forwardedTCPMsg{Addr: msg.Addr, Port: msg.Port, OriginAddr: "127.0.0.1", OriginPort: port9P})})
+	return err
+}
+
+// forwardUnix answers ssh -R /9p[/NAMESPACE[/n/NAME]]:PATH: what listens at the
+// socket PATH is an executor's tree.
+func (c *conn) forwardUnix(ctx context.Context, payload []byte) error {
+	var msg forwardUnixMsg
+	if err := ssh.Unmarshal(payload, &msg); err != nil {
+		return err
+	}
+	a, err := c.exportPath(strings.TrimPrefix(msg.Path, "/"))
+	if err != nil {
+		return err
+	}
+	_, err = c.join(ctx, a, forwardExport{c, "forwarded-streamlocal@openssh.com", ssh.Marshal(&forwardedUnixMsg{Path: msg.Path})})
+	return err
+}
+
+// cancelForward undoes either.
+func (c *conn) cancelForward(kind string, payload []byte) {
+	var name string
+	var tcp forwardTCPMsg
+	var unix forwardUnixMsg
+	switch {
+	case strings.HasPrefix(kind, "cancel-tcpip") && ssh.Unmarshal(payload, &tcp) == nil:
+		name = string(ssh.Marshal(&forwardedTCPMsg{Addr: tcp.Addr, Port: tcp.Port, OriginAddr: "127.0.0.1", OriginPort: port9P}))
+	case ssh.Unmarshal(payload, &unix) == nil:
+		name = string(ssh.Marshal(&forwardedUnixMsg{Path: unix.Path}))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n, m := range c.members {
+		if e, ok := m.exporter.(forwardExport); ok && string(e.payload) == name {
+			delete(c.members, n)
+			c.s.dir.leave(m)
+		}
+	}
+}
+
+// exportPath returns what a path 9p[/NAMESPACE[/n/NAME]] announces: where in the
+// mux the tree is to stand.
+func (c *conn) exportPath(path string) (Announce, error) {
+	rest, ok := strings.CutPrefix(path, "9p")
+	if !ok || rest != "" && rest[0] != '/' {
+		return Announce{}, fmt.Errorf("forwarding of %q: only 9p[/NAMESPACE[/n/NAME]], to export", path)
+	}
+	rest = strings.TrimPrefix(rest, "/")
+	ns, name := rest, ""
+	if i := strings.LastIndex("/"+rest, "/n/"); i >= 0 && !strings.Contains(rest[i+2:], "/") {
+		name, ns = rest[i+2:], strings.TrimSuffix(rest[:i], "/")
+	}
+	return c.stockAnnounce(ns, name)
+}
+
+// stockAnnounce returns the announcement of a client that cannot make one. What
+// it does not say, its key's line does: the namespace, and the host in the
+// comment.
+func (c *conn) stockAnnounce(ns, name string) (Announce, error) {
+	l := c.login.Load()
+	if ns == "" {
+		if ns = l.grant.home(); ns == "" {
+			return Announce{}, errors.New("which namespace? -R /9p/HOST/OWNER/REPO:SOCKET names it, or namespace= in authorized_keys")
+		}
+	}
+	if name == "" {
+		name = l.grant.name
+		if _, host, ok := strings.Cut(name, "@"); ok {
+			name = host
+		}
+		if checkExecutor(name) != nil {
+			return Announce{}, errors.New("which name? -R /9p/HOST/OWNER/REPO/n/NAME:SOCKET says it, or a comment user@host in authorized_keys")
+		}
+	}
+	a := Announce{Name: name, Namespaces: []string{ns}}
+	return a, a.check()
+}

@@ -1,0 +1,126 @@
+package orchestrator
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+)
+
+// Host keys are checked strictly: there is no trust on first use.
+var (
+	ErrUnknownHost    = errors.New("unknown host key")
+	ErrHostKeyChanged = errors.New("the host key has changed")
+)
+
+// A knownHosts is a known_hosts file, as sshd(8) describes it.
+type knownHosts struct {
+	path string
+	is   ssh.HostKeyCallback // nil where there is no file
+}
+
+func openKnownHosts(path string) (*knownHosts, error) {
+	if path == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return nil, err
+		}
+		path = filepath.Join(home, ".ssh", "known_hosts")
+	}
+	is, err := knownhosts.New(path)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return &knownHosts{path: path}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &knownHosts{path, is}, nil
+}
+
+// check reports whether key is the one that the host at addr is known by.
+func (k *knownHosts) check(addr string, remote net.Addr, key ssh.PublicKey) error {
+	if k.is == nil {
+		return k.unknown(addr, key)
+	}
+	err := k.is(addr, remote, key)
+	var ke *knownhosts.KeyError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &ke) && len(ke.Want) == 0:
+		return k.unknown(addr, key)
+	case errors.As(err, &ke):
+		w := ke.Want[0]
+		return fmt.Errorf("%w: it is %s %s, and %s:%d has %s %s; if that is right: ssh-keygen -R %s -f %s, then %s", ErrHostKeyChanged,
+			key.Type(), ssh.FingerprintSHA256(key), w.Filename, w.Line, w.Key.Type(), ssh.FingerprintSHA256(w.Key),
+			shellQuote(knownhosts.Normalize(addr)), k.name(), k.command(addr, key))
+	}
+	return err
+}
+
+func (k *knownHosts) unknown(addr string, key ssh.PublicKey) error {
+	return fmt.Errorf("%w %s %s; if that is its fingerprint: %s", ErrUnknownHost, key.Type(), ssh.FingerprintSHA256(key), k.command(addr, key))
+}
+
+// command returns what adds the host's key.
+func (k *knownHosts) command(addr string, key ssh.PublicKey) string {
+	host, port, _ := net.SplitHostPort(addr)
+	kind := strings.TrimPrefix(key.Type(), "ssh-")
+	if strings.HasPrefix(kind, "ecdsa-") {
+		kind = "ecdsa"
+	}
+	s := "ssh-keyscan -t " + kind
+	if port != "22" {
+		s += " -p " + port
+	}
+	return s + " " + host + " >> " + k.name()
+}
+
+// name returns the file as one would type it.
+func (k *knownHosts) name() string {
+	if home, err := os.UserHomeDir(); err == nil {
+		if rest, ok := strings.CutPrefix(k.path, home+"/"); ok {
+			return "~/" + rest
+		}
+	}
+	return shellQuote(k.path)
+}
+
+func shellQuote(s string) string {
+	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:") == "" && s != "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// algorithms returns the key types that the host is known by, or nil where it is
+// not: a server with several keys is to show one that can be checked.
+func (k *knownHosts) algorithms(addr string, remote net.Addr) []string {
+	if k.is == nil {
+		return nil
+	}
+	nobody, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)))
+	if err != nil {
+		return nil
+	}
+	var ke *knownhosts.KeyError
+	if !errors.As(k.is(addr, remote, nobody), &ke) {
+		return nil
+	}
+	var algos []string
+	for _, w := range ke.Want {
+		if t := w.Key.Type(); t == ssh.KeyAlgoRSA {
+			algos = append(algos, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
+		} else {
+			algos = append(algos, t)
+		}
+	}
+	return algos
+}

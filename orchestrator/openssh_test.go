@@ -1,0 +1,269 @@
+package orchestrator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/proto/ninep"
+)
+
+// opensshArgs are for a stock client that knows the server and has a key.
+func (m *testMux) opensshArgs(keyFile string) []string {
+	_, port, _ := net.SplitHostPort(m.addr)
+	return []string{"-F", "none", "-o", "UserKnownHostsFile=" + m.hosts, "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none",
+		"-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "StrictHostKeyChecking=yes", "-o", "Port=" + port, "-i", keyFile}
+}
+
+func (m *testMux) openssh(ctx context.Context, keyFile string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "ssh", slices.Concat(m.opensshArgs(keyFile), args)...)
+}
+
+// run runs ssh HOST command, and returns what it printed and its exit status.
+func (m *testMux) run(keyFile, command string) (stdout, stderr string, status int) {
+	m.t.Helper()
+	cmd := m.openssh(m.t.Context(), keyFile, "127.0.0.1", command)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		m.t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+func TestOpenSSHCommands(t *testing.T) {
+	m := startMux(t)
+	k, file := m.key(`namespace="`+hello+`"`, "alice@laptop")
+	tree := newTestTree()
+	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	tree.add("3f2a9c1d0b7e.2", testCommit, "failed")
+	tree.files["ci/3f2a9c1d0b7e.1/artifacts/big"] = strings.Repeat("0123456789abcdef", 50000)
+	tree.links["ci/3f2a9c1d0b7e.1/artifacts/link"] = "size"
+	tree.links["ci/3f2a9c1d0b7e.1/artifacts/away"] = "../../../../../etc/passwd"
+	root := m.tree(m.dial(k), hello)
+	ev := watchEvents(t, root)
+	m.export(m.dial(k), Announce{Name: "laptop.9", Namespaces: []string{hello}}, tree.root())
+	ev.await("/ci/3f2a9c1d0b7e.2")
+
+	for _, test := range []struct {
+		command, stdout, stderr string // each holds
+		status                  int
+	}{
+		{"cat ci/3f2a9c1d0b7e/stdout", "ok 3f2a9c1d0b7e.1\n", "", 0},
+		{"cat /ci/" + testCommit + "/stdout n/laptop.9/ci/3f2a9c1d0b7e.2/stdout", "ok 3f2a9c1d0b7e.1\nok 3f2a9c1d0b7e.2\n", "", 0},
+		{"cat " + hello + "/ci/last/artifacts/size", "42\n", "", 0},
+		{"cat namespace=" + hello + " ci/last/artifacts/size", "42\n", "", 0},
+		{"cat namespace=github.com/o/x ci/last/artifacts/size", "", "file not found", 1},
+		{"cat artifacts/" + testScore + "/link", "42\n", "", 0},
+		{"cat ci/3f2a9c1d0b7e/artifacts/away", "", "cat: ci/3f2a9c1d0b7e/artifacts/away: file not found", 1},
+		{"cat ci/3f2a9c1d0b7e/artifacts/big", tree.files["ci/3f2a9c1d0b7e.1/artifacts/big"], "", 0},
+		{"cat ci/0000000/stdout ci/last/artifacts/size", "42\n", "cat: ci/0000000/stdout: file not found", 1},
+		{"cat ci", "", "is a directory", 1},
+		{"cat '../../etc/passwd'", "", "file not found", 1},
+		{"ls", "event\nstatus\ngithub.com\n", "", 0},
+		{"ls n", "laptop.9\n", "", 0},
+		{"ls -l n/laptop.9/ci/3f2a9c1d0b7e.1", "-r--r--r-- 18 1970-01-01T00:00:01Z stdout\n", "", 0},
+		{"stat ci/3f2a9c1d0b7e", "ci/3f2a9c1d0b7e -> ../n/laptop.9/ci/3f2a9c1d0b7e.1", "", 0},
+		{"wait n/laptop.9/ci/3f2a9c1d0b7e.1", "passed 0 ", "", 0},
+		{"wait n/laptop.9/ci/3f2a9c1d0b7e.2", "failed 1 ", "", 1},
+		{"whoami", "rights='read publish'\nnamespaces=" + hello, "", 0},
+		{"cat", "", "usage: cat PATH...", 2},
+		{"rm -rf /", "", "rm: there is no such command here", 127},
+		{"cat x; reboot", "", "this is not a shell", 2},
+		{"cat 'x", "", "a quote is not closed", 2},
+	} {
+		stdout, stderr, status := m.run(file, test.command)
+		if !strings.Contains(stdout, test.stdout) || !strings.Contains(stderr, test.stderr) || status != test.status {
+			t.Errorf("ssh HOST %s:\nstdout %.200q, want %.200q\nstderr %q, want %q\nstatus %d, want %d",
+				test.command, stdout, test.stdout, stderr, test.stderr, status, test.status)
+		}
+		if test.stdout == "" && stdout != "" || test.stderr == "" && stderr != "" {
+			t.Errorf("ssh HOST %s: also stdout %q stderr %q", test.command, stdout, stderr)
+		}
+	}
+	if out, err := m.openssh(t.Context(), file, "127.0.0.1").Output(); err != nil || !strings.Contains(string(out), "It has no shell") {
+		t.Errorf("ssh HOST: %q, %v", out, err)
+	}
+}
+
+// A key sees the namespaces of its line, and others' as if they were not there.
+func TestOpenSSHForbidden(t *testing.T) {
+	m := startMux(t)
+	const secret = "github.com/bob/secret"
+	kb, _ := m.key("", "operator")
+	_, file := m.key(`namespace="`+hello+`"`, "alice")
+	_, pub := m.key(`publish,namespace="`+secret+`"`, "bob")
+	_, nobody := m.stranger()
+	m.export(m.dial(kb), Announce{Name: "b", Namespaces: []string{secret, "gitlab.com/x/y/z"}}, newTestTree().root())
+
+	if out, errs, status := m.run(nobody, "whoami"); status != 255 || out != "" || !strings.Contains(errs, "Permission denied") {
+		t.Errorf("a stranger: %q %q %d", out, errs, status)
+	}
+	for _, path := range []string{secret, secret + "/n", secret + "/status", "github.com/bob", "gitlab.com", "github.com/bob/nothing"} {
+		if out, errs, status := m.run(file, "ls "+path); status != 1 || out != "" || errs != "ls: "+path+": file not found\n" {
+			t.Errorf("ls %s: %q %q %d", path, out, errs, status)
+		}
+	}
+	if out, _, _ := m.run(file, "cat /status"); strings.Contains(out, "secret") || strings.Contains(out, "gitlab") {
+		t.Errorf("the root's status tells of what is forbidden: %q", out)
+	}
+	if out, errs, status := m.run(pub, "ls "+secret); status != 1 || out != "" {
+		t.Errorf("a key without the right read: %q %q %d", out, errs, status)
+	}
+}
+
+// ssh -s HOST 9p is a 9P connection.
+func TestOpenSSHSubsystem(t *testing.T) {
+	m := startMux(t)
+	k, file := m.key(`namespace="`+hello+`"`, "alice")
+	tree := newTestTree()
+	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	m.export(m.dial(k), Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	for _, test := range []struct{ subsystem, aname, path string }{
+		{"9p", hello, "n/a/ci/3f2a9c1d0b7e.1/stdout"},
+		{"9p", "", hello + "/n/a/ci/3f2a9c1d0b7e.1/stdout"},
+		{"9p/a", "", "ci/3f2a9c1d0b7e.1/stdout"},
+		{"9p/" + hello + "/n/a", "ci", "3f2a9c1d0b7e.1/stdout"},
+	} {
+		for _, dialect := range []ninep.Dialect{ninep.DotL, ninep.Plan9} {
+			cmd := m.openssh(t.Context(), file, "-s", "127.0.0.1", test.subsystem)
+			p := startPipe(t, cmd)
+			cl, err := ninep.Import(t.Context(), p, ninep.ImportOptions{Aname: test.aname, Dialect: dialect})
+			if err != nil {
+				t.Fatalf("%s: %v", test.subsystem, err)
+			}
+			if got := read(t, cl.Root(), test.path); got != "ok 3f2a9c1d0b7e.1\n" {
+				t.Errorf("%s %s: %q", test.subsystem, test.path, got)
+			}
+			cl.Close()
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("ssh -s HOST %s: %v", test.subsystem, err)
+			}
+		}
+	}
+}
+
+// A pipe is a process's standard input and output.
+type pipe struct {
+	io.Reader
+	io.WriteCloser
+}
+
+func startPipe(t testing.TB, cmd *exec.Cmd) *pipe {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = t.Output()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return &pipe{out, in}
+}
+
+// Stock ssh exports: by -R to a port or a socket, and on its standard input.
+func TestOpenSSHExport(t *testing.T) {
+	tree := newTestTree()
+	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	srv := &ninep.Server{User: fs.User{Name: "local", UID: -1}, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree.root(), nil }}
+	serve := func(t *testing.T, network, addr string) string {
+		l, err := net.Listen(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			srv.ServeListener(ctx, l)
+		}()
+		t.Cleanup(func() { cancel(); <-done })
+		return l.Addr().String()
+	}
+	for _, test := range []struct {
+		name, executor string
+		args           func(t *testing.T) []string
+	}{
+		{"port", "laptop", func(t *testing.T) []string { return []string{"-N", "-R", "564:" + serve(t, "tcp", "127.0.0.1:0")} }},
+		{"name and port", "box.1", func(t *testing.T) []string {
+			return []string{"-N", "-R", "box.1:564:" + serve(t, "tcp", "127.0.0.1:0")}
+		}},
+		{"socket", "laptop", func(t *testing.T) []string {
+			return []string{"-N", "-R", "/9p:" + serve(t, "unix", filepath.Join(t.TempDir(), "9ci"))}
+		}},
+		{"name and socket", "box", func(t *testing.T) []string {
+			return []string{"-N", "-R", "/9p/" + hello + "/n/box:" + serve(t, "unix", filepath.Join(t.TempDir(), "9ci"))}
+		}},
+		{"standard input", "laptop", func(t *testing.T) []string { return nil }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := startMux(t)
+			k, file := m.key(`namespace="`+hello+`"`, "alice@laptop")
+			root := m.tree(m.dial(k), hello)
+			ev := watchEvents(t, root)
+			ctx, cancel := context.WithCancel(t.Context())
+			args := test.args(t)
+			if args == nil {
+				cmd := m.openssh(ctx, file, "-s", "127.0.0.1", "9p-export")
+				p := startPipe(t, cmd)
+				done := make(chan struct{})
+				go func() { defer close(done); srv.Serve(ctx, p) }()
+				t.Cleanup(func() { cancel(); <-done; cmd.Wait() })
+			} else {
+				cmd := m.openssh(ctx, file, append(append([]string{"-o", "ExitOnForwardFailure=yes"}, args...), "127.0.0.1")...)
+				cmd.Stderr = t.Output()
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { cancel(); cmd.Wait() })
+			}
+			ev.await("/n/"+test.executor+"/ci/3f2a9c1d0b7e.1", "passed")
+			for _, path := range []string{"n/" + test.executor + "/ci/3f2a9c1d0b7e.1/stdout", "ci/last/stdout"} {
+				if got := read(t, root, path); got != "ok 3f2a9c1d0b7e.1\n" {
+					t.Errorf("%s: %q", path, got)
+				}
+			}
+			cancel()
+			ev.await("/n/"+test.executor, "leave")
+		})
+	}
+
+	m := startMux(t)
+	_, file := m.key(`namespace="`+hello+`"`, "alice@laptop")
+	for _, forward := range []string{"8080:127.0.0.1:80", "/tmp/x:/tmp/y", "/9p/github.com/other/repo:/tmp/y"} {
+		out, err := m.openssh(t.Context(), file, "-N", "-o", "ExitOnForwardFailure=yes", "-R", forward, "127.0.0.1").CombinedOutput()
+		if err == nil {
+			t.Errorf("ssh -R %s: %q, want a refusal", forward, out)
+		}
+	}
+}
+
+// ssh-keyscan gets the key that known_hosts is to have.
+func TestOpenSSHKeyscan(t *testing.T) {
+	m := startMux(t)
+	_, port, _ := net.SplitHostPort(m.addr)
+	out, err := exec.CommandContext(t.Context(), "ssh-keyscan", "-t", "ed25519", "-p", port, "127.0.0.1").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key := string(bytes.Fields(ssh.MarshalAuthorizedKey(m.s.HostKey()))[1]); !strings.Contains(string(out), key) {
+		t.Errorf("ssh-keyscan: %q", out)
+	}
+}

@@ -1,0 +1,176 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"9ci/fs"
+)
+
+const (
+	opTimeout  = 10 * time.Second // for an operation that does not block
+	maxEntries = 1 << 20          // of a directory
+)
+
+// A memberDir is n/<executor>. The executor is reached when something below it
+// is asked for.
+type memberDir struct {
+	v    *view
+	sh   *share
+	list atomic.Pointer[remoteDir]
+}
+
+func (m *memberDir) Stat(context.Context) (fs.Stat, error) { return m.sh.stat(), nil }
+
+func (sh *share) stat() fs.Stat {
+	st := dirStat(sh.m.name, sh.space.ns+"/n/"+sh.m.name)
+	st.ModTime = sh.since
+	return st
+}
+
+func (m *memberDir) Open(context.Context, fs.OpenMode) (fs.File, error) { return nil, fs.ErrIsDir }
+
+func (m *memberDir) Walk(ctx context.Context, name string) (fs.Node, error) {
+	r, err := m.root(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.Walk(ctx, name)
+}
+
+func (m *memberDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat, error) {
+	r := m.list.Load()
+	if r == nil || after == 0 {
+		var err error
+		if r, err = m.root(ctx); err != nil {
+			return nil, err
+		}
+		m.list.Store(r)
+	}
+	return r.ReadDir(ctx, after, n)
+}
+
+func (m *memberDir) root(ctx context.Context) (*remoteDir, error) {
+	root, err := m.v.attached(ctx, m.sh)
+	if err != nil {
+		return nil, err
+	}
+	return &remoteDir{remote: remote{m.v, m.sh, root}, dir: root}, nil
+}
+
+// A remote is a file of an executor's tree, as the mux shows it: names are
+// checked in both directions, qids are made the mux's own, and an operation
+// that ought not to block has an end.
+type remote struct {
+	v  *view
+	sh *share
+	n  fs.Node
+}
+
+func (r remote) Stat(ctx context.Context) (fs.Stat, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	st, err := r.n.Stat(ctx)
+	if err != nil {
+		return st, r.fail(err)
+	}
+	return r.renumber(st), nil
+}
+
+func (r remote) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
+	if mode&^fs.OpenRead != 0 && !r.v.mayWrite(r.sh) {
+		return nil, iofs.ErrPermission
+	}
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	f, err := r.n.Open(ctx, mode)
+	if err != nil {
+		return nil, r.fail(err)
+	}
+	return f, nil
+}
+
+// renumber gives a file its number in the mux's tree: executors number their
+// files without knowing of each other.
+func (r remote) renumber(st fs.Stat) fs.Stat {
+	const odd = 0x9e3779b97f4a7c15 // spreads small numbers: 2^64 over the golden ratio
+	h := (st.Path + 1) * odd
+	st.Path = fold(h ^ h>>29 ^ qidPath(r.sh.space.ns+"/n/"+r.sh.m.name))
+	return st
+}
+
+// fail makes an error of the executor's, or of the way to it, one of the mux's.
+func (r remote) fail(err error) error {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		r.sh.m.conn.suspect()
+		return errSilent
+	case r.sh.ctx.Err() != nil:
+		return fmt.Errorf("the executor has left: %w", fs.ErrIO)
+	}
+	return err
+}
+
+// A remoteDir is a directory of an executor's tree.
+type remoteDir struct {
+	remote
+	dir    fs.Dir
+	listed atomic.Int64 // entries handed out since the first was
+}
+
+func (r *remoteDir) Walk(ctx context.Context, name string) (fs.Node, error) {
+	if !validName(name) {
+		return nil, iofs.ErrNotExist
+	}
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	n, err := r.dir.Walk(ctx, name)
+	if err != nil {
+		return nil, r.fail(err)
+	}
+	sub := remote{r.v, r.sh, n}
+	if d, ok := n.(fs.Dir); ok {
+		return &remoteDir{remote: sub, dir: d}, nil
+	}
+	return sub, nil
+}
+
+// ReadDir leaves out entries that no honest executor has, and ends a directory
+// that has no end.
+func (r *remoteDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat, error) {
+	if after == 0 {
+		r.listed.Store(0)
+	}
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	for {
+		page, err := r.dir.ReadDir(ctx, after, n)
+		if err != nil {
+			return nil, r.fail(err)
+		}
+		if len(page) == 0 {
+			return nil, nil
+		}
+		if len(page) > n || r.listed.Add(int64(len(page))) > maxEntries {
+			return nil, fmt.Errorf("a directory of over %d entries: %w", maxEntries, fs.ErrIO)
+		}
+		after = page[len(page)-1].Cookie
+		good := page[:0:0]
+		for _, st := range page {
+			if validName(st.Name) && st.Cookie != 0 && !strings.ContainsRune(st.Target, 0) {
+				good = append(good, r.renumber(st))
+			}
+		}
+		if len(good) > 0 {
+			return good, nil
+		}
+		if after == 0 {
+			return nil, fmt.Errorf("a directory that cannot be read: %w", fs.ErrIO)
+		}
+	}
+}

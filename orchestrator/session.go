@@ -1,0 +1,176 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/proto/ninep"
+)
+
+// A session is one session channel (RFC 4254 §6): a subsystem or a command.
+type session struct {
+	c    *conn
+	ch   ssh.Channel
+	ctx  context.Context // done when the channel is closed
+	view *view
+
+	namespace string // where the command looks up ci, n and artifacts; "" for the key's
+
+	exited sync.Once
+}
+
+// session serves a session channel until it is closed.
+func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
+	ch, reqs, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s := &session{c: c, ch: ch, ctx: ctx, view: newView(ctx, c)}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.view.close()
+	defer cancel()
+	defer ch.Close()
+	started := false
+	for r := range reqs {
+		run := s.program(r)
+		if run == nil || started {
+			r.Reply(false, nil)
+			continue
+		}
+		started = true
+		r.Reply(true, nil)
+		wg.Go(func() { s.exit(run()) })
+	}
+}
+
+// program returns what a request asks to run, or nil.
+func (s *session) program(r *ssh.Request) func() int {
+	var arg struct{ Text string }
+	switch r.Type {
+	case "shell":
+		return s.help
+	case "exec", "subsystem":
+		if ssh.Unmarshal(r.Payload, &arg) != nil {
+			return nil
+		}
+	}
+	switch r.Type {
+	case "exec":
+		return func() int { return s.exec(arg.Text) }
+	case "subsystem":
+		return s.subsystem(arg.Text)
+	}
+	return nil // env, pty-req, signal: not here
+}
+
+// subsystem returns the program of a subsystem, or nil.
+func (s *session) subsystem(name string) func() int {
+	if path, ok := strings.CutPrefix(name, "9p-export"); ok && (path == "" || path[0] == '/') {
+		return func() int { return s.export("9p" + path) }
+	}
+	if path, ok := strings.CutPrefix(name, "9p"); ok && (path == "" || path[0] == '/') {
+		return func() int { return s.serve9P(strings.TrimPrefix(path, "/")) }
+	}
+	return nil
+}
+
+// serve9P serves the tree, or what is below path: an executor's name in the
+// key's only namespace, or a path of the mux.
+func (s *session) serve9P(path string) int {
+	srv := ninep.Server{User: s.c.login.Load().user(), Trace: s.c.s.trace}
+	srv.Attach = s.view.attach
+	if path != "" {
+		if !strings.Contains(path, "/") {
+			path = "n/" + path
+		}
+		srv.Attach = func(ctx context.Context, _, aname string) (fs.Dir, error) {
+			n, err := s.walk(ctx, path)
+			if err != nil {
+				return nil, err
+			}
+			d, ok := n.(fs.Dir)
+			if ok && aname != "" {
+				if n, err = walk(ctx, d, aname); err != nil {
+					return nil, err
+				}
+				d, ok = n.(fs.Dir)
+			}
+			if !ok {
+				return nil, fs.ErrNotDir
+			}
+			return d, nil
+		}
+	}
+	err := srv.Serve(s.ctx, stream{s})
+	if err != nil && s.ctx.Err() == nil && !errors.Is(err, io.EOF) {
+		s.c.log.Debug("9p", "err", err)
+		return 1
+	}
+	return 0
+}
+
+// export makes the channel's other end an executor's 9P server, until it hangs
+// up.
+func (s *session) export(path string) int {
+	a, err := s.c.exportPath(path)
+	if err != nil {
+		return s.fail("9p-export", err)
+	}
+	done := make(chan struct{})
+	rwc := &hangupCloser{ReadWriteCloser: s.ch, done: done}
+	if _, err = s.c.join(s.ctx, a, newStdioExport(s.ctx, rwc, a.Namespaces[0])); err != nil {
+		return s.fail("9p-export", err)
+	}
+	select {
+	case <-done:
+	case <-s.ctx.Done():
+	}
+	s.c.withdraw(a.Name)
+	return 0
+}
+
+// fail tells the client why a program ends.
+func (s *session) fail(program string, err error) int {
+	io.WriteString(s.ch.Stderr(), program+": "+err.Error()+"\n")
+	return 1
+}
+
+// exit ends the session with a status. The first one counts.
+func (s *session) exit(status int) {
+	s.exited.Do(func() {
+		s.ch.SendRequest("exit-status", false, ssh.Marshal(&exitStatusMsg{uint32(status)}))
+		s.ch.Close()
+	})
+}
+
+// A stream is the session's channel for a server that closes it: ssh is told
+// that it went well.
+type stream struct{ s *session }
+
+func (t stream) Read(p []byte) (int, error)  { return t.s.ch.Read(p) }
+func (t stream) Write(p []byte) (int, error) { return t.s.ch.Write(p) }
+
+func (t stream) Close() error {
+	t.s.exit(exitOK)
+	return nil
+}
+
+// A hangupCloser tells of its Close.
+type hangupCloser struct {
+	io.ReadWriteCloser
+	once sync.Once
+	done chan struct{}
+}
+
+func (h *hangupCloser) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return h.ReadWriteCloser.Close()
+}

@@ -1,0 +1,97 @@
+package orchestrator
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// The files of a state directory.
+const (
+	hostKeyFile        = "ssh_host_ed25519_key"
+	authorizedKeysFile = "authorized_keys"
+)
+
+const authorizedKeysHead = `# Who may enter: a public key a line, as in sshd(8). Options, before the key:
+#	namespace="github.com/alice/hello"	only there; * matches in an element, a last ... all that follows
+#	read	publish				only that; with neither, both
+#	expiry-time="20270101Z"
+#	cert-authority,principals="github:123"	certificates that this key has signed
+# An edit counts at once.
+`
+
+// openState makes dir what a first start needs and returns its host key.
+func openState(dir string) (ssh.Signer, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	host, err := hostKey(filepath.Join(dir, hostKeyFile))
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, authorizedKeysFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, iofs.ErrExist) {
+		return host, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.WriteString(authorizedKeysHead)
+	return host, errors.Join(err, f.Close())
+}
+
+// hostKey reads the host key, or makes one where there is none.
+func hostKey(path string) (ssh.Signer, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, iofs.ErrNotExist) {
+		b, err = makeHostKey(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, err := ssh.ParsePrivateKey(b)
+	if err != nil {
+		return nil, fmt.Errorf("host key %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// makeHostKey writes a new key, its public half first, so that a private key
+// that is there is whole and has one. Of two that start at once one wins.
+func makeHostKey(path string) ([]byte, error) {
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(priv, "9ci orchestrator")
+	if err != nil {
+		return nil, err
+	}
+	signer, err := ssh.NewSignerFromSigner(priv)
+	if err != nil {
+		return nil, err
+	}
+	secret := pem.EncodeToMemory(block)
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".key")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(secret)
+	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+		return nil, err
+	}
+	if err := os.Link(tmp.Name(), path); errors.Is(err, iofs.ErrExist) {
+		return os.ReadFile(path)
+	} else if err != nil {
+		return nil, err
+	}
+	return secret, os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(signer.PublicKey()), 0o644)
+}

@@ -1,0 +1,124 @@
+package orchestrator
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"9ci/fs"
+)
+
+// A view is the tree as one session of a client sees it. It holds the session's
+// links to executors, each made when it is first needed: a session's requests
+// are its own as far as the executor's tree, and a slow one holds up no other.
+type view struct {
+	c      *conn
+	ctx    context.Context // of the session: links end with it
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex // guards peers
+	peers map[*share]*peer
+}
+
+// A peer is a session's link to one executor.
+type peer struct {
+	ready chan struct{} // closed when what follows is set
+	root  fs.Dir
+	err   error
+}
+
+func newView(ctx context.Context, c *conn) *view {
+	v := &view{c: c, peers: map[*share]*peer{}}
+	v.ctx, v.cancel = context.WithCancel(ctx)
+	return v
+}
+
+// close ends the session's links.
+func (v *view) close() {
+	v.cancel()
+	v.wg.Wait()
+}
+
+// root returns the tree of all namespaces.
+func (v *view) root() fs.Dir { return &spaceDir{v: v} }
+
+// attach answers a Tattach: an aname enters a namespace, or what is below it.
+func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
+	n, err := walk(ctx, v.root(), aname)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := n.(fs.Dir)
+	if !ok {
+		return nil, fs.ErrNotDir
+	}
+	return d, nil
+}
+
+// mayRead reports whether the session's key may read ns, as of now.
+func (v *view) mayRead(ns string) bool { return v.c.login.Load().grant.mayRead(ns) }
+
+// has reports whether ns is a namespace to the session: one that somebody
+// exports, or that the key's line names.
+func (v *view) has(ns string) bool {
+	g := v.c.login.Load().grant
+	return g.mayRead(ns) && (v.c.s.dir.exported(ns) || slices.Contains(g.literals(), ns))
+}
+
+// namespaces returns those, sorted.
+func (v *view) namespaces() []string {
+	all := v.c.s.dir.namespaces(v.mayRead)
+	if g := v.c.login.Load().grant; g.read {
+		all = append(all, g.literals()...)
+		slices.Sort(all)
+	}
+	return slices.Compact(all)
+}
+
+// mayWrite reports whether the session may write to files of the share. An
+// executor is commanded through the orchestrator by its own key alone.
+func (v *view) mayWrite(sh *share) bool { return v.c.login.Load().fingerprint() == sh.m.key }
+
+// attached returns the root of the executor's tree. A link that cannot be made,
+// or has ended, is made anew for whoever asks next.
+func (v *view) attached(ctx context.Context, sh *share) (fs.Dir, error) {
+	v.mu.Lock()
+	p := v.peers[sh]
+	if p == nil {
+		p = &peer{ready: make(chan struct{})}
+		v.peers[sh] = p
+		v.wg.Go(func() { v.hold(sh, p) })
+	}
+	v.mu.Unlock()
+	select {
+	case <-p.ready:
+		return p.root, p.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// hold makes p's link and keeps it while the session, the share and the link
+// last.
+func (v *view) hold(sh *share, p *peer) {
+	defer func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		delete(v.peers, sh)
+	}()
+	l, err := sh.m.attach(v.ctx, sh.space.ns, v.c.login.Load().fingerprint())
+	if err != nil {
+		p.err = err
+		close(p.ready)
+		return
+	}
+	defer l.hangup()
+	p.root = l.root
+	close(p.ready)
+	select {
+	case <-l.done:
+	case <-sh.ctx.Done():
+	case <-v.ctx.Done():
+	}
+}
