@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -28,6 +29,8 @@ type clientLink struct {
 	done  chan struct{} // closed when the connection has ended
 	slots slots         // channels that the orchestrator opened
 	wg    sync.WaitGroup
+
+	probing atomic.Bool
 
 	mu      sync.Mutex // guards exports
 	exports map[string]*served
@@ -70,8 +73,12 @@ func (l *clientLink) serve(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request
 	}
 }
 
-// probe ends the connection where nobody answers.
+// probe ends the connection where nobody answers. One at a time is enough.
 func (l *clientLink) probe() {
+	if !l.probing.CompareAndSwap(false, true) {
+		return
+	}
+	defer l.probing.Store(false)
 	t := time.AfterFunc(clientMisses*clientKeepalive, func() { l.ssh.Close() })
 	defer t.Stop()
 	l.ssh.SendRequest("keepalive@openssh.com", true, nil)

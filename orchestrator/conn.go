@@ -56,7 +56,7 @@ type conn struct {
 	out   slots          // channels that we opened
 	login atomic.Pointer[login]
 
-	suspected atomic.Bool // a probe out of turn is under way
+	probing atomic.Bool
 
 	mu      sync.Mutex         // guards members
 	members map[string]*member // what the connection exports, by name
@@ -104,8 +104,12 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 func keepaliveDelay() time.Duration { return keepaliveEvery + rand.N(keepaliveSpread) }
 
 // probe closes the connection unless the client answers and its key may still
-// enter.
+// enter. One at a time is enough.
 func (c *conn) probe() {
+	if !c.probing.CompareAndSwap(false, true) {
+		return
+	}
+	defer c.probing.Store(false)
 	if err := c.check(); err != nil {
 		c.log.Info("login ends", "err", err)
 		c.ssh.Close()
@@ -121,14 +125,7 @@ func (c *conn) probe() {
 
 // suspect has the client probed at once: an operation that it should have
 // answered has timed out.
-func (c *conn) suspect() {
-	if c.suspected.CompareAndSwap(false, true) {
-		c.wg.Go(func() {
-			defer c.suspected.Store(false)
-			c.probe()
-		})
-	}
-}
+func (c *conn) suspect() { c.wg.Go(c.probe) }
 
 // check looks again at what the connection's key may do: authorized_keys may
 // have changed, or a certificate have run out, since it logged in.

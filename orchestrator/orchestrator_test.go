@@ -96,7 +96,7 @@ func (m *testMux) key(options, comment string) (ssh.Signer, string) {
 // stranger makes a key that may not enter.
 func (m *testMux) stranger() (ssh.Signer, string) {
 	m.t.Helper()
-	_, priv, _ := ed25519.GenerateKey(rand.Reader)
+	priv := newKey(m.t)
 	s, err := ssh.NewSignerFromSigner(priv)
 	if err != nil {
 		m.t.Fatal(err)
@@ -110,6 +110,15 @@ func (m *testMux) stranger() (ssh.Signer, string) {
 	f.Close()
 	os.WriteFile(f.Name()+".pub", ssh.MarshalAuthorizedKey(s.PublicKey()), 0o600)
 	return s, f.Name()
+}
+
+func newKey(t testing.TB) ed25519.PrivateKey {
+	t.Helper()
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return priv
 }
 
 func (m *testMux) dial(s ssh.Signer) *Conn {
