@@ -57,7 +57,7 @@ type Config struct {
 type Share struct {
 	Tag      string // its name on the wire, at most 31 bytes; unique
 	Dir      string // here
-	Target   string // there
+	Target   string // there; empty: not mounted at boot
 	ReadOnly bool   // writes get EROFS, from qemu: root in the guest cannot change that
 }
 
@@ -175,6 +175,9 @@ func (m *Machine) boot(ctx context.Context, c Config) error {
 			Env:      c.Env,
 		}
 		for _, s := range c.Shares {
+			if s.Target == "" {
+				continue
+			}
 			b.Mounts = append(b.Mounts, guest.Mount{Tag: s.Tag, Target: s.Target, ReadOnly: s.ReadOnly})
 		}
 		return b

@@ -89,7 +89,7 @@ func (c *Config) complete(ctx context.Context) error {
 			return fmt.Errorf("share %q: tag is empty, too long or taken", s.Tag)
 		}
 		tags[s.Tag] = true
-		if !filepath.IsAbs(s.Dir) || !filepath.IsAbs(s.Target) {
+		if !filepath.IsAbs(s.Dir) || s.Target != "" && !filepath.IsAbs(s.Target) {
 			return fmt.Errorf("share %q: %s to %s: not absolute", s.Tag, s.Dir, s.Target)
 		}
 		if fi, err := os.Stat(s.Dir); err != nil {
