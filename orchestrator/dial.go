@@ -47,17 +47,23 @@ type Conn struct {
 // It reports ErrUnknownHost or ErrHostKeyChanged where the host key is not what
 // known_hosts has, and ErrKey where no signer may enter.
 func Dial(ctx context.Context, rawURL string, o DialOptions) (*Conn, error) {
-	c := &Conn{opts: o, log: o.Log}
-	if c.log == nil {
-		c.log = slog.New(slog.DiscardHandler)
-	}
-	if err := c.parse(rawURL); err != nil {
+	c, err := Open(rawURL, o)
+	if err != nil {
 		return nil, err
 	}
 	if _, err := c.connect(ctx); err != nil {
 		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
 	}
 	return c, nil
+}
+
+// Open is Dial for a Conn that connects when it is first used.
+func Open(rawURL string, o DialOptions) (*Conn, error) {
+	c := &Conn{opts: o, log: o.Log}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	return c, c.parse(rawURL)
 }
 
 func (c *Conn) parse(rawURL string) error {
