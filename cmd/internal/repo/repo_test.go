@@ -1,0 +1,187 @@
+package repo_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"9ci/cmd/internal/repo"
+)
+
+func TestParseNamespace(t *testing.T) {
+	for url, want := range map[string]string{
+		"https://github.com/alice/hello":                    "github.com/alice/hello",
+		"https://bob:secret@GitHub.com:443/alice/Hello.git": "github.com/alice/Hello",
+		"git@github.com:alice/hello.git":                    "github.com/alice/hello",
+		"ssh://git@git.example.org:2222/a/b/c.git/":         "git.example.org/a/b/c",
+		"host:a/b":                   "host/a/b",
+		"https://example.org/one":    "",
+		"https://example.org/../etc": "",
+		"https://example.org/a//b":   "",
+		"/srv/git/hello.git":         "",
+		"../hello":                   "",
+		"./a:b/c":                    "",
+		"file:///srv/git/hello":      "",
+		"":                           "",
+	} {
+		if got, ok := repo.ParseNamespace(url); got != want || ok != (want != "") {
+			t.Errorf("ParseNamespace(%q) = %q, %v, want %q", url, got, ok, want)
+		}
+	}
+}
+
+// git runs git in dir as a user with a name would.
+func git(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always"}, args...)...)
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %v: %v\n%s", args, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newRepo makes a repository with two commits and a tag at the first.
+func newRepo(t *testing.T) (dir string, r *repo.Repo) {
+	t.Helper()
+	dir = t.TempDir()
+	git(t, dir, "init", "-q", "-b", "main")
+	write(t, filepath.Join(dir, "f"), "one\n")
+	git(t, dir, "add", "f")
+	git(t, dir, "commit", "-q", "-m", "one")
+	git(t, dir, "tag", "v1")
+	write(t, filepath.Join(dir, "f"), "two\n")
+	git(t, dir, "commit", "-q", "-a", "-m", "two")
+	r, err := repo.Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, r
+}
+
+func TestResolve(t *testing.T) {
+	ctx := t.Context()
+	dir, r := newRepo(t)
+	head, tree := git(t, dir, "rev-parse", "HEAD"), git(t, dir, "rev-parse", "HEAD^{tree}")
+	if c, tr, err := r.Resolve(ctx, "main"); c != head || tr != tree || err != nil {
+		t.Errorf("Resolve(main) = %s, %s, %v, want %s, %s", c, tr, err, head, tree)
+	}
+	for _, rev := range []string{"nowhere", "--help", "main^{tree}", ""} {
+		if _, _, err := r.Resolve(ctx, rev); err == nil || !strings.HasPrefix(err.Error(), "unknown revision "+rev) {
+			t.Errorf("Resolve(%q): %v, want unknown revision", rev, err)
+		}
+	}
+	if past, err := r.Ancestors(ctx, head, 9); err != nil || len(past) != 2 || past[0] != head {
+		t.Errorf("Ancestors = %v, %v", past, err)
+	}
+	if n, err := r.Dirty(ctx); n != 0 || err != nil {
+		t.Errorf("Dirty of a clean tree = %d, %v", n, err)
+	}
+	write(t, filepath.Join(dir, "f"), "three\n")
+	os.Mkdir(filepath.Join(dir, "d"), 0o777)
+	write(t, filepath.Join(dir, "d", "new"), "")
+	if n, err := r.Dirty(ctx); n != 2 || err != nil {
+		t.Errorf("Dirty = %d, %v, want 2: one changed, one untracked", n, err)
+	}
+	if _, err := repo.Open(ctx, t.TempDir()); err == nil || !strings.Contains(err.Error(), "is not in a git repository") {
+		t.Errorf("Open of no repository: %v", err)
+	}
+	empty := t.TempDir()
+	git(t, empty, "init", "-q")
+	r, err := repo.Open(ctx, empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.Resolve(ctx, "HEAD"); err == nil || !strings.Contains(err.Error(), "has no commits yet") {
+		t.Errorf("Resolve in an empty repository: %v", err)
+	}
+}
+
+// fetch clones what a bundle holds, as the machine does.
+func fetch(t *testing.T, file, commit string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	git(t, dir, "init", "-q")
+	if b, err := os.ReadFile(file + ".shallow"); err == nil {
+		write(t, filepath.Join(dir, ".git/shallow"), string(b))
+	}
+	git(t, dir, "fetch", "-q", file, "refs/*:refs/*")
+	git(t, dir, "checkout", "-q", "--detach", commit)
+	git(t, dir, "fsck", "--strict")
+	return dir
+}
+
+func TestBundle(t *testing.T) {
+	dir, r := newRepo(t)
+	head := git(t, dir, "rev-parse", "HEAD")
+	bundle := func(r *repo.Repo, rev string, squash bool) (string, string) {
+		t.Helper()
+		file := filepath.Join(t.TempDir(), "bundle")
+		commit, err := r.Bundle(t.Context(), rev, squash, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return file, commit
+	}
+
+	clone := fetch(t, first(bundle(r, head, false)), head)
+	if got := git(t, clone, "describe", "--tags"); !strings.HasPrefix(got, "v1-1-g") {
+		t.Errorf("git describe in the clone = %s, want v1-1-g...: history and tags are there", got)
+	}
+
+	// Equal trees give equal repositories.
+	git(t, dir, "commit", "-q", "--allow-empty", "-m", "three")
+	file, a := bundle(r, head, true)
+	_, b := bundle(r, git(t, dir, "rev-parse", "HEAD"), true)
+	if a != b || a == head {
+		t.Errorf("squashed commits of one tree are %s and %s", a, b)
+	}
+	if n := git(t, fetch(t, file, a), "rev-list", "--count", "HEAD"); n != "1" {
+		t.Errorf("a squashed repository has %s commits", n)
+	}
+
+	shallow := filepath.Join(t.TempDir(), "shallow")
+	git(t, t.TempDir(), "clone", "-q", "--depth=1", "file://"+dir, shallow)
+	r, err := repo.Open(t.Context(), shallow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head = git(t, shallow, "rev-parse", "HEAD")
+	fetch(t, first(bundle(r, head, false)), head)
+}
+
+func first(a, _ string) string { return a }
+
+// What would be a pointer in the machine is refused, by its name.
+func TestBundleNotWhole(t *testing.T) {
+	dir, r := newRepo(t)
+	refuse := func(want string) {
+		t.Helper()
+		_, err := r.Bundle(context.Background(), git(t, dir, "rev-parse", "HEAD"), false, filepath.Join(t.TempDir(), "bundle"))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Bundle: %v, want %q", err, want)
+		}
+	}
+	write(t, filepath.Join(dir, ".gitattributes"), "*.bin filter=lfs diff=lfs merge=lfs -text\n")
+	write(t, filepath.Join(dir, "big.bin"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+	git(t, dir, "add", ".")
+	git(t, dir, "commit", "-q", "-m", "lfs")
+	refuse("big.bin is kept in Git LFS")
+
+	git(t, dir, "rm", "-q", "big.bin")
+	sub, _ := newRepo(t)
+	git(t, dir, "submodule", "--quiet", "add", sub, "lib/sub")
+	git(t, dir, "commit", "-q", "-m", "submodule")
+	refuse("lib/sub is a submodule")
+}
