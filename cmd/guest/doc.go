@@ -2,6 +2,7 @@
 //
 //	guest
 //	guest serve
+//	guest mkquery [VARIABLE...]
 //
 // As PID 1 it loads the modules of its initramfs, waits for a host on the
 // virtio-serial port ci.agent, makes the core OS its root as that host
@@ -10,6 +11,9 @@
 //
 // Guest serve speaks the same protocol on its standard input, a socket,
 // as an ordinary process of an ordinary system: a machine for tests.
+//
+// Guest mkquery prints, as JSON, the targets, the patterns and the variables
+// named of the mkfile in the current directory. It runs its backquotes.
 //
 // # Files
 //

@@ -12,7 +12,8 @@ import (
 
 // commands are what guest does when it is not PID 1.
 var commands = map[string]func(args []string) error{
-	"serve": serve,
+	"serve":   serve,
+	"mkquery": query,
 }
 
 func main() {
@@ -28,7 +29,7 @@ func main() {
 			return
 		}
 	}
-	fmt.Fprintln(os.Stderr, "usage: guest serve")
+	fmt.Fprintln(os.Stderr, "usage: guest serve | mkquery [VARIABLE...]")
 	os.Exit(1)
 }
 

@@ -1,0 +1,116 @@
+package executor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"9ci/vm"
+)
+
+// A container is the repository's base image, as podman knows it.
+type container struct {
+	name   string
+	digest string
+	dir    string // the image's working directory, or /src
+	path   string // $PATH in the image, or podman's default
+	user   string // empty or a name where the image does not run as root
+}
+
+// wrapperFile adds to the repository's mkfile the rule that tells the name of
+// its base image once base-image is made.
+const (
+	wrapperFile = "/run/9ci/mkfile"
+	wrapper     = `<mkfile
+` + containerFile + `:V: base-image
+	echo $CONTAINERIMAGE >` + containerFile + `
+`
+)
+
+// defaultImage is the name CONTAINERIMAGE has where the mkfile does not set it.
+func (r *running) defaultImage() string {
+	name := strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' {
+			return c
+		}
+		return '-'
+	}, strings.ToLower(path.Base(r.e.Namespace)))
+	return "localhost/9ci/" + strings.Trim(name, "-_.") + ":" + r.req.Tree
+}
+
+// inspect asks podman about the image that base-image named.
+func (r *running) inspect(ctx context.Context) (container, error) {
+	var out bytes.Buffer
+	if _, err := r.exec(ctx, vm.Cmd{Args: []string{"cat", containerFile}, Stdout: &out}); err != nil {
+		return container{}, err
+	}
+	name := strings.TrimSpace(out.String())
+	if name == "" || strings.ContainsAny(name, " \t\n") || name[0] == '-' {
+		return container{}, failed{1, fmt.Sprintf("CONTAINERIMAGE is %q, which names no image: set it to one name", name)}
+	}
+	out.Reset()
+	code, err := r.exec(ctx, vm.Cmd{Args: []string{"podman", "image", "inspect", name}, Stdout: &out})
+	if err != nil {
+		return container{}, err
+	}
+	if code != 0 {
+		return container{}, failed{1, fmt.Sprintf("base-image left no image %s: build, pull or tag it as $CONTAINERIMAGE", name)}
+	}
+	var images []struct {
+		ID     string `json:"Id"`
+		Digest string
+		Config struct {
+			Env        []string
+			WorkingDir string
+			User       string
+		}
+	}
+	if err := json.Unmarshal(out.Bytes(), &images); err != nil || len(images) != 1 {
+		return container{}, fmt.Errorf("podman image inspect %s: %v", name, err)
+	}
+	im := images[0]
+	c := container{name: name, digest: im.Digest, dir: im.Config.WorkingDir, user: im.Config.User}
+	if c.digest == "" {
+		c.digest = "sha256:" + im.ID
+	}
+	if c.dir == "" || c.dir == "/" {
+		c.dir = srcDir
+	}
+	c.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	for _, v := range im.Config.Env {
+		if p, ok := strings.CutPrefix(v, "PATH="); ok {
+			c.path = p
+		}
+	}
+	return c, nil
+}
+
+// podmanRun is the command that runs mk in the base image. The machine is the
+// wall around a test: what podman adds to it only has to be out of the way.
+func (r *running) podmanRun(targets []string) vm.Cmd {
+	c := r.base
+	network := "none"
+	if r.cfg.Net == "all" {
+		network = "host"
+	}
+	volume := srcDir + ":" + c.dir
+	if u, _, _ := strings.Cut(c.user, ":"); u != "" && u != "root" && u != "0" {
+		volume += ":U" // the repository becomes the image's user's
+	}
+	args := []string{"podman", "run", "--rm", "--log-driver=none", "--pids-limit=-1", "--network=" + network,
+		"--volume=" + volume, "--volume=" + plan9Dir + ":" + plan9Dir + ":ro", "--workdir=" + c.dir,
+		"--env=CI=true", "--env=PATH=" + c.path + ":" + plan9Bin, "--env=CONTAINERIMAGE=" + c.name}
+	if r.cfg.Runs {
+		args = append(args, "--volume="+runsDir+":"+runsDir+":ro", "--volume="+runsShare+":"+runsShare+":ro")
+	}
+	for _, v := range slices.Concat(r.cfg.Env, r.cfg.Secrets) {
+		name, _, _ := strings.Cut(v, "=")
+		args = append(args, "--env="+name) // podman takes the value from its environment
+	}
+	args = append(args, "--entrypoint="+plan9Bin+"/mk", c.name)
+	return vm.Cmd{Args: append(args, targets...)}
+}

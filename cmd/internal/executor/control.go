@@ -1,0 +1,122 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"9ci/cmd/internal/config"
+	"9ci/fs"
+	"9ci/vm"
+)
+
+// accel is what the last machine of this process ran under, kvm or tcg.
+var accel atomic.Value
+
+func init() { accel.Store("-") }
+
+// ancestors is how far back green looks.
+const ancestors = 1000
+
+// Head returns the commit last named, or HEAD where none was, its tree, and
+// the commits it descends from, nearest first.
+func (e *Executor) Head(ctx context.Context) (commit, tree string, past []string, err error) {
+	e.mu.Lock()
+	rev := e.last
+	e.mu.Unlock()
+	if rev == "" {
+		rev = "HEAD"
+	}
+	commit, tree, err = e.Repo.Resolve(ctx, rev)
+	if err != nil {
+		return "", "", nil, err
+	}
+	past, err = e.Repo.Ancestors(ctx, commit, ancestors)
+	return commit, tree, past, err
+}
+
+// Status is the file of that name at the root of the tree, less what the tree
+// counts.
+func (e *Executor) Status() fs.Attrs { return Status(e.Mode, e.Version, e.Config) }
+
+// Status is what an executor, or a daemon of several, says of itself.
+func Status(mode, version string, c *config.Config) fs.Attrs {
+	image, orchestrator := "-", "-"
+	if im, err := vm.LookupImage(""); err == nil {
+		image = im.Digest
+	}
+	if c.Orchestrator != "" {
+		orchestrator = c.Orchestrator
+	}
+	return fs.Attrs{
+		{Name: "mode", Value: mode},
+		{Name: "version", Value: version},
+		{Name: "arch", Value: runtime.GOARCH},
+		{Name: "accel", Value: accel.Load().(string)},
+		{Name: "coreos", Value: image},
+		{Name: "memory", Value: strconv.FormatInt(c.Memory, 10)},
+		{Name: "cpus", Value: strconv.Itoa(c.CPUs)},
+		{Name: "orchestrator", Value: orchestrator},
+	}
+}
+
+// Command does what a line written to /ctl says: run or cancel.
+func (e *Executor) Command(ctx context.Context, line string) (string, error) {
+	words, err := fs.SplitWords(line)
+	if err != nil {
+		return "", err
+	}
+	switch verb, args := words[0], words[1:]; {
+	case verb == "run":
+		return e.runLine(ctx, args)
+	case verb == "cancel" && len(args) == 1:
+		return "", e.Cancel(args[0])
+	}
+	return "", fmt.Errorf("unknown command %s: read ctl for its manual", words[0])
+}
+
+// runLine starts a run: [ATTR=VALUE...] REV [TARGET...].
+func (e *Executor) runLine(ctx context.Context, args []string) (string, error) {
+	set := make(map[string]string)
+	force := false
+	for len(args) > 0 {
+		name, value, ok := strings.Cut(args[0], "=")
+		if !ok {
+			break
+		}
+		if name == "force" {
+			force = value == "1"
+		} else {
+			set["CI_"+strings.ToUpper(name)] = value
+		}
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		return "", errors.New("want run [ATTR=VALUE...] REV [TARGET...]")
+	}
+	c, err := config.Load(e.Repo.Top, e.Repo.Tracked(ctx, ".env"), set)
+	if err != nil {
+		return "", err
+	}
+	commit, tree, err := e.Repo.Resolve(ctx, args[0])
+	if err != nil {
+		return "", err
+	}
+	targets := args[1:]
+	if len(targets) == 0 {
+		targets = []string{"test"}
+	}
+	return e.Submit(ctx, Request{Commit: commit, Tree: tree, Targets: targets, Force: force, Config: c})
+}
+
+// RunCommand does what a line written to a run's ctl says: cancel or hold.
+func (e *Executor) RunCommand(ctx context.Context, id, line string) (string, error) {
+	if line == "cancel" {
+		return "", e.Cancel(id)
+	}
+	return "", errors.New("this version of 9ci cannot hold a machine")
+}

@@ -1,0 +1,278 @@
+// Package executor runs a repository's mk targets at a revision, in a machine
+// of its own, and keeps what came out as a run of the store.
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/fs"
+)
+
+// An Executor runs the revisions of one repository. Its fields are set before
+// its first use and do not change.
+type Executor struct {
+	Repo      *repo.Repo
+	Namespace string
+	Store     *fs.Store
+	Config    *config.Config
+	Mode      string // run, or daemon
+	Host      string // who we are, in a run's info
+	Version   string
+
+	// Tool returns the path of a static binary that a machine is given:
+	// guest or mk.
+	Tool func(name string) (string, error)
+
+	// Sign signs a manifest.
+	Sign fs.SignFunc
+
+	// Replay returns the id in Store of a run that can stand for one with
+	// that key, or "" where there is none. It may be nil.
+	Replay func(ctx context.Context, key fs.Attrs, c *config.Config) string
+
+	// Queue lets the runs of several Executors go one at a time.
+	Queue *Queue
+
+	Log *slog.Logger
+
+	// Context ends every run.
+	Context context.Context
+
+	treeOnce sync.Once
+	tree     fs.Dir
+
+	wg sync.WaitGroup
+
+	mu   sync.Mutex      // guards what follows, and Repo
+	jobs map[string]*job // by id; those that have not ended
+	last string          // the revision last named: head and green are about it
+}
+
+// A Request asks for a run.
+type Request struct {
+	Commit  string
+	Tree    string
+	Targets []string // at least one
+	Force   bool     // even where another run could stand for it
+	Config  *config.Config
+}
+
+// A job is a run that has not ended.
+type job struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when the run is sealed
+	post   error         // set before done is closed: post-test did not pass
+	err    error         // likewise: the run could not be kept
+}
+
+// Signalled is the cause of a context that a signal ended.
+type Signalled struct{ Signal syscall.Signal }
+
+func (s Signalled) Error() string { return "cancelled by " + s.Signal.String() }
+
+// A Queue lets one run go at a time, first come first served. The zero Queue
+// is ready.
+type Queue struct {
+	mu      sync.Mutex
+	waiting []chan struct{}
+	busy    bool
+}
+
+func (q *Queue) enter(ctx context.Context) error {
+	q.mu.Lock()
+	if !q.busy {
+		q.busy = true
+		q.mu.Unlock()
+		return nil
+	}
+	turn := make(chan struct{})
+	q.waiting = append(q.waiting, turn)
+	q.mu.Unlock()
+	select {
+	case <-turn:
+		return nil
+	case <-ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i, w := range q.waiting {
+		if w == turn {
+			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
+			return context.Cause(ctx)
+		}
+	}
+	q.leaveLocked() // our turn came as we gave up
+	return context.Cause(ctx)
+}
+
+func (q *Queue) leave() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.leaveLocked()
+}
+
+func (q *Queue) leaveLocked() {
+	if len(q.waiting) == 0 {
+		q.busy = false
+		return
+	}
+	close(q.waiting[0])
+	q.waiting = q.waiting[1:]
+}
+
+// Submit finds or starts a run and returns its id, which can be walked to by
+// then. ctx is for the search alone: the run ends when e.Context does, if not
+// before.
+func (e *Executor) Submit(ctx context.Context, req Request) (id string, err error) {
+	if req.Config == nil {
+		req.Config = e.Config
+	}
+	e.Name(req.Commit)
+	key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
+	if e.Replay != nil && !req.Force && !req.Config.Runs {
+		if id := e.Replay(ctx, key, req.Config); id != "" {
+			return id, nil
+		}
+	}
+	run, err := e.Store.Create(req.Commit)
+	if err != nil {
+		return "", err
+	}
+	err = run.SetKey(key)
+	if err == nil {
+		err = run.SetInfo(fs.Attrs{
+			{Name: "tree", Value: req.Tree},
+			{Name: "repo", Value: e.Namespace},
+			{Name: "host", Value: e.Host},
+			{Name: "version", Value: e.Version},
+		})
+	}
+	if err != nil {
+		return "", errors.Join(err, run.Discard())
+	}
+	ctx, cancel := context.WithCancelCause(e.Context)
+	j := &job{cancel: cancel, done: make(chan struct{})}
+	e.mu.Lock()
+	if e.jobs == nil {
+		e.jobs = make(map[string]*job)
+	}
+	e.jobs[run.ID()] = j
+	e.mu.Unlock()
+	e.wg.Go(func() {
+		defer cancel(nil)
+		defer e.forget(run.ID(), j)
+		if e.Queue.enter(ctx) == nil { // else it was cancelled, and ends in its first step
+			defer e.Queue.leave()
+		}
+		j.err = e.do(ctx, run, req, j)
+	})
+	return run.ID(), nil
+}
+
+func (e *Executor) do(ctx context.Context, run *fs.Run, req Request, j *job) error {
+	dir, err := os.MkdirTemp("", "9ci-")
+	if err != nil {
+		return err
+	}
+	r := &running{e: e, req: req, cfg: req.Config, run: run, dir: dir}
+	e.Log.Info("run", "run", run.ID(), "commit", req.Commit)
+	err = r.live(ctx)
+	j.post = r.postErr
+	if err != nil {
+		e.Log.Error("run", "run", run.ID(), "err", err)
+	}
+	return err
+}
+
+func (e *Executor) forget(id string, j *job) {
+	e.mu.Lock()
+	delete(e.jobs, id)
+	e.mu.Unlock()
+	close(j.done)
+}
+
+// Tree is what this executor serves.
+func (e *Executor) Tree() fs.Dir {
+	e.treeOnce.Do(func() { e.tree = fs.NewTree(e.Store, e) })
+	return e.tree
+}
+
+// Find returns the run that a name below /ci stands for.
+func (e *Executor) Find(ctx context.Context, rev string) (fs.Entry, error) {
+	n, err := fs.Walk(ctx, e.Tree(), "ci/"+rev)
+	if err != nil {
+		return fs.Entry{}, fmt.Errorf("ci/%s: %w", rev, err)
+	}
+	st, err := n.Stat(ctx)
+	if err != nil {
+		return fs.Entry{}, err
+	}
+	if st.Target != "" {
+		rev = st.Target
+	}
+	return e.Store.Get(rev)
+}
+
+// sealed is Find for runs that have ended.
+func (e *Executor) sealed(ctx context.Context, rev string) (id string, ok bool) {
+	run, err := e.Find(ctx, rev)
+	return run.ID, err == nil && run.Run == nil
+}
+
+// SetRepo makes another clone of the repository the one that revisions are
+// taken from.
+func (e *Executor) SetRepo(r *repo.Repo) {
+	e.mu.Lock()
+	e.Repo = r
+	e.mu.Unlock()
+}
+
+// Name makes commit the revision that head and green are about.
+func (e *Executor) Name(commit string) {
+	e.mu.Lock()
+	e.last = commit
+	e.mu.Unlock()
+}
+
+// A Result is what there is to know of a run beside its tree.
+type Result struct {
+	PostTest error // post-test did not pass, though the run did
+	Err      error // the run could not be kept
+}
+
+// Wait blocks until a run that Submit started has ended. A run that has ended
+// already, or was never started here, has no more to say.
+func (e *Executor) Wait(id string) Result {
+	e.mu.Lock()
+	j := e.jobs[id]
+	e.mu.Unlock()
+	if j == nil {
+		return Result{}
+	}
+	<-j.done
+	return Result{j.post, j.err}
+}
+
+// Close waits until every run has ended; end the context of Submit first.
+func (e *Executor) Close() { e.wg.Wait() }
+
+// Cancel ends a run that has not ended.
+func (e *Executor) Cancel(id string) error {
+	e.mu.Lock()
+	j := e.jobs[id]
+	e.mu.Unlock()
+	if j == nil {
+		return fmt.Errorf("%s is not running here", id)
+	}
+	j.cancel(errors.New("cancelled by a message to ctl"))
+	return nil
+}

@@ -1,0 +1,60 @@
+package executor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"9ci/vm"
+)
+
+// A mkfile is what mk, in the machine, says of the repository's mkfile.
+type mkfile struct {
+	Targets   []string            // explicit ones
+	Patterns  []string            // of meta-rules
+	Variables map[string][]string // words
+}
+
+func (m *mkfile) hasTarget(name string) bool { return slices.Contains(m.Targets, name) }
+
+// artifactTargets returns what to ask mk for in the step artifacts: every
+// explicit target below the artifacts' directory and each word of $ARTIFACTS
+// there; with neither, the meta-rule's own % once, if there is such a rule.
+func (m *mkfile) artifactTargets() (targets []string, literal bool) {
+	for _, t := range m.Targets {
+		if strings.HasPrefix(t, artifactsDir+"/") {
+			targets = append(targets, t)
+		}
+	}
+	for _, w := range m.Variables["ARTIFACTS"] {
+		if t := artifactsDir + "/" + w; !slices.Contains(targets, t) {
+			targets = append(targets, t)
+		}
+	}
+	if len(targets) == 0 && slices.Contains(m.Patterns, artifactsDir+"/%") {
+		return []string{artifactsDir + "/%"}, true
+	}
+	return targets, false
+}
+
+// askMkfile has mk list the mkfile of the repository, in the machine: its
+// backquotes run there. mk's own message, where it cannot, is the result of
+// the run.
+func (r *running) askMkfile(ctx context.Context) (*mkfile, error) {
+	var out bytes.Buffer
+	code, err := r.exec(ctx, vm.Cmd{Args: []string{vm.GuestPath, "mkquery", "ARTIFACTS"}, Stdout: &out})
+	if err != nil {
+		return nil, err
+	}
+	if code != 0 {
+		return nil, failed{code: 1}
+	}
+	m := new(mkfile)
+	if err := json.Unmarshal(out.Bytes(), m); err != nil {
+		return nil, fmt.Errorf("mk in the machine answered %.200q: %w", out.String(), err)
+	}
+	return m, nil
+}

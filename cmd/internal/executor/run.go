@@ -1,0 +1,382 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/repo"
+	"9ci/fs"
+	"9ci/vm"
+)
+
+// steps is the life of a run. The names appear in its status file.
+var steps = []struct {
+	name string
+	do   func(*running, context.Context) error
+}{
+	{"boot", (*running).boot},                      // start a machine for this run alone
+	{"clone", (*running).clone},                    // the revision, never the dirty tree
+	{"prepare-runtime", (*running).prepareRuntime}, // mk prepare-runtime, as root in the machine
+	{"base-image", (*running).baseImage},           // mk base-image makes or pulls $CONTAINERIMAGE
+	{"test", (*running).test},                      // mk test in a container of that image
+	{"artifacts", (*running).artifacts},            // mk /var/run/ci/artifacts/%
+	{"post-test", (*running).postTest},             // mk post-test, once, never on replay
+}
+
+// A running is a run while its machine lives.
+type running struct {
+	e       *Executor
+	req     Request
+	cfg     *config.Config
+	run     *fs.Run
+	m       *vm.Machine
+	dir     string // scratch of this run on the host: sockets, source, artifacts
+	mkfile  *mkfile
+	base    container // the repository's own image; its name is empty where there is none
+	postErr error
+}
+
+// errSkipped is a step's answer that there was nothing for it to do.
+var errSkipped = errors.New("skipped")
+
+// A failed is what mk, or the program it ran, answered: a result of the run,
+// not an error of the executor.
+type failed struct {
+	code int
+	why  string // one line for the step's log, or empty where mk said it
+}
+
+func (f failed) Error() string { return f.why }
+
+// live runs the seven steps and seals the run. ctx ends it early: its state
+// is then cancelled. The error is one of keeping the run, not of running it.
+func (r *running) live(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Timeout,
+		fmt.Errorf("the run took longer than %v: CI_TIMEOUT raises that", r.cfg.Timeout))
+	defer cancel()
+	defer r.close()
+
+	state, code := "passed", 0
+	for _, s := range steps {
+		if state != "passed" {
+			r.run.Leave(s.name, "skipped", 0)
+			continue
+		}
+		r.run.Enter(s.name) // what cannot be kept of the run Seal tells
+		st, c := r.outcome(ctx, s.do(r, ctx))
+		r.run.Leave(s.name, st, c)
+		switch {
+		case st == "passed" || st == "skipped":
+		case s.name == "post-test":
+			// The run is passed and shareable all the same.
+			r.postErr = fmt.Errorf("post-test %s %d", st, c)
+		default:
+			state, code = st, c
+		}
+	}
+	return r.run.Seal(context.WithoutCancel(ctx), state, code, r.e.Sign)
+}
+
+// outcome turns a step's error into its state and code, and tells the step's
+// log what mk did not.
+func (r *running) outcome(ctx context.Context, err error) (state string, code int) {
+	var f failed
+	switch {
+	case err == nil:
+		return "passed", 0
+	case errors.Is(err, errSkipped):
+		return "skipped", 0
+	case context.Cause(ctx) != nil:
+		err = context.Cause(ctx)
+		var sig Signalled
+		switch {
+		case errors.As(err, &sig):
+			state, code = "cancelled", 128+int(sig.Signal)
+		case errors.Is(err, context.Canceled):
+			state, code, err = "cancelled", 130, errors.New("cancelled")
+		default:
+			state, code = "error", 125
+		}
+	case errors.As(err, &f):
+		state, code = "failed", f.code
+	default:
+		state, code = "error", 125
+	}
+	if err.Error() != "" {
+		fmt.Fprintf(r.run.Stderr(), "9ci: %v\n", err)
+	}
+	return state, code
+}
+
+// close ends the machine and removes what the run left on the host.
+func (r *running) close() {
+	if r.m != nil {
+		r.m.Kill()
+	}
+	os.RemoveAll(r.dir)
+}
+
+// Where things are in the machine.
+const (
+	srcDir        = "/src"
+	sourceShare   = "/n/source"
+	runsShare     = "/n/.runs"
+	runsDir       = "/n/ci"
+	artifactsDir  = "/var/run/ci/artifacts"
+	containerFile = "/var/run/ci/containerimage"
+	guestPath     = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:" + plan9Bin
+	plan9Dir      = "/usr/lib/plan9"
+	plan9Bin      = plan9Dir + "/bin"
+)
+
+func (r *running) boot(ctx context.Context) error {
+	guest, err := r.e.Tool("guest")
+	if err != nil {
+		return err
+	}
+	mk, err := r.e.Tool("mk")
+	if err != nil {
+		return err
+	}
+	image, err := vm.EnsureImage(ctx, vm.ImageOptions{Progress: r.run.Stderr()})
+	if err != nil {
+		return err
+	}
+	r.run.SetInfo(fs.Attrs{{Name: "coreos", Value: image.Digest}})
+	source, scratch := filepath.Join(r.dir, "source"), filepath.Join(r.dir, "artifacts")
+	for _, d := range []string{source, scratch} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			return err
+		}
+	}
+	c := r.cfg
+	config := vm.Config{
+		Image:  image,
+		Guest:  guest,
+		Mk:     mk,
+		Memory: c.Memory,
+		CPUs:   c.CPUs,
+		Net:    c.Net != "none",
+		Log:    r.e.Log,
+		Shares: []vm.Share{
+			{Tag: "source", Dir: source, Target: sourceShare, ReadOnly: true},
+			{Tag: "artifacts", Dir: scratch, Target: artifactsDir},
+			{Tag: "runs", Dir: r.e.Store.RunDir(), ReadOnly: true}, // linkRuns mounts it
+		},
+	}
+	if ok, why := vm.ProbeKVM(ctx, config); !ok {
+		config.Accel = "tcg"
+		fmt.Fprintf(r.run.Stderr(), "9ci: no KVM, so the machine is slow: %s\n", why)
+	}
+	if r.m, err = vm.Start(ctx, config); err != nil {
+		return err
+	}
+	accel.Store(r.m.Accel())
+	if err := r.shell(ctx, `mkdir -p "${1%/*}" && printf %s "$2" >"$1"`, wrapperFile, wrapper); err != nil {
+		return err
+	}
+	if r.cfg.Runs {
+		return r.linkRuns(ctx)
+	}
+	return nil
+}
+
+func (r *running) clone(ctx context.Context) error {
+	bundle := filepath.Join(r.dir, "source", "bundle")
+	head, err := r.e.Repo.Bundle(ctx, r.req.Commit, r.cfg.MatchTree, bundle)
+	if err != nil {
+		return err
+	}
+	script := `
+set -e
+git init --quiet .
+if [ -e "$1/bundle.shallow" ]; then cp "$1/bundle.shallow" .git/shallow; fi
+git fetch --quiet --no-auto-maintenance "$1/bundle" 'refs/*:refs/*'
+git checkout --quiet --detach "$2"
+git update-ref -d ` + repo.Ref + `
+`
+	return r.shell(ctx, script, sourceShare, head)
+}
+
+func (r *running) prepareRuntime(ctx context.Context) error {
+	var err error
+	if r.mkfile, err = r.askMkfile(ctx); err != nil {
+		return err
+	}
+	if !r.mkfile.hasTarget("prepare-runtime") {
+		return errSkipped
+	}
+	return r.mk(ctx, "prepare-runtime")
+}
+
+func (r *running) baseImage(ctx context.Context) error {
+	defer func() {
+		// The test sees the network only where CI_NET says all.
+		if r.cfg.Net == "build" {
+			r.m.SetNet(ctx, false)
+		}
+	}()
+	if !r.mkfile.hasTarget("base-image") {
+		fmt.Fprintf(r.run.Stderr(), "9ci: no target base-image: mk test runs in the core OS\n")
+		return errSkipped
+	}
+	if err := r.mk(ctx, "-f", wrapperFile, containerFile); err != nil {
+		return err
+	}
+	var err error
+	if r.base, err = r.inspect(ctx); err != nil {
+		return err
+	}
+	r.run.SetInfo(fs.Attrs{{Name: "image", Value: r.base.name + " " + r.base.digest}})
+	return nil
+}
+
+func (r *running) test(ctx context.Context) error {
+	targets := r.req.Targets
+	if r.base.name == "" {
+		return r.mk(ctx, targets...)
+	}
+	code, err := r.exec(ctx, r.podmanRun(targets))
+	if err != nil {
+		return err
+	}
+	switch code {
+	case 0:
+		return nil
+	case 125, 126, 127: // podman-run(1): podman itself failed, or could not start mk
+		return fmt.Errorf("podman could not run mk in %s (status %d)", r.base.name, code)
+	}
+	return failed{code: code}
+}
+
+// artifacts has mk make every artifact, and copies what is there.
+func (r *running) artifacts(ctx context.Context) error {
+	targets, literal := r.mkfile.artifactTargets()
+	if len(targets) == 0 {
+		return errSkipped
+	}
+	if err := r.mk(ctx, targets...); err != nil {
+		var f failed
+		if literal && errors.As(err, &f) {
+			f.why = "the rule for " + artifactsDir + "/% was made for a stem of % as the mkfile names no artifact: set ARTIFACTS to their names"
+			return f
+		}
+		return err
+	}
+	root, err := os.OpenRoot(filepath.Join(r.dir, "artifacts"))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return r.run.AddArtifacts(ctx, root)
+}
+
+func (r *running) postTest(ctx context.Context) error {
+	if !r.mkfile.hasTarget("post-test") {
+		return errSkipped
+	}
+	if r.cfg.Net == "build" {
+		if err := r.m.SetNet(ctx, true); err != nil {
+			return err
+		}
+	}
+	if !r.cfg.Runs {
+		if err := r.linkRuns(ctx); err != nil {
+			return err
+		}
+	}
+	return r.mk(ctx, "post-test")
+}
+
+// linkRuns shows the kept runs of this repository at /n/ci, as they are now:
+// a link for each run, and one for each alias.
+func (r *running) linkRuns(ctx context.Context) error {
+	script := `
+set -e
+mkdir -p ` + runsShare + ` ` + runsDir + `
+mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000 runs ` + runsShare + `
+cd ` + runsDir + `
+while [ $# -gt 0 ]; do ln -s "$1" "$2"; shift 2; done
+`
+	var args []string
+	for run := range r.e.Store.Runs() {
+		if run.Run != nil {
+			continue // it goes on, as this one does
+		}
+		if args == nil {
+			args = append(args, run.ID, "last")
+		}
+		args = append(args, runsShare+"/"+run.ID, run.ID)
+	}
+	for _, alias := range []string{"head", "green"} {
+		if id, ok := r.e.sealed(ctx, alias); ok {
+			args = append(args, id, alias)
+		}
+	}
+	return r.shell(ctx, script, args...)
+}
+
+// mk runs our mk in the repository, in the machine.
+func (r *running) mk(ctx context.Context, args ...string) error {
+	code, err := r.exec(ctx, vm.Cmd{Args: append([]string{plan9Bin + "/mk"}, args...)})
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return failed{code: code}
+	}
+	return nil
+}
+
+// shell runs a script of ours with arguments; its failure is the executor's.
+func (r *running) shell(ctx context.Context, script string, args ...string) error {
+	var stderr tail
+	code, err := r.exec(ctx, vm.Cmd{Args: append([]string{"/bin/sh", "-c", script, "9ci"}, args...), Stderr: &stderr})
+	if err == nil && code != 0 {
+		err = fmt.Errorf("status %d: %s", code, strings.TrimSpace(stderr.String()))
+	}
+	return err
+}
+
+// exec runs a command in the repository with the run's environment and returns
+// its status as sh(1) counts it. Output that c does not direct goes to the
+// current step, without the values of secrets.
+func (r *running) exec(ctx context.Context, c vm.Cmd) (int, error) {
+	if c.Dir == "" {
+		c.Dir = srcDir
+	}
+	c.Env = append(r.env(), c.Env...)
+	mask := newMask(r.cfg.Secrets)
+	stdout, stderr := mask.writer(r.run.Stdout()), mask.writer(r.run.Stderr())
+	defer stdout.Flush()
+	defer stderr.Flush()
+	if c.Stdout == nil {
+		c.Stdout = stdout
+	}
+	if c.Stderr == nil {
+		c.Stderr = stderr
+	}
+	exit, err := r.m.Run(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	return exit.Code, nil
+}
+
+// env is the environment of every step.
+func (r *running) env() []string {
+	env := []string{
+		"PATH=" + guestPath,
+		"HOME=/root",
+		"LANG=C.UTF-8",
+		"CI=true",
+		"CONTAINERIMAGE=" + r.defaultImage(),
+	}
+	env = append(env, r.cfg.Env...)
+	return append(env, r.cfg.Secrets...)
+}

@@ -1,0 +1,51 @@
+// Package replay reads another executor's finished run instead of running:
+// it computes what must be equal for two runs to be interchangeable, finds
+// runs whose key is, and adopts one that a trusted signer vouches for.
+package replay
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"9ci/cmd/internal/config"
+	"9ci/fs"
+	"9ci/vm"
+)
+
+// Version is raised when what a run means changes: runs of different
+// versions are not interchangeable.
+const Version = 1
+
+// Key returns the key of a run of targets at a commit, whose tree is given,
+// in the configuration c. Every attribute is always there.
+func Key(c *config.Config, commit, tree string, targets []string) fs.Attrs {
+	what := fs.Attr{Name: "commit", Value: commit}
+	if c.MatchTree {
+		what = fs.Attr{Name: "tree", Value: tree}
+	}
+	var secrets []string
+	for _, s := range c.Secrets {
+		name, _, _ := strings.Cut(s, "=")
+		secrets = append(secrets, name)
+	}
+	key := fs.Attrs{
+		{Name: "arch", Value: runtime.GOARCH},
+		what,
+		{Name: "coreos", Value: vm.CoreOS},
+		{Name: "env", Value: fs.QuoteWords(c.Env)},
+		{Name: "net", Value: c.Net},
+		{Name: "secrets", Value: fs.QuoteWords(secrets)},
+		{Name: "target", Value: fs.QuoteWords(targets)},
+		{Name: "version", Value: strconv.Itoa(Version)},
+	}
+	return key.Sorted()
+}
+
+// Digest is the name of a key: the SHA-256, in hexadecimal, of its text.
+func Digest(key fs.Attrs) string {
+	sum := sha256.Sum256(key.Text())
+	return hex.EncodeToString(sum[:])
+}
