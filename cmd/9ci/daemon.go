@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/repo"
+	"9ci/fs"
+)
+
+// A daemon is one that answers at a socket of $NAMESPACE.
+type daemon struct {
+	place
+	addr string
+}
+
+// findDaemon looks for one at 9ci and then at 9ci.*: its /status says
+// mode=daemon.
+func findDaemon(ctx context.Context) (*daemon, bool) {
+	addrs, err := posted()
+	if err != nil {
+		return nil, false
+	}
+	for _, addr := range addrs {
+		p, err := dialPlace(ctx, addr, "")
+		if err != nil {
+			continue
+		}
+		text, err := readFile(ctx, p.root, "status")
+		if err == nil {
+			if st, err := fs.ParseAttrs(text); err == nil && st.Get("mode") == "daemon" {
+				return &daemon{p, addr}, true
+			}
+		}
+		p.close()
+	}
+	return nil, false
+}
+
+// write sends a line to a ctl of the daemon and returns the reply.
+func (d *daemon) write(ctx context.Context, path, line string) (string, error) {
+	n, err := fs.Walk(ctx, d.root, path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	reply, err := converse(ctx, n, []byte(line+"\n"))
+	return strings.TrimSpace(string(reply)), err
+}
+
+// hand has the daemon find or run req, and follows what it does. The first
+// signal cancels the run; our exit status is the run's.
+func (d *daemon) hand(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
+	defer d.close()
+	if _, err := d.write(ctx, "ctl", "repo "+fs.Quote(rp.Top)); err != nil {
+		return exitError, fmt.Errorf("daemon: %w", err)
+	}
+	ns := rp.Namespace(ctx)
+	line := []string{"run"}
+	if req.Force {
+		line = append(line, "force=1")
+	}
+	for _, a := range req.Config.Attrs() {
+		line = append(line, a.Name+"="+fs.Quote(a.Value))
+	}
+	line = append(line, req.Commit)
+	for _, t := range req.Targets {
+		line = append(line, fs.Quote(t))
+	}
+	id, err := d.write(ctx, ns+"/ctl", strings.Join(line, " "))
+	if err != nil {
+		return exitError, fmt.Errorf("daemon: %w", err)
+	}
+	if o.background {
+		fmt.Println(id)
+		return 0, nil
+	}
+	n, err := fs.Walk(ctx, d.root, ns)
+	if err != nil {
+		return exitError, err
+	}
+	root, ok := n.(fs.Dir)
+	if !ok {
+		return exitError, fmt.Errorf("daemon: %s is not a directory", ns)
+	}
+	stop := context.AfterFunc(ctx, func() {
+		d.write(context.WithoutCancel(ctx), ns+"/ci/"+id+"/ctl", "cancel")
+	})
+	defer stop()
+	code, err := finish(context.WithoutCancel(ctx), root, id, o, req.Config)
+	if err != nil {
+		return code, fmt.Errorf("daemon: %w", err)
+	}
+	var sig executor.Signalled
+	if errors.As(context.Cause(ctx), &sig) {
+		return 128 + int(sig.Signal), nil
+	}
+	if code == 0 && postTestFailed(ctx, root, id) {
+		code = 1
+	}
+	return code, nil
+}
+
+// postTestFailed reports whether the run itself passed but what came after
+// it did not: that makes the exit status of its own process non-zero.
+func postTestFailed(ctx context.Context, root fs.Dir, id string) bool {
+	st, err := readStatus(ctx, root, "ci/"+id+"/step/post-test/status")
+	return err == nil && st.State != "passed" && st.State != "skipped"
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"9ci/cmd/internal/executor"
+)
+
+// Exit statuses besides mk's own, 0 and 1.
+const (
+	exitError    = 125 // the executor failed or was misused
+	exitNoReplay = 126 // a replay was demanded and none could be trusted
+)
+
+// A command is a word that may follow 9ci. It takes what follows it and
+// returns the exit status.
+type command struct {
+	name, args string
+	do         func(ctx context.Context, args []string) (int, error)
+}
+
+func commands() []command {
+	return []command{
+		{"run", "[-f] [-n] [-q] [-v] [-x] [-r] [-b] [rev [target...]]", runCommand},
+		{"serve", "[-a ADDR]... [-root DIR]", serveCommand},
+		{"ls", "[-l] [-a ADDR] [PATH]", lsCommand},
+		{"cat", "[-a ADDR] PATH...", catCommand},
+		{"cp", "[-a ADDR] PATH DIR", cpCommand},
+		{"wait", "[-a ADDR] REV", waitCommand},
+		{"write", "[-a ADDR] PATH", writeCommand},
+		{"verify", "REV|DIR", verifyCommand},
+		{"image", "build|ls", imageCommand},
+	}
+}
+
+func main() {
+	ctx, stop := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		sig := (<-signals).(syscall.Signal)
+		stop(executor.Signalled{Signal: sig})
+		sig = (<-signals).(syscall.Signal)
+		os.Exit(128 + int(sig)) // machines die with their parent
+	}()
+	code, err := dispatch(ctx, os.Args[1:])
+	if errors.Is(err, flag.ErrHelp) {
+		os.Exit(0)
+	}
+	if err != nil {
+		var sig executor.Signalled
+		if errors.As(context.Cause(ctx), &sig) && errors.Is(err, context.Canceled) {
+			os.Exit(128 + int(sig.Signal))
+		}
+		fmt.Fprintf(os.Stderr, "9ci: %v\n", err)
+		if code == 0 {
+			code = exitError
+		}
+	}
+	os.Exit(code)
+}
+
+func dispatch(ctx context.Context, args []string) (int, error) {
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") && !slices.Contains([]string{"-h", "-help", "--help"}, args[0]) {
+		return runCommand(ctx, args)
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return c.do(ctx, args[1:])
+		}
+	}
+	if args[0] == "help" || strings.HasPrefix(args[0], "-") {
+		fmt.Print(usage())
+		return 0, nil
+	}
+	return exitError, fmt.Errorf("unknown command %s\n%s", args[0], strings.TrimSuffix(usage(), "\n"))
+}
+
+func usage() string {
+	var b strings.Builder
+	b.WriteString("usage: 9ci\n")
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "       9ci %s %s\n", c.name, c.args)
+	}
+	return b.String()
+}
+
+// parseFlags parses the arguments of a command, and wants from min to max
+// others; max below 0 is any number.
+func parseFlags(f *flag.FlagSet, args []string, min, max int) error {
+	synopsis := ""
+	for _, c := range commands() {
+		if c.name == f.Name() {
+			synopsis = "usage: 9ci " + c.name + " " + c.args
+		}
+	}
+	f.Usage = func() {}
+	f.SetOutput(io.Discard)
+	switch err := f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Println(synopsis)
+		return err
+	case err != nil:
+		return fmt.Errorf("%w\n%s", err, synopsis)
+	}
+	if n := f.NArg(); n < min || max >= 0 && n > max {
+		return errors.New(synopsis)
+	}
+	return nil
+}
+
+// newFlags returns an empty set of flags for a command.
+func newFlags(name string) *flag.FlagSet {
+	return flag.NewFlagSet(name, flag.ContinueOnError)
+}

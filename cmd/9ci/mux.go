@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
+	"9ci/orchestrator"
+	"9ci/proto/ninep"
+)
+
+// A mux is one executor's way to the orchestrator: what it shows there, and
+// what it sees. Without an orchestrator it is nil, and does nothing.
+type mux struct {
+	conn      *orchestrator.Conn
+	name      string // ours, below n
+	namespace string
+	tree      fs.Dir
+	say       func(format string, args ...any)
+	wg        sync.WaitGroup // of export
+
+	mu     sync.Mutex // guards client
+	client *ninep.Client
+}
+
+// newMux dials nothing yet. The executor's name is HOST for a daemon, HOST.PID
+// for others.
+func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(format string, args ...any)) (*mux, error) {
+	if c.Orchestrator == "" {
+		return nil, nil
+	}
+	if strings.HasPrefix(c.Orchestrator, "tls://") {
+		return nil, fmt.Errorf("CI_ORCHESTRATOR=%s: this version of 9ci has no mutual TLS: want ssh://HOST[:PORT][/NAMESPACE]", c.Orchestrator)
+	}
+	conn, err := orchestrator.Open(c.Orchestrator, orchestrator.DialOptions{Signers: []ssh.Signer{key}})
+	if err != nil {
+		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
+	}
+	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), say: say}
+	if ns := conn.Namespace(); ns != "" {
+		m.namespace = ns
+	}
+	if e.Mode != "daemon" {
+		m.name = fmt.Sprintf("%s.%d", e.Host, os.Getpid())
+	}
+	return m, nil
+}
+
+// root returns the namespace's tree at the orchestrator.
+func (m *mux) root(ctx context.Context) (fs.Dir, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.client != nil {
+		select {
+		case <-m.client.Done():
+		default:
+			return m.client.Root(), nil
+		}
+	}
+	c, err := importTree(ctx, m.conn, m.namespace)
+	if err != nil {
+		return nil, err
+	}
+	m.client = c
+	return c.Root(), nil
+}
+
+func importTree(ctx context.Context, conn *orchestrator.Conn, namespace string) (*ninep.Client, error) {
+	rwc, err := conn.Import(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Aname: namespace})
+	if err != nil {
+		rwc.Close()
+		return nil, fmt.Errorf("%s: %w", namespace, err)
+	}
+	return c, nil
+}
+
+// export shows our tree at the orchestrator until ctx is done.
+func (m *mux) export(ctx context.Context) {
+	if m == nil {
+		return
+	}
+	m.wg.Go(func() {
+		a := orchestrator.Announce{Name: m.name, Namespaces: []string{m.namespace}}
+		if err := m.conn.Export(ctx, a, m.serve); ctx.Err() == nil {
+			m.say("%v", err)
+		}
+	})
+}
+
+// serve answers one connection that the orchestrator made to us.
+func (m *mux) serve(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {
+	s := ninep.Server{Root: m.tree, Attach: attachTo(m.tree, m.namespace), User: user}
+	s.Serve(ctx, rwc)
+}
+
+// attachTo is the Attach of a tree that is one namespace's: with and without
+// the namespace as aname it is the same.
+func attachTo(root fs.Dir, namespace string) func(ctx context.Context, uname, aname string) (fs.Dir, error) {
+	return func(ctx context.Context, uname, aname string) (fs.Dir, error) {
+		if aname = strings.Trim(aname, "/"); aname == "" || aname == namespace {
+			return root, nil
+		}
+		n, err := fs.Walk(ctx, root, aname)
+		if err != nil {
+			return nil, err
+		}
+		d, ok := n.(fs.Dir)
+		if !ok {
+			return nil, fs.ErrNotDir
+		}
+		return d, nil
+	}
+}
+
+// Close ends the connection; the context of export is to end first.
+func (m *mux) Close() {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	if m.client != nil {
+		m.client.Close()
+	}
+	m.mu.Unlock()
+	m.conn.Close()
+	m.wg.Wait()
+}
+
+// sshPlace opens the tree at ssh://HOST[:PORT]/NAMESPACE/PATH, where PATH
+// begins with a name that a namespace has.
+func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
+	c, err := config.Load("", false, nil)
+	if err != nil {
+		return place{}, "", err
+	}
+	key, err := sign.LoadKey(c.Key)
+	if err != nil {
+		return place{}, "", err
+	}
+	namespace, rest := splitNamespace(strings.Trim(u.Path, "/"))
+	dial := *u
+	dial.Path = ""
+	conn, err := orchestrator.Open(dial.String(), orchestrator.DialOptions{Signers: []ssh.Signer{key}})
+	if err != nil {
+		return place{}, "", err
+	}
+	client, err := importTree(ctx, conn, namespace)
+	if err != nil {
+		conn.Close()
+		return place{}, "", err
+	}
+	return place{client.Root(), func() { client.Close(); conn.Close() }}, rest, nil
+}
+
+// splitNamespace cuts a path at the orchestrator behind its namespace: at the
+// first element, from the fourth on, that is a name in one.
+func splitNamespace(path string) (namespace, rest string) {
+	elems := strings.Split(path, "/")
+	for i, e := range elems {
+		if i < 3 {
+			continue
+		}
+		switch e {
+		case "ci", "n", "artifacts", "find", "status", "event":
+			return strings.Join(elems[:i], "/"), strings.Join(elems[i:], "/")
+		}
+	}
+	return path, ""
+}

@@ -1,0 +1,342 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
+	"9ci/proto/ninep"
+)
+
+// runFlags are the flags of 9ci run.
+type runFlags struct {
+	force, dry, quiet, verbose, exit, replayOnly, background, trace bool
+}
+
+func runCommand(ctx context.Context, args []string) (int, error) {
+	var o runFlags
+	f := newFlags("run")
+	f.BoolVar(&o.force, "f", false, "")
+	f.BoolVar(&o.dry, "n", false, "")
+	f.BoolVar(&o.quiet, "q", false, "")
+	f.BoolVar(&o.verbose, "v", false, "")
+	f.BoolVar(&o.exit, "x", false, "")
+	f.BoolVar(&o.replayOnly, "r", false, "")
+	f.BoolVar(&o.background, "b", false, "")
+	f.BoolVar(&o.trace, "D", false, "")
+	if err := parseFlags(f, args, 0, -1); err != nil {
+		return exitError, err
+	}
+	if o.force && o.replayOnly {
+		return exitError, errors.New("-f runs and -r replays: give one of them")
+	}
+	rp, err := repo.Open(ctx, ".")
+	if err != nil {
+		return exitError, err
+	}
+	c, err := config.Load(rp.Top, rp.Tracked(ctx, ".env"), nil)
+	if err != nil {
+		return exitError, err
+	}
+	rev := "HEAD"
+	if f.NArg() > 0 {
+		rev = f.Arg(0)
+	}
+	commit, tree, err := rp.Resolve(ctx, rev)
+	if err != nil {
+		return exitError, err
+	}
+	if rev == "HEAD" && !o.quiet {
+		tellDirty(ctx, rp)
+	}
+	req := executor.Request{Commit: commit, Tree: tree, Targets: []string{"test"}, Force: o.force, Config: c}
+	if f.NArg() > 1 {
+		req.Targets = f.Args()[1:]
+	}
+	if !o.dry && !o.replayOnly {
+		if d, ok := findDaemon(ctx); ok {
+			return d.hand(ctx, rp, req, o)
+		}
+		if o.background {
+			return exitError, errors.New("-b hands the run to a daemon, and none answers: start one with 9ci serve")
+		}
+	}
+	return runHere(ctx, rp, req, o)
+}
+
+// tellDirty says how much of the work tree a run of HEAD does not see.
+func tellDirty(ctx context.Context, rp *repo.Repo) {
+	switch n, err := rp.Dirty(ctx); {
+	case err != nil:
+		say("%v", err)
+	case n == 1:
+		say("1 dirty file ignored")
+	case n > 1:
+		say("%d dirty files ignored", n)
+	}
+}
+
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "9ci: "+format+"\n", args...)
+}
+
+// runHere replays or runs req in this process, and serves the tree as long as
+// CI_CONNECTED says.
+func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
+	c := req.Config
+	runs, cancelRuns := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancelRuns(nil)
+	h, err := newHost(runs, rp, c, "run", new(executor.Queue), say)
+	if err != nil {
+		return exitError, err
+	}
+	defer h.Close()
+	defer cancelRuns(nil) // before Close waits for them
+	if o.dry {
+		return tell(ctx, h, req)
+	}
+	if o.replayOnly {
+		if c.Runs {
+			return exitNoReplay, errors.New("a run with CI_RUNS=1 is never replayed")
+		}
+		id := h.Replay(ctx, replay.Key(c, req.Commit, req.Tree, req.Targets), c)
+		if id == "" {
+			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
+		}
+		return finish(ctx, h.Tree(), id, o, c)
+	}
+	door, err := post(runs, h.Tree(), h.Namespace, o.trace)
+	if err != nil {
+		return exitError, err
+	}
+	defer door.close()
+	h.mux.export(runs)
+
+	stop := context.AfterFunc(ctx, func() { cancelRuns(context.Cause(ctx)) })
+	id, err := h.Submit(ctx, req)
+	if err != nil {
+		return exitError, err
+	}
+	code, err := finish(context.WithoutCancel(ctx), h.Tree(), id, o, c)
+	res := h.Wait(id)
+	if res.Err != nil {
+		return exitError, res.Err
+	}
+	if code == 0 && res.PostTest != nil {
+		say("%v", res.PostTest)
+		code = 1
+	}
+	if err != nil || !stop() {
+		return code, err
+	}
+	stayConnected(ctx, door, o, c)
+	return code, nil
+}
+
+// finish prints a run, tells of a replay, copies the artifacts where
+// CI_ARTIFACTS says and returns the exit status.
+func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.Config) (int, error) {
+	n, err := fs.Walk(ctx, root, "ci/"+id)
+	if err != nil {
+		return exitError, fmt.Errorf("ci/%s: %w", id, err)
+	}
+	dir, ok := n.(fs.Dir)
+	if !ok {
+		return exitError, fmt.Errorf("ci/%s is not a directory", id)
+	}
+	before, err := readStatus(ctx, dir, "status")
+	if err != nil {
+		return exitError, err
+	}
+	s := screen{out: os.Stdout, err: os.Stderr, tty: term.IsTerminal(2), verbose: o.verbose, quiet: o.quiet}
+	st, err := s.follow(ctx, dir)
+	if err != nil {
+		return exitError, err
+	}
+	if c.Artifacts != "" && st.State == "passed" {
+		if err := saveArtifacts(ctx, dir, c.Artifacts); err != nil {
+			return exitError, fmt.Errorf("CI_ARTIFACTS: %w", err)
+		}
+	}
+	if before.Finished() && !o.quiet {
+		text, err := replayed(ctx, root, dir, id)
+		if err != nil {
+			return exitError, err
+		}
+		fmt.Fprintln(os.Stderr, text)
+	} else if !o.quiet {
+		fmt.Fprintf(os.Stderr, "run %s %s in %.1fs\n", id, st.State, st.Took.Seconds())
+	}
+	return exitStatus(st), nil
+}
+
+// replayed is the line that ends a replay.
+func replayed(ctx context.Context, root, run fs.Dir, id string) (string, error) {
+	text, err := readFile(ctx, run, "info")
+	if err != nil {
+		return "", err
+	}
+	info, err := fs.ParseAttrs(text)
+	if err != nil {
+		return "", err
+	}
+	end, err := time.Parse(time.RFC3339, info.Get("end"))
+	if err != nil {
+		return "", err
+	}
+	signer := "nobody"
+	if sig, err := readFile(ctx, run, "manifest.sig"); err == nil {
+		if s, err := sign.Signer(sig); err == nil {
+			signer = s
+		}
+	}
+	return fmt.Sprintf("replayed from %s, signed by %s, ran %s ago", info.Get("host"), signer, age(time.Since(end))), nil
+}
+
+// age is a duration as people say it: 41s, 7m, 3h, 2d.
+func age(d time.Duration) string {
+	switch d = max(d, 0); {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", d/time.Minute)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", d/time.Hour)
+	}
+	return fmt.Sprintf("%dd", d/(24*time.Hour))
+}
+
+// saveArtifacts copies what a run left into the directory to.
+func saveArtifacts(ctx context.Context, run fs.Dir, to string) error {
+	n, err := run.Walk(ctx, "artifacts")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(to, 0o777); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(to)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir := n.(fs.Dir)
+	list, err := readDir(ctx, dir)
+	if err != nil {
+		return err
+	}
+	for _, st := range list {
+		c, err := dir.Walk(ctx, st.Name)
+		if err != nil {
+			return err
+		}
+		if err := root.RemoveAll(st.Name); err != nil {
+			return err
+		}
+		if err := copyNode(ctx, c, root, st.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stayConnected serves the tree until a signal, or as long as CI_CONNECTED says.
+func stayConnected(ctx context.Context, d *door, o runFlags, c *config.Config) {
+	wait := c.Connected
+	if o.exit {
+		wait = 0
+	}
+	if wait == 0 {
+		return
+	}
+	if !o.quiet {
+		say("connected: the run is served at %s until ^C", d.name)
+	}
+	if wait < 0 {
+		<-ctx.Done()
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(wait):
+	}
+}
+
+// tell says what a run of req would do, and why.
+func tell(ctx context.Context, h *host, req executor.Request) (int, error) {
+	switch {
+	case req.Force:
+		fmt.Printf("would run %s: -f was given\n", req.Commit)
+	case req.Config.Runs:
+		fmt.Printf("would run %s: a run with CI_RUNS=1 is never replayed\n", req.Commit)
+	default:
+		key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
+		if where := h.Look(ctx, key, req.Config); where != "" {
+			fmt.Printf("would replay %s\n", where)
+		} else {
+			fmt.Printf("would run %s: no run with its key was found\n", req.Commit)
+		}
+	}
+	return 0, nil
+}
+
+// A door is a socket in $NAMESPACE behind which the tree is served.
+type door struct {
+	name  string
+	close func()
+}
+
+// post serves root at $NAMESPACE/9ci, or at 9ci.PID where another process
+// holds that.
+func post(ctx context.Context, root fs.Dir, namespace string, trace bool) (*door, error) {
+	dir, err := ninep.Namespace()
+	if err != nil {
+		return nil, err
+	}
+	name := filepath.Join(dir, "9ci")
+	l, err := ninep.Listen("unix!" + name)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		name = fmt.Sprintf("%s.%d", name, os.Getpid())
+		l, err = ninep.Listen("unix!" + name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	close := serveTree(ctx, []net.Listener{l}, &ninep.Server{Root: root, Attach: attachTo(root, namespace)}, trace)
+	return &door{name, close}, nil
+}
+
+// serveTree answers at listeners until ctx is done or the function that it
+// returns is called.
+func serveTree(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool) func() {
+	ctx, cancel := context.WithCancel(ctx)
+	if trace {
+		srv.Trace = os.Stderr
+	}
+	done := make(chan struct{}, len(listeners))
+	for _, l := range listeners {
+		go func() {
+			srv.ServeListener(ctx, l)
+			done <- struct{}{}
+		}()
+	}
+	return func() {
+		cancel()
+		for range listeners {
+			<-done
+		}
+	}
+}

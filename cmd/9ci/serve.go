@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/repo"
+	"9ci/fs"
+	"9ci/proto/ninep"
+)
+
+// A list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, " ") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+
+func serveCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("serve")
+	var addrs list
+	f.Var(&addrs, "a", "")
+	rootDir := f.String("root", "", "")
+	trace := f.Bool("D", false, "")
+	if err := parseFlags(f, args, 0, 0); err != nil {
+		return exitError, err
+	}
+	listeners, err := listen(addrs)
+	if err != nil {
+		return exitError, err
+	}
+	if *rootDir != "" {
+		dir, err := os.OpenRoot(*rootDir)
+		if err != nil {
+			return exitError, err
+		}
+		defer dir.Close()
+		defer serveTree(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/")}, *trace)()
+		<-ctx.Done()
+		return 0, nil
+	}
+	s, err := newServer(ctx)
+	if err != nil {
+		return exitError, err
+	}
+	defer s.close()
+	defer serveTree(ctx, listeners, &ninep.Server{Root: s.root}, *trace)()
+	<-ctx.Done()
+	return 0, nil
+}
+
+// listen announces the addresses, or the socket of $NAMESPACE where there are
+// none. A live daemon's socket is left to it.
+func listen(addrs []string) ([]net.Listener, error) {
+	if len(addrs) == 0 {
+		dir, err := ninep.Namespace()
+		if err != nil {
+			return nil, err
+		}
+		name := "unix!" + filepath.Join(dir, "9ci")
+		if d, ok := findDaemon(context.Background()); ok {
+			d.close()
+			return nil, fmt.Errorf("a daemon answers at %s already", d.addr)
+		}
+		l, err := ninep.Listen(name)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			l, err = ninep.Listen(fmt.Sprintf("%s.%d", name, os.Getpid()))
+		}
+		if err != nil {
+			return nil, err
+		}
+		return []net.Listener{l}, nil
+	}
+	var listeners []net.Listener
+	for _, a := range addrs {
+		if err := loopback(a); err != nil {
+			return nil, err
+		}
+		l, err := ninep.Listen(a)
+		if err != nil {
+			for _, l := range listeners {
+				l.Close()
+			}
+			return nil, err
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+// loopback refuses to serve to other machines a tree that asks nobody who he
+// is.
+func loopback(addr string) error {
+	rest, ok := strings.CutPrefix(addr, "tcp!")
+	if !ok {
+		return nil
+	}
+	host, _, _ := strings.Cut(rest, "!")
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("%s: 9P over TCP authenticates nobody, so it is for the loopback alone (tcp!127.0.0.1!PORT): others come over SSH, through an orchestrator", addr)
+}
+
+// A server is the daemon: executors for many repositories, and one queue.
+type server struct {
+	ctx    context.Context // ends every run
+	cancel context.CancelCauseFunc
+	config *config.Config
+	queue  executor.Queue
+	trees  fs.Namespaces
+	root   fs.Dir
+	log    *slog.Logger
+
+	mu    sync.Mutex // guards hosts
+	hosts map[string]*host
+}
+
+// newServer makes the daemon, with every repository that it served before.
+func newServer(ctx context.Context) (*server, error) {
+	c, err := config.Load("", false, nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{config: c, hosts: make(map[string]*host), log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, func() { s.cancel(context.Cause(ctx)) })
+	s.root = s.trees.Root([]fs.Node{
+		fs.CtlFile("ctl", "repo PATH\n", s.command),
+		fs.TextFile("status", s.status),
+		fs.TextFile("event", s.status),
+	}, "event")
+	for _, top := range repos() {
+		if err := s.add(ctx, top); err != nil {
+			s.log.Error("repository", "path", top, "err", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *server) close() {
+	s.cancel(errors.New("the daemon ends"))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hosts {
+		h.Close()
+	}
+}
+
+// reposFile lists the work trees that the daemon serves, one a line: it is
+// how it survives a restart.
+func reposFile() string { return filepath.Join(fs.StateDir(), "repos") }
+
+func repos() []string {
+	text, err := os.ReadFile(reposFile())
+	if err != nil {
+		return nil
+	}
+	return strings.FieldsFunc(string(text), func(c rune) bool { return c == '\n' })
+}
+
+// add serves the repository at path, if it does not do so already.
+func (s *server) add(ctx context.Context, path string) error {
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("repo %s: want an absolute path", path)
+	}
+	rp, err := repo.Open(ctx, path)
+	if err != nil {
+		return err
+	}
+	ns := rp.Namespace(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h, ok := s.hosts[ns]; ok {
+		if h.Repo.Top == rp.Top {
+			return nil
+		}
+		// Another clone of the same repository: the one last named has
+		// the revisions that are asked for.
+		h.SetRepo(rp)
+		return s.save()
+	}
+	c, err := config.Load(rp.Top, rp.Tracked(ctx, ".env"), nil)
+	if err != nil {
+		return err
+	}
+	log := s.log.With("repo", ns)
+	h, err := newHost(s.ctx, rp, c, "daemon", &s.queue, func(format string, args ...any) {
+		log.Info(fmt.Sprintf(format, args...))
+	})
+	if err != nil {
+		return err
+	}
+	h.Log = log
+	h.mux.export(s.ctx)
+	s.trees.Add(ns, h.Tree())
+	s.hosts[ns] = h
+	return s.save()
+}
+
+// save writes the list of repositories. The caller holds s.mu.
+func (s *server) save() error {
+	var b strings.Builder
+	for _, h := range s.hosts {
+		fmt.Fprintln(&b, h.Repo.Top)
+	}
+	name := reposFile()
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(name+".new", []byte(b.String()), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
+// command does what a line written to the daemon's own ctl says.
+func (s *server) command(ctx context.Context, line string) (string, error) {
+	words, err := fs.SplitWords(line)
+	if err != nil {
+		return "", err
+	}
+	if len(words) != 2 || words[0] != "repo" {
+		return "", errors.New("want repo PATH")
+	}
+	return "", s.add(ctx, words[1])
+}
+
+// status is the daemon's own: the runs of all its repositories are counted.
+func (s *server) status(ctx context.Context) ([]byte, error) {
+	var sum [3]int
+	counts := [3]string{"running", "queued", "kept"}
+	for _, ns := range s.trees.Names() {
+		text, err := readFile(ctx, s.root, ns+"/status")
+		if err != nil {
+			return nil, err
+		}
+		st, err := fs.ParseAttrs(text)
+		if err != nil {
+			return nil, err
+		}
+		for i, name := range counts {
+			n, _ := strconv.Atoi(st.Get(name))
+			sum[i] += n
+		}
+	}
+	st := executor.Status("daemon", version(), s.config)
+	orchestrator := st[len(st)-1]
+	st = st[:len(st)-1]
+	for i, name := range counts {
+		st = append(st, fs.Attr{Name: name, Value: strconv.Itoa(sum[i])})
+	}
+	return append(st, orchestrator).Text(), nil
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
+)
+
+// A host is an executor of this process with all that it has to do with: its
+// store, those it trusts, and its way to the orchestrator.
+type host struct {
+	*executor.Executor
+	*replay.Replayer
+	mux *mux
+}
+
+// newHost makes the executor of a repository. ctx ends its runs; say tells
+// the user what is not the result of a run.
+func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, queue *executor.Queue, say func(format string, args ...any)) (*host, error) {
+	keep, err := fs.ParseKeep(c.Keep)
+	if err != nil {
+		return nil, fmt.Errorf("CI_KEEP=%s: %w", c.Keep, err)
+	}
+	key, err := sign.LoadKey(c.Key)
+	if err != nil {
+		return nil, err
+	}
+	trusted, err := signers(ctx, r, c, key.PublicKey())
+	if err != nil {
+		return nil, err
+	}
+	hostname, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	ns := r.Namespace(ctx)
+	store, err := fs.OpenStore(filepath.Join(fs.StateDir(), filepath.FromSlash(ns)))
+	if err != nil {
+		return nil, err
+	}
+	h := &host{
+		Executor: &executor.Executor{
+			Context:   ctx,
+			Repo:      r,
+			Namespace: ns,
+			Store:     store,
+			Config:    c,
+			Mode:      mode,
+			Host:      hostname,
+			Version:   version(),
+			Tool:      tool,
+			Sign:      func(manifest []byte) ([]byte, error) { return sign.Manifest(key, manifest) },
+			Queue:     queue,
+			Log:       slog.New(slog.DiscardHandler),
+		},
+		Replayer: &replay.Replayer{Store: store, Signers: trusted, Say: say},
+	}
+	if _, err := store.Recover(ctx, h.Sign); err != nil {
+		say("%v", err)
+	}
+	store.SetKeep(keep)
+	if h.mux, err = newMux(c, h.Executor, key, say); err != nil {
+		store.Close()
+		return nil, err
+	}
+	if h.mux != nil {
+		h.Mux = h.mux.root
+	}
+	h.Replay = func(ctx context.Context, key fs.Attrs, c *config.Config) string {
+		run, _ := h.Replayer.Find(ctx, key, c)
+		return run.ID
+	}
+	return h, nil
+}
+
+// Close waits for the runs, whose context is to end first, and lets go of the
+// store and the orchestrator.
+func (h *host) Close() {
+	h.Executor.Close()
+	h.mux.Close()
+	if err := h.Executor.Store.Close(); err != nil {
+		h.Say("%v", err)
+	}
+}
+
+// signers are those whose runs are replayed. r may be nil: there is no
+// repository.
+func signers(ctx context.Context, r *repo.Repo, c *config.Config, own ssh.PublicKey) (*sign.Signers, error) {
+	s := new(sign.Signers)
+	s.Add("this executor", own)
+	for _, name := range []string{c.Signers, filepath.Join(config.Dir(), "allowed_signers")} {
+		if name == "" {
+			continue
+		}
+		if err := s.AddFile(name); err != nil {
+			return nil, err
+		}
+	}
+	if r == nil {
+		return s, nil
+	}
+	const upstream = "refs/remotes/origin/HEAD"
+	if text, err := r.File(ctx, upstream, ".9ci/allowed_signers"); err == nil {
+		if err := s.AddText(upstream+":.9ci/allowed_signers", text); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// revision is set by the mkfile: git describe of the sources.
+var revision string
+
+// version is that of this program.
+func version() string {
+	if revision != "" {
+		return revision
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// tool finds a static binary that goes into the machine: beside this program,
+// or in ../lib/9ci.
+func tool(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(self)
+	for _, d := range []string{dir, filepath.Join(dir, "../lib/9ci")} {
+		if p, err := exec.LookPath(filepath.Join(d, name)); err == nil {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not beside %s: mk install puts it there", name, self)
+}

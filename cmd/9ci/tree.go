@@ -1,0 +1,386 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"9ci/cmd/internal/repo"
+	"9ci/fs"
+	"9ci/proto/ninep"
+)
+
+// A place is a tree that answers, and what to call when done with it.
+type place struct {
+	root  fs.Dir
+	close func()
+}
+
+// places dials the trees in which PATH may be: the one at addr, or else that
+// of the daemon and those of the executors posted in $NAMESPACE. The tree is
+// that of the repository one stands in.
+func places(ctx context.Context, addr string) ([]place, error) {
+	aname := ""
+	if r, err := repo.Open(ctx, "."); err == nil {
+		aname = r.Namespace(ctx)
+	}
+	addrs := []string{addr}
+	if addr == "" {
+		var err error
+		if addrs, err = posted(); err != nil {
+			return nil, err
+		}
+	}
+	var found []place
+	var errs []error
+	for _, a := range addrs {
+		p, err := dialPlace(ctx, a, aname)
+		if errors.Is(err, iofs.ErrNotExist) && aname != "" && addr != "" {
+			// An address of one's own choice may serve any directory.
+			p, err = dialPlace(ctx, a, "")
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		found = append(found, p)
+	}
+	if len(found) == 0 {
+		if len(errs) == 0 {
+			dir, _ := ninep.Namespace()
+			return nil, fmt.Errorf("nothing is posted in %s: 9ci serve, or 9ci in a repository, posts its tree there", dir)
+		}
+		return nil, errors.Join(errs...)
+	}
+	return found, nil
+}
+
+// posted returns the addresses of the trees in $NAMESPACE, the daemon's name first.
+func posted() ([]string, error) {
+	dir, err := ninep.Namespace()
+	if err != nil {
+		return nil, err
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "9ci.*"))
+	if err != nil {
+		return nil, err
+	}
+	var addrs []string
+	for _, n := range append([]string{filepath.Join(dir, "9ci")}, names...) {
+		if st, err := os.Stat(n); err == nil && st.Mode()&iofs.ModeSocket != 0 {
+			addrs = append(addrs, "unix!"+n)
+		}
+	}
+	return addrs, nil
+}
+
+func dialPlace(ctx context.Context, addr, aname string) (place, error) {
+	conn, err := ninep.Dial(ctx, addr)
+	if err != nil {
+		return place{}, err
+	}
+	c, err := ninep.Import(ctx, conn, ninep.ImportOptions{Aname: aname})
+	if err != nil {
+		conn.Close()
+		return place{}, fmt.Errorf("%s: %w", addr, err)
+	}
+	return place{c.Root(), func() { c.Close() }}, nil
+}
+
+// find opens the tree that has PATH and walks to it. The caller closes it.
+func find(ctx context.Context, addr, name string) (fs.Node, place, error) {
+	var ps []place
+	if u, err := url.Parse(name); err == nil && u.Scheme == "ssh" {
+		p, rest, err := sshPlace(ctx, u)
+		if err != nil {
+			return nil, place{}, err
+		}
+		ps, name = []place{p}, rest
+	} else if ps, err = places(ctx, addr); err != nil {
+		return nil, place{}, err
+	}
+	var first error
+	for i, p := range ps {
+		n, err := fs.Walk(ctx, p.root, path.Clean("/" + name)[1:])
+		if err == nil {
+			for _, q := range ps[i+1:] {
+				q.close()
+			}
+			return n, p, nil
+		}
+		if first == nil {
+			first = fmt.Errorf("%s: %w", name, err)
+		}
+		p.close()
+	}
+	return nil, place{}, first
+}
+
+func lsCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("ls")
+	addr := f.String("a", "", "")
+	long := f.Bool("l", false, "")
+	if err := parseFlags(f, args, 0, -1); err != nil {
+		return exitError, err
+	}
+	names := f.Args()
+	if len(names) == 0 {
+		names = []string{"/"}
+	}
+	for _, name := range names {
+		n, p, err := find(ctx, *addr, name)
+		if err != nil {
+			return 1, err
+		}
+		defer p.close()
+		list := []fs.Stat{}
+		if d, ok := n.(fs.Dir); ok {
+			list, err = readDir(ctx, d)
+		} else {
+			var st fs.Stat
+			st, err = n.Stat(ctx)
+			st.Name = name
+			list = append(list, st)
+		}
+		if err != nil {
+			return 1, fmt.Errorf("%s: %w", name, err)
+		}
+		for _, st := range list {
+			if !*long {
+				fmt.Println(st.Name)
+				continue
+			}
+			target := ""
+			if st.Target != "" {
+				target = " -> " + st.Target
+			}
+			fmt.Printf("%v %10d %s %s%s\n", st.Mode, st.Size, st.ModTime.UTC().Format(time.RFC3339), st.Name, target)
+		}
+	}
+	return 0, nil
+}
+
+func readDir(ctx context.Context, d fs.Dir) ([]fs.Stat, error) {
+	var list []fs.Stat
+	for st, err := range fs.Entries(ctx, d) {
+		if err != nil {
+			return list, err
+		}
+		list = append(list, st)
+	}
+	return list, nil
+}
+
+func catCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("cat")
+	addr := f.String("a", "", "")
+	if err := parseFlags(f, args, 1, -1); err != nil {
+		return exitError, err
+	}
+	for _, name := range f.Args() {
+		n, p, err := find(ctx, *addr, name)
+		if err != nil {
+			return 1, err
+		}
+		defer p.close()
+		if err := copyFile(ctx, os.Stdout, n); err != nil {
+			return 1, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return 0, nil
+}
+
+// copyFile writes all of a file to w, as it comes.
+func copyFile(ctx context.Context, w io.Writer, n fs.Node) error {
+	f, err := n.Open(ctx, fs.OpenRead)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, 256<<10)
+	for off := int64(0); ; {
+		n, err := f.ReadAt(ctx, buf, off)
+		off += int64(n)
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func cpCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("cp")
+	addr := f.String("a", "", "")
+	if err := parseFlags(f, args, 2, 2); err != nil {
+		return exitError, err
+	}
+	n, p, err := find(ctx, *addr, f.Arg(0))
+	if err != nil {
+		return 1, err
+	}
+	defer p.close()
+	to, name := f.Arg(1), path.Base(path.Clean("/"+f.Arg(0)))
+	if st, err := os.Stat(to); err == nil && st.IsDir() && name != "/" {
+		to = filepath.Join(to, name)
+	}
+	if err := copyTree(ctx, n, to); err != nil {
+		return 1, err
+	}
+	return 0, nil
+}
+
+// copyTree copies a file, or a directory with all that is in it, with modes
+// and times. The names of the tree are a peer's: os.Root keeps them below to.
+func copyTree(ctx context.Context, n fs.Node, to string) error {
+	parent, err := os.OpenRoot(filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return copyNode(ctx, n, parent, filepath.Base(to))
+}
+
+func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error {
+	st, err := n.Stat(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	d, isDir := n.(fs.Dir)
+	switch {
+	case isDir:
+		if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, iofs.ErrExist) {
+			return err
+		}
+		list, err := readDir(ctx, d)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		for _, e := range list {
+			c, err := d.Walk(ctx, e.Name)
+			if err == nil {
+				err = copyNode(ctx, c, root, name+"/"+e.Name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := root.Chmod(name, st.Mode.Perm()|0o200); err != nil {
+			return err
+		}
+	case st.Mode&iofs.ModeSymlink != 0:
+		return root.Symlink(st.Target, name)
+	default:
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		err = copyFile(ctx, f, n)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if err := root.Chmod(name, st.Mode.Perm()); err != nil {
+			return err
+		}
+	}
+	return root.Chtimes(name, st.ModTime, st.ModTime)
+}
+
+func waitCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("wait")
+	addr := f.String("a", "", "")
+	if err := parseFlags(f, args, 1, 1); err != nil {
+		return exitError, err
+	}
+	name := f.Arg(0)
+	if !strings.Contains(name, "/") {
+		name = "ci/" + name
+	}
+	if path.Base(name) != "wait" {
+		name += "/wait"
+	}
+	n, p, err := find(ctx, *addr, name)
+	if err != nil {
+		return 1, err
+	}
+	defer p.close()
+	text, err := fs.ReadAll(ctx, n)
+	if err != nil {
+		return 1, err
+	}
+	os.Stdout.Write(text)
+	st, err := fs.ParseStatus(string(text))
+	if err != nil {
+		return 1, err
+	}
+	return exitStatus(st), nil
+}
+
+// exitStatus is the exit status that the status of a finished run stands for.
+func exitStatus(st fs.Status) int {
+	if st.State == "error" || st.Code < 0 {
+		return exitError
+	}
+	return st.Code
+}
+
+// writeLimit is the most that 9ci write sends: one message, as a ctl wants it.
+const writeLimit = 64 << 10
+
+func writeCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("write")
+	addr := f.String("a", "", "")
+	if err := parseFlags(f, args, 1, 1); err != nil {
+		return exitError, err
+	}
+	input, err := io.ReadAll(io.LimitReader(os.Stdin, writeLimit+1))
+	if err != nil {
+		return exitError, err
+	}
+	if len(input) > writeLimit {
+		return exitError, fmt.Errorf("the input is longer than %d bytes", writeLimit)
+	}
+	n, p, err := find(ctx, *addr, f.Arg(0))
+	if err != nil {
+		return 1, err
+	}
+	defer p.close()
+	reply, err := converse(ctx, n, input)
+	os.Stdout.Write(reply)
+	if err != nil {
+		return 1, fmt.Errorf("%s: %w", f.Arg(0), err)
+	}
+	return 0, nil
+}
+
+// converse writes a message to a ctl or to find and reads the reply on the
+// same open file. Where the write failed the reply is the error's text, which
+// 9P2000.L has no room for in its own.
+func converse(ctx context.Context, n fs.Node, message []byte) ([]byte, error) {
+	f, err := n.Open(ctx, fs.OpenRead|fs.OpenWrite)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	_, werr := f.WriteAt(ctx, message, 0)
+	reply, err := io.ReadAll(fs.NewReader(ctx, f))
+	if werr != nil {
+		if text := strings.TrimSpace(string(reply)); text != "" && err == nil {
+			werr = errors.New(text)
+		}
+		return nil, werr
+	}
+	return reply, err
+}

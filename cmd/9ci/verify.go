@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
+	"9ci/vm"
+)
+
+// verifyCommand checks a run on disk: a directory, or the store's run of a
+// revision. It reports content, metadata and signature apart.
+func verifyCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("verify")
+	if err := parseFlags(f, args, 1, 1); err != nil {
+		return exitError, err
+	}
+	dir := f.Arg(0)
+	rp, rerr := repo.Open(ctx, ".")
+	c, err := config.Load("", false, nil)
+	if rerr == nil {
+		c, err = config.Load(rp.Top, rp.Tracked(ctx, ".env"), nil)
+	}
+	if err != nil {
+		return exitError, err
+	}
+	var trusted *sign.Signers
+	if rerr == nil {
+		h, err := newHost(ctx, rp, c, "run", nil, say)
+		if err != nil {
+			return exitError, err
+		}
+		defer h.Close()
+		trusted = h.Signers
+		if _, err := os.Stat(filepath.Join(dir, "manifest")); err != nil {
+			run, err := h.Executor.Find(ctx, dir)
+			if err != nil {
+				return 1, err
+			}
+			dir = run.Dir
+		}
+	} else {
+		key, err := sign.LoadKey(c.Key)
+		if err != nil {
+			return exitError, err
+		}
+		if trusted, err = signers(ctx, nil, c, key.PublicKey()); err != nil {
+			return exitError, err
+		}
+	}
+	report, err := fs.VerifyDir(dir)
+	if err != nil {
+		return 1, err
+	}
+	return tellReport(report, trusted), nil
+}
+
+// tellReport prints what is right and what is wrong with a run, and returns
+// the exit status.
+func tellReport(r fs.Report, trusted *sign.Signers) (code int) {
+	line := func(what, good string, bad ...string) {
+		if len(bad) == 0 {
+			fmt.Printf("%-10s ok: %s\n", what, good)
+		}
+		for _, b := range bad {
+			fmt.Printf("%-10s bad: %s\n", what, b)
+			code = 1
+		}
+	}
+	line("content", fmt.Sprintf("%d files are what the manifest says", r.Files), r.Content...)
+	line("metadata", "modes, times and links are what artifacts.mtree says", r.Metadata...)
+	end, err := time.Parse(time.RFC3339, r.Info.Get("end"))
+	if err == nil {
+		var who string
+		if who, err = trusted.Verify(r.Manifest, r.Sig, end); err == nil {
+			line("signature", "signed by "+who)
+			return code
+		}
+	}
+	line("signature", "", err.Error())
+	return code
+}
+
+func imageCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("image")
+	if err := parseFlags(f, args, 1, 1); err != nil {
+		return exitError, err
+	}
+	switch f.Arg(0) {
+	case "build":
+		im, err := vm.EnsureImage(ctx, vm.ImageOptions{Progress: os.Stderr})
+		if err != nil {
+			return exitError, err
+		}
+		fmt.Println(im.Label, im.Digest)
+		return 0, nil
+	case "ls":
+		im, err := vm.LookupImage("")
+		if errors.Is(err, iofs.ErrNotExist) {
+			return 0, nil
+		}
+		if err != nil {
+			return exitError, err
+		}
+		fmt.Println(im.Label, im.Digest)
+		return 0, nil
+	}
+	return exitError, fmt.Errorf("unknown command image %s: want build or ls", f.Arg(0))
+}
