@@ -1,0 +1,56 @@
+# 9ci. go run ./cmd/mk demo and go run ./cmd/mk test set up all they need.
+
+BIN=.bin
+PKG=./...
+BENCH=.
+FUZZTIME=1m
+
+# Debian packages: what 9ci runs, and the peers its tests run beside it.
+NEEDS=git openssh-client qemu-system-x86 mmdebstrap erofs-utils ca-certificates
+PEERS=9base diod e2fsprogs fuse3 iproute2 libarchive-tools make ninja-build openssh-server rsync socat sshfs user-mode-linux
+
+all:V:
+	rev=$(git describe --always --dirty 2>/dev/null || echo unknown)
+	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X main.revision=$rev" -o $BIN/ ./cmd/9ci ./cmd/orchestrator ./cmd/mk ./cmd/guest
+
+demo:V: needs all
+	PATH=$PWD/$BIN:$PATH sh cmd/testdata/demo.sh
+
+test:V: needs peers all
+	go vet $PKG
+	go test -count=1 -timeout=30m $PKG
+
+check:V: needs peers all
+	test -z "$(gofmt -l . | tee /dev/stderr)"
+	go vet $PKG
+	go run honnef.co/go/tools/cmd/staticcheck@2026.1 $PKG
+	go run golang.org/x/vuln/cmd/govulncheck@latest $PKG ||
+		echo 'govulncheck did not pass, or its database cannot be had here' >&2
+	CGO_ENABLED=1 go test -race -short -count=1 -timeout=60m $PKG
+
+bench:V: needs peers all
+	go test -run='^$' -bench=$BENCH -benchmem -timeout=60m $PKG
+
+# Every fuzz target in turn.
+fuzz:V:
+	for p in $(go list $PKG); do
+		for f in $(go test -list '^Fuzz' $p | grep '^Fuzz'); do
+			go test -run='^$' -fuzz="^$f\$" -fuzztime=$FUZZTIME $p
+		done
+	done
+
+PREFIX=/usr/local
+
+install:V: all
+	mkdir -p $PREFIX/bin $PREFIX/lib/9ci
+	cp $BIN/9ci $BIN/orchestrator $BIN/mk $PREFIX/bin
+	cp $BIN/guest $BIN/mk $PREFIX/lib/9ci
+
+clean:V:
+	rm -rf $BIN
+
+needs:VQ:
+	sh .ci/need $NEEDS
+
+peers:VQ:
+	sh .ci/need $PEERS
