@@ -2,8 +2,10 @@ package mk
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // node is a name in the graph of what is made from what. Its time is when it
@@ -11,32 +13,33 @@ import (
 type node struct {
 	name    string
 	time    int64
-	flags   flag
-	mark    int32 // the last walk that was here
 	prereqs []arc
-	next    *node   // in the list of a job's targets
-	parents []*node // whose prereq it is; see run.link
-	waits   *node   // a prereq that was not made when last looked at
+	next    *node // in the list of a job's targets
+	index   int32 // in run.parents
+	mark    int32 // the last walk that was here
+	waits   int32 // index of a prereq that was not made when last looked at
+	flags   flag
 }
 
 type flag uint16
 
+// The numbers are those that -dg prints.
 const (
-	isVirtual flag = 1 << iota
-	onPath         // of the walk that looks for cycles
-	ready          // went through vacuous
-	canPretend
-	pretending
-	notMade
-	beingMade
-	made
-	probable // somebody means it to exist
-	isVacuous
-	noRecipeNeeded
-	deleteOnError
-	onList
-	dirty      // work may find something to do for it
-	dirtyBelow // work may find something to do for one of its prereqs
+	isVirtual      flag = 0x0001
+	onPath         flag = 0x0002 // of the walk that looks for cycles
+	ready          flag = 0x0004 // went through vacuous
+	canPretend     flag = 0x0008
+	pretending     flag = 0x0010
+	notMade        flag = 0x0020
+	beingMade      flag = 0x0040
+	made           flag = 0x0080
+	probable       flag = 0x0100 // somebody means it to exist
+	isVacuous      flag = 0x0200
+	noRecipeNeeded flag = 0x0400
+	deleteOnError  flag = 0x0800
+	onList         flag = 0x2000
+	dirty          flag = 0x4000 // there may be something to do for it
+	dirtyBelow     flag = 0x8000 // there may be something to do for its prereqs
 )
 
 // setMade replaces what the node's flags say of its being made.
@@ -45,17 +48,23 @@ func (n *node) setMade(f flag) { n.flags = n.flags&^(notMade|beingMade|made) | f
 // arc is an edge of the graph: its node is made from n by rule. A rule
 // without prereqs has one arc without a node.
 type arc struct {
-	n     *node
-	rule  *rule
-	stem  string
-	match []string // of a regular expression: stem0 to stem9
-	togo  bool     // to be deleted
+	n    *node
+	rule *rule
+	stem *stem // of a meta-rule
+	togo bool  // to be deleted
+}
+
+// stem is what a name matched in the target of a meta-rule.
+type stem struct {
+	text string
+	subs []string // of a regular expression: stem0 to stem9
 }
 
 // graph returns the node of target, with what it is made from.
 func (r *run) graph(target string) *node {
 	r.counts = make([]int32, r.nrules+1)
 	n := r.applyRules(target)
+	r.stat()
 	r.walk++
 	r.checkCycle(n)
 	n.flags |= probable // it stays, whatever vacuous thinks of it
@@ -67,96 +76,153 @@ func (r *run) graph(target string) *node {
 	return n
 }
 
+// maxGraph bounds the depth of the graph: what walks it is recursive.
+const maxGraph = 1_000_000
+
 // applyRules makes the node of a name from the rules that are for it: the
 // explicit ones, then the meta-rules that match. A meta-rule applies NREP
 // times on a path.
 func (r *run) applyRules(target string) *node {
-	if n := r.nodes[target]; n != nil {
+	sym := r.symbols[target]
+	if n := r.find(target, sym); n != nil {
 		return n
 	}
-	n := r.newNode(target)
-	var arcs []arc
-	var rules []*rule
-	if sym := r.symbols[target]; sym != nil {
-		rules = sym.rules
-	} else if r.command != nil && target == r.command.target {
-		rules = []*rule{r.command}
+	n := r.newNode(target, sym)
+	if r.depth++; r.depth > maxGraph {
+		r.out.fail("graph is more than %d rules deep at target %s", maxGraph, target)
 	}
-	for _, rule := range rules {
-		if rule.attr&meta != 0 || rule.bare() || int(r.counts[rule.number]) >= r.nrep {
-			continue
-		}
-		r.counts[rule.number]++
-		n.flags |= probable
-		if rule.tail[0] == "" {
-			arcs = append(arcs, arc{rule: rule})
-		} else {
-			arcs = slices.Grow(arcs, len(rule.tail))
-			for _, w := range rule.tail {
-				arcs = append(arcs, arc{n: r.applyRules(w), rule: rule})
+	if sym != nil {
+		for rule := range sym.rules {
+			if rule.attr&meta == 0 {
+				r.applyRule(n, rule)
 			}
 		}
-		r.counts[rule.number]--
+	} else if r.command != nil && target == r.command.target {
+		r.applyRule(n, r.command)
 	}
 	for _, rule := range r.meta {
-		if rule.bare() {
-			continue
-		}
-		if rule.attr&noVirtual != 0 && len(arcs) > 0 && arcs[len(arcs)-1].rule.attr&virtual != 0 {
-			continue
-		}
-		var stem string
-		var sub []int
-		if rule.attr&regular != 0 {
-			if sub = rule.pattern.match(target); sub == nil {
-				continue
-			}
-		} else {
-			var ok bool
-			r.shell = rule.shell
-			if stem, ok = r.match(target, rule.target); !ok {
-				continue
-			}
-		}
-		if int(r.counts[rule.number]) >= r.nrep {
-			continue
-		}
-		r.counts[rule.number]++
-		a := arc{rule: rule, stem: stem}
-		if sub != nil {
-			a.match = stems(target, sub)
-		}
-		if rule.tail[0] == "" {
-			arcs = append(arcs, a)
-		} else {
-			for _, w := range rule.tail {
-				if sub != nil {
-					w = regsub(w, target, sub)
-				} else {
-					w = subst(stem, w)
-				}
-				a.n = r.applyRules(w)
-				arcs = append(arcs, a)
-			}
-		}
-		r.counts[rule.number]--
+		r.applyMeta(n, rule)
 	}
-	n.prereqs = arcs
+	r.depth--
 	return n
 }
 
-func (r *run) newNode(name string) *node {
+// applyRule adds the arcs of an explicit rule.
+func (r *run) applyRule(n *node, rule *rule) {
+	if rule.bare() || r.counts[rule.number] >= r.nrep {
+		return
+	}
+	r.counts[rule.number]++
+	n.flags |= probable
+	if rule.tail[0] == "" {
+		n.prereqs = append(n.prereqs, arc{rule: rule})
+	} else {
+		n.prereqs = slices.Grow(n.prereqs, len(rule.tail))
+		for _, w := range rule.tail {
+			n.prereqs = append(n.prereqs, arc{n: r.applyRules(w), rule: rule})
+		}
+	}
+	r.counts[rule.number]--
+}
+
+// applyMeta adds the arcs of a meta-rule if it matches.
+func (r *run) applyMeta(n *node, rule *rule) {
+	if rule.bare() {
+		return
+	}
+	if k := len(n.prereqs); rule.attr&noVirtual != 0 && k > 0 && n.prereqs[k-1].rule.attr&virtual != 0 {
+		return
+	}
+	s := new(stem)
+	var sub []int
+	if rule.attr&regular != 0 {
+		if sub = rule.pattern.match(n.name); sub == nil {
+			return
+		}
+		s.subs = stems(n.name, sub)
+	} else {
+		var ok bool
+		r.shell = rule.shell
+		if s.text, ok = r.match(n.name, rule.target); !ok {
+			return
+		}
+	}
+	if r.counts[rule.number] >= r.nrep {
+		return
+	}
+	r.counts[rule.number]++
+	if rule.tail[0] == "" {
+		n.prereqs = append(n.prereqs, arc{rule: rule, stem: s})
+	} else {
+		for _, w := range rule.tail {
+			if sub != nil {
+				w = regsub(w, n.name, sub)
+			} else {
+				w = subst(s.text, w)
+			}
+			n.prereqs = append(n.prereqs, arc{n: r.applyRules(w), rule: rule, stem: s})
+		}
+	}
+	r.counts[rule.number]--
+}
+
+// find returns the node of a name, whose symbol sym is, nil if there is none
+// yet.
+func (r *run) find(name string, sym *symbol) *node {
+	if sym != nil {
+		return r.made[sym.index]
+	}
+	return r.others[name]
+}
+
+func (r *run) newNode(name string, sym *symbol) *node {
 	if len(r.slab) == 0 {
 		r.slab = make([]node, 128)
 	}
 	n := &r.slab[0]
 	r.slab = r.slab[1:]
-	r.nodes[name] = n
+	if sym != nil {
+		r.made[sym.index] = n
+	} else {
+		r.others[name] = n
+	}
 	n.name = name
-	if n.time = r.timeOf(name, false); n.time != 0 {
-		n.flags = probable
+	n.index = r.nodes
+	r.nodes++
+	if isMember(name) {
+		n.setTime(r.memberTime(name, false)) // and what it says is in order
+	} else {
+		r.unknown = append(r.unknown, n)
 	}
 	return n
+}
+
+// setTime sets the time of a new node.
+func (n *node) setTime(t int64) {
+	if n.time = t; t != 0 {
+		n.flags |= probable
+	}
+}
+
+// stat looks up the times of the new nodes, with as many threads as run.
+func (r *run) stat() {
+	const few = 2000 // for each thread
+	list := r.unknown
+	r.unknown = nil
+	var wg sync.WaitGroup
+	for k := min(runtime.GOMAXPROCS(0), len(list)/few); k > 1; k-- {
+		part := list[:len(list)/k]
+		list = list[len(part):]
+		wg.Go(func() { r.statAll(part) })
+	}
+	r.statAll(list)
+	wg.Wait()
+}
+
+func (r *run) statAll(list []*node) {
+	for _, n := range list {
+		n.setTime(r.timeOf(n.name, false))
+	}
 }
 
 // visit tells whether the walk has not been at n, and takes note of it.
@@ -241,14 +307,14 @@ func (r *run) ambiguous(n *node) {
 		if a.n != nil {
 			r.ambiguous(a.n)
 		}
-		if a.rule.recipe.text == "" {
+		if a.rule.recipe == "" {
 			continue
 		}
 		if last == nil {
 			last = a
 			continue
 		}
-		if last.rule.recipe == a.rule.recipe {
+		if last.rule.header == a.rule.header {
 			continue
 		}
 		lastMeta, isMeta := last.rule.attr&meta != 0, a.rule.attr&meta != 0
@@ -289,7 +355,7 @@ func (r *run) chain(name string, a *arc) {
 		a = nil
 		if n != nil {
 			for i := range n.prereqs {
-				if n.prereqs[i].rule.recipe.text != "" {
+				if n.prereqs[i].rule.recipe != "" {
 					a = &n.prereqs[i]
 					break
 				}

@@ -13,12 +13,18 @@ import (
 // ready, and those that run.
 type run struct {
 	*parser
-	command  *rule // that has the arguments as prereqs
-	nodes    map[string]*node
-	slab     []node // nodes to come
-	counts   []int32
+	root     *node            // that is made
+	command  *rule            // that has the arguments as prereqs
+	made     []*node          // of names with rules, by symbol.index
+	others   map[string]*node // the nodes of other names
+	nodes    int32            // how many there are
+	slab     []node           // nodes to come
+	unknown  []*node          // whose time is not known yet
+	parents  [][]*node        // by node.index; nil until a job has run
+	counts   []int32          // how often each rule is on the path
 	walk     int32
-	nrep     int
+	depth    int // of the path
+	nrep     int32
 	nproc    int
 	errors   int                // of this target, with Keep
 	jobs     []*job             // ready, in the order they became so
@@ -29,6 +35,7 @@ type run struct {
 	archives map[string]int64   // when an archive was when it was read
 	bitched  map[string]bool    // archives that were said not to exist
 	plan     func(*job)         // if not nil, jobs go here and are not run
+	ids      map[*node]int      // that -dg gave
 	usage    []int64            // seconds with so many jobs running
 	tick     int64
 }
@@ -63,7 +70,7 @@ func (m *Mkfile) Plan(ctx context.Context, targets ...string) (jobs []Job, err e
 			Prereqs: j.prereqs,
 			New:     j.newPrereqs,
 			Stem:    j.stem,
-			Recipe:  r.echo(j.rule.recipe.text, j.rule.shell.dialect),
+			Recipe:  r.echo(j.rule.recipe, j.rule.shell.dialect),
 			File:    j.rule.file,
 			Line:    j.rule.line - 1,
 		})
@@ -80,7 +87,8 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 	out := newOutput(w.stdout, w.stderr)
 	r := &run{
 		parser:   &parser{Mkfile: m, ctx: ctx, out: out, file: "<nil>"},
-		nodes:    make(map[string]*node, len(m.symbols)),
+		made:     make([]*node, len(m.symbols)),
+		others:   make(map[string]*node),
 		compared: make(map[[2]string]bool),
 		values:   make([][]string, len(internal)),
 		times:    make(map[string]int64),
@@ -124,13 +132,10 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 func (r *run) makeAll(targets []string) {
 	const name = "command line arguments"
 	r.command = &rule{
-		target:  name,
-		tail:    targets,
-		recipe:  &recipe{},
-		attr:    virtual,
-		number:  r.nrules,
-		targets: []string{name},
-		shell:   newShell([]string{"sh"}),
+		header: &header{targets: []string{name}, tail: targets, shell: newShell([]string{"sh"})},
+		target: name,
+		attr:   virtual,
+		number: r.nrules,
 	}
 	r.make(name)
 }
@@ -166,7 +171,7 @@ func deletes(j *job) bool {
 // failed says why a job has failed, and removes those of its targets that
 // have attribute D.
 func (r *run) failed(j *job, why string) {
-	msg := "mk: " + front(r.echo(j.rule.recipe.text, j.rule.shell.dialect)) + ": " + why
+	msg := "mk: " + front(r.echo(j.rule.recipe, j.rule.shell.dialect)) + ": " + why
 	deleting := ", deleting"
 	for n := j.nodes; n != nil; n = n.next {
 		if n.flags&deleteOnError != 0 {
@@ -213,7 +218,7 @@ func (r *run) schedule() {
 	}
 	slot := slices.Index(r.slots, nil)
 	r.setValues(j, slot)
-	text, sh := j.rule.recipe.text, j.rule.shell
+	text, sh := j.rule.recipe, j.rule.shell
 	cfg := &r.cfg
 	if r.plan != nil {
 		r.plan(j)
@@ -228,6 +233,7 @@ func (r *run) schedule() {
 			}
 			n.time = now
 			n.setMade(made)
+			r.changed(n)
 		}
 		return
 	}
@@ -235,16 +241,18 @@ func (r *run) schedule() {
 		r.out.say("recipe='" + text + "'")
 	}
 	r.out.flush()
+	r.link(r.root)
 	var args []string
 	if j.rule.attr&noMinusE == 0 {
 		args = []string{"-e"}
 	}
-	p := r.procs.start(r.ctx, sh, args, &text, nil, r.env(sh.dialect))
+	p := r.procs.start(sh, args, &text, nil, r.env(sh.dialect))
 	p.job = j
 	r.slots[slot] = p
 	r.count()
 	if r.debug('e') {
 		r.out.say(fmt.Sprintf("pid for target %s = %d\n", strings.Join(j.targets, " "), p.pid))
+		r.out.say("starting: " + text + "\n")
 	}
 }
 
@@ -292,7 +300,7 @@ func (r *run) ended(slot int, p *process) {
 		fake = true
 	}
 	for _, t := range j.targets {
-		if n := r.nodes[t]; n != nil {
+		if n := r.find(t, r.symbols[t]); n != nil {
 			r.update(n, fake)
 		}
 	}

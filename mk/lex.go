@@ -104,7 +104,7 @@ func (p *parser) backquote(b []byte) []byte {
 	start := len(b)
 	for ; c > 0; c = in.next(false) {
 		if c == int(term) {
-			cmd := string(append(b[start:], '\n'))
+			cmd := p.runes(string(cutNUL(append(b[start:], '\n'))))
 			return p.command(b[:start], cmd)
 		}
 		if c == '\n' {

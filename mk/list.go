@@ -43,7 +43,7 @@ func (m *Mkfile) Rules() []Rule {
 			Attr:    r.attr.String(),
 			Prog:    r.prog,
 			Meta:    r.attr&meta != 0,
-			Recipe:  r.recipe.text,
+			Recipe:  r.recipe,
 			File:    r.file,
 			Line:    r.line - 1,
 		}
@@ -85,7 +85,7 @@ func (m *Mkfile) Default() []string { return slices.Clone(m.target1) }
 // That such a rule can be applied it does not say.
 func (m *Mkfile) HasRule(name string) bool {
 	if sym := m.symbols[name]; sym != nil {
-		for _, r := range sym.rules {
+		for r := range sym.rules {
 			if r.attr&meta == 0 && !r.bare() {
 				return true
 			}

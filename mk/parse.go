@@ -20,17 +20,11 @@ type Mkfile struct {
 	symbols map[string]*symbol
 	rules   []*rule // without patterns
 	meta    []*rule
-	nrules  int
+	nrules  int32
 	target1 []string // the default targets
 	version int      // of vars
 	forceRC bool     // FORCERCFORMK is set: rc is the default shell
 	partial bool     // a command was not run
-}
-
-// symbol is what is known of a name.
-type symbol struct {
-	rules []*rule // whose target it is: the first, then the others backwards
-	last  int     // line of the last header, for positions
 }
 
 // parser reads mkfiles. Its shell is the one recipes are for at this place.
@@ -43,8 +37,9 @@ type parser struct {
 	file  string
 	shell *shell
 	buf   []byte
-	depth int // of includes
-	count int // of includes
+	slab  []rule // rules to come
+	depth int    // of includes
+	count int    // of includes
 
 	exported   map[*dialect][]string // the environment, for version exportedAt of the variables
 	exportedAt int
@@ -113,7 +108,7 @@ func (p *parser) all() {
 		p.parseFile(name)
 	}
 	if p.debug('p') {
-		p.dump(p.out)
+		p.dump()
 	}
 }
 
@@ -184,7 +179,9 @@ func (p *parser) statement(line string, override bool) {
 	case '|':
 		p.includeProgram(strings.Join(words, " "))
 	case ':':
-		p.addRules(names, words, p.recipe(), attr, hline, prog)
+		h := &header{targets: names, tail: words, prog: prog, file: p.file, line: hline, shell: p.shell}
+		h.recipe = p.recipe()
+		p.addRules(h, attr)
 	case '=':
 		if len(names) > 1 {
 			p.syntax(p.in.line, "multiple vars on left side of assignment")
@@ -206,7 +203,7 @@ func (p *parser) assignAttr(s string) (a attr, rest string) {
 	}
 	for j := 0; j < i; j++ {
 		if s[j] != 'U' {
-			p.syntax(p.in.line, "unknown attribute '%s'", s[j:j+1])
+			p.unknownAttr(s[j])
 		}
 		a = noExport
 	}
@@ -243,12 +240,20 @@ func (p *parser) ruleAttr(s string) (a attr, prog, rest string) {
 		case 'V':
 			a |= virtual
 		default:
-			_, n := utf8.DecodeRuneInString(s[i:])
-			p.syntax(p.in.line, "unknown attribute '%s'", s[i+n-1:i+n])
+			p.unknownAttr(c)
 		}
 	}
 	p.syntax(p.in.line, "missing trailing :")
 	return
+}
+
+// unknownAttr bails out. What is not ASCII it does not print, like mk.
+func (p *parser) unknownAttr(c byte) {
+	name := ""
+	if c < utf8.RuneSelf {
+		name = string(rune(c))
+	}
+	p.syntax(p.in.line, "unknown attribute '%s'", name)
 }
 
 // maxDepth is how deep includes nest before the next one is skipped, as where
@@ -296,8 +301,8 @@ func (p *parser) includeProgram(cmd string) {
 		p.partial = true
 		return
 	}
-	p.trace("pipecmd='" + cmd + "'")
-	r, proc, err := p.procs.filter(p.ctx, p.shell, cmd, p.environment(p.shell))
+	p.trace("pipecmd='" + cmd + "'\n")
+	r, proc, err := p.procs.filter(p.shell, cmd, p.environment(p.shell))
 	if err != nil {
 		p.out.error(err.Error() + "\n")
 		panic(bail{err})
@@ -346,6 +351,7 @@ func (p *parser) command(b []byte, text string) []byte {
 		p.partial = true
 		return append(b, unknown...)
 	}
+	p.trace("starting: " + text + "\n")
 	b, err := p.procs.backquote(p.ctx, p.shell, text, p.environment(p.shell), b)
 	if err != nil {
 		panic(bail{err})

@@ -18,8 +18,7 @@ type process struct {
 	pidfd  int // -1 where the kernel has none
 	job    *job
 	done   bool
-	status string        // empty where it succeeded
-	ended  chan struct{} // closed by its waiter; nil where nobody waits yet
+	status string // empty where it succeeded
 }
 
 // procs starts the commands of one parser or run, and waits for them.
@@ -92,62 +91,64 @@ func (ps *procs) pid() string {
 	return ps.self
 }
 
-// start runs a shell. If text is not nil it is its standard input, else
-// ours is; if stdout is nil it is ours too. A shell that cannot be run is said so
+// start runs a shell. If text is not nil it is its standard input, else ours
+// is; if stdout is nil it is ours too. A shell that cannot be run is said so
 // and fails as it would in a child.
-func (ps *procs) start(ctx context.Context, sh *shell, args []string, text *string, stdout *os.File, env []string) *process {
+func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, env []string) *process {
 	argv := append(sh.argv[:len(sh.argv):len(sh.argv)], args...)
 	if stdout == nil {
 		stdout = ps.w.stdout
 	}
-	stdin := ps.w.stdin
-	var feed *os.File
-	if text != nil {
-		r, w, err := os.Pipe()
-		if err != nil {
+	var files [3]uintptr
+	var pipe [2]int // not os.Pipe, which would set up the poller for it
+	if text == nil {
+		files[0] = ps.w.stdin.Fd()
+	} else {
+		if err := syscall.Pipe2(pipe[:], syscall.O_CLOEXEC); err != nil {
 			ps.fatal("pipe", err)
 		}
-		stdin, feed = r, w
-		defer r.Close()
+		files[0] = uintptr(pipe[0])
 	}
-	files := []uintptr{stdin.Fd(), stdout.Fd(), ps.w.stderr.Fd()}
+	files[1], files[2] = stdout.Fd(), ps.w.stderr.Fd()
 	p := &process{pidfd: -1}
 	path, err := ps.lookPath(argv[0], env)
 	if err == nil && path == "" {
 		argv, path = append(ps.cfg.Builtin[:len(ps.cfg.Builtin):len(ps.cfg.Builtin)], argv[1:]...), ps.cfg.Builtin[0]
 	}
 	if err == nil {
-		err = ps.fork(p, path, argv, env, files)
+		err = ps.fork(p, path, argv, env, files[:])
 	}
-	if errors.Is(err, syscall.ENOEXEC) {
-		err = ps.fork(p, "/bin/sh", append([]string{"/bin/sh", path}, argv[1:]...), env, files)
+	if err == syscall.ENOEXEC {
+		err = ps.fork(p, "/bin/sh", append([]string{"/bin/sh", path}, argv[1:]...), env, files[:])
+	}
+	if text != nil {
+		syscall.Close(pipe[0])
+		if err == nil {
+			feed(pipe[1], *text)
+		} else {
+			syscall.Close(pipe[1])
+		}
+	}
+	if err == syscall.EAGAIN || err == syscall.ENOMEM {
+		ps.fatal("mk fork", err)
 	}
 	if err != nil {
-		if feed != nil {
-			feed.Close()
-		}
-		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) {
-			ps.fatal("mk fork", err)
-		}
 		ps.out.error("/bin/sh: " + errno(err) + "\n")
 		p.done, p.status = true, "exit(1)"
-		return p
-	}
-	if feed != nil {
-		ps.feed(feed, *text)
 	}
 	return p
 }
 
-// feed writes a recipe to its shell. What is sure to fit in a pipe is written
-// at once. A shell need not read it all.
-func (ps *procs) feed(w *os.File, text string) {
+// feed writes a recipe to its shell, which need not read it all. What is sure
+// to fit in a pipe is written at once.
+func feed(fd int, text string) {
 	if len(text) <= 4096 {
-		w.WriteString(text)
-		w.Close()
+		syscall.Write(fd, []byte(text))
+		syscall.Close(fd)
 		return
 	}
-	go func() {
+	w := os.NewFile(uintptr(fd), "|1")
+	go func() { // ends with the shell: nobody else reads
 		w.WriteString(text)
 		w.Close()
 	}()
@@ -215,7 +216,7 @@ func (ps *procs) backquote(ctx context.Context, sh *shell, text string, env []st
 	if err != nil {
 		ps.fatal("pipe", err)
 	}
-	p := ps.start(ctx, sh, nil, &text, w, env)
+	p := ps.start(sh, nil, &text, w, env)
 	w.Close()
 	n := len(b)
 	stop := context.AfterFunc(ctx, func() { ps.interrupt(context.Cause(ctx)); r.Close() })
@@ -255,13 +256,13 @@ func readAll(r io.Reader, b []byte) ([]byte, error) {
 }
 
 // filter starts a command whose output the caller reads.
-func (ps *procs) filter(ctx context.Context, sh *shell, cmd string, env []string) (*os.File, *process, error) {
+func (ps *procs) filter(sh *shell, cmd string, env []string) (*os.File, *process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		ps.fatal("pipe", err)
 	}
 	defer w.Close()
-	return r, ps.start(ctx, sh, []string{"-c", cmd}, nil, w, env), nil
+	return r, ps.start(sh, []string{"-c", cmd}, nil, w, env), nil
 }
 
 // wait waits for one process and returns its status.

@@ -22,7 +22,7 @@ type job struct {
 func (r *run) doRecipe(n *node) bool {
 	var a *arc
 	for i := range n.prereqs {
-		if n.prereqs[i].rule.recipe.text != "" {
+		if n.prereqs[i].rule.recipe != "" {
 			a = &n.prereqs[i]
 		}
 	}
@@ -31,7 +31,10 @@ func (r *run) doRecipe(n *node) bool {
 		return false
 	}
 	rule := a.rule
-	j := &job{rule: rule, nodes: n, stem: a.stem, match: a.match}
+	j := &job{rule: rule, nodes: n}
+	if a.stem != nil {
+		j.stem, j.match = a.stem.text, a.stem.subs
+	}
 	n.next = nil
 	if rule.attr&regular != 0 {
 		j.targets = []string{n.name}
@@ -39,10 +42,10 @@ func (r *run) doRecipe(n *node) bool {
 	} else {
 		for _, t := range rule.targets {
 			if rule.attr&meta != 0 {
-				t = subst(a.stem, t)
+				t = subst(j.stem, t)
 			}
 			j.all = append(j.all, t)
-			m := r.nodes[t]
+			m := r.find(t, r.symbols[t])
 			if m == nil || !r.cfg.All && m.time != 0 && !r.anyNewer(m) {
 				continue
 			}
@@ -106,6 +109,7 @@ func (r *run) noRecipe(n *node) {
 	}
 	if isMember(n.name) && n.time == 0 {
 		n.setMade(made)
+		r.changed(n)
 	} else {
 		r.update(n, false)
 	}

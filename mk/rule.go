@@ -1,88 +1,139 @@
 package mk
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // attr are the attributes of a rule or an assignment.
 type attr uint16
 
+// The numbers are those that -dp prints.
 const (
-	meta      attr = 1 << iota // has a pattern
-	update                     // U: read and never used, in the real mk too
-	quiet                      // Q: the recipe is not echoed
-	virtual                    // V: the target is not a file
-	regular                    // R: the target is a regular expression
-	noRecipe                   // N: no recipe is fine
-	del                        // D: the target is removed if the recipe fails
-	noVirtual                  // n: this meta-rule is not for virtual targets
-	noMinusE                   // E: the shell runs without -e
-	noExport                   // U of an assignment
+	meta      attr = 0x0001 // has a pattern
+	update    attr = 0x0004 // U: read and never used, in the real mk too
+	quiet     attr = 0x0008 // Q: the recipe is not echoed
+	virtual   attr = 0x0010 // V: the target is not a file
+	regular   attr = 0x0020 // R: the target is a regular expression
+	noRecipe  attr = 0x0040 // N: no recipe is fine
+	del       attr = 0x0080 // D: the target is removed if the recipe fails
+	noVirtual attr = 0x0100 // n: this meta-rule is not for virtual targets
+	noMinusE  attr = 0x1000 // E: the shell runs without -e
+	noExport  attr = 0x8000 // U of an assignment
 )
 
-// rule is one target of a rule: a header with three targets makes three.
-type rule struct {
-	target  string
+// header is a rule as it is written.
+type header struct {
+	targets []string
 	tail    []string // prereqs; one empty word where there are none
-	recipe  *recipe
-	attr    attr
-	number  int // new with each redefinition
+	recipe  string
+	prog    string // of attribute P
 	file    string
 	line    int
-	targets []string // all of the header
-	prog    string   // of attribute P
-	pattern *regex   // of attribute R
 	shell   *shell
 }
 
-// recipe is a recipe; its identity says whether two rules have the same one.
-type recipe struct{ text string }
+// rule is one target of a header: one with three targets makes three. Two
+// rules have the same recipe if they have the same header.
+type rule struct {
+	*header
+	target  string
+	pattern *regex // of attribute R
+	number  int32  // new with each redefinition
+	attr    attr
+}
 
 // bare tells whether a rule has neither prereqs nor recipe: it has no effect.
-func (r *rule) bare() bool { return r.recipe.text == "" && r.tail[0] == "" }
+func (r *rule) bare() bool { return r.recipe == "" && r.tail[0] == "" }
 
-// addRules adds a rule for each of names.
-func (p *parser) addRules(names, tail []string, text string, a attr, line int, prog string) {
-	if p.target1 == nil && a&regular == 0 {
-		if !slices.ContainsFunc(names, func(s string) bool { return p.charin(s, "%&") >= 0 }) {
-			p.target1 = names
+// symbol is a name that is the target of rules.
+type symbol struct {
+	first *rule
+	more  []*rule          // in the order they came
+	by    map[string]*rule // by their prereqs, made when there are many
+	index int32            // of its node in run.made
+}
+
+// rules yields the rules as mk uses them: the first, then the others
+// backwards.
+func (s *symbol) rules(yield func(*rule) bool) {
+	if !yield(s.first) {
+		return
+	}
+	for _, r := range slices.Backward(s.more) {
+		if !yield(r) {
+			return
 		}
 	}
-	body := &recipe{text}
-	for _, name := range names {
-		p.addRule(name, tail, body, names, a, line, prog)
+}
+
+// same returns the rule with these prereqs, nil if there is none.
+func (s *symbol) same(tail []string) *rule {
+	if s.by != nil {
+		return s.by[strings.Join(tail, "\x00")]
+	}
+	if slices.Equal(s.first.tail, tail) {
+		return s.first
+	}
+	for _, r := range s.more {
+		if slices.Equal(r.tail, tail) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (s *symbol) add(r *rule) {
+	const many = 32
+	s.more = append(s.more, r)
+	if s.by == nil && len(s.more) == many {
+		s.by = make(map[string]*rule)
+		for r := range s.rules {
+			s.by[strings.Join(r.tail, "\x00")] = r
+		}
+	} else if s.by != nil {
+		s.by[strings.Join(r.tail, "\x00")] = r
+	}
+}
+
+// addRules adds a rule for each target of h.
+func (p *parser) addRules(h *header, a attr) {
+	if p.target1 == nil && a&regular == 0 {
+		if !slices.ContainsFunc(h.targets, func(s string) bool { return p.charin(s, "%&") >= 0 }) {
+			p.target1 = h.targets
+		}
+	}
+	for _, name := range h.targets {
+		p.addRule(h, name, a)
 	}
 }
 
 // addRule adds a rule. One with the same target and prereqs is replaced, in
 // its place.
-func (p *parser) addRule(target string, tail []string, body *recipe, names []string, a attr, line int, prog string) {
+func (p *parser) addRule(h *header, target string, a attr) {
 	sym := p.symbols[target]
-	if sym == nil {
-		sym = new(symbol)
-		p.symbols[target] = sym
-	}
 	var r *rule
-	for _, old := range sym.rules {
-		if slices.Equal(old.tail, tail) {
-			r = old
-			break
-		}
+	if sym != nil {
+		r = sym.same(h.tail)
 	}
 	reuse := r != nil
 	if !reuse {
-		r = new(rule)
-		if len(sym.rules) == 0 {
-			sym.rules = []*rule{r}
+		if len(p.slab) == 0 {
+			p.slab = make([]rule, 128)
+		}
+		r, p.slab = &p.slab[0], p.slab[1:]
+		if sym != nil {
+			sym.add(r)
 		} else {
-			sym.rules = slices.Insert(sym.rules, 1, r)
+			p.symbols[target] = &symbol{first: r, index: int32(len(p.symbols))}
 		}
 	}
-	*r = rule{target: target, tail: tail, recipe: body, attr: a, number: p.nrules,
-		file: p.file, line: line, targets: names, prog: prog, shell: p.shell}
+	*r = rule{header: h, target: target, number: p.nrules, attr: a}
 	p.nrules++
 	if a&regular != 0 {
 		pattern, err := compile(target)
 		if err != nil {
-			p.out.fail("%s:%d: regular expression error; %s", r.file, r.line, err)
+			p.out.fail("%s:%d: regular expression error; %s", h.file, h.line, err)
 		}
 		r.pattern = pattern
 	}

@@ -87,7 +87,7 @@ func (p *parser) exports(d *dialect) []string {
 		if v.noExport || v.internal || d.rc && (len(v.words) == 0 || v.words[0] == "") {
 			continue
 		}
-		env = append(env, v.name+"="+strings.Join(v.words, d.sep))
+		env = append(env, export(v.name, v.words, d))
 	}
 	p.exported[d] = env
 	return env
@@ -111,7 +111,23 @@ func (p *parser) appendEnv(env []string, d *dialect, values [][]string) []string
 		if d.rc && (len(words) == 0 || words[0] == "") {
 			continue
 		}
-		env = append(env, name+"="+strings.Join(words, d.sep))
+		env = append(env, export(name, words, d))
 	}
 	return append(env, exports...)
+}
+
+// maxExport is how long a string in the environment may be on Linux, see
+// execve(2). Longer ones are cut where mk cuts them.
+const (
+	maxExport = 131071
+	cutExport = 16383
+)
+
+// export returns a variable as a string of the environment.
+func export(name string, words []string, d *dialect) string {
+	s := name + "=" + strings.Join(words, d.sep)
+	if len(s) > maxExport {
+		s = s[:cutExport]
+	}
+	return s
 }

@@ -18,6 +18,7 @@ func (r *run) make(target string) {
 		r.dumpNode("new target\n", n)
 		r.out.flush()
 	}
+	r.root, r.parents = n, nil
 	r.walk++
 	r.clear(n)
 	did := false
@@ -57,6 +58,8 @@ func (r *run) clear(n *node) {
 		n.flags |= canPretend
 	}
 	n.setMade(notMade)
+	n.flags |= dirty | dirtyBelow
+	n.waits = 0
 	for i := range n.prereqs {
 		if m := n.prereqs[i].n; m != nil {
 			r.clear(m)
@@ -67,7 +70,57 @@ func (r *run) clear(n *node) {
 func (n *node) unpretend() {
 	n.setMade(notMade)
 	n.flags &^= canPretend | pretending
+	n.flags |= dirty | dirtyBelow
 	n.time = 0
+}
+
+// link notes for each node below n whose prereq it is. From then on only
+// nodes below which something has changed are looked at again.
+func (r *run) link(n *node) {
+	if r.parents != nil {
+		return
+	}
+	r.parents = make([][]*node, r.nodes)
+	r.walk++
+	r.linkBelow(n)
+}
+
+func (r *run) linkBelow(n *node) {
+	if !r.visit(n) {
+		return
+	}
+	for i := range n.prereqs {
+		if m := n.prereqs[i].n; m != nil {
+			r.parents[m.index] = append(r.parents[m.index], n)
+			r.linkBelow(m)
+		}
+	}
+}
+
+// changed has those nodes looked at again that n is a prereq of.
+func (r *run) changed(n *node) {
+	if r.parents == nil {
+		return
+	}
+	for _, p := range r.parents[n.index] {
+		r.soil(p, dirty)
+	}
+}
+
+// soil marks a node that waits, and all that wait for it. If it was dirty
+// already so are they.
+func (r *run) soil(n *node, f flag) {
+	old := n.flags
+	if old&beingMade != 0 || old&(made|pretending) == made {
+		return
+	}
+	n.flags |= f
+	if old&dirty != 0 {
+		return
+	}
+	for _, p := range r.parents[n.index] {
+		r.soil(p, dirty|dirtyBelow)
+	}
 }
 
 // work does what can be done now for n, a prereq of p by pa, and tells
@@ -92,6 +145,7 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 	if len(n.prereqs) == 0 {
 		if n.time != 0 {
 			n.setMade(made)
+			r.changed(n)
 			return false
 		}
 		dir := r.dir()
@@ -103,6 +157,19 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 		r.errors++
 		return false
 	}
+
+	if n.flags&pretending == 0 {
+		if n.flags&dirty == 0 {
+			return false // as when last looked at
+		}
+		if n.flags&dirtyBelow == 0 {
+			if m := n.prereqs[n.waits].n; m != nil && m.flags&(notMade|beingMade) != 0 {
+				n.flags &^= dirty
+				return false
+			}
+		}
+	}
+	n.flags &^= dirty | dirtyBelow
 
 	// Are we out of date?
 	isReady := true
@@ -122,6 +189,7 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 		did = r.work(a.n, n, a) || did
 		if a.n.flags&(notMade|beingMade) != 0 {
 			isReady = false
+			n.waits = int32(i)
 		}
 		if r.outOfDate(n, a, false) {
 			stale = true
@@ -135,6 +203,7 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 	}
 	if !stale {
 		n.setMade(made)
+		r.changed(n)
 		return did
 	}
 
@@ -143,6 +212,7 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 		p != nil && newest.n != nil && !r.outOfDate(p, newest, false) {
 		n.flags &^= canPretend
 		n.setMade(made)
+		r.changed(n)
 		if r.cfg.Explain && n.flags&pretending == 0 {
 			r.out.say(fmt.Sprintf("pretending %s has time %d\n", n.name, n.time))
 		}
@@ -169,6 +239,8 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 	}
 	if !isReady {
 		// Later, unless nothing has happened, for -k's sake.
+		r.link(r.root)
+		r.soil(n, dirty|dirtyBelow)
 		return did || r.work(n, p, pa)
 	}
 	return r.doRecipe(n) || did
@@ -177,6 +249,7 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 // update takes note that n was made, or where fake is true, that it could
 // not be.
 func (r *run) update(n *node, fake bool) {
+	defer r.changed(n)
 	if fake {
 		n.setMade(beingMade)
 	} else {
@@ -222,8 +295,8 @@ func (r *run) outOfDate(n *node, a *arc, eval bool) bool {
 func (r *run) compare(rule *rule, target, prereq string) bool {
 	r.out.flush()
 	cmd := rule.prog + " '" + target + "' '" + prereq + "'\n"
-	r.trace("pipecmd='" + cmd + "'")
-	proc := r.procs.start(r.ctx, rule.shell, []string{"-c", cmd}, nil, nil, r.env(rule.shell.dialect))
+	r.trace("pipecmd='" + cmd + "'\n")
+	proc := r.procs.start(rule.shell, []string{"-c", cmd}, nil, nil, r.env(rule.shell.dialect))
 	for !proc.done {
 		r.waitProcess(proc)
 	}
@@ -261,7 +334,7 @@ func (r *run) setNproc() {
 
 func (r *run) setNrep() {
 	if w := r.first("NREP"); w != "" {
-		r.nrep = atoi(w)
+		r.nrep = int32(atoi(w))
 	}
 	r.nrep = max(r.nrep, 1)
 	if r.debug('g') {
