@@ -1,0 +1,249 @@
+package fs
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The test binary is also the writer that the tests kill.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("FS_TEST_WRITER"); dir != "" {
+		writer(dir, os.Getenv("FS_TEST_STOP"))
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// writer makes runs in a store, one after the other, and prints each id when
+// its run is sealed. It stops in the step stop of its first run, and then
+// prints "stopped ID".
+func writer(dir, stop string) {
+	check := func(err error) {
+		if err != nil {
+			fmt.Println("error", err)
+			os.Exit(1)
+		}
+	}
+	s, err := OpenStore(dir)
+	check(err)
+	src, err := os.MkdirTemp("", "src")
+	check(err)
+	for i := range 3 {
+		check(os.WriteFile(filepath.Join(src, fmt.Sprint("file", i)), make([]byte, 10000*i), 0o644))
+	}
+	root, err := os.OpenRoot(src)
+	check(err)
+	for {
+		r, err := s.Create(commitA)
+		check(err)
+		check(r.SetKey(Attrs{{"commit", commitA}, {"target", "test"}}))
+		for _, step := range Steps {
+			check(r.Enter(step))
+			for i := range 20 {
+				fmt.Fprintf(r.Stdout(), "line %d of %s\n", i, step)
+			}
+			fmt.Fprint(r.Stderr(), "a part")
+			if step == stop {
+				time.Sleep(2 * holdbackTime)
+				fmt.Println("stopped", r.ID())
+				select {}
+			}
+			if step == "artifacts" {
+				check(r.AddArtifacts(context.Background(), root))
+			}
+			check(r.Leave(step, "passed", 0))
+		}
+		check(r.Seal(context.Background(), "passed", 0, testSign))
+		fmt.Println(r.ID())
+	}
+}
+
+func testSign([]byte) ([]byte, error) {
+	return []byte("-----BEGIN SSH SIGNATURE-----\nU1NIU0lHAAAAAQAAAANrZXk=\n-----END SSH SIGNATURE-----\n"), nil
+}
+
+func startWriter(t *testing.T, dir, stop string) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "FS_TEST_WRITER="+dir, "FS_TEST_STOP="+stop, "TMPDIR="+t.TempDir())
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, bufio.NewScanner(out)
+}
+
+// A writer is killed at many points of many runs: no run that it had sealed is
+// lost, none that it had not is to be seen, and what it left is sealed by
+// whoever recovers it.
+func TestKillLosesNoSealedRun(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	t.Cleanup(func() { removeAll(dir) })
+	told := make(map[string]bool)
+	kills := 40
+	if testing.Short() {
+		kills = 8
+	}
+	for i := range kills {
+		cmd, lines := startWriter(t, dir, "")
+		if i%2 == 0 {
+			lines.Scan() // let it get through one at least
+			told[lines.Text()] = true
+		}
+		timer := time.AfterFunc(rand.N(60*time.Millisecond), func() { cmd.Process.Kill() })
+		for lines.Scan() {
+			if strings.HasPrefix(lines.Text(), "error") {
+				t.Fatal(lines.Text())
+			}
+			if told[lines.Text()] {
+				t.Errorf("the id %s was given twice", lines.Text())
+			}
+			told[lines.Text()] = true
+		}
+		cmd.Wait()
+		timer.Stop()
+		checkStore(t, dir, told)
+	}
+	if len(told) < kills/2 {
+		t.Errorf("only %d runs were sealed", len(told))
+	}
+}
+
+// checkStore opens a store after its writer was killed, looks at what there
+// is, and recovers the rest.
+func checkStore(t *testing.T, dir string, told map[string]bool) {
+	t.Helper()
+	s, err := OpenStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	before := make(map[string]bool)
+	for e := range s.Runs() {
+		before[e.ID] = true
+	}
+	for id := range told {
+		if !before[id] {
+			t.Errorf("the sealed run %s is lost", id)
+		}
+	}
+	ids, err := s.Recover(t.Context(), testSign)
+	if err != nil {
+		t.Errorf("Recover: %v", err)
+	}
+	for _, id := range ids {
+		if before[id] {
+			t.Errorf("%s was to be seen before it was sealed", id)
+		}
+		e, err := s.Get(id)
+		if err != nil {
+			t.Errorf("Get(%s): %v", id, err)
+		}
+		if e.State != "error" && e.State != "passed" {
+			t.Errorf("%s was recovered in state %s", id, e.State)
+		}
+		before[id], told[id] = true, true
+	}
+	names, err := os.ReadDir(s.RunDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		if n.Name() == "last" {
+			continue
+		}
+		if !before[n.Name()] {
+			t.Errorf("%s is left in the store", n.Name())
+			continue
+		}
+		if _, ok := verified.LoadOrStore(s.runPath(n.Name()), true); ok {
+			continue
+		}
+		rep, err := VerifyDir(s.runPath(n.Name()))
+		if err != nil || len(rep.Content)+len(rep.Metadata) > 0 {
+			t.Errorf("VerifyDir(%s) = %q, %q, %v", n.Name(), rep.Content, rep.Metadata, err)
+		}
+	}
+	if work, _ := os.ReadDir(s.path("work")); len(work) > 0 {
+		t.Errorf("%d runs are still in work", len(work))
+	}
+}
+
+// A process is killed in each step. Only in post-test does the run pass, with
+// that step in error.
+func TestKillInStep(t *testing.T) {
+	for i, step := range Steps {
+		t.Run(step, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "store")
+			t.Cleanup(func() { removeAll(dir) })
+			cmd, lines := startWriter(t, dir, step)
+			lines.Scan()
+			id, ok := strings.CutPrefix(lines.Text(), "stopped ")
+			if !ok {
+				t.Fatal(lines.Text())
+			}
+			s, err := OpenStore(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if ids, err := s.Recover(t.Context(), testSign); len(ids) > 0 || err != nil {
+				t.Errorf("Recover while the process lives = %q, %v", ids, err)
+			}
+			cmd.Process.Kill()
+			io.Copy(io.Discard, readerOf(lines))
+			cmd.Wait()
+			if ids, err := s.Recover(t.Context(), testSign); !slices.Equal(ids, []string{id}) || err != nil {
+				t.Fatalf("Recover = %q, %v, want %q", ids, err, id)
+			}
+			e, err := s.Get(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := "error"
+			if step == "post-test" {
+				want = "passed"
+			}
+			if e.State != want || e.Signer == "" {
+				t.Errorf("state = %s, signer %q, want %s and a signer", e.State, e.Signer, want)
+			}
+			for j, name := range Steps {
+				st, err := readStatus(filepath.Join(e.Dir, "step", name, "status"))
+				want := "passed"
+				switch {
+				case j == i:
+					want = "error"
+				case j > i:
+					want = "skipped"
+				}
+				if err != nil || st.State != want {
+					t.Errorf("step %s is %s, %v, want %s", name, st.State, err, want)
+				}
+			}
+			log, err := os.ReadFile(filepath.Join(e.Dir, "step", step, "log"))
+			if !strings.Contains(string(log), "stdout F line 19 of "+step) || !strings.Contains(string(log), "stderr P a part") {
+				t.Errorf("the log of %s is %q, %v", step, log, err)
+			}
+		})
+	}
+}
+
+// readerOf reads on behind a scanner until the writer's end.
+func readerOf(s *bufio.Scanner) io.Reader {
+	for s.Scan() {
+	}
+	return strings.NewReader("")
+}
