@@ -223,19 +223,28 @@ func (x *index) line(line string, bulk bool) {
 	x.add(r)
 }
 
-// The orders of the index.
-func orderSeq(a, b *record) int { return cmp.Compare(a.seq, b.seq) }
-func orderEnd(a, b *record) int {
-	return cmp.Or(cmp.Compare(a.end, b.end), cmp.Compare(a.seq, b.seq))
-}
+// The orders of the index. None of them has two runs in one place, whatever
+// the file said.
 func orderID(a, b *record) int {
 	return cmp.Or(bytes.Compare(a.commit.b[:6], b.commit.b[:6]), cmp.Compare(a.num, b.num))
 }
+func orderSeq(a, b *record) int {
+	return cmp.Or(cmp.Compare(a.seq, b.seq), orderID(a, b))
+}
+func orderEnd(a, b *record) int {
+	return cmp.Or(cmp.Compare(a.end, b.end), orderSeq(a, b))
+}
 func orderTree(a, b *record) int {
-	return cmp.Or(bytes.Compare(a.tree.b[:], b.tree.b[:]), cmp.Compare(a.seq, b.seq))
+	return cmp.Or(bytes.Compare(a.tree.b[:], b.tree.b[:]), orderSeq(a, b))
 }
 func orderScore(a, b *record) int {
-	return cmp.Or(bytes.Compare(a.score[:], b.score[:]), cmp.Compare(a.seq, b.seq))
+	return cmp.Or(bytes.Compare(a.score[:], b.score[:]), orderSeq(a, b))
+}
+
+// hasSeq reports whether a run has a place in listings.
+func (x *index) hasSeq(seq uint64) bool {
+	i := sort.Search(len(x.bySeq), func(i int) bool { return x.bySeq[i].seq >= seq })
+	return i < len(x.bySeq) && x.bySeq[i].seq == seq
 }
 
 // lists pairs each list with its order.

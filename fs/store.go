@@ -291,10 +291,7 @@ func (s *Store) readRecord(id string) (*record, error) {
 		return nil, fmt.Errorf("%s is of commit %s", id, r.commit)
 	}
 	r.num, r.seq = num, num
-	for { // an adopted run's number may be one of ours
-		if _, ok := slices.BinarySearchFunc(s.index.bySeq, r, orderSeq); !ok {
-			break
-		}
+	for s.index.hasSeq(r.seq) { // an adopted run's number may be one of ours
 		if r.seq, err = s.nextNumber(); err != nil {
 			return nil, err
 		}
