@@ -137,6 +137,9 @@ func sumUnescape(s string) (string, bool) {
 // checkPath reports what is wrong with a slash-separated relative path of
 // names that 9P can carry.
 func checkPath(path string) error {
+	if !utf8.ValidString(path) {
+		return fmt.Errorf("the path %.200q is not UTF-8: 9P cannot carry it", path)
+	}
 	if !iofs.ValidPath(path) || path == "." {
 		return fmt.Errorf("%.200q is not a clean relative path", path)
 	}
