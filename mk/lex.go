@@ -43,7 +43,7 @@ loop:
 		}
 		switch c := in.next(true); c {
 		case eof:
-			line := cutNUL(trimPartial(b))
+			line := cutNUL(b)
 			return string(line), len(line) > 0
 		case '\r':
 		case '\n':
@@ -143,7 +143,6 @@ func (p *parser) recipe() string {
 			}
 		}
 		if c == eof {
-			b = trimPartial(b)
 			break
 		}
 		in.line++
@@ -158,19 +157,6 @@ func (p *parser) recipe() string {
 func cutNUL(b []byte) []byte {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		return b[:i]
-	}
-	return b
-}
-
-// trimPartial drops a rune that the end of the file cut off.
-func trimPartial(b []byte) []byte {
-	for i := len(b) - 1; i >= 0 && i > len(b)-utf8.UTFMax; i-- {
-		if utf8.RuneStart(b[i]) {
-			if !utf8.FullRune(b[i:]) {
-				return b[:i]
-			}
-			break
-		}
 	}
 	return b
 }

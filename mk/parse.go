@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"syscall"
 	"unicode/utf8"
@@ -114,7 +113,7 @@ func (p *parser) all() {
 
 // parseFile reads a mkfile that must be there.
 func (p *parser) parseFile(name string) {
-	f, err := os.Open(p.cfg.path(name))
+	f, err := openFile(p.cfg.path(name))
 	if err != nil {
 		p.out.error("open " + name + ": " + errno(err) + "\n")
 		panic(bail{err})
@@ -270,7 +269,7 @@ func (p *parser) include(name string) {
 	if !p.known(name) {
 		return
 	}
-	f, err := os.Open(p.cfg.path(name))
+	f, err := openFile(p.cfg.path(name))
 	if err == nil && p.depth == maxDepth {
 		f.Close()
 		err = syscall.EMFILE

@@ -192,7 +192,7 @@ func (ps *procs) lookPath(name string, env []string) (string, error) {
 	if !ok {
 		var err error
 		if path, err = searchPath(ps.cfg, name, env); err != nil {
-			if name == "sh" && ps.cfg.Builtin != nil {
+			if name == "sh" && ps.cfg.Builtin != nil && !isFile("/bin/sh") {
 				ps.builtin()
 				return "", nil
 			}

@@ -105,8 +105,8 @@ func searchPath(c *Config, name string, env []string) (string, error) {
 		switch e := syscall.Access(c.path(file), 1); {
 		case e == nil && isFile(c.path(file)):
 			return file, nil
-		case e == syscall.EACCES:
-			err = e
+		case e == nil, e == syscall.EACCES:
+			err = syscall.EACCES
 		}
 	}
 	return "", err

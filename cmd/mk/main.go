@@ -11,6 +11,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == shellFlag {
+		os.Exit(shell(os.Args[2:]))
+	}
 	c, args, ok := parseArgs(os.Args[1:])
 	if !ok {
 		os.Stderr.WriteString(usage)
@@ -62,12 +65,24 @@ func (s *signals) die() {
 	}
 }
 
+// hasTerminal tells whether there is a terminal whose interrupts reach the
+// recipes without us. They must then stay in its foreground process group.
+func hasTerminal() bool {
+	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
+}
+
 const usage = "Usage: mk [-f file] [-n] [-a] [-e] [-t] [-k] [-i] [-d[egp]] [targets ...]\n"
 
 // parseArgs reads the command line as mk does: only the first letter of an
 // option counts, and the first argument without a - ends them.
 func parseArgs(args []string) (c mk.Config, targets []string, ok bool) {
 	c = mk.Config{Exec: true, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	verbose := false
 	var flags []string
 	var whatIf []string
 	i := 0
@@ -115,6 +130,8 @@ func parseArgs(args []string) (c mk.Config, targets []string, ok bool) {
 			whatIf = append(whatIf, args[i])
 		case 'N':
 			c.Nano = true
+		case 'v':
+			verbose = true
 		default:
 			return c, nil, false
 		}
@@ -127,6 +144,11 @@ func parseArgs(args []string) (c mk.Config, targets []string, ok bool) {
 			targets = append(targets, arg)
 		}
 	}
+	c.Builtin = builtin()
+	if verbose {
+		c.OnBuiltin = func() { os.Stderr.WriteString("mk: no sh; using the built-in shell\n") }
+	}
+	c.Group = !hasTerminal()
 	c.WhatIf = strings.Join(whatIf, " ")
 	c.Flags = strings.Join(append(flags, c.Vars...), " ")
 	c.Args = targets
