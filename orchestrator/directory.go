@@ -69,6 +69,7 @@ type share struct {
 	cancel context.CancelFunc
 	since  time.Time
 	runs   map[string]*run // by id
+	silent time.Time       // when the executor last did not answer; zero once it has
 	root   fs.Dir          // the tree as the orchestrator itself reads it; nil while it cannot
 }
 
@@ -203,6 +204,16 @@ func (d *directory) shares(ns string) []*share {
 		return nil
 	}
 	return slices.SortedFunc(maps.Values(sp.shares), func(a, b *share) int { return cmp.Compare(a.m.name, b.m.name) })
+}
+
+// answered notes whether the share's executor answered in time.
+func (d *directory) answered(sh *share, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sh.silent = time.Time{}
+	if !ok {
+		sh.silent = time.Now()
+	}
 }
 
 // exported reports whether somebody exports ns.

@@ -88,7 +88,7 @@ func (s *session) usage(w io.Writer) {
 func (s *session) walk(ctx context.Context, path string) (fs.Node, error) {
 	path = strings.TrimLeft(path, "/")
 	first, _, _ := strings.Cut(path, "/")
-	if first == "artifacts" || slices.Contains(spaceNames, first) && !(path == "event" || path == "status") {
+	if first == "artifacts" || first == "ci" || first == "n" || first == "find" {
 		ns, err := s.home()
 		if err != nil {
 			return nil, err

@@ -125,7 +125,7 @@ func (w *watchLink) attach(ctx context.Context, sh *share) (*link, error) {
 		return nil, err
 	}
 	hangup := sync.OnceFunc(func() { w.put(l) })
-	n, err := walk(ctx, l.root, sh.space.ns)
+	n, err := fs.Walk(ctx, l.root, sh.space.ns)
 	if err != nil {
 		hangup()
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -82,8 +81,9 @@ func (sh *share) watch(d *directory) error {
 
 	var rest []byte
 	buf := make([]byte, 8<<10)
-	for {
-		n, err := events.ReadAt(sh.ctx, buf, 0)
+	for off := int64(0); ; {
+		n, err := events.ReadAt(sh.ctx, buf, off)
+		off += int64(n)
 		rest = append(rest, buf[:n]...)
 		for {
 			line, after, ok := bytes.Cut(rest, []byte("\n"))
@@ -353,16 +353,9 @@ func readKey(ctx context.Context, root fs.Dir, id string) (fs.Attrs, error) {
 func openFile(ctx context.Context, root fs.Dir, path string) (fs.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	var n fs.Node = root
-	for name := range strings.SplitSeq(path, "/") {
-		d, ok := n.(fs.Dir)
-		if !ok {
-			return nil, fs.ErrNotDir
-		}
-		var err error
-		if n, err = d.Walk(ctx, name); err != nil {
-			return nil, err
-		}
+	n, err := fs.Walk(ctx, root, path)
+	if err != nil {
+		return nil, err
 	}
 	return n.Open(ctx, fs.OpenRead)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"hash/fnv"
 	iofs "io/fs"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,16 +15,24 @@ type fileNode struct {
 	name string
 	path string // from the root: the qid is made of it
 	mode iofs.FileMode
+	text func() []byte // what it reads as, until open's File is written to; nil: nobody knows
 	open func(ctx context.Context, mode fs.OpenMode) (fs.File, error)
 }
 
 func (f *fileNode) Stat(context.Context) (fs.Stat, error) {
-	return fs.Stat{Name: f.name, Mode: f.mode, ModTime: time.Now(), Path: qidPath(f.path)}, nil
+	st := fs.Stat{Name: f.name, Mode: f.mode, ModTime: time.Now(), Path: qidPath(f.path)}
+	if f.text != nil {
+		st.Size = int64(len(f.text()))
+	}
+	return st, nil
 }
 
 func (f *fileNode) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
 	if mode&^fs.OpenRead != 0 && f.mode&0o222 == 0 {
 		return nil, fs.ErrReadOnly
+	}
+	if f.open == nil {
+		return snapshot(f.text()), nil
 	}
 	return f.open(ctx, mode)
 }
@@ -71,62 +78,4 @@ func (l *listing) read(after uint64, n int, list func() ([]fs.Stat, error)) ([]f
 	}
 	rest := l.entries[after:]
 	return rest[:min(n, len(rest))], nil
-}
-
-// maxLinks is how many symbolic links a walk follows, as Linux does.
-const maxLinks = 40
-
-// walk returns what stands at path below d. Links within the tree are followed.
-func walk(ctx context.Context, d fs.Dir, path string) (fs.Node, error) {
-	dirs := []fs.Dir{d} // the way down: a link may go up again
-	todo := strings.Split(path, "/")
-	links := 0
-	var n fs.Node = d
-	for len(todo) > 0 {
-		name := todo[0]
-		todo = todo[1:]
-		switch {
-		case name == "" || name == ".":
-			continue
-		case name == "..":
-			if len(dirs) > 1 {
-				dirs = dirs[:len(dirs)-1]
-			}
-			n = dirs[len(dirs)-1]
-			continue
-		case !validName(name):
-			return nil, iofs.ErrNotExist
-		}
-		next, err := dirs[len(dirs)-1].Walk(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		if sub, ok := next.(fs.Dir); ok {
-			dirs = append(dirs, sub)
-			n = sub
-			continue
-		}
-		st, err := next.Stat(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if st.Mode.Type() == iofs.ModeSymlink {
-			if links++; links > maxLinks {
-				return nil, iofs.ErrNotExist
-			}
-			if strings.HasPrefix(st.Target, "/") {
-				return nil, iofs.ErrNotExist // a path of the machine that ran
-			}
-			todo = append(strings.Split(st.Target, "/"), todo...)
-			n = dirs[len(dirs)-1]
-			continue
-		}
-		for _, rest := range todo {
-			if rest != "" && rest != "." {
-				return nil, fs.ErrNotDir
-			}
-		}
-		return next, nil
-	}
-	return n, nil
 }

@@ -108,6 +108,7 @@ func (r remote) renumber(st fs.Stat) fs.Stat {
 func (r remote) fail(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
+		r.v.c.s.dir.answered(r.sh, false)
 		r.sh.m.conn.suspect()
 		return errSilent
 	case r.sh.ctx.Err() != nil:

@@ -98,7 +98,7 @@ func (s *session) serve9P(path string) int {
 			}
 			d, ok := n.(fs.Dir)
 			if ok && aname != "" {
-				if n, err = walk(ctx, d, aname); err != nil {
+				if n, err = fs.Walk(ctx, d, aname); err != nil {
 					return nil, err
 				}
 				d, ok = n.(fs.Dir)

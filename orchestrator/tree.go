@@ -22,9 +22,9 @@ type spaceDir struct {
 	list listing
 }
 
-// names of a namespace's own files and directories. Artifacts is the directory
-// of ci/<rev>/artifacts, and not listed: /n has every byte of it.
-var spaceNames = []string{"ci", "event", "find", "n", "status"}
+// spaceNames are a namespace's own files and directories that are listed. Event
+// blocks and artifacts holds what n has: both can be walked to.
+var spaceNames = []string{"ci", "find", "n", "status"}
 
 func (s *spaceDir) Stat(context.Context) (fs.Stat, error) {
 	name := s.path[strings.LastIndexByte(s.path, '/')+1:]
@@ -52,7 +52,7 @@ func (s *spaceDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 func (s *spaceDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat, error) {
 	return s.list.read(after, n, func() ([]fs.Stat, error) {
 		var all []fs.Stat
-		names := []string{"event", "status"}
+		names := []string{"status"}
 		if s.isSpace() {
 			names = spaceNames
 		} else if s.path != "" {
@@ -80,7 +80,7 @@ func (s *spaceDir) own(name string) fs.Node {
 	d := &s.v.c.s.dir
 	switch {
 	case s.path == "" && name == "status":
-		return &fileNode{name: name, path: path, mode: 0o444, open: textFile(s.v.status)}
+		return &fileNode{name: name, path: path, mode: 0o444, text: s.v.status}
 	case s.path == "" && name == "event":
 		return &fileNode{name: name, path: path, mode: 0o444, open: s.openRootEvent}
 	case !s.isSpace():
@@ -92,13 +92,14 @@ func (s *spaceDir) own(name string) fs.Node {
 	case "n":
 		return &membersDir{v: s.v, ns: s.path}
 	case "find":
-		return &fileNode{name: name, path: path, mode: 0o666, open: func(context.Context, fs.OpenMode) (fs.File, error) {
+		manual := func() []byte { return []byte(findManual) }
+		return &fileNode{name: name, path: path, mode: 0o666, text: manual, open: func(context.Context, fs.OpenMode) (fs.File, error) {
 			return &findFile{find: func(ctx context.Context, q question) ([]byte, func(), error) {
 				return d.find(ctx, s.path, q, s.v.c)
 			}}, nil
 		}}
 	case "status":
-		return &fileNode{name: name, path: path, mode: 0o444, open: textFile(func() []byte { return d.status(s.path) })}
+		return &fileNode{name: name, path: path, mode: 0o444, text: func() []byte { return d.status(s.path) }}
 	case "event":
 		return &fileNode{name: name, path: path, mode: 0o444, open: s.openEvent}
 	}
@@ -150,7 +151,7 @@ func (r *revDir) Walk(ctx context.Context, rev string) (fs.Node, error) {
 			sub += "/artifacts"
 		}
 		root := &memberDir{v: r.v, sh: b.share}
-		n, err := walk(ctx, root, sub)
+		n, err := fs.Walk(ctx, root, sub)
 		if errors.Is(err, iofs.ErrNotExist) {
 			d.forget(b)
 			continue
@@ -178,10 +179,10 @@ type alias struct {
 }
 
 func (a *alias) Stat(context.Context) (fs.Stat, error) {
-	return fs.Stat{
-		Name: a.name, Mode: iofs.ModeSymlink | 0o777, Size: int64(len(a.target)), ModTime: time.Now(),
-		Path: qidPath(a.path), Target: a.target,
-	}, nil
+	st := dirStat(a.name, a.path)
+	st.Mode |= iofs.ModeSymlink
+	st.Target = a.target
+	return st, nil
 }
 
 // lookup returns the finished runs that rev names, the best first. An ambiguous
@@ -218,8 +219,20 @@ func (d *directory) lookup(ctx context.Context, ns, rev string) []*run {
 	} else {
 		slices.SortFunc(all, best)
 	}
+	// Whoever has not answered of late is asked last.
+	now := time.Now()
+	slices.SortStableFunc(all, func(a, b *run) int {
+		return compareBool(a.share.mute(now), b.share.mute(now))
+	})
 	return all[:min(len(all), maxTried)]
 }
+
+// mute reports whether the executor did not answer of late.
+func (sh *share) mute(now time.Time) bool { return now.Sub(sh.silent) < muteFor }
+
+// muteFor is for how long an executor that did not answer is asked last. By
+// then it has been probed, and is gone or well.
+const muteFor = 30 * time.Second
 
 // maxTried is how many executors are asked for a run, one after the other.
 const maxTried = 4
@@ -271,11 +284,6 @@ func (m *membersDir) ReadDir(_ context.Context, after uint64, n int) ([]fs.Stat,
 		}
 		return all, nil
 	})
-}
-
-// textFile returns the open of a file whose text is made when it is opened.
-func textFile(text func() []byte) func(context.Context, fs.OpenMode) (fs.File, error) {
-	return func(context.Context, fs.OpenMode) (fs.File, error) { return snapshot(text()), nil }
 }
 
 // openEvent opens the namespace's event file.

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -45,7 +46,7 @@ func (v *view) root() fs.Dir { return &spaceDir{v: v} }
 
 // attach answers a Tattach: an aname enters a namespace, or what is below it.
 func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
-	n, err := walk(ctx, v.root(), aname)
+	n, err := fs.Walk(ctx, v.root(), aname)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +109,7 @@ func (v *view) hold(sh *share, p *peer) {
 		delete(v.peers, sh)
 	}()
 	l, err := sh.m.attach(v.ctx, sh.space.ns, v.c.login.Load().fingerprint())
+	v.c.s.dir.answered(sh, !errors.Is(err, errSilent))
 	if err != nil {
 		p.err = err
 		close(p.ready)
