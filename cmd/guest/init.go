@@ -65,7 +65,6 @@ func openPort(name string) (*os.File, error) {
 
 // halt ends what runs, and the machine.
 func halt() {
-	unix.Kill(-1, unix.SIGTERM)
 	unix.Kill(-1, unix.SIGKILL)
 	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)

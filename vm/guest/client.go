@@ -135,9 +135,12 @@ func (c *Client) handle(m message) error {
 		c.boot <- nil
 		return nil
 	case m.kind == rError && c.booting && m.id == 0:
+		e, err := asError(m)
+		if err != nil {
+			return err
+		}
 		c.booting = false
-		err := asError(m)
-		c.boot <- err
+		c.boot <- e
 		return nil
 	}
 	r := c.commands[m.id]
@@ -155,7 +158,11 @@ func (c *Client) handle(m message) error {
 		r.running = true
 		close(r.started)
 	case rError:
-		r.err = asError(m)
+		e, err := asError(m)
+		if err != nil {
+			return err
+		}
+		r.err = e
 		delete(c.commands, m.id)
 		r.output.end()
 		close(r.gone)
@@ -200,11 +207,11 @@ type RunError struct {
 func (e *RunError) Error() string { return e.Text }
 func (e *RunError) Unwrap() error { return e.Errno }
 
-func asError(m message) error {
+func asError(m message) (*RunError, error) {
 	if len(m.data) < 4 || len(m.data) > 4+maxText {
-		return m.errorf("%d bytes of data", len(m.data))
+		return nil, m.errorf("%d bytes of data, want 4 to %d", len(m.data), 4+maxText)
 	}
-	return &RunError{syscall.Errno(binary.LittleEndian.Uint32(m.data)), string(m.data[4:])}
+	return &RunError{syscall.Errno(binary.LittleEndian.Uint32(m.data)), string(m.data[4:])}, nil
 }
 
 // Boot waits for the guest's hello, then has it become what boot returns,

@@ -20,6 +20,7 @@ type Server struct {
 	// Halt powers the machine off, and need not return. Nil ends Serve.
 	Halt func()
 
+	start  func(c Command, env []string) (*command, error) // nil: start
 	conn   *conn
 	booted bool
 	wg     sync.WaitGroup // of the goroutines of commands
@@ -45,13 +46,10 @@ func (s *Server) Serve(rwc io.ReadWriteCloser) error {
 	}
 	for {
 		m, err := s.conn.read()
-		if err == io.EOF {
-			return nil
-		}
 		if err == nil {
 			err = s.handle(m)
 		}
-		if err == errHalt {
+		if err == io.EOF || err == errHalt || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
 			return nil
 		}
 		if err != nil {
@@ -176,7 +174,11 @@ func (s *Server) run(m message) error {
 	if !s.booted {
 		return m.errorf("not booted")
 	}
-	p, err := start(c, s.Env)
+	begin := s.start
+	if begin == nil {
+		begin = start
+	}
+	p, err := begin(c, s.Env)
 	if err != nil {
 		return s.fail(m.id, err)
 	}
