@@ -1,29 +1,95 @@
 package vm
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// ProbeKVM reports whether machines of c run under KVM here, and if not
-// why: /dev/kvm may be missing, forbidden, or open and then run guests
-// thousands of times too slowly. It takes a second or two at most.
+// ProbeKVM reports whether machines of c, of which it needs Image and
+// Guest, run under KVM here, and if not why. A /dev/kvm may be missing or
+// forbidden; or it opens, and guests hang or run thousands of times too
+// slowly. It takes two or three seconds at most, and the first time only:
+// what ran is remembered in the user's cache for this boot, this qemu and
+// this kernel, what did not for ten minutes, since a busy host may be why.
 func ProbeKVM(ctx context.Context, c Config) (ok bool, why string) {
-	for _, check := range []func(context.Context, Config) error{
-		hasExtensions,
-		opensKVM,
-		bootsKVM,
-	} {
-		if err := check(ctx, c); err != nil {
-			return false, err.Error()
+	if err := firstError(ctx, c, hasExtensions, opensKVM); err != nil {
+		return false, err.Error()
+	}
+	memo := kvmMemo(c)
+	if b, err := os.ReadFile(memo); err == nil {
+		why, bad := strings.CutPrefix(string(b), "bad ")
+		if !bad {
+			return true, ""
+		}
+		if fi, err := os.Stat(memo); err == nil && time.Since(fi.ModTime()) < badTime {
+			return false, why
 		}
 	}
+	err := firstError(ctx, c, loopsKVM, bootsKVM)
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx).Error()
+	}
+	text := "ok"
+	if err != nil {
+		text = "bad " + err.Error()
+	}
+	remember(memo, text)
+	if err != nil {
+		return false, err.Error()
+	}
 	return true, ""
+}
+
+// badTime is how long a KVM that did not work is left alone.
+const badTime = 10 * time.Minute
+
+func firstError(ctx context.Context, c Config, checks ...func(context.Context, Config) error) error {
+	for _, check := range checks {
+		if err := check(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kvmMemo is the file that holds what the slow checks found.
+func kvmMemo(c Config) string {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	h := sha256.New()
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	fmt.Fprintf(h, "%s", boot)
+	qemu, _ := exec.LookPath(program)
+	for _, name := range []string{qemu, c.Image.Kernel} {
+		if fi, err := os.Stat(name); err == nil {
+			fmt.Fprintf(h, "%s %d %d\n", name, fi.Size(), fi.ModTime().UnixNano())
+		}
+	}
+	return filepath.Join(dir, "9ci", "kvm", fmt.Sprintf("%x", h.Sum(nil)))
+}
+
+// remember writes a memo, and forgets those of other boots. Without one
+// the checks are made again.
+func remember(memo, text string) {
+	dir := filepath.Dir(memo)
+	old, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, name := range old {
+		os.Remove(name)
+	}
+	if os.MkdirAll(dir, 0o755) == nil {
+		os.WriteFile(memo, []byte(text), 0o644)
+	}
 }
 
 // hasExtensions asks the CPU. A /dev/kvm without them is some emulation.
@@ -42,27 +108,52 @@ func opensKVM(context.Context, Config) error {
 	return err
 }
 
-// kvmBoot is how long a kernel may take to start and find that it has no
-// root. On hardware it is half a second.
-const kvmBoot = 2 * time.Second
+const (
+	// loopTime is how long a loop may take that takes a millisecond on
+	// hardware, with the start of its process.
+	loopTime = 100 * time.Millisecond
+	// rootTime is how long a kernel may take to start and find that it
+	// has no root: half a second on hardware.
+	rootTime = 2 * time.Second
+)
 
-func bootsKVM(ctx context.Context, c Config) error {
-	return bootsKernel(ctx, c, "microvm,accel=kvm,acpi=on", "host", kvmBoot)
+func loopsKVM(ctx context.Context, c Config) error {
+	return bounded(ctx, loopTime, "a loop under KVM", c.Guest, "kvmloop")
 }
 
-func bootsKernel(ctx context.Context, c Config, machine, cpu string, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-M", machine, "-cpu", cpu, "-m", "128", "-kernel", c.Image.Kernel,
+func bootsKVM(ctx context.Context, c Config) error {
+	return bounded(ctx, rootTime, "a kernel under KVM", program,
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-M", "microvm,accel=kvm,acpi=on", "-cpu", "host", "-m", "128", "-kernel", c.Image.Kernel,
 		"-append", "quiet cryptomgr.notests panic=-1")
+}
+
+// bounded runs a program that must end well in time. One that cannot be
+// killed is left behind: the kernel it hangs in is of no use to us.
+func bounded(ctx context.Context, limit time.Duration, what, name string, args ...string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s did not end in %v", what, limit))
+	defer cancel()
+	var out bytes.Buffer
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	out, err := cmd.CombinedOutput()
-	if ctx.Err() != nil {
-		return fmt.Errorf("a kernel under KVM did not start in %v", limit)
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w: %s", program, err, out)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", what, err, bytes.TrimSpace(out.Bytes()))
+		}
+		return nil
+	case <-ctx.Done():
 	}
-	return nil
+	cmd.Process.Kill()
+	select {
+	case <-ended:
+	case <-time.After(loopTime):
+	}
+	return context.Cause(ctx)
 }

@@ -105,8 +105,9 @@ mkdir -p "$root"/var/cache/apt/archives/partial "$root"/var/lib/apt/lists/partia
 	"$root"/src "$root"/n "$root"/var/lib/containers "$root"/usr/lib/plan9/bin \
 	"$root"/usr/lib/9ci "$root"/var/log/apt
 
+# /proc and /sys are mounted here now; PID 1 makes them.
 echo "I: making the file system..." >&2
 rm -rf "$out/kernel" "$out/deb"
 mkfs.erofs --quiet -x-1 -T"$SOURCE_DATE_EPOCH" -U"$CORE_OS_UUID" \
-	--exclude-regex='^9ci$' --exclude-regex='^(9ci|dev|proc|sys|run|tmp)/.' \
+	--exclude-regex='^(9ci|proc|sys)$' --exclude-regex='^(9ci|proc|sys|dev|run|tmp)/.' \
 	"$out/root.erofs" "$root" >&2

@@ -2,6 +2,7 @@
 //
 //	guest
 //	guest serve
+//	guest kvmloop
 //	guest mkquery [VARIABLE...]
 //
 // As PID 1 it loads the modules of its initramfs, waits for a host on the
@@ -11,6 +12,10 @@
 //
 // Guest serve speaks the same protocol on its standard input, a socket,
 // as an ordinary process of an ordinary system: a machine for tests.
+//
+// Guest kvmloop runs a long loop in a KVM machine of its own making, and
+// says how long that took. It is for package vm, which kills it where
+// /dev/kvm opens and does not work.
 //
 // Guest mkquery prints, as JSON, the targets, the patterns and the variables
 // named of the mkfile in the current directory. It runs its backquotes.

@@ -13,6 +13,7 @@ import (
 // commands are what guest does when it is not PID 1.
 var commands = map[string]func(args []string) error{
 	"serve":   serve,
+	"kvmloop": kvmLoop,
 	"mkquery": query,
 }
 
@@ -29,7 +30,7 @@ func main() {
 			return
 		}
 	}
-	fmt.Fprintln(os.Stderr, "usage: guest serve | mkquery [VARIABLE...]")
+	fmt.Fprintln(os.Stderr, "usage: guest serve | kvmloop | mkquery [VARIABLE...]")
 	os.Exit(1)
 }
 
