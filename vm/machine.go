@@ -135,6 +135,7 @@ func start(ctx context.Context, c Config) (_ *Machine, err error) {
 	if err := m.exec(q); err != nil {
 		return nil, err
 	}
+	q.lent()
 	// From here on qemu runs: an error ends it.
 	if m.monitor, err = newMonitor(q.monitor.take()); err != nil {
 		m.process.Kill()

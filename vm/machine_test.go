@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	iofs "io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +22,9 @@ import (
 var programs struct{ guest, mk string }
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "qemu-system-x86_64" {
+		os.Exit(fakeQEMU())
+	}
 	dir, err := os.MkdirTemp("", "9ci-vm-test")
 	if err == nil {
 		programs.guest = filepath.Join(dir, "guest")
@@ -128,6 +133,8 @@ func TestMachine(t *testing.T) {
 	}
 	wg.Wait()
 
+	network(t, m)
+
 	// podman: an image of a shell, built upon and run.
 	sh(t, m, `tar -C / -c bin lib lib64 usr/bin/sh usr/bin/dash usr/bin/cat usr/lib/x86_64-linux-gnu/libc.so.6 \
 		$(cd / && find usr/lib*/ -name 'ld-linux-x86-64.so.2') | podman import -q - localhost/sh`, 0)
@@ -140,6 +147,8 @@ func TestMachine(t *testing.T) {
 		t.Errorf("podman run: stdout %q, stderr %q", stdout, stderr)
 	}
 
+	tty(t, m)
+
 	if err := m.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -149,4 +158,73 @@ func TestMachine(t *testing.T) {
 	if _, err := m.Run(context.Background(), vm.Cmd{Args: []string{"true"}}); err == nil {
 		t.Error("Run after Shutdown: no error")
 	}
+}
+
+// network has m reach this host, or not, as the host says.
+func network(t *testing.T, m *vm.Machine) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, "hello\n")
+			c.Close()
+		}
+	}()
+	ask := fmt.Sprintf("timeout 5 bash -c 'cat </dev/tcp/10.0.2.2/%d' || echo none", l.Addr().(*net.TCPAddr).Port)
+	for _, up := range []bool{true, false, true} {
+		if err := m.SetNet(t.Context(), up); err != nil {
+			t.Fatal(err)
+		}
+		want := "hello\n"
+		if !up {
+			want = "none\n"
+		}
+		if got, _ := sh(t, m, ask, 0); got != want {
+			t.Errorf("network %v: got %q, want %q", up, got, want)
+		}
+	}
+}
+
+// tty runs a command on a terminal of m.
+func tty(t *testing.T, m *vm.Machine) {
+	t.Helper()
+	resize := make(chan vm.Size, 1)
+	resize <- vm.Size{Rows: 33, Cols: 99}
+	var out bytes.Buffer
+	exit, err := m.Run(t.Context(), vm.Cmd{
+		Args: []string{"sh", "-c", "tty; stty size"}, TTY: true, Resize: resize, Stdout: &out,
+	})
+	if want := "/dev/pts/0\r\n33 99\r\n"; err != nil || exit.Code != 0 || out.String() != want {
+		t.Errorf("on a terminal: %+v, %v, %q, want %q", exit, err, &out, want)
+	}
+}
+
+// What is wrong in a machine is in the error that ends it.
+func TestGuestPanics(t *testing.T) {
+	m := start(t, config(t))
+	_, err := m.Run(t.Context(), vm.Cmd{Args: []string{"sh", "-c", "echo c >/proc/sysrq-trigger"}})
+	if err == nil || !strings.Contains(err.Error(), "guest panicked: ") || !strings.Contains(err.Error(), "sysrq") {
+		t.Errorf("Run: %v, want the panic", err)
+	}
+	<-m.Done()
+}
+
+// A guest has the disk it was given, and no network unless it was.
+func TestGuestLimits(t *testing.T) {
+	c := config(t)
+	c.Disk = 64 << 20
+	m := start(t, c)
+	_, stderr := sh(t, m, "head -c 100M /dev/zero >/src/big", 1)
+	if !strings.Contains(stderr, "No space left on device") {
+		t.Errorf("a full disk: %q", stderr)
+	}
+	sh(t, m, "rm /src/big && test -z \"$(ip route)\" || ip link show eth0 | grep -q NO-CARRIER", 0)
 }

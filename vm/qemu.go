@@ -37,12 +37,18 @@ func (s *socket) take() net.Conn {
 	return c
 }
 
-// close closes what was lent to qemu, which has its own copies, and what
-// nobody took.
-func (q *qemu) close() {
+// lent closes what qemu has now: its ends of the sockets must be its
+// alone, or we would not see it hang up.
+func (q *qemu) lent() {
 	for _, f := range q.files {
 		f.Close()
 	}
+	q.files = nil
+}
+
+// close closes what was not lent, and what nobody took.
+func (q *qemu) close() {
+	q.lent()
 	for _, s := range []*socket{&q.agent, &q.monitor} {
 		if s.conn != nil {
 			s.conn.Close()

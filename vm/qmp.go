@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp"
@@ -22,10 +24,10 @@ import (
 // time, and copies what it gets. Connect and Run have no deadline: where
 // one passes, the monitor is closed, and is of no more use.
 type monitor struct {
-	ask    chan question
-	events <-chan qmp.Event // closed at the end; few are kept, the first ones
-	done   chan struct{}    // closed when the owner has gone
-	relay  net.Conn         // to qemu
+	ask   chan question
+	cut   chan struct{} // closed by the relay when either side has hung up
+	done  chan struct{} // closed by the owner when all of it has ended
+	relay net.Conn      // to qemu
 }
 
 type question struct {
@@ -66,37 +68,30 @@ func newMonitor(c net.Conn) (*monitor, error) {
 		mon.Disconnect()
 		return nil, err
 	}
-	events := make(chan qmp.Event, 16)
 	m := &monitor{
-		ask:    make(chan question),
-		events: events,
-		done:   make(chan struct{}),
-		relay:  c,
+		ask:   make(chan question),
+		cut:   make(chan struct{}),
+		done:  make(chan struct{}),
+		relay: c,
 	}
-	go m.forward(near, c, events)
+	go m.forward(near, c)
 	go m.own(mon, near)
 	return m, nil
 }
 
-// forward carries lines both ways but events, which it sorts out, until
-// either side closes.
-func (m *monitor) forward(near, far net.Conn, events chan<- qmp.Event) {
-	defer close(events)
+// forward carries lines both ways but events, which it drops, until either
+// side closes. A machine's end is seen by its process's, which no event
+// can tell sooner or better.
+func (m *monitor) forward(near, far net.Conn) {
+	var wg sync.WaitGroup
+	defer close(m.cut)
+	defer wg.Wait()
 	defer near.Close()
 	defer far.Close()
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := near.Read(buf)
-			if err == nil {
-				_, err = far.Write(buf[:n])
-			}
-			if err != nil {
-				far.Close()
-				return
-			}
-		}
-	}()
+	wg.Go(func() {
+		io.Copy(far, near)
+		far.Close()
+	})
 	r := bufio.NewReaderSize(far, qmpLine)
 	for {
 		line, err := r.ReadSlice('\n')
@@ -108,10 +103,6 @@ func (m *monitor) forward(near, far net.Conn, events chan<- qmp.Event) {
 			return
 		}
 		if e.Event != "" {
-			select {
-			case events <- e:
-			default: // a guest may cause any number
-			}
 			continue
 		}
 		if _, err := near.Write(line); err != nil {
@@ -123,22 +114,28 @@ func (m *monitor) forward(near, far net.Conn, events chan<- qmp.Event) {
 // own is the one goroutine that uses mon.
 func (m *monitor) own(mon *qmp.SocketMonitor, near net.Conn) {
 	defer close(m.done)
+	defer func() { <-m.cut }()
 	defer mon.Disconnect()
 	defer near.Close()
 	// Closing near is what ends a Connect or a Run that waits.
-	t := time.AfterFunc(qmpTime, func() { near.Close() })
+	late := func() *time.Timer { return time.AfterFunc(qmpTime, func() { near.Close() }) }
+	t := late()
 	err := mon.Connect()
-	t.Stop()
-	if err != nil {
+	if !t.Stop() || err != nil {
 		return
 	}
-	for q := range m.ask {
-		t := time.AfterFunc(qmpTime, func() { near.Close() })
-		data, err := mon.Run(q.command)
-		inTime := t.Stop()
-		q.reply <- answer{append([]byte(nil), data...), err}
-		if !inTime {
+	for {
+		select {
+		case <-m.cut:
 			return
+		case q := <-m.ask:
+			t := late()
+			data, err := mon.Run(q.command)
+			inTime := t.Stop()
+			q.reply <- answer{append([]byte(nil), data...), err}
+			if !inTime {
+				return
+			}
 		}
 	}
 }
@@ -175,12 +172,8 @@ func (m *monitor) run(ctx context.Context, name string, args, result any) error 
 	}{result})
 }
 
-// close ends the monitor and waits for its goroutines. Nothing may run
-// after it.
+// close ends the monitor and waits for its goroutines.
 func (m *monitor) close() {
 	m.relay.Close()
-	close(m.ask)
 	<-m.done
-	for range m.events {
-	}
 }
