@@ -269,15 +269,17 @@ func (r *run) waitup(ok int) (none bool) {
 	return false
 }
 
-// waitProcess waits for p or any job.
-func (r *run) waitProcess(p *process) {
+// waitProcess waits for p or any job, and tells whether it was p.
+func (r *run) waitProcess(p *process) bool {
 	q := r.procs.waitAny(p, r.slots)
 	if r.ctx.Err() != nil {
 		panic(bail{context.Cause(r.ctx)})
 	}
-	if q != p {
-		r.ended(slices.Index(r.slots, q), q)
+	if q == p {
+		return true
 	}
+	r.ended(slices.Index(r.slots, q), q)
+	return false
 }
 
 // ended sees to a job that has ended.

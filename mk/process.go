@@ -19,6 +19,7 @@ type process struct {
 	job    *job
 	done   bool
 	status string // empty where it succeeded
+	last   string // to be printed when somebody waits for it
 }
 
 // procs starts the commands of one parser or run, and waits for them.
@@ -133,8 +134,8 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 		ps.fatal("mk fork", err)
 	}
 	if err != nil {
-		ps.out.error("/bin/sh: " + errno(err) + "\n")
 		p.done, p.status = true, "exit(1)"
+		p.last = "/bin/sh: " + errno(err) + "\n"
 	}
 	return p
 }
@@ -267,9 +268,7 @@ func (ps *procs) filter(sh *shell, cmd string, env []string) (*os.File, *process
 
 // wait waits for one process and returns its status.
 func (ps *procs) wait(p *process) string {
-	for !p.done {
-		ps.waitAny(p, nil)
-	}
+	ps.waitAny(p, nil)
 	return p.status
 }
 

@@ -23,6 +23,8 @@ func (ps *procs) waitAny(p *process, slots []*process) *process {
 	}
 	for _, q := range list {
 		if q.done {
+			ps.out.error(q.last)
+			q.last = ""
 			return q
 		}
 	}

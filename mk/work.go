@@ -297,8 +297,7 @@ func (r *run) compare(rule *rule, target, prereq string) bool {
 	cmd := rule.prog + " '" + target + "' '" + prereq + "'\n"
 	r.trace("pipecmd='" + cmd + "'\n")
 	proc := r.procs.start(rule.shell, []string{"-c", cmd}, nil, nil, r.env(rule.shell.dialect))
-	for !proc.done {
-		r.waitProcess(proc)
+	for !r.waitProcess(proc) {
 	}
 	return proc.status != ""
 }

@@ -1,2 +1,110 @@
 // Mk maintains related files.
+//
+// Usage:
+//
+//	mk [-f mkfile] ... [option ...] [name=value ...] [target ...]
+//
+// Mk makes targets from what they depend on, as the rules of a mkfile say. It
+// is Plan 9's mk(1) in the form plan9port gave it for Unix: the same language,
+// messages and exit status. Without targets it makes those of the first rule
+// whose targets have no pattern.
+//
+// A target is out of date if it does not exist or if it is not newer than all
+// its prerequisites, in whole seconds. $NPROC says how many recipes may run at
+// once, 1 if it is not set.
+//
+// Of an option only the first letter counts; the first argument that does not
+// begin with a - ends them. The options:
+//
+//	-a	all targets are out of date; implies -i
+//	-d	print what was parsed (-dp), the graph (-dg), what is run (-de)
+//	-e	say why each target is made
+//	-f	the next argument is a mkfile, instead of mkfile; may be repeated
+//	-i	make missing intermediate targets
+//	-k	go on after errors, with what does not depend on them
+//	-n	print recipes, do not run them
+//	-s	make the targets one after the other
+//	-t	touch targets, do not run recipes
+//	-u	print at the end for how many seconds 0, 1, 2, ... recipes ran
+//	-w	the rest of it, or the next argument, is names separated by
+//		commas that were modified just now
+//
+// and two that plan9port's mk does not have:
+//
+//	-v	say so if the built-in shell is used
+//	-N	compare times in nanoseconds, not in whole seconds
+//
+// # Mkfiles
+//
+// The first unquoted :, = or < of a line makes it a rule, an assignment or an
+// include. A # begins a comment, a backslash before a newline joins lines.
+//
+//	target ... :attributes: prereq ...
+//		recipe
+//	name=value ...
+//	name=U=value ...
+//	<file
+//	<|command
+//
+// A recipe is the lines that begin with white space, less its first character;
+// an empty line ends it. It is the standard input of sh -e. A target with a %
+// is a meta-rule: % stands for any string, & for one without dots and slashes,
+// and both stand for the same in the prerequisites. The attributes are
+//
+//	D	remove the target if its recipe fails
+//	E	run the shell without -e
+//	N	no recipe is fine: making the prerequisites is all
+//	n	a meta-rule that is not for virtual targets
+//	Pprog	prog TARGET PREREQ says, by success, that TARGET is up to date
+//	Q	do not print the recipe
+//	R	the target is a regular expression, as in regexp(7); a prereq's \1 is
+//		its first subexpression
+//	U	nothing
+//	V	the target is virtual: not a file
+//
+// $name, ${name} and ${name:A%B=C%D} stand for the words of a variable. With U=
+// it is not exported to recipes. `{command} and `command` stand for the output
+// of a command. Variables come from the environment, the mkfiles, and arguments
+// of the form name=value, the later ones winning.
+//
+// In the environment of recipes are also alltarget, newprereq, newmember, nproc,
+// pid, prereq, stem, stem0 to stem9 and target. MKSHELL is the shell that what
+// follows is written for. If the last element of its path begins with rc, quotes
+// are rc's.
+//
+// # Where this mk is right instead
+//
+// Plan9port's mk crashes or gives up where this one does not:
+//
+//   - A value that is longer than 16,383 bytes is exported whole, as long as
+//     the system takes it; from 128 KiB on it is cut there, as by plan9port's mk.
+//   - Names of 1000 bytes and more, chains of 3,600 rules and more, a P rule
+//     without prerequisites, ${x:A%B=C} where A and B overlap, a backslash or a
+//     dollar at the end of a file.
+//   - A graph takes time and memory in proportion to its size.
+//   - SIGINT, SIGTERM and SIGHUP reach the recipes that run; mk waits for
+//     them, five seconds at most, removes their targets with attribute D, and
+//     dies of the signal. Without a controlling terminal each recipe has a
+//     process group, and all of it gets the signal.
+//   - Includes nest 1,000 deep; the next one is skipped with a warning.
+//   - -dp and -dg print small numbers for addresses.
+//
+// A line is limited to 256 MiB, and so is the output of a `{command}.
+//
+// Where there is no /bin/sh and no sh in $PATH, recipes are run by a POSIX shell
+// that is part of mk; MKSHELL=builtin asks for it. It has no kill, umask,
+// ulimit and job control, and $0 is gosh.
+//
+// # Files
+//
+//	mkfile	what is read without -f, if it is there
+//
+// # Exit status
+//
+// 0, or 1 for any error. With -k failed recipes are no error.
+//
+// # See also
+//
+// A. Hume, Mk: a Successor to Make. A. Hume and B. Flandrena, Maintaining Files
+// on Plan 9 with Mk.
 package main
