@@ -7,6 +7,9 @@ import (
 	"strings"
 )
 
+// maxNum bounds the number of an id.
+const maxNum = 1 << 53
+
 // An id is the name of a run: the first 12 digits of its commit, a dot and a
 // number.
 func formatID(commit oid, num uint64) string {
@@ -23,7 +26,7 @@ func splitID(id string) (prefix string, num uint64, ok bool) {
 		return "", 0, false
 	}
 	num, err := strconv.ParseUint(digits, 10, 63)
-	return prefix, num, err == nil
+	return prefix, num, err == nil && num <= maxNum
 }
 
 // An oid is the name of a git object, or of none.

@@ -64,51 +64,93 @@ func (r *record) status() Status {
 	return Status{State: r.state, Code: r.code, Took: r.took, Time: time.Unix(r.end, 0)}
 }
 
-// append writes the record's line in the file. Its first field is the word
-// sealed: a line "gone ID" undoes it.
+// append writes the record's line in the file, whose first field is the word
+// sealed: a line "gone ID" undoes it. Times are Unix seconds, and how long the
+// run took is in milliseconds: a hundred thousand lines are read in little
+// time.
 func (r *record) append(b []byte) []byte {
-	b = append(b, "sealed "...)
-	b = strconv.AppendUint(b, r.seq, 10)
-	b = append(b, ' ')
-	b = append(b, r.id()...)
-	b = append(b, ' ')
-	b = r.status().append(b)
-	b = fmt.Appendf(b, " %s %s %x %x %d %d %t %s %s\n", r.commit, dash(r.tree.String()), r.score, r.key,
-		r.start, r.size, r.deflt, Quote(dash(r.owner)), Quote(dash(r.signer)))
-	return b
+	b = append(b, "sealed"...)
+	num := func(n int64) { b = strconv.AppendInt(append(b, ' '), n, 10) }
+	hash := func(h []byte) {
+		if b = append(b, ' '); len(h) == 0 {
+			b = append(b, '-')
+		}
+		b = hex.AppendEncode(b, h)
+	}
+	word := func(w string) { b = append(append(b, ' '), w...) }
+	num(int64(r.seq))
+	num(int64(r.num))
+	hash(r.commit.b[:r.commit.n])
+	hash(r.tree.b[:r.tree.n])
+	hash(r.score[:])
+	hash(r.key[:])
+	word(r.state)
+	num(int64(r.code))
+	num(r.took.Milliseconds())
+	num(r.start)
+	num(r.end)
+	num(r.size)
+	word(strconv.FormatBool(r.deflt))
+	word(dash(r.owner))
+	word(Quote(dash(r.signer))) // may have blanks in it
+	return append(b, '\n')
 }
 
 func (x *index) parse(line string) (*record, error) {
-	f, err := SplitWords(line)
-	if err != nil {
-		return nil, err
-	}
-	if len(f) != 16 || f[0] != "sealed" {
-		return nil, fmt.Errorf("not a line of an index: %.80q", line)
+	rest, ok := strings.CutPrefix(line, "sealed ")
+	if !ok {
+		return nil, errors.New("not a line of an index")
 	}
 	var r record
-	var errs [9]error
-	r.seq, errs[0] = strconv.ParseUint(f[1], 10, 62)
-	_, num, ok := splitID(f[2])
-	s, err := ParseStatus(strings.Join(f[3:7], " "))
-	if err != nil || !ok {
-		return nil, fmt.Errorf("not a line of an index: %.80q", line)
+	var err error
+	field := func() (f string) {
+		f, rest, _ = strings.Cut(rest, " ")
+		return f
 	}
-	r.num, r.state, r.code, r.took, r.end = num, x.word(s.State), s.Code, s.Took, s.Time.Unix()
-	r.commit, errs[1] = parseOID(f[7])
-	r.tree, errs[2] = parseOptionalOID(f[8])
-	r.score, errs[3] = parseDigest(f[9])
-	r.key, errs[4] = parseDigest(f[10])
-	r.start, errs[5] = strconv.ParseInt(f[11], 10, 64)
-	r.size, errs[6] = strconv.ParseInt(f[12], 10, 64)
-	r.deflt, errs[7] = strconv.ParseBool(f[13])
-	if f[14] != "-" {
-		r.owner = x.word(f[14])
+	fail := func(e error) {
+		if e != nil && err == nil {
+			err = fmt.Errorf("not a line of an index: %w", e)
+		}
 	}
-	if f[15] != "-" {
-		r.signer = x.word(f[15])
+	num := func() int64 {
+		n, err := strconv.ParseInt(field(), 10, 64)
+		fail(err)
+		return n
 	}
-	return &r, errors.Join(errs[:]...)
+	digest := func() [32]byte {
+		d, err := parseDigest(field())
+		fail(err)
+		return d
+	}
+	r.seq, r.num = uint64(num()), uint64(num())
+	var e error
+	r.commit, e = parseOID(field())
+	fail(e)
+	r.tree, e = parseOptionalOID(field())
+	fail(e)
+	r.score, r.key = digest(), digest()
+	r.state = x.word(field())
+	r.code, r.took = int(num()), time.Duration(num())*time.Millisecond
+	r.start, r.end, r.size = num(), num(), num()
+	r.deflt, e = strconv.ParseBool(field())
+	fail(e)
+	if w := field(); w != "-" {
+		r.owner = x.word(w)
+	}
+	switch {
+	case rest == "-":
+	case strings.HasPrefix(rest, "'"):
+		words, e := SplitWords(rest)
+		if fail(e); len(words) == 1 {
+			r.signer = x.word(words[0])
+		}
+	default:
+		r.signer = x.word(rest)
+	}
+	if r.seq == 0 || r.seq >= maxSeq || r.num == 0 || r.num > maxNum || !finished(r.state) || rest == "" {
+		fail(errors.New("out of range"))
+	}
+	return &r, err
 }
 
 func parseDigest(s string) (d [32]byte, err error) {

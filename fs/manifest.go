@@ -3,6 +3,7 @@ package fs
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	iofs "io/fs"
@@ -57,7 +58,8 @@ func formatManifest(sums []sum) []byte {
 			b = append(b, '\\')
 			name = sumEscape.Replace(name)
 		}
-		b = fmt.Appendf(b, "%x  %s\n", s.digest, name)
+		b = hex.AppendEncode(b, s.digest[:])
+		b = append(append(append(b, "  "...), name...), '\n')
 	}
 	return b
 }

@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	iofs "io/fs"
@@ -38,20 +39,33 @@ const mtreeMagic = "#mtree\n"
 // nanoseconds.
 func formatMtree(tree []artifact) []byte {
 	slices.SortFunc(tree, func(a, b artifact) int { return strings.Compare(a.name, b.name) })
-	b := []byte(mtreeMagic)
+	b := make([]byte, 0, len(mtreeMagic)+len(tree)*160)
+	b = append(b, mtreeMagic...)
 	for _, a := range tree {
 		b = append(b, "./"...)
 		b = appendVis(b, a.name)
-		b = fmt.Appendf(b, " type=%s mode=0%o time=%d.%09d", mtreeType(a.mode), unixMode(a.mode), a.time.Unix(), a.time.Nanosecond())
+		b = append(append(b, " type="...), mtreeType(a.mode)...)
+		b = strconv.AppendUint(append(b, " mode=0"...), uint64(unixMode(a.mode)), 8)
+		b = strconv.AppendInt(append(b, " time="...), a.time.Unix(), 10)
+		b = appendNanos(b, a.time)
 		switch {
 		case a.mode.IsRegular():
-			b = fmt.Appendf(b, " size=%d sha256=%x", a.size, a.digest)
+			b = strconv.AppendInt(append(b, " size="...), a.size, 10)
+			b = hex.AppendEncode(append(b, " sha256="...), a.digest[:])
 		case a.mode&iofs.ModeSymlink != 0:
 			b = append(b, " link="...)
 			b = appendVis(b, a.link)
 		}
 		b = append(b, '\n')
 	}
+	return b
+}
+
+// appendNanos writes a point and the nine digits of t's fraction.
+func appendNanos(b []byte, t time.Time) []byte {
+	n := len(b)
+	b = strconv.AppendInt(b, 1e9+int64(t.Nanosecond()), 10)
+	b[n] = '.'
 	return b
 }
 
@@ -99,7 +113,7 @@ func fileMode(u uint32) iofs.FileMode {
 func appendVis(b []byte, s string) []byte {
 	for _, c := range []byte(s) {
 		if c <= ' ' || c >= 0x7f || c == '\\' || c == '#' || c == '=' {
-			b = fmt.Appendf(b, `\%03o`, c)
+			b = append(b, '\\', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
 		} else {
 			b = append(b, c)
 		}
@@ -108,6 +122,9 @@ func appendVis(b []byte, s string) []byte {
 }
 
 func parseVis(s string) (string, error) {
+	if !strings.Contains(s, `\`) {
+		return s, nil
+	}
 	var b strings.Builder
 	for {
 		i := strings.IndexByte(s, '\\')
@@ -169,10 +186,10 @@ func parseMtree(b []byte) ([]artifact, error) {
 }
 
 func parseArtifact(line string) (a artifact, err error) {
-	f := strings.Split(line, " ")
-	name, ok := strings.CutPrefix(f[0], "./")
+	first, rest, _ := strings.Cut(line, " ")
+	name, ok := strings.CutPrefix(first, "./")
 	if !ok {
-		return a, fmt.Errorf("%.200q does not begin with ./", f[0])
+		return a, fmt.Errorf("%.200q does not begin with ./", first)
 	}
 	if a.name, err = parseVis(name); err != nil {
 		return a, err
@@ -180,7 +197,7 @@ func parseArtifact(line string) (a artifact, err error) {
 	if err := checkPath(a.name); err != nil {
 		return a, err
 	}
-	for _, word := range f[1:] {
+	for word := range strings.SplitSeq(rest, " ") {
 		key, v, _ := strings.Cut(word, "=")
 		switch key {
 		case "type":

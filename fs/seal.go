@@ -239,12 +239,29 @@ func settle(root *os.Root, end time.Time, tree []artifact) error {
 			names = append(names, "artifacts/"+a.name)
 		}
 	}
-	for _, name := range slices.Concat(names, dirs) {
+	return syncAll(root, slices.Concat(names, dirs))
+}
+
+// syncAll waits until files are on disk. It has all of them written before it
+// waits for the first, so that one commit of the file system's journal does
+// for most.
+func syncAll(root *os.Root, names []string) (err error) {
+	files := make([]*os.File, 0, len(names))
+	defer func() {
+		for _, f := range files {
+			err = cmp.Or(err, f.Close())
+		}
+	}()
+	for _, name := range names {
 		f, err := root.Open(filepath.FromSlash(name))
 		if err != nil {
 			return err
 		}
-		if err := cmp.Or(f.Sync(), f.Close()); err != nil {
+		files = append(files, f)
+		unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // a hint
+	}
+	for _, f := range files {
+		if err := f.Sync(); err != nil {
 			return err
 		}
 	}

@@ -203,6 +203,7 @@ func (s *Store) mend() error {
 		return err
 	}
 	var lines []byte
+	given := make(map[uint64]bool) // seqs of runs that the index has lost
 	err = eachName(s.RunDir(), func(name string) error {
 		if rest, ok := strings.CutPrefix(name, inPrefix); ok {
 			if owner, _, _ := strings.Cut(rest, "+"); !s.alive(owner) {
@@ -221,12 +222,11 @@ func (s *Store) mend() error {
 			r.seen = true
 			return nil
 		}
-		r, err := s.readRecord(name)
+		r, err := s.readRecord(name, given)
 		if err != nil {
 			return nil // not a run of ours: it is not served, nor touched
 		}
-		r.seen = true
-		s.index.add(r)
+		given[r.seq] = true
 		lines = r.append(lines)
 		return nil
 	})
@@ -238,7 +238,6 @@ func (s *Store) mend() error {
 			lines = fmt.Appendf(lines, "gone %s\n", r.id())
 		}
 	}
-	s.index = index{path: s.index.path, words: s.index.words} // read it as the others will
 	if err := s.appendIndex(lines); err != nil {
 		return err
 	}
@@ -279,8 +278,8 @@ func eachName(dir string, f func(name string) error) error {
 }
 
 // readRecord makes a record of a sealed run that the index has lost. Whose it
-// was is lost with it.
-func (s *Store) readRecord(id string) (*record, error) {
+// was is lost with it. Given are the places that others of them got.
+func (s *Store) readRecord(id string, given map[uint64]bool) (*record, error) {
 	dir := s.runPath(id)
 	r, err := recordOf(dir)
 	if err != nil {
@@ -291,13 +290,10 @@ func (s *Store) readRecord(id string) (*record, error) {
 		return nil, fmt.Errorf("%s is of commit %s", id, r.commit)
 	}
 	r.num, r.seq = num, num
-	for s.index.hasSeq(r.seq) { // an adopted run's number may be one of ours
+	for s.index.hasSeq(r.seq) || given[r.seq] { // an adopted run's number may be one of ours
 		if r.seq, err = s.nextNumber(); err != nil {
 			return nil, err
 		}
-	}
-	if r.seq == 0 || r.seq >= maxSeq {
-		return nil, fmt.Errorf("%s: number out of range", id)
 	}
 	return r, nil
 }
@@ -373,10 +369,17 @@ func (s *Store) nextNumber() (uint64, error) {
 	}
 	n, perr := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 62)
 	if perr != nil || n == 0 {
-		// Lost, or a new store: behind all that there are.
+		// Lost, or a new store: behind all that there are, but for
+		// numbers that only a peer can have given.
 		n = 1
-		for _, r := range s.index.bySeq {
-			n = max(n, r.seq+1)
+		err := eachName(s.RunDir(), func(name string) error {
+			if _, num, ok := splitID(strings.TrimPrefix(name, ".")); ok && num < maxNum/2 {
+				n = max(n, num+1)
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
 		}
 	}
 	tmp, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -70,10 +71,13 @@ func newLayout(root *os.Root) (*layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &layout{id: id}
+	l := &layout{id: id, members: make([]member, 0, len(tree)+len(ourNames)+len(ourDirs)+2)}
+	var buf []byte
 	add := func(a artifact) {
+		a.digest = [32]byte{}
 		m := member{artifact: a, off: l.size}
-		m.head = int64(len(l.header(&m)))
+		buf = l.appendHeader(buf[:0], &m)
+		m.head = int64(len(buf))
 		l.members = append(l.members, m)
 		l.size = m.dataEnd()
 	}
@@ -126,8 +130,8 @@ func readRoot(root *os.Root, name string) ([]byte, error) {
 	return b, err
 }
 
-// header returns the blocks that stand before m's data.
-func (l *layout) header(m *member) []byte {
+// appendHeader writes the blocks that stand before m's data.
+func (l *layout) appendHeader(b []byte, m *member) []byte {
 	name := l.id
 	if m.name != "." {
 		name += "/" + m.name
@@ -139,7 +143,8 @@ func (l *layout) header(m *member) []byte {
 	case m.mode&iofs.ModeSymlink != 0:
 		kind, size = '2', 0
 	}
-	var pax []byte
+	var buf [128]byte
+	pax := buf[:0]
 	if len(name) > 100 || !isASCII(name) {
 		pax = appendPax(pax, "path", name)
 	}
@@ -147,29 +152,33 @@ func (l *layout) header(m *member) []byte {
 		pax = appendPax(pax, "linkpath", m.link)
 	}
 	if size >= 1<<33 {
-		pax = appendPax(pax, "size", fmt.Sprint(size))
+		pax = appendPax(pax, "size", strconv.FormatInt(size, 10))
 	}
 	if m.time.Nanosecond() != 0 || m.time.Unix() < 0 || m.time.Unix() >= 1<<33 {
 		pax = appendPax(pax, "mtime", paxTime(m.time))
 	}
-	var b []byte
-	if pax != nil {
-		b = append(b, ustar(l.id+"/PaxHeader", "", 'x', 0o444, int64(len(pax)), time.Time{})...)
+	if len(pax) > 0 {
+		b = appendUstar(b, l.id+"/PaxHeader", "", 'x', 0o444, int64(len(pax)), time.Time{})
 		b = append(b, pax...)
-		b = append(b, make([]byte, -len(pax)&511)...)
+		b = appendZeros(b, -len(pax)&511)
 	}
-	return append(b, ustar(name, m.link, kind, unixMode(m.mode), size, m.time)...)
+	return appendUstar(b, name, m.link, kind, unixMode(m.mode), size, m.time)
 }
 
-// ustar returns one header block; what does not fit in a field is cut off.
-func ustar(name, link string, kind byte, mode uint32, size int64, t time.Time) []byte {
-	b := make([]byte, 512)
+// appendUstar writes one header block; what does not fit in a field is cut off.
+func appendUstar(to []byte, name, link string, kind byte, mode uint32, size int64, t time.Time) []byte {
+	to = appendZeros(to, 512)
+	b := to[len(to)-512:]
 	copy(b[:100], name)
 	octal := func(field []byte, v int64) {
-		if v < 0 || v >= 1<<(3*(len(field)-1)) {
+		n := len(field) - 1
+		if v < 0 || v >= 1<<(3*n) {
 			v = 0 // a pax header has it
 		}
-		copy(field, fmt.Sprintf("%0*o", len(field)-1, v))
+		for i := n - 1; i >= 0; i-- {
+			field[i] = '0' + byte(v&7)
+			v >>= 3
+		}
 	}
 	octal(b[100:108], int64(mode))
 	octal(b[108:116], 0) // uid
@@ -189,30 +198,44 @@ func ustar(name, link string, kind byte, mode uint32, size int64, t time.Time) [
 	for _, c := range b {
 		sum += int64(c)
 	}
-	copy(b[148:156], fmt.Sprintf("%06o\x00 ", sum))
-	return b
+	octal(b[148:155], sum)
+	b[155] = ' '
+	return to
+}
+
+func appendZeros(b []byte, n int) []byte {
+	var zeros [512]byte
+	return append(b, zeros[:n]...)
 }
 
 // appendPax appends a record "LENGTH key=value\n", whose length counts itself.
 func appendPax(b []byte, key, value string) []byte {
 	n := len(" =\n") + len(key) + len(value)
-	size := n + len(fmt.Sprint(n))
-	if n+len(fmt.Sprint(size)) != size {
-		size = n + len(fmt.Sprint(size))
+	size := n + digits(n)
+	if n+digits(size) != size {
+		size = n + digits(size)
 	}
-	return fmt.Appendf(b, "%d %s=%s\n", size, key, value)
+	b = strconv.AppendInt(b, int64(size), 10)
+	b = append(append(b, ' '), key...)
+	b = append(append(b, '='), value...)
+	return append(b, '\n')
 }
 
+func digits(n int) int { return len(strconv.Itoa(n)) }
+
 func paxTime(t time.Time) string {
-	sec, nsec, sign := t.Unix(), int64(t.Nanosecond()), ""
-	if sec < 0 {
-		sign = "-"
-		if sec = -sec; nsec > 0 {
-			sec, nsec = sec-1, 1e9-nsec
+	sec, neg := t.Unix(), false
+	if neg = sec < 0; neg {
+		if sec = -sec; t.Nanosecond() > 0 {
+			sec, t = sec-1, time.Unix(0, 1e9-int64(t.Nanosecond()))
 		}
 	}
-	s := fmt.Sprintf("%s%d.%09d", sign, sec, nsec)
-	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
+	b := make([]byte, 0, 32)
+	if neg {
+		b = append(b, '-')
+	}
+	b = appendNanos(strconv.AppendInt(b, sec, 10), t)
+	return strings.TrimSuffix(strings.TrimRight(string(b), "0"), ".")
 }
 
 func isASCII(s string) bool {
@@ -240,6 +263,7 @@ type tarMember struct {
 
 func (f *tarFile) ReadAt(ctx context.Context, p []byte, off int64) (n int, err error) {
 	t := f.t
+	var head []byte
 	for n < len(p) {
 		at := off + int64(n)
 		if at >= t.size {
@@ -253,7 +277,8 @@ func (f *tarFile) ReadAt(ctx context.Context, p []byte, off int64) (n int, err e
 		m := &t.members[i]
 		switch at -= m.off; {
 		case at < m.head:
-			n += copy(p[n:], t.header(m)[at:])
+			head = t.appendHeader(head[:0], m)
+			n += copy(p[n:], head[at:])
 		case at < m.head+m.size:
 			q := p[n:min(int64(len(p)), int64(n)+m.head+m.size-at)]
 			k, err := f.readMember(i, q, at-m.head)
