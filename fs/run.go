@@ -250,11 +250,10 @@ func (r *Run) SetState(state string) error {
 	if r.state != runOpen {
 		return r.ended()
 	}
-	return r.setState(state)
+	return r.setState(state, time.Now())
 }
 
-func (r *Run) setState(state string) error {
-	now := time.Now()
+func (r *Run) setState(state string, now time.Time) error {
 	r.status.State, r.status.Time = state, now
 	if !r.start.IsZero() {
 		r.status.Took = now.Sub(r.start)
@@ -301,7 +300,7 @@ func (r *Run) Enter(step string) error {
 	if err := r.writeStep(i); err != nil {
 		return err
 	}
-	return r.setState(step)
+	return r.setState(step, r.entered)
 }
 
 // Leave ends a step in state passed, failed, cancelled, error or skipped. A
