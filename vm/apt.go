@@ -66,8 +66,37 @@ func hostAPT(ctx context.Context) (apt, error) {
 		return a, fmt.Errorf("apt-config dump: %w", err)
 	}
 	a.options = aptOptions(string(out))
+	a.environment(os.Getenv)
 	return a, nil
 }
+
+// environment adds the proxies of the environment, which apt heeds where
+// its configuration has none.
+func (a *apt) environment(getenv func(string) string) {
+	for _, scheme := range []string{"http", "https"} {
+		option := "Acquire::" + scheme + "::Proxy"
+		proxy := getenv(scheme + "_proxy")
+		if proxy == "" || strings.ContainsAny(proxy, "\"\n;") ||
+			slices.ContainsFunc(a.options, func(o string) bool { return strings.HasPrefix(o, option+" ") }) {
+			continue
+		}
+		a.options = append(a.options, fmt.Sprintf("%s %q;", option, proxy))
+	}
+}
+
+// conf is the options as a guest needs them: what is on this host's own
+// loopback it finds at its gateway.
+func (a apt) conf() string {
+	var b strings.Builder
+	r := strings.NewReplacer("://127.0.0.1", "://"+gateway, "://localhost", "://"+gateway, "://[::1]", "://"+gateway)
+	for _, o := range a.options {
+		b.WriteString(r.Replace(o) + "\n")
+	}
+	return b.String()
+}
+
+// gateway is where a guest of qemu's user network sees this host.
+const gateway = "10.0.2.2"
 
 // aptOptions picks those of apt-config dump that say how to reach the archive.
 func aptOptions(dump string) []string {
@@ -169,7 +198,8 @@ func parseDeb822(text, codename string) []source {
 	return out
 }
 
-// list is the sources in the one-line style.
+// list is the sources in the one-line style, for the guest too: its keys
+// are where this host's are.
 func (a apt) list() string {
 	var b strings.Builder
 	for _, s := range a.sources {

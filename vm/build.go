@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +39,8 @@ const (
 	epoch = 1735689600
 	// rootUUID is its file system's.
 	rootUUID = "9c100000-0000-4000-8000-000000000001"
+	// cleanTime is how long mmdebstrap may clean up when it is interrupted.
+	cleanTime = 30 * time.Second
 	// room is what a build needs, in the cache and in $TMPDIR each.
 	room = 1400 << 20
 )
@@ -121,7 +125,7 @@ func ready(tmp string) error {
 			continue
 		}
 		if free := int64(st.Bavail) * st.Bsize; free < room {
-			return fmt.Errorf("%s has %d MB free, %d are needed: %w", d, free>>20, room>>20, syscall.ENOSPC)
+			return fmt.Errorf("%s has %d MB free, %d MB are needed: %w", d, free>>20, room>>20, syscall.ENOSPC)
 		}
 	}
 	return nil
@@ -153,24 +157,7 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 	if os.Getuid() != 0 {
 		mode = "unshare"
 	}
-	args := []string{
-		"--mode=" + mode, "--variant=apt", "--format=null", "--architectures=amd64",
-		"--include=" + strings.Join(packages, ","),
-		`--aptopt=APT::Install-Recommends "false"`,
-	}
-	for _, o := range host.options {
-		args = append(args, "--aptopt="+strings.TrimSuffix(o, ";"))
-	}
-	for _, d := range []string{"man", "doc", "info", "locale"} {
-		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+d+"/*")
-	}
-	args = append(args, "--customize-hook="+recipe)
-	for _, f := range []string{rootFile, packagesFile, "vmlinuz", "modules.tar"} {
-		args = append(args, fmt.Sprintf("--customize-hook=download /9ci/%s %s", f, f))
-	}
-	args = append(args, release, "/dev/null", "-")
-
-	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
+	cmd := exec.CommandContext(ctx, "mmdebstrap", bootstrapArgs(mode, host.options)...)
 	cmd.Dir = tmp
 	cmd.Env = append(os.Environ(), fmt.Sprint("SOURCE_DATE_EPOCH=", epoch), "CORE_OS_UUID="+rootUUID,
 		"LC_ALL=C", "PATH="+os.Getenv("PATH")+":"+sbin)
@@ -179,9 +166,13 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	// mmdebstrap cleans up on SIGINT; what it leaves is its own group's.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// mmdebstrap cleans up after itself on SIGINT and SIGTERM. The latter
+	// comes when the thread that forked dies: this one, kept until then.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	cmd.WaitDelay = cleanTime
 	fmt.Fprintf(progress, "core OS %s: building it from Debian's packages, once; this takes a minute or two\n", CoreOS)
 	if err := cmd.Start(); err != nil {
 		return err
@@ -198,6 +189,27 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 		return fmt.Errorf("mmdebstrap: %w:\n%s", err, text)
 	}
 	return nil
+}
+
+// bootstrapArgs are mmdebstrap's: what they make of the same packages does
+// not depend on mode, nor on options, which are apt's.
+func bootstrapArgs(mode string, options []string) []string {
+	args := []string{
+		"--mode=" + mode, "--variant=apt", "--format=null", "--architectures=amd64",
+		"--include=" + strings.Join(packages, ","),
+		`--aptopt=APT::Install-Recommends "false"`,
+	}
+	for _, o := range options {
+		args = append(args, "--aptopt="+strings.TrimSuffix(o, ";"))
+	}
+	for _, d := range []string{"man", "doc", "info", "locale"} {
+		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+d+"/*")
+	}
+	args = append(args, "--customize-hook="+recipe)
+	for _, f := range []string{rootFile, packagesFile, "vmlinuz", "modules.tar"} {
+		args = append(args, fmt.Sprintf("--customize-hook=download /9ci/%s %s", f, f))
+	}
+	return append(args, release, "/dev/null", "-")
 }
 
 // tell passes mmdebstrap's steps on as they come and returns the last

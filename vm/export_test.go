@@ -9,3 +9,5 @@ var (
 
 // Process is the qemu of m.
 func (m *Machine) Process() int { return m.process.Pid }
+
+var BzImage = bzImage

@@ -108,14 +108,18 @@ func imageDir(cache string) (string, error) {
 	return filepath.Join(cache, "coreos", filepath.FromSlash(CoreOS)), nil
 }
 
-// lookup finds the current image of dir and looks whether it is whole. It
-// does so by the files' sizes, as their digests take a second: Verify.
+// lookup finds the current image of dir, if it is whole.
 func lookup(dir string) (*Image, error) {
 	dir, err := filepath.EvalSymlinks(filepath.Join(dir, "current"))
 	if err != nil {
 		return nil, fmt.Errorf("vm: no core OS %s: %w", CoreOS, err)
 	}
-	img := newImage(dir)
+	return whole(dir, CoreOS)
+}
+
+// whole is the image in dir, if it is whole. It looks at the files' sizes,
+// as their digests take a second: Verify.
+func whole(dir, label string) (*Image, error) {
 	list, err := readList(dir)
 	if err != nil {
 		return nil, fmt.Errorf("core OS at %s is incomplete: %v", dir, err)
@@ -129,18 +133,14 @@ func lookup(dir string) (*Image, error) {
 			return nil, fmt.Errorf("core OS at %s is damaged: %s has %d bytes, want %d", dir, f.name, fi.Size(), f.size)
 		}
 	}
-	return img, nil
-}
-
-func newImage(dir string) *Image {
 	return &Image{
-		Label:   CoreOS,
+		Label:   label,
 		Digest:  filepath.Base(dir),
 		Dir:     dir,
 		Kernel:  filepath.Join(dir, kernelFile),
 		Root:    filepath.Join(dir, rootFile),
 		Modules: filepath.Join(dir, modulesFile),
-	}
+	}, nil
 }
 
 // Verify reads all of the image and compares it with its digest.

@@ -194,7 +194,7 @@ func hostFiles(ctx context.Context) ([]guest.File, error) {
 	}
 	return []guest.File{
 		{Name: "/etc/apt/sources.list", Data: []byte(a.list())},
-		{Name: "/etc/apt/apt.conf.d/99host", Data: []byte(strings.Join(a.options, "\n") + "\n")},
+		{Name: "/etc/apt/apt.conf.d/99host", Data: []byte(a.conf())},
 	}, nil
 }
 

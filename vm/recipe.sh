@@ -2,6 +2,7 @@
 # It runs as root, or as the root of a user namespace, outside the chroot.
 # Everything that the host lends, or that differs from build to build, goes.
 set -eu
+umask 022
 root=$1
 out=$root/9ci
 mkdir -p "$out/deb" "$out/kernel"
