@@ -29,6 +29,8 @@ line for each run that has them all:
 
 	/n/EXECUTOR/ci/ID state seconds score signer address
 
+A line that does not begin with a slash is an error.
+
 Passed runs come first, the newest first; then those that are queued or under
 way, in the order in which they were asked for; then the others. The pair
 intent=ID says that the asker's own executor, which the same connection
@@ -248,12 +250,17 @@ func (f *findFile) ask(ctx context.Context) error {
 		return nil
 	}
 	q, err := parseQuestion(f.question)
-	if err != nil {
-		return err
+	var answer []byte
+	release := func() {}
+	if err == nil {
+		answer, release, err = f.find(ctx, q)
 	}
-	answer, release, err := f.find(ctx, q)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
-		return err
+		// As a ctl does: 9P2000.L has no words for an error.
+		answer, release = []byte(err.Error()+"\n"), func() {}
 	}
 	if f.release != nil {
 		f.release() // after the new one: a place among the askers is not lost

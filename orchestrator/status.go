@@ -40,7 +40,7 @@ func (d *directory) status(ns string) []byte {
 	defer d.mu.Unlock()
 	sp := d.spaces[ns]
 	if sp == nil {
-		return nil
+		sp = new(space)
 	}
 	b := fs.Attrs{
 		{Name: "mode", Value: "orchestrator"},

@@ -17,9 +17,10 @@ import (
 // one namespace lies below another, its first element stands among the other's
 // files, which come first.
 type spaceDir struct {
-	v    *view
-	path string // "" for the root
-	list listing
+	v       *view
+	path    string // "" for the root
+	entered bool   // by an aname: it is there, whoever exports it
+	list    listing
 }
 
 // spaceNames are a namespace's own files and directories that are listed. Event
@@ -106,7 +107,9 @@ func (s *spaceDir) own(name string) fs.Node {
 	return nil
 }
 
-func (s *spaceDir) isSpace() bool { return s.path != "" && s.v.has(s.path) }
+func (s *spaceDir) isSpace() bool {
+	return s.path != "" && (s.entered && s.v.mayRead(s.path) || s.v.has(s.path))
+}
 
 func join(dir, name string) string {
 	if dir == "" {

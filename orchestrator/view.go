@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	"9ci/fs"
@@ -44,8 +45,14 @@ func (v *view) close() {
 // root returns the tree of all namespaces.
 func (v *view) root() fs.Dir { return &spaceDir{v: v} }
 
-// attach answers a Tattach: an aname enters a namespace, or what is below it.
+// attach answers a Tattach: an aname enters a namespace, or what is below it. A
+// namespace that the key may read can be entered before anybody exports it: the
+// first executor finds nothing there, and may wait for others.
 func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
+	aname = strings.Trim(aname, "/")
+	if checkNamespace(aname) == nil && v.mayRead(aname) {
+		return &spaceDir{v: v, path: aname, entered: true}, nil
+	}
 	n, err := fs.Walk(ctx, v.root(), aname)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,341 @@
+package orchestrator
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"9ci/fs"
+	"9ci/proto/ninep"
+)
+
+// A host key that is not known, or not the one that is, ends the dial with an
+// error that says what to type; what it says works.
+func TestDialHostKey(t *testing.T) {
+	m := startMux(t)
+	k, _ := m.key("", "alice")
+	t.Setenv("HOME", m.home)
+	hosts := filepath.Join(m.home, ".ssh", "known_hosts")
+	os.Mkdir(filepath.Dir(hosts), 0o700)
+	dial := func() error {
+		c, err := Dial(t.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}})
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	host, port, _ := net.SplitHostPort(m.addr)
+	fingerprint := ssh.FingerprintSHA256(m.s.HostKey())
+	command := fmt.Sprintf("ssh-keyscan -t ed25519 -p %s %s >> ~/.ssh/known_hosts", port, host)
+
+	err := dial()
+	if !errors.Is(err, ErrUnknownHost) || !strings.HasSuffix(err.Error(), ": "+command) || !strings.Contains(err.Error(), fingerprint) {
+		t.Fatalf("Dial without known_hosts: %v", err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "sh", "-c", command).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", command, err, out)
+	}
+	if err := dial(); err != nil {
+		t.Errorf("after %s: %v", command, err)
+	}
+	other := newSigner(t).PublicKey()
+	os.WriteFile(hosts, []byte(knownhosts.Line([]string{m.addr}, other)+"\n"), 0o600)
+	err = dial()
+	if !errors.Is(err, ErrHostKeyChanged) || !strings.Contains(err.Error(), hosts+":1 has") || !strings.Contains(err.Error(), ssh.FingerprintSHA256(other)) {
+		t.Errorf("Dial with a changed key: %v", err)
+	}
+	_, mend, _ := strings.Cut(err.Error(), "if that is right: ")
+	if out, err := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(mend, ", then ", " && ", 1)).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", mend, err, out)
+	}
+	if err := dial(); err != nil {
+		t.Errorf("after %s: %v", mend, err)
+	}
+	os.WriteFile(hosts, []byte(knownhosts.Line([]string{"elsewhere"}, other)+"\n"), 0o600)
+	if err := dial(); !errors.Is(err, ErrUnknownHost) {
+		t.Errorf("Dial with others' keys: %v", err)
+	}
+	os.WriteFile(hosts, []byte("nonsense\n"), 0o600)
+	if err := dial(); err == nil || !strings.Contains(err.Error(), "known_hosts:1") {
+		t.Errorf("Dial with a bad known_hosts: %v", err)
+	}
+	// A host with keys of several kinds is known by the one it has.
+	os.WriteFile(hosts, []byte(knownhosts.Line([]string{"[127.0.0.1]:*", m.addr}, m.s.HostKey())+"\n"), 0o600)
+	if err := dial(); err != nil {
+		t.Errorf("Dial: %v", err)
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	m := startMux(t)
+	k, _ := m.key("", "alice")
+	stranger, _ := m.stranger()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := l.Addr().String()
+	l.Close()
+	for _, test := range []struct {
+		url  string
+		keys []ssh.Signer
+		is   error
+		text string
+	}{
+		{"http://" + m.addr, []ssh.Signer{k}, nil, "want ssh://HOST"},
+		{"ssh://", []ssh.Signer{k}, nil, "want ssh://HOST"},
+		{m.addr, []ssh.Signer{k}, nil, "want ssh://HOST"},
+		{"ssh://" + m.addr + "/x", []ssh.Signer{k}, nil, "want host/owner/repo"},
+		{"ssh://" + closed, []ssh.Signer{k}, nil, "connection refused"},
+		{"ssh://" + m.addr, nil, ErrKey, "none was given"},
+		{"ssh://" + m.addr, []ssh.Signer{stranger}, ErrKey, ssh.FingerprintSHA256(stranger.PublicKey())},
+	} {
+		_, err := Dial(t.Context(), test.url, DialOptions{Signers: test.keys, KnownHosts: m.hosts})
+		if err == nil || test.is != nil && !errors.Is(err, test.is) || !strings.Contains(err.Error(), test.text) {
+			t.Errorf("Dial(%q) = %v, want %q", test.url, err, test.text)
+		}
+	}
+	c, err := Dial(t.Context(), "ssh://alice@"+m.addr+"/"+hello+"/", DialOptions{Signers: []ssh.Signer{stranger, k}, KnownHosts: m.hosts})
+	if err != nil || c.Namespace() != hello {
+		t.Fatalf("Dial with the second key: %v", err)
+	}
+	c.Close()
+	if _, err := c.Import(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Import after Close: %v", err)
+	}
+	// A server that says nothing is given up.
+	l, err = net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := Dial(ctx, "ssh://"+l.Addr().String(), DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Dial to a silent server: %v", err)
+	}
+}
+
+// An executor whose connection is cut comes back by itself, and keeps its name.
+func TestExportReconnects(t *testing.T) {
+	m := startMux(t)
+	k, _ := m.key(`namespace="`+hello+`"`, "alice")
+	p := newProxy(t, m.addr)
+	os.WriteFile(m.hosts, []byte(knownhosts.Line([]string{p.addr, m.addr}, m.s.HostKey())+"\n"), 0o600)
+	ev := watchEvents(t, m.tree(m.dial(k), hello))
+	c, err := Dial(t.Context(), "ssh://"+p.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	tree := newTestTree()
+	stop := m.export(c, Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	ev.await("/n/a join")
+	for range 2 {
+		ev.text = ""
+		p.cut()
+		ev.await("/n/a leave")
+		ev.await("/n/a join")
+	}
+	root := m.tree(m.dial(k), hello)
+	if got := read(t, root, "n/a/status"); got != "mode=run\n" {
+		t.Errorf("status = %q", got)
+	}
+	ev.text = ""
+	stop()
+	ev.await("/n/a leave")
+	// The Conn is whole: it imports, and exports again.
+	m.tree(c, hello)
+	m.export(c, Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	ev.await("/n/a join")
+}
+
+// A proxy carries connections until it is told to cut them.
+type proxy struct {
+	addr string
+	mu   sync.Mutex
+	open []net.Conn
+}
+
+func newProxy(t testing.TB, to string) *proxy {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{addr: l.Addr().String()}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			a, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b, err := net.Dial("tcp", to)
+			if err != nil {
+				a.Close()
+				continue
+			}
+			p.mu.Lock()
+			p.open = append(p.open, a, b)
+			p.mu.Unlock()
+			wg.Go(func() { io.Copy(a, b); a.Close() })
+			wg.Go(func() { io.Copy(b, a); b.Close() })
+		}
+	})
+	t.Cleanup(func() { l.Close(); p.cut(); wg.Wait() })
+	return p
+}
+
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.open {
+		c.Close()
+	}
+	p.open = nil
+}
+
+// Keys come from a file, from the agent, and with a certificate beside them.
+func TestLoadSigner(t *testing.T) {
+	m := startMux(t)
+	k, file := m.key("", "alice")
+	if s, err := LoadSigner(file); err != nil || string(s.PublicKey().Marshal()) != string(k.PublicKey().Marshal()) {
+		t.Errorf("LoadSigner: %v", err)
+	}
+	t.Setenv("SSH_AUTH_SOCK", "")
+	if _, err := LoadSigner(file + ".pub"); err == nil || !strings.Contains(err.Error(), "SSH_AUTH_SOCK is not set") {
+		t.Errorf("LoadSigner without an agent: %v", err)
+	}
+	ring := agent.NewKeyring()
+	sock := filepath.Join(m.home, "agent")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() { agent.ServeAgent(ring, c); c.Close() })
+		}
+	})
+	defer wg.Wait()
+	defer l.Close()
+	t.Setenv("SSH_AUTH_SOCK", sock)
+	if _, err := LoadSigner(file + ".pub"); err == nil || !strings.Contains(err.Error(), "ssh-add it") {
+		t.Errorf("LoadSigner of a key that the agent lacks: %v", err)
+	}
+	// A key with a passphrase is the agent's too.
+	if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+	b, _ := os.ReadFile(file)
+	raw, err := ssh.ParseRawPrivateKeyWithPassphrase(b, []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ring.Add(agent.AddedKey{PrivateKey: raw}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{file, file + ".pub"} {
+		s, err := LoadSigner(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.dial(s)
+	}
+	// An RSA key through the agent signs with SHA-2.
+	rsaFile := filepath.Join(m.home, "rsa")
+	if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", rsaFile).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+	b, _ = os.ReadFile(rsaFile)
+	raw, err = ssh.ParseRawPrivateKey(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring.Add(agent.AddedKey{PrivateKey: raw})
+	pub, _ := os.ReadFile(rsaFile + ".pub")
+	os.WriteFile(filepath.Join(m.dir, "authorized_keys"), pub, 0o600)
+	s, err := LoadSigner(rsaFile + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.dial(s)
+
+	// A certificate beside the key enters where the key does not.
+	ca, _ := m.key(`cert-authority,principals="github:1"`, "")
+	user, userFile := m.stranger()
+	cert := &ssh.Certificate{Key: user.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"github:1"}, ValidBefore: ssh.CertTimeInfinity}
+	if err := cert.SignCert(rand.Reader, ca); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(userFile+"-cert.pub", ssh.MarshalAuthorizedKey(cert), 0o600)
+	s, err = LoadSigner(userFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.dial(s)
+	if out, errs, status := m.run(userFile, "whoami"); status != 0 || !strings.Contains(out, "name=github:1\n") {
+		t.Errorf("ssh with a certificate: %q %q %d", out, errs, status)
+	}
+}
+
+// An edit of authorized_keys ends what a key may do at its next channel.
+func TestRevoked(t *testing.T) {
+	m := startMux(t)
+	k, _ := m.key("", "alice")
+	c := m.dial(k)
+	m.tree(c, hello)
+	os.WriteFile(filepath.Join(m.dir, "authorized_keys"), nil, 0o600)
+	l := c.link
+	if rwc, err := c.Import(t.Context()); err == nil {
+		rwc.Close()
+		t.Error("a revoked key opens a channel")
+	}
+	<-l.done
+}
+
+// Who is first in a namespace finds it empty, not absent; and others' absent.
+func TestFirstInNamespace(t *testing.T) {
+	m := startMux(t)
+	all, _ := m.key("", "operator")
+	one, _ := m.key(`namespace="local/x"`, "x")
+	root := m.tree(m.dial(all), hello)
+	if got := read(t, root, "status"); !strings.Contains(got, "executors=0\n") {
+		t.Errorf("status = %q", got)
+	}
+	if answer, _ := find(t, root, "commit="+testCommit); answer != "" {
+		t.Errorf("find = %q", answer)
+	}
+	ev := watchEvents(t, root)
+	m.export(m.dial(all), Announce{Name: "a", Namespaces: []string{hello}}, newTestTree().root())
+	ev.await("/n/a join")
+	rwc, err := m.dial(one).Import(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ninep.Import(t.Context(), rwc, ninep.ImportOptions{Aname: hello}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("attach to what is forbidden: %v", err)
+	}
+	if _, err := fs.Walk(t.Context(), m.tree(m.dial(all), ""), "local/x"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("walk to what is absent: %v", err)
+	}
+}

@@ -1,0 +1,257 @@
+package orchestrator
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"9ci/fs"
+)
+
+// A hundred executors asked for one revision make one run: the orchestrator
+// orders the askers, and each finds the same first one.
+func TestIntents(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		const n = 20
+		type asker struct {
+			tree *testTree
+			root fs.Dir
+			file fs.File
+		}
+		askers := make([]asker, n)
+		for i := range askers {
+			a := &askers[i]
+			a.tree = newTestTree()
+			l, _ := m.login(k)
+			if err := m.exportOn(l, Announce{Name: fmt.Sprintf("box.%d", i), Namespaces: []string{hello}}, a.tree.root()); err != nil {
+				t.Fatal(err)
+			}
+			a.root = m.treeOn(l, hello)
+		}
+		question := string(testKey(testCommit).Text()) + "intent=3f2a9c1d0b7e.1\n"
+		firsts := make([]string, n)
+		var wg sync.WaitGroup
+		for i := range askers {
+			wg.Go(func() {
+				answer, f := find(t, askers[i].root, question)
+				askers[i].file = f
+				firsts[i], _, _ = strings.Cut(answer, "\n")
+				if !strings.Contains(answer, fmt.Sprintf("/n/box.%d/ci/3f2a9c1d0b7e.1 queued - - - -\n", i)) {
+					t.Errorf("asker %d does not see itself: %q", i, answer)
+				}
+			})
+		}
+		wg.Wait()
+		own := -1
+		for i, first := range firsts {
+			if first != firsts[0] {
+				t.Fatalf("asker %d sees %q first, asker 0 %q", i, first, firsts[0])
+			}
+			if strings.HasPrefix(first, fmt.Sprintf("/n/box.%d/", i)) {
+				own = i
+			}
+		}
+		if own < 0 {
+			t.Fatalf("nobody is first: %q", firsts[0])
+		}
+		// The first one runs: the others see it go on, and then what came out.
+		run := askers[own]
+		run.tree.add("3f2a9c1d0b7e.1", testCommit, "test")
+		synctest.Wait()
+		other := askers[(own+1)%n]
+		answer, _ := find(t, other.root, "commit="+testCommit)
+		if want := fmt.Sprintf("/n/box.%d/ci/3f2a9c1d0b7e.1 test ", own); !strings.HasPrefix(answer, want) {
+			t.Errorf("find = %.200q, want %q first", answer, want)
+		}
+		run.tree.add("3f2a9c1d0b7e.1", testCommit, "failed")
+		run.file.Close()
+		synctest.Wait()
+		// It failed, so the next in order is first now: not whoever asked last.
+		answer, _ = find(t, other.root, "commit="+testCommit)
+		first, rest, _ := strings.Cut(answer, "\n")
+		if !strings.Contains(first, " queued ") || strings.Contains(first, fmt.Sprintf("box.%d/", own)) || !strings.HasSuffix(rest, " failed 41.250 "+testScore+" 'alice 1' -\n") && !strings.Contains(rest, " failed ") {
+			t.Errorf("after the first failed: %q", answer)
+		}
+		// An intent goes with its file.
+		for i := range askers {
+			askers[i].file.Close()
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		answer, _ = find(t, other.root, "commit="+testCommit)
+		if strings.Contains(answer, "queued") {
+			t.Errorf("after all have closed find: %q", answer)
+		}
+	})
+}
+
+// A run that is adopted or forgotten elsewhere is not lost or kept by the mux.
+func TestFindFollowsTheExecutor(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		l, _ := m.login(k)
+		tree := newTestTree()
+		for i := range 200 {
+			tree.add(fmt.Sprintf("3f2a9c1d0b7e.%d", i+1), testCommit, "passed")
+		}
+		if err := m.exportOn(l, Announce{Name: "box", Namespaces: []string{hello}}, tree.root()); err != nil {
+			t.Fatal(err)
+		}
+		root := m.treeOn(l, hello)
+		synctest.Wait()
+		answer, _ := find(t, root, string(testKey(testCommit).Text()))
+		if n := strings.Count(answer, "\n"); n != 200 {
+			t.Errorf("%d runs, want 200", n)
+		}
+		// It forgot one, whose key the mux had not read: asking again finds out.
+		tree.mu.Lock()
+		for f := range tree.files {
+			if strings.HasPrefix(f, "ci/3f2a9c1d0b7e.200/") {
+				delete(tree.files, f)
+			}
+		}
+		tree.mu.Unlock()
+		if _, err := fs.Walk(t.Context(), root, "ci/"+testScore+"/stdout"); err != nil {
+			t.Errorf("ci/<score>: %v", err)
+		}
+	})
+}
+
+func TestParseQuestion(t *testing.T) {
+	good := string(testKey(testCommit).Text())
+	for _, test := range []struct{ text, err string }{
+		{good, ""},
+		{good + "intent=3f2a9c1d0b7e.1", ""},
+		{"commit=x target='a b'\n", ""},
+		{"tree=x", ""},
+		{"", "a key has a commit or a tree"},
+		{"arch=amd64", "a key has a commit or a tree"},
+		{"commit=x commit=y", "given twice"},
+		{"commit", "want attr=value"},
+		{"commit='x", "quote"},
+		{"commit=x intent=../../x", "no run's id"},
+		{"commit=x a b=c", "want attr=value"},
+		{"commit=x\xff", "not UTF-8"},
+	} {
+		_, err := parseQuestion([]byte(test.text))
+		if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+			t.Errorf("parseQuestion(%q) = %v, want %q", test.text, err, test.err)
+		}
+	}
+}
+
+// Find reads as its manual, answers at whatever offset, keeps its error until it
+// is asked something else, and takes a question in pieces.
+func TestFindFile(t *testing.T) {
+	m := startMux(t)
+	k, _ := m.key("", "alice")
+	root := m.tree(m.dial(k), hello)
+	n, err := fs.Walk(t.Context(), root, "find")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := n.Open(t.Context(), fs.OpenRead|fs.OpenWrite)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got := readFind(t, f, 0); got != findManual {
+		t.Errorf("find reads as %q", got)
+	}
+	write := func(s string) error { _, err := f.WriteAt(t.Context(), []byte(s), 0); return err }
+	for _, test := range []struct {
+		parts []string
+		off   int64
+		want  string
+	}{
+		{[]string{"nonsense"}, 8, `find: "nonsense": want attr=value` + "\n"},
+		{[]string{"commit=" + testCommit[:10], testCommit[10:] + " intent=3f2a9c1d0b7e.1"}, 0, "find: an intent comes from a connection that exports the namespace\n"},
+		{[]string{"commit=" + testCommit}, 1000, ""},
+	} {
+		for _, p := range test.parts {
+			if err := write(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			if got := readFind(t, f, test.off); got != test.want {
+				t.Errorf("answer to %q = %q, want %q", test.parts, got, test.want)
+			}
+		}
+	}
+	for range 20 {
+		err = write(strings.Repeat("x", 10000))
+	}
+	if err == nil {
+		t.Error("a question without an end is taken")
+	}
+}
+
+func FuzzParseQuestion(f *testing.F) {
+	f.Add(testKey(testCommit).Text())
+	f.Add([]byte("commit=x intent=3f2a9c1d0b7e.1"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		q, err := parseQuestion(b)
+		if err != nil {
+			return
+		}
+		if q.key.Check() != nil || q.intent != "" && !validID(q.intent) {
+			t.Errorf("parseQuestion(%q) = %+v", b, q)
+		}
+		r := run{key: q.key}
+		if !r.answers(q.key) {
+			t.Errorf("a key does not answer itself: %q", b)
+		}
+	})
+}
+
+func FuzzParseAnnounce(f *testing.F) {
+	f.Add(Announce{Name: "box.1", Namespaces: []string{hello, "local/x"}, Address: "10.0.0.1:22"}.text())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := parseAnnounce(b)
+		if err != nil {
+			return
+		}
+		again, err := parseAnnounce(a.text())
+		if err != nil || again.Name != a.Name || again.Address != a.Address || strings.Join(again.Namespaces, " ") != strings.Join(a.Namespaces, " ") {
+			t.Errorf("%+v is read back as %+v, %v", a, again, err)
+		}
+	})
+}
+
+func FuzzParseIndexLine(f *testing.F) {
+	f.Add("3f2a9c1d0b7e.1 passed 0 41.250 2026-11-24T21:00:00Z " + testHash + " " + testCommit + " 'alice 1' " + testScore)
+	f.Add("3f2a9c1d0b7e.1 test - 1.000 - - - - -")
+	f.Fuzz(func(t *testing.T, line string) {
+		if id, st, err := parseEventLine(line); err == nil && (!validID(id) || st.State == "") {
+			t.Errorf("parseEventLine(%q) = %q %v", line, id, st)
+		}
+		r, err := parseIndexLine(line)
+		if err != nil {
+			return
+		}
+		if !validID(r.id) || strings.ContainsAny(r.signer+r.score+r.commit+r.tree, "\n\x1b") {
+			t.Errorf("parseIndexLine(%q) = %+v", line, r)
+		}
+		for _, rev := range []string{"3f2a9c1", "", "last", testScore} {
+			r.named(rev)
+		}
+	})
+}
+
+func FuzzExportPath(f *testing.F) {
+	f.Add("9p/" + hello + "/n/box")
+	f.Add("9p")
+	c := &conn{}
+	c.login.Store(&login{grant: &grant{name: "alice@laptop", namespaces: []pattern{hello}}})
+	f.Fuzz(func(t *testing.T, path string) {
+		a, err := c.exportPath(path)
+		if err == nil && a.check() != nil {
+			t.Errorf("exportPath(%q) = %+v", path, a)
+		}
+	})
+}

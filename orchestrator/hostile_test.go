@@ -1,0 +1,283 @@
+package orchestrator
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Whoever does not log in is put out when the grace is over, and costs its
+// netblock; enough of them, and the netblock is not heard for a while.
+func TestHalfOpen(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		var silent []*memConn
+		for range 3 {
+			silent = append(silent, m.l.dialFrom("198.51.100.1"))
+		}
+		synctest.Wait()
+		if n := m.s.startups.Load(); n != 3 {
+			t.Fatalf("%d half-open connections, want 3", n)
+		}
+		began := time.Now()
+		for _, c := range silent {
+			io.ReadAll(c) // until the server hangs up
+		}
+		if d := time.Since(began); d != loginGrace {
+			t.Errorf("put out after %v, want %v", d, loginGrace)
+		}
+		synctest.Wait()
+		if n := m.s.startups.Load(); n != 0 {
+			t.Errorf("%d half-open connections are left", n)
+		}
+		// 3 times 10 s have gathered, of which 15 s are forgiven.
+		c := m.l.dialFrom("198.51.100.99")
+		if b, _ := io.ReadAll(c); len(b) > 0 {
+			t.Errorf("the netblock is heard at once: %q", b)
+		}
+		m.login(k) // others are
+		time.Sleep(16 * time.Second)
+		c = m.l.dialFrom("198.51.100.99")
+		b := make([]byte, 12)
+		if _, err := io.ReadFull(c, b); err != nil || string(b) != "SSH-2.0-9ci\r" {
+			t.Errorf("the netblock is not heard again: %q %v", b, err)
+		}
+		c.Close()
+	})
+}
+
+// Garbage ends the connection and nothing else.
+func TestGarbage(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		for i, b := range [][]byte{
+			nil,
+			[]byte("GET / HTTP/1.1\r\n\r\n"),
+			bytes.Repeat([]byte("x"), 1<<20),
+			append([]byte("SSH-2.0-x\r\n"), bytes.Repeat([]byte{0xff}, 100000)...),
+			append([]byte("SSH-2.0-x\r\n"), 0, 0, 0, 12, 10, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+			[]byte("SSH-1.5-old\r\n"),
+		} {
+			c := m.l.dialFrom(fmt.Sprintf("198.51.%d.1", i))
+			c.Write(b)
+			c.out.set(func() { c.out.closed = true })
+			io.ReadAll(c)
+		}
+		synctest.Wait()
+		if n, s := m.s.conns.Load(), m.s.startups.Load(); n != 0 || s != 0 {
+			t.Errorf("%d connections and %d half-open ones are left", n, s)
+		}
+		l, _ := m.login(k)
+		m.treeOn(l, "")
+	})
+}
+
+// Three keys that may not enter are enough.
+func TestAuthTries(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		var keys []ssh.Signer
+		for range 5 {
+			keys = append(keys, newSigner(t))
+		}
+		nc := m.l.dialFrom("198.51.100.1")
+		_, _, _, err := ssh.NewClientConn(nc, "mux:22", &ssh.ClientConfig{
+			Auth: []ssh.AuthMethod{ssh.PublicKeys(append(keys, k)...)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+		})
+		if err == nil || !strings.Contains(err.Error(), "too many authentication failures") {
+			t.Errorf("a client with six keys: %v", err)
+		}
+		_, _, _, err = ssh.NewClientConn(m.l.dialFrom("198.51.100.1"), "mux:22", &ssh.ClientConfig{
+			Auth: []ssh.AuthMethod{ssh.Password("guess")}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+		})
+		if err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
+			t.Errorf("a password: %v", err)
+		}
+	})
+}
+
+// Many half-open connections keep nobody else out: some are dropped at random,
+// and then all that come.
+func TestFlood(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		var conns []net.Conn
+		for i := range 2000 {
+			conns = append(conns, m.l.dialFrom(fmt.Sprintf("10.%d.%d.1", i/256, i%256)))
+		}
+		synctest.Wait()
+		if n := m.s.startups.Load(); n > startupsFull || n < startupsBegin {
+			t.Errorf("%d half-open connections, want %d to %d", n, startupsBegin, startupsFull)
+		}
+		for _, c := range conns {
+			c.Close()
+		}
+		// One netblock has its bucket.
+		m.s.startups.Store(-1 << 40)
+		admitted := 0
+		for range 3 * sourceBurst {
+			if m.s.admit(memAddr("203.0.113.5")) {
+				admitted++
+			}
+		}
+		if admitted != sourceBurst {
+			t.Errorf("%d connections of one netblock at once, want %d", admitted, sourceBurst)
+		}
+		if !m.s.admit(memAddr("203.0.114.5")) || !m.s.admit(memAddr("2001:db8::1")) || !m.s.admit(memAddr("127.0.0.1")) {
+			t.Error("other netblocks are not heard")
+		}
+		time.Sleep(time.Second)
+		for admitted = 0; m.s.admit(memAddr("203.0.113.77")); admitted++ {
+		}
+		if admitted != sourceRate {
+			t.Errorf("%d connections after a second, want %d", admitted, sourceRate)
+		}
+		synctest.Wait()
+		m.s.startups.Store(0)
+	})
+}
+
+// A client's channels, programs and requests have their limits.
+func TestSessionLimits(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		l, _ := m.login(k)
+		var open []ssh.Channel
+		for {
+			ch, reqs, err := l.ssh.OpenChannel("session", nil)
+			if err != nil {
+				if !strings.Contains(err.Error(), "too many channels") {
+					t.Errorf("OpenChannel: %v", err)
+				}
+				break
+			}
+			go ssh.DiscardRequests(reqs)
+			open = append(open, ch)
+		}
+		if len(open) != maxChannels {
+			t.Errorf("%d channels, want %d", len(open), maxChannels)
+		}
+		for _, ch := range open {
+			ch.Close()
+		}
+		synctest.Wait()
+		for _, kind := range []string{"x11", "direct-streamlocal@openssh.com", "forwarded-tcpip", channelExport} {
+			if _, _, err := l.ssh.OpenChannel(kind, nil); err == nil {
+				t.Errorf("a channel of type %s is taken", kind)
+			}
+		}
+		ch, reqs, err := l.ssh.OpenChannel("session", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go ssh.DiscardRequests(reqs)
+		for _, r := range []struct {
+			kind    string
+			payload []byte
+		}{
+			{"env", ssh.Marshal(&struct{ K, V string }{"LD_PRELOAD", "x"})},
+			{"pty-req", []byte("nonsense")},
+			{"exec", []byte{0xff, 0xff, 0xff, 0xff}},
+			{"subsystem", []byte("short")},
+			{"subsystem", ssh.Marshal(&struct{ S string }{"sftpd"})},
+			{"subsystem", ssh.Marshal(&struct{ S string }{"9pfs"})},
+			{"auth-agent-req@openssh.com", nil},
+			{"x11-req", nil},
+		} {
+			if ok, err := ch.SendRequest(r.kind, true, r.payload); ok || err != nil {
+				t.Errorf("request %s %q: %t %v", r.kind, r.payload, ok, err)
+			}
+		}
+		run := ssh.Marshal(&struct{ S string }{"whoami"})
+		if ok, err := ch.SendRequest("exec", true, run); !ok || err != nil {
+			t.Errorf("exec: %t %v", ok, err)
+		}
+		if ok, _ := ch.SendRequest("exec", true, run); ok {
+			t.Error("a second program on one channel")
+		}
+		if b, err := io.ReadAll(ch); err != nil || !strings.Contains(string(b), "rights=") {
+			t.Errorf("whoami: %q %v", b, err)
+		}
+		for _, r := range []struct {
+			kind    string
+			payload []byte
+		}{
+			{"tcpip-forward", []byte("x")},
+			{"tcpip-forward", ssh.Marshal(&forwardTCPMsg{"localhost", 22})},
+			{"tcpip-forward", ssh.Marshal(&forwardTCPMsg{"../x", port9P})},
+			{"streamlocal-forward@openssh.com", ssh.Marshal(&forwardUnixMsg{"/etc/passwd"})},
+			{"hostkeys-prove-00@openssh.com", nil},
+			{requestAnnounce, bytes.Repeat([]byte("x"), maxAnnounce+1)},
+		} {
+			if ok, reason, err := l.ssh.SendRequest(r.kind, true, r.payload); ok || err != nil || len(reason) == 0 {
+				t.Errorf("global request %s: %t %q %v", r.kind, ok, reason, err)
+			}
+		}
+		for i := range maxMembers + 1 {
+			a := Announce{Name: fmt.Sprintf("x.%d", i), Namespaces: []string{hello}}
+			ok, reason, err := l.ssh.SendRequest(requestAnnounce, true, a.text())
+			if err != nil || ok != (i < maxMembers) {
+				t.Errorf("announcement %d: %t %q %v", i, ok, reason, err)
+			}
+		}
+	})
+}
+
+// An export that takes the channel and never speaks, and one that refuses it,
+// are given up, and hold nothing once they have left.
+func TestDeafExport(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		reader, _ := m.login(k)
+		root := m.treeOn(reader, hello)
+		nc := m.l.dialFrom("192.0.2.7")
+		sc, chans, reqs, err := ssh.NewClientConn(nc, "mux:22", &ssh.ClientConfig{
+			Auth: []ssh.AuthMethod{ssh.PublicKeys(k)}, HostKeyCallback: ssh.FixedHostKey(m.s.HostKey()),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan int)
+		go func() {
+			n := 0
+			for ch := range chans {
+				n++
+				if n%2 == 0 {
+					ch.Reject(ssh.ConnectionFailed, "no")
+					continue
+				}
+				c, r, err := ch.Accept()
+				if err == nil {
+					go ssh.DiscardRequests(r)
+					go io.Copy(io.Discard, c)
+				}
+			}
+			done <- n
+		}()
+		go ssh.DiscardRequests(reqs) // and so answers keepalives
+		if ok, reason, err := sc.SendRequest(requestAnnounce, true, Announce{Name: "deaf", Namespaces: []string{hello}}.text()); !ok || err != nil {
+			t.Fatalf("announce: %q %v", reason, err)
+		}
+		began := time.Now()
+		for range 4 {
+			if _, err := walk(t.Context(), root, "n/deaf/ci"); err == nil {
+				t.Error("a deaf executor is walked to")
+			}
+		}
+		if d := time.Since(began); d > 4*openTimeout {
+			t.Errorf("four walks took %v", d)
+		}
+		answer, _ := find(t, root, "commit="+testCommit)
+		if answer != "" {
+			t.Errorf("find = %q", answer)
+		}
+		sc.Close()
+		<-done
+	})
+}
