@@ -115,6 +115,13 @@ func encodeError(err error) (ename string, errno syscall.Errno) {
 	return ename, errno
 }
 
+// Errno is the Linux errno that stands for err in 9P2000.L, and in other
+// protocols that know errors by number.
+func Errno(err error) syscall.Errno {
+	_, errno := encodeError(err)
+	return errno
+}
+
 // unwrapText is the text of the innermost error in err.
 func unwrapText(err error) string {
 	for {

@@ -63,28 +63,14 @@ func qid(d Dialect, st *fs.Stat) plan9.Qid {
 	return q
 }
 
-// access reports whether the user of ctx may use the file of st for what the
-// rwx bits say. Groups are nobody's here: a member counts as one of the
-// others. What uid 0 may do is the tree's to say.
-func access(ctx context.Context, st *fs.Stat, rwx iofs.FileMode) error {
-	u := fs.UserOf(ctx)
-	perm := st.Mode.Perm()
-	if u.UID >= 0 && u.UID == int64(st.UID) {
-		perm >>= 6
-	}
-	if perm&rwx != rwx && u.UID != 0 {
-		return iofs.ErrPermission
-	}
-	return nil
-}
-
 func (r *request) unpin() {
+	r.c.mu.Lock()
 	f := r.fid
 	if f == nil {
+		r.c.mu.Unlock()
 		return
 	}
 	r.fid = nil
-	r.c.mu.Lock()
 	f.users--
 	last := f.gone && f.users == 0
 	r.c.mu.Unlock()

@@ -5,9 +5,11 @@ import (
 	"errors"
 	iofs "io/fs"
 	"net"
+	"os"
 	"testing"
 
 	"9ci/fs"
+	"9ci/proto/internal/testtree"
 )
 
 // serve starts s on one end of a connection and returns the other. The test
@@ -62,7 +64,7 @@ func walkPath(ctx context.Context, d fs.Dir, names ...string) (fs.Node, error) {
 
 func TestImport(t *testing.T) {
 	dialects(t, func(t *testing.T, d Dialect) {
-		root, _ := testTree()
+		root, _ := testtree.New()
 		c := importTest(t, &Server{Root: root}, d)
 		if c.Dialect() != d {
 			t.Fatalf("Dialect() = %v, want %v", c.Dialect(), d)
@@ -123,7 +125,7 @@ func TestImport(t *testing.T) {
 
 func TestImportCtl(t *testing.T) {
 	dialects(t, func(t *testing.T, d Dialect) {
-		root, _ := testTree()
+		root, _ := testtree.New()
 		c := importTest(t, &Server{Root: root}, d)
 		ctx := t.Context()
 		ctl := walk(t, c.Root(), "ctl")
@@ -152,17 +154,15 @@ func TestImportCtl(t *testing.T) {
 // A reader gives up, and the tree's read with it.
 func TestImportCancel(t *testing.T) {
 	dialects(t, func(t *testing.T, d Dialect) {
-		root, log := testTree()
-		log.arrived = make(chan struct{})
-		closed := make(chan struct{})
-		log.closed = func() { close(closed) }
+		root, log := testtree.New()
+		arrived, closed := log.Watch()
 		c := importTest(t, &Server{Root: root}, d)
 		f, err := walk(t, c.Root(), "ci", "last", "live").Open(t.Context(), fs.OpenRead)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		go func() { <-log.arrived; cancel() }()
+		go func() { <-arrived; cancel() }()
 		if _, err := f.ReadAt(ctx, make([]byte, 10), 0); !errors.Is(err, context.Canceled) {
 			t.Errorf("ReadAt = %v, want %v", err, context.Canceled)
 		}
@@ -170,10 +170,14 @@ func TestImportCancel(t *testing.T) {
 		<-closed
 
 		// The connection is as good as before.
-		log.closed, log.arrived = nil, nil
-		log.append("hello\n", true)
+		log.Append("hello\n", true)
 		if b, err := fs.ReadAll(t.Context(), walk(t, c.Root(), "ci", "last", "live")); err != nil || string(b) != "hello\n" {
 			t.Errorf("ReadAll(live) = %q, %v", b, err)
 		}
 	})
+}
+
+// me is the user who runs the test.
+func me() fs.User {
+	return fs.User{Name: userName(uint32(os.Getuid())), UID: int64(os.Getuid())}
 }

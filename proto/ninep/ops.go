@@ -183,7 +183,7 @@ func (r *request) walk1(e *elem, name string) (*elem, error) {
 	if !goodName(name) {
 		return nil, iofs.ErrNotExist
 	}
-	if err := access(r, &e.st, 1); err != nil {
+	if err := fs.Access(r, &e.st, 1); err != nil {
 		return nil, err
 	}
 	n, err := dir.Walk(r, name)
@@ -320,7 +320,7 @@ func (r *request) openFile(st *fs.Stat, m fs.OpenMode) (f fs.File, live bool, er
 		if rwx&2 != 0 {
 			return nil, false, fs.ErrIsDir
 		}
-		return nil, false, access(r, st, rwx)
+		return nil, false, fs.Access(r, st, rwx)
 	case typ == iofs.ModeSymlink && r.dialect == Plan9:
 		if rwx&2 != 0 {
 			return nil, false, fs.ErrReadOnly
@@ -331,7 +331,7 @@ func (r *request) openFile(st *fs.Stat, m fs.OpenMode) (f fs.File, live bool, er
 	case typ != 0:
 		return nil, false, iofs.ErrPermission // opening a device or a fifo has effects
 	}
-	if err := access(r, st, rwx); err != nil {
+	if err := fs.Access(r, st, rwx); err != nil {
 		return nil, false, err
 	}
 	f, err = r.elem.node.Open(r, m)

@@ -27,11 +27,11 @@ const (
 	setattrHarmless = 1<<4 | 1<<5 | 1<<6 // ATIME MTIME CTIME, that come with a truncation
 )
 
-// linuxMode is the st_mode of m.
-func linuxMode(m iofs.FileMode) uint32 {
+// LinuxMode is the st_mode of m, in which an alias is a link.
+func LinuxMode(m iofs.FileMode) uint32 {
 	mode := uint32(m.Perm())
 	switch {
-	case m&iofs.ModeSymlink != 0: // an alias too
+	case m&iofs.ModeSymlink != 0:
 		mode |= sIFLNK
 	case m&iofs.ModeDir != 0:
 		mode |= sIFDIR
@@ -77,7 +77,7 @@ func (r *request) getattr(uint64) error {
 	r.reply(Tgetattr + 1)
 	b := le.AppendUint64(r.out, attrBasic)
 	b = appendQid(b, qid(DotL, &st))
-	b = le.AppendUint32(b, linuxMode(st.Mode))
+	b = le.AppendUint32(b, LinuxMode(st.Mode))
 	b = le.AppendUint32(b, st.UID)
 	b = le.AppendUint32(b, st.GID)
 	b = le.AppendUint64(b, 1) // nlink; find(1) knows that 1 says nothing of subdirectories
@@ -149,7 +149,7 @@ func (r *request) readdir(offset uint64, count uint32) error {
 		}
 		r.out = appendQid(r.out, qid(DotL, st))
 		r.out = le.AppendUint64(r.out, st.Cookie)
-		r.out = append(r.out, uint8(linuxMode(st.Mode)>>12))
+		r.out = append(r.out, uint8(LinuxMode(st.Mode)>>12))
 		r.out = appendString(r.out, st.Name)
 		return true
 	}

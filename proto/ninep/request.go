@@ -238,9 +238,12 @@ func (c *conn) queue(r *request, f *fid) (verdict, error) {
 	return queued, nil
 }
 
-// hold makes what follows on the fids that r changes wait for it. c.mu is
-// held.
+// hold makes what follows on the fids that r changes wait for it, unless it
+// has changed them already. c.mu is held.
 func (c *conn) hold(r *request) {
+	if r.committed {
+		return
+	}
 	if r.makes {
 		if r.place == nil {
 			r.place = &fid{n: r.newfid}

@@ -1,0 +1,169 @@
+package fuse
+
+import (
+	"context"
+	"io"
+	iofs "io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"9ci/fs"
+	"9ci/proto/internal/testtree"
+)
+
+// mount mounts the test tree, and unmounts it when the test ends.
+func mount(t *testing.T) (dir string, log *testtree.Log) {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("this machine has no /dev/fuse")
+	}
+	root, log := testtree.New()
+	return mountTree(t, root), log
+}
+
+func mountTree(t *testing.T, root fs.Dir) string {
+	t.Helper()
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Mount(ctx, dir, root) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Mount = %v", err)
+		}
+		if es, err := os.ReadDir(dir); err != nil || len(es) > 0 {
+			t.Errorf("after unmounting: %v, %v", es, err)
+		}
+	})
+	var before, now syscall.Stat_t
+	syscall.Stat(filepath.Dir(dir), &before)
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		if err := syscall.Stat(dir, &now); err == nil && now.Dev != before.Dev {
+			return dir
+		}
+		select {
+		case err := <-done:
+			done <- err
+			t.Fatalf("Mount = %v", err)
+		default:
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("not mounted")
+		}
+	}
+}
+
+// sh runs a script in dir. The shell goes there itself: were it cmd.Dir, the
+// child of this process would, before exec, while no goroutine here may run,
+// and so nobody would serve it.
+func sh(t *testing.T, dir, script string) string {
+	t.Helper()
+	cmd := exec.Command("sh", "-ec", "cd \"$0\"\n"+script, dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%s: %v\n%s", script, err, out)
+	}
+	return string(out)
+}
+
+func TestMount(t *testing.T) {
+	dir, log := mount(t)
+	log.Append("hello\n", true)
+	for _, test := range []struct{ script, want string }{
+		{"cat ci/last/status", "passed 0 1.500 -\n"},
+		{"cat link", "passed 0 1.500 -\n"},
+		{"readlink ci/last", "3f2a9c1d0b7e.1\n"},
+		{"ls", "ci\nctl\nempty\nlink\n"},
+		{"cat ci/last/live", "hello\n"},
+		{"grep -rl passed .", "./ci/3f2a9c1d0b7e.1/status\n"},
+		{"stat -c '%a %s %Y' ci/last/status", "444 17 1795521600\n"},
+		{"cat ctl", "manual\n"},
+		{"echo run > ctl", ""},
+		{"exec 3<>ctl; echo run >&3; cat <&3", "did run\n"},
+		{"tar cf - . | tar tf - | sort | tail -1", "./link\n"},
+		{"(echo x > empty) 2>/dev/null || echo refused", "refused\n"},
+		{"(touch new) 2>/dev/null || echo refused", "refused\n"},
+		{"(echo bad > ctl) 2>/dev/null || echo refused", "refused\n"},
+	} {
+		if got := sh(t, dir, test.script); got != test.want {
+			t.Errorf("%s = %q, want %q", test.script, got, test.want)
+		}
+	}
+}
+
+// A live file streams: what is there arrives before there is more.
+func TestStream(t *testing.T) {
+	dir, log := mount(t)
+	cmd := exec.Command("cat", filepath.Join(dir, "ci/last/live"))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 6)
+	for _, line := range []string{"one  \n", "two  \n"} {
+		log.Append(line, false)
+		if _, err := io.ReadFull(out, b); err != nil || string(b) != line {
+			t.Errorf("cat says %q, %v, want %q", b, err, line)
+		}
+	}
+	log.Append("three\n", true)
+	rest, _ := io.ReadAll(out)
+	if err := cmd.Wait(); err != nil || string(rest) != "three\n" {
+		t.Errorf("cat ended with %q, %v", rest, err)
+	}
+}
+
+// A signal ends a reader that waits, and the tree's read with it.
+func TestKill(t *testing.T) {
+	for _, sig := range []os.Signal{os.Interrupt, os.Kill} {
+		t.Run(sig.String(), func(t *testing.T) {
+			dir, log := mount(t)
+			arrived, closed := log.Watch()
+			cmd := exec.Command("cat", filepath.Join(dir, "ci/last/live"))
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-arrived
+			cmd.Process.Signal(sig)
+			cmd.Wait()
+			select {
+			case <-closed:
+			case <-time.After(20 * time.Second):
+				t.Error("the reader's file is still open")
+			}
+		})
+	}
+}
+
+// Whoever stands in the tree does not keep it mounted.
+func TestBusy(t *testing.T) {
+	dir, log := mount(t)
+	arrived, _ := log.Watch()
+	cmd := exec.Command("sh", "-c", "cd \"$0\" && exec cat ci/last/live", dir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() }) // runs first
+}
+
+// Each of many entries is listed once.
+func TestManyEntries(t *testing.T) {
+	root := testtree.NewDir("/", 1)
+	for i := range 10000 {
+		root.Add(testtree.NewNode(strings.Repeat("f", 1+i%40)+string(iofs.FileMode(i).Perm().String())+time.Duration(i).String(), uint64(i)+2, 0o444, "x"))
+	}
+	dir := mountTree(t, root)
+	if got := strings.TrimSpace(sh(t, dir, "find . -type f | sort -u | wc -l")); got != "10000" {
+		t.Errorf("find shows %s files, want 10000", got)
+	}
+}
