@@ -67,7 +67,7 @@ func (s Status) append(b []byte) []byte {
 // ParseStatus reads what String returned, with or without a newline behind.
 func ParseStatus(line string) (Status, error) {
 	f := strings.Split(strings.TrimSuffix(line, "\n"), " ")
-	if len(f) != 4 {
+	if len(f) != 4 || f[0] == "" {
 		return Status{}, fmt.Errorf("a status is four fields, not %.60q", line)
 	}
 	s := Status{State: f[0], Code: -1, Took: -1}
