@@ -54,7 +54,11 @@ func writer(dir, stop string) {
 			}
 			fmt.Fprint(r.Stderr(), "a part")
 			if step == stop {
-				time.Sleep(2 * holdbackTime)
+				for log := ""; !strings.HasSuffix(log, "P a part\n"); {
+					b, err := os.ReadFile(filepath.Join(r.Dir(), "step", step, "log"))
+					check(err)
+					log = string(b)
+				}
 				fmt.Println("stopped", r.ID())
 				select {}
 			}
