@@ -45,7 +45,7 @@ type Config struct {
 	Disk int64
 
 	Log     *slog.Logger // nil: none
-	Console io.Writer    // gets the guest's console; nil: nobody
+	Console io.Writer    // gets the guest's console, and must not block; nil: nobody
 	Dir     string       // for Disk; empty: /var/tmp
 
 	// Env is every command's in the guest: NAME=VALUE.
@@ -53,7 +53,9 @@ type Config struct {
 }
 
 // A Share is a directory of the host that the guest sees by 9P. What the
-// guest writes there is owned by this process's user.
+// guest writes there is owned by this process's user; where that is root,
+// root in the guest makes devices and set-user-ID files there too, so
+// that nobody else should be able to walk to Dir.
 type Share struct {
 	Tag      string // its name on the wire, at most 31 bytes; unique
 	Dir      string // here
@@ -203,6 +205,7 @@ func (m *Machine) exec(q *qemu) error {
 	cmd := exec.Command(q.path, q.args...)
 	cmd.ExtraFiles = q.files
 	cmd.Stdout, cmd.Stderr = m.console, m.stderr
+	cmd.WaitDelay = lastTime // for a Console that blocks
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:   true, // a terminal's ^C is for us
 		Pdeathsig: syscall.SIGKILL,

@@ -77,7 +77,7 @@ func mountRoot(b guest.Boot, _ *modules) error {
 		if err := mount("/dev/vdb", "/own", "ext4", unix.MS_NOATIME, ""); err != nil {
 			return err
 		}
-	} else if err := mount("tmpfs", "/own", "tmpfs", 0, "mode=0755,size=80%"); err != nil {
+	} else if err := mount("tmpfs", "/own", "tmpfs", 0, "mode=0755,size=80%,nr_inodes=1m"); err != nil {
 		return err
 	}
 	for _, d := range []string{"upper", "work", "src", "containers", "tmp"} {

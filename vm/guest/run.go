@@ -24,7 +24,8 @@ type Cmd struct {
 
 	// Stdout and Stderr get what the command writes, in the order in
 	// which it came, from one goroutine. An error of theirs kills the
-	// command and is Run's. Nil discards.
+	// command and is Run's; a Write that blocks holds up the command and
+	// Run, but no other. Nil discards.
 	Stdout, Stderr io.Writer
 
 	// TTY runs the command on a terminal of its own, whose output is all
@@ -53,8 +54,8 @@ type Exit struct {
 }
 
 // killTime is how long a guest has to report the end of a command that it
-// was told to kill.
-const killTime = 10 * time.Second
+// was told to kill. One that does not is of no more use.
+const killTime = 30 * time.Second
 
 // A remote is a command of a Client. Its Client's mu guards it until gone.
 type remote struct {
@@ -167,7 +168,7 @@ func (c *Client) print(run context.Context, stop context.CancelCauseFunc, r *rem
 }
 
 // steer passes signals and sizes on, and kills the command when run is
-// done. It returns when the command is gone, or has not obeyed.
+// done. It returns when the command is gone.
 func (c *Client) steer(run context.Context, r *remote, id uint32, cmd Cmd) {
 	var kill, giveUp <-chan time.Time
 	done := run.Done()
@@ -186,9 +187,8 @@ func (c *Client) steer(run context.Context, r *remote, id uint32, cmd Cmd) {
 			send(syscall.SIGKILL)
 			giveUp = time.After(killTime)
 		case <-giveUp:
-			// The id stays taken: its Rexit may still come.
-			r.output.shutdown()
-			return
+			c.fail(fmt.Errorf("%w: a command that was killed %v ago goes on", ErrStalled, killTime))
+			giveUp = nil
 		case s, ok := <-cmd.Signals:
 			if !ok {
 				cmd.Signals = nil
