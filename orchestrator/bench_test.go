@@ -1,0 +1,194 @@
+package orchestrator
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/proto/ninep"
+)
+
+// One connection made and ended: TCP, SSH handshake, authentication.
+func BenchmarkSetup(b *testing.B) {
+	m := startMux(b)
+	k, _ := m.key("", "alice")
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			c, err := Dial(b.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+			if err != nil {
+				b.Error(err)
+				return
+			}
+			c.Close()
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "setups/s")
+}
+
+// What an idle connection holds in the server. The clients are another process.
+func BenchmarkIdleConnection(b *testing.B) {
+	if addr := os.Getenv("ORCHESTRATOR_IDLE"); addr != "" {
+		holdIdle(b, addr)
+	}
+	const n = 500
+	m := startMux(b)
+	_, file := m.key("", "alice")
+	for b.Loop() {
+		before := inUse()
+		goroutines := runtime.NumGoroutine()
+		cmd := exec.Command(os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkIdleConnection$", "-test.benchtime=1x")
+		cmd.Env = append(os.Environ(), "ORCHESTRATOR_IDLE="+strings.Join([]string{m.addr, file, m.hosts, strconv.Itoa(n)}, " "))
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		for s := bufio.NewScanner(out); s.Scan() && s.Text() != "connected"; {
+		}
+		b.ReportMetric(float64(inUse()-before)/n, "bytes/conn")
+		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/n, "goroutines/conn")
+		in.Close()
+		go io.Copy(io.Discard, out)
+		cmd.Wait()
+	}
+}
+
+// holdIdle is the other process: it connects, says so, and waits.
+func holdIdle(b *testing.B, what string) {
+	f := strings.Fields(what)
+	s, err := LoadSigner(f[1])
+	if err != nil {
+		b.Fatal(err)
+	}
+	n, _ := strconv.Atoi(f[3])
+	for range n {
+		c, err := Dial(context.Background(), "ssh://"+f[0], DialOptions{Signers: []ssh.Signer{s}, KnownHosts: f[2]})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Import(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	fmt.Println("\nconnected")
+	io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
+}
+
+func inUse() int64 {
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return int64(s.HeapInuse + s.StackInuse)
+}
+
+// A sealed file's bytes from an executor through the mux to a client, over two
+// SSH connections on loopback, all in one process.
+func BenchmarkRelay(b *testing.B) {
+	m := startMux(b)
+	k, _ := m.key("", "alice")
+	tree := newTestTree()
+	const size = 64 << 20
+	tree.files["ci/3f2a9c1d0b7e.1.tar"] = strings.Repeat("0123456789abcdef", size/16)
+	m.export(m.dial(k), Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	root := m.tree(m.dial(k), hello)
+	b.SetBytes(size)
+	for b.Loop() {
+		n, err := fs.Walk(b.Context(), root, "n/a/ci/3f2a9c1d0b7e.1.tar")
+		if err != nil {
+			b.Fatal(err)
+		}
+		f, err := n.Open(b.Context(), fs.OpenRead)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if got, err := io.Copy(io.Discard, fs.NewReader(b.Context(), f)); got != size || err != nil {
+			b.Fatal(got, err)
+		}
+		f.Close()
+	}
+}
+
+// One question, of a connected client, to a mux that knows 1000 runs of ten
+// executors; ten of them match.
+func BenchmarkFind1000(b *testing.B) {
+	m := startMux(b)
+	k, _ := m.key("", "alice")
+	root := m.tree(m.dial(k), hello)
+	ev := watchEvents(b, root)
+	for i := range 10 {
+		tree := newTestTree()
+		for j := range 99 {
+			commit := fmt.Sprintf("%010x%02x", i, j) + testCommit[12:]
+			tree.add(commit[:12]+".1", commit, "passed")
+		}
+		tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+		name := fmt.Sprintf("box.%d", i)
+		m.export(m.dial(k), Announce{Name: name, Namespaces: []string{hello}}, tree.root())
+		ev.await("/n/"+name+"/ci/3f2a9c1d0b7e.1", "passed")
+	}
+	question := string(testKey(testCommit).Text())
+	for b.Loop() {
+		answer, f := find(b, root, question)
+		f.Close()
+		if n := strings.Count(answer, "\n"); n != 10 {
+			b.Fatalf("%d answers: %q", n, answer)
+		}
+	}
+}
+
+// From nothing to the bytes of a run: dial, ask, read a small tar.
+func BenchmarkDialFindFetch(b *testing.B) {
+	m := startMux(b)
+	k, _ := m.key("", "alice")
+	tree := newTestTree()
+	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	tree.files["ci/3f2a9c1d0b7e.1.tar"] = strings.Repeat("0123456789abcdef", 1<<12)
+	ev := watchEvents(b, m.tree(m.dial(k), hello))
+	m.export(m.dial(k), Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	ev.await("passed")
+	question := string(testKey(testCommit).Text())
+	for b.Loop() {
+		began := time.Now()
+		c, err := Dial(b.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+		if err != nil {
+			b.Fatal(err)
+		}
+		rwc, err := c.Import(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		cl, err := ninep.Import(b.Context(), rwc, ninep.ImportOptions{Aname: hello})
+		if err != nil {
+			b.Fatal(err)
+		}
+		answer, f := find(b, cl.Root(), question)
+		path, _, _ := strings.Cut(answer, " ")
+		if got := read(b, cl.Root(), path+".tar"); len(got) != 1<<16 {
+			b.Fatal(len(got))
+		}
+		f.Close()
+		cl.Close()
+		c.Close()
+		if d := time.Since(began); d > 5*time.Second {
+			b.Fatal(d)
+		}
+	}
+}
