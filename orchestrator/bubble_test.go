@@ -166,7 +166,7 @@ func (m *bubbleMux) login(s ssh.Signer) (*clientLink, *memConn) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	l := newClientLink(sc)
+	l := newClientLink(sc, s)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

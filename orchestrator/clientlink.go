@@ -26,6 +26,7 @@ type ServeFunc func(ctx context.Context, rwc io.ReadWriteCloser, aname string, u
 // A clientLink is one SSH connection of a Conn.
 type clientLink struct {
 	ssh   ssh.Conn
+	host  ssh.Signer    // of this executor's own SSH server; nil where it has none
 	done  chan struct{} // closed when the connection has ended
 	slots slots         // channels that the orchestrator opened
 	wg    sync.WaitGroup
@@ -43,8 +44,16 @@ type served struct {
 	wg    sync.WaitGroup // of connections that are served; grows under the link's mu
 }
 
-func newClientLink(c ssh.Conn) *clientLink {
-	return &clientLink{ssh: c, done: make(chan struct{}), slots: newSlots(maxChannels), exports: map[string]*served{}}
+// newClientLink returns the link of a connection on which one of keys logged in.
+func newClientLink(c ssh.Conn, keys ...ssh.Signer) *clientLink {
+	var host ssh.Signer
+	for _, k := range keys {
+		if _, ok := k.PublicKey().(*ssh.Certificate); !ok {
+			host = k
+			break
+		}
+	}
+	return &clientLink{ssh: c, host: host, done: make(chan struct{}), slots: newSlots(maxChannels), exports: map[string]*served{}}
 }
 
 // serve takes what the orchestrator opens and asks, until the connection ends.
@@ -84,13 +93,15 @@ func (l *clientLink) probe() {
 	l.ssh.SendRequest("keepalive@openssh.com", true, nil)
 }
 
-// open takes a channel to what is exported.
+// open takes a channel to what is exported: to its tree, or to the SSH server of
+// this executor's own.
 func (l *clientLink) open(nc ssh.NewChannel) {
-	var msg exportMsg
-	if nc.ChannelType() != channelExport {
-		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", nc.ChannelType()))
+	kind := nc.ChannelType()
+	if kind != channelExport && (kind != channelSSH || l.host == nil) {
+		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", kind))
 		return
 	}
+	var msg exportMsg
 	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
 		return
@@ -118,9 +129,24 @@ func (l *clientLink) open(nc ssh.NewChannel) {
 			return
 		}
 		l.wg.Go(func() { ssh.DiscardRequests(reqs) })
-		e.serve(e.ctx, ch, msg.Aname, fs.User{Name: msg.Requester, UID: -1})
+		if kind == channelSSH {
+			own := ownServer{host: l.host, msg: msg, serve: e.serve}
+			own.run(e.ctx, ch)
+		} else {
+			e.serve(e.ctx, ch, msg.Aname, requester(msg, l.host))
+		}
 		ch.Close()
 	})
+}
+
+// requester returns on whose behalf the orchestrator opened a channel. An
+// executor takes commands from its own key alone: to others it has no ctl.
+func requester(msg exportMsg, host ssh.Signer) fs.User {
+	return fs.User{
+		Name:      msg.Requester,
+		UID:       -1,
+		Anonymous: host == nil || msg.Requester != ssh.FingerprintSHA256(host.PublicKey()),
+	}
 }
 
 // export serves what a announces until ctx is done or the connection ends.

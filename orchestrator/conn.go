@@ -150,6 +150,8 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 	switch nc.ChannelType() {
 	case "session":
 		serve = c.session
+	case "direct-tcpip":
+		serve = c.jump
 	default:
 		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", nc.ChannelType()))
 		return
@@ -162,6 +164,11 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		defer c.in.give()
 		serve(ctx, nc)
 	})
+}
+
+// session serves a session channel.
+func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
+	serveSession(ctx, nc, func(ctx context.Context) premises { return newView(ctx, c) })
 }
 
 // request answers a global request. They come in order and are answered so.

@@ -168,7 +168,7 @@ func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
 		sc.Close()
 		return nil, ctx.Err()
 	}
-	l := newClientLink(sc)
+	l := newClientLink(sc, c.opts.Signers...)
 	c.wg.Go(func() { l.serve(chans, reqs) })
 	return l, nil
 }

@@ -83,40 +83,6 @@ func (s *session) usage(w io.Writer) {
 	}
 }
 
-// walk returns what stands at path: below the key's only namespace where it
-// begins with a name of a namespace's own, else below the root.
-func (s *session) walk(ctx context.Context, path string) (fs.Node, error) {
-	path = strings.TrimLeft(path, "/")
-	first, _, _ := strings.Cut(path, "/")
-	if first == "artifacts" || first == "ci" || first == "n" || first == "find" {
-		ns, err := s.home()
-		if err != nil {
-			return nil, err
-		}
-		path = ns + "/" + path
-	}
-	return walk(ctx, s.view.root(), path)
-}
-
-// home returns the namespace that the command names, or the key's line, or the
-// only one that it may read.
-func (s *session) home() (string, error) {
-	if s.namespace != "" {
-		return s.namespace, nil
-	}
-	if ns := s.c.login.Load().grant.home(); ns != "" {
-		return ns, nil
-	}
-	switch all := s.view.namespaces(); len(all) {
-	case 0:
-		return "", iofs.ErrNotExist
-	case 1:
-		return all[0], nil
-	default:
-		return "", fmt.Errorf("in which namespace? Begin the path with one, or say namespace=%s before it", all[0])
-	}
-}
-
 // complain tells of an error with a file, as the command of that name would.
 func (s *session) complain(name, path string, err error) int {
 	text := err.Error()
@@ -137,7 +103,7 @@ func (s *session) complain(name, path string, err error) int {
 func (s *session) cat(out io.Writer, paths []string) int {
 	status := exitOK
 	for _, path := range paths {
-		n, err := s.walk(s.ctx, path)
+		n, err := s.in.walk(s.ctx, s.namespace, path)
 		if err == nil {
 			err = copyFile(s.ctx, out, n)
 		}
@@ -197,7 +163,7 @@ func (s *session) ls(out io.Writer, args []string) int {
 
 // list writes the entries of a directory, or the file itself.
 func (s *session) list(out io.Writer, path string, long, header bool) error {
-	n, err := s.walk(s.ctx, path)
+	n, err := s.in.walk(s.ctx, s.namespace, path)
 	if err != nil {
 		return err
 	}
@@ -232,7 +198,7 @@ func (s *session) list(out io.Writer, path string, long, header bool) error {
 func (s *session) stat(out io.Writer, paths []string) int {
 	status := exitOK
 	for _, path := range paths {
-		n, err := s.walk(s.ctx, path)
+		n, err := s.in.walk(s.ctx, s.namespace, path)
 		if err == nil {
 			var st fs.Stat
 			if st, err = n.Stat(s.ctx); err == nil {
@@ -264,7 +230,7 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 // if it passed.
 func (s *session) wait(out io.Writer, args []string) int {
 	path := args[0]
-	n, err := s.walk(s.ctx, path+"/wait")
+	n, err := s.in.walk(s.ctx, s.namespace, path+"/wait")
 	var b strings.Builder
 	if err == nil {
 		err = copyFile(s.ctx, &b, n)
@@ -280,20 +246,6 @@ func (s *session) wait(out io.Writer, args []string) int {
 }
 
 func (s *session) whoami(out io.Writer, _ []string) int {
-	l := s.c.login.Load()
-	a := fs.Attrs{
-		{Name: "key", Value: l.fingerprint()},
-		{Name: "name", Value: l.grant.name},
-		{Name: "rights", Value: l.grant.rights()},
-	}
-	var where []string
-	for _, p := range l.grant.namespaces {
-		where = append(where, string(p))
-	}
-	a = append(a, fs.Attr{Name: "namespaces", Value: strings.Join(where, " ")})
-	if !l.grant.expires.IsZero() {
-		a = append(a, fs.Attr{Name: "expires", Value: stamp(l.grant.expires)})
-	}
-	out.Write(a.Text())
+	out.Write(s.in.whoami().Text())
 	return exitOK
 }

@@ -170,3 +170,15 @@ func (w *watchLink) put(l *link) {
 		w.link = nil
 	}
 }
+
+// A hangupCloser tells of its Close.
+type hangupCloser struct {
+	io.ReadWriteCloser
+	once sync.Once
+	done chan struct{}
+}
+
+func (h *hangupCloser) Close() error {
+	h.once.Do(func() { close(h.done) })
+	return h.ReadWriteCloser.Close()
+}

@@ -27,12 +27,15 @@ func TestTreeThroughMux(t *testing.T) {
 
 	root := m.tree(c, "")
 	t.Run("all", func(t *testing.T) { treetest.TestDir(t, root) })
-	member, err := fs.Walk(t.Context(), root, hello+"/n/a.1")
+	member, err := fs.Walk(t.Context(), root, hello+"/n/b") // its own: others see no ctl
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Run("executor", func(t *testing.T) { treetest.Test(t, member.(fs.Dir)) })
 
+	if _, err := fs.Walk(t.Context(), root, hello+"/n/a.1/ctl"); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("another's ctl: %v, want not found", err)
+	}
 	space := m.tree(c, hello)
 	const id = "/ci/" + "3f2a9c1d0b7e.1/manifest"
 	a, b := read(t, space, "n/a.1"+id), read(t, space, "n/b"+id)

@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"context"
-	"errors"
 	"io"
 	"strings"
 	"sync"
@@ -15,27 +14,41 @@ import (
 
 // A session is one session channel (RFC 4254 §6): a subsystem or a command.
 type session struct {
-	c    *conn
-	ch   ssh.Channel
-	ctx  context.Context // done when the channel is closed
-	view *view
+	ch  ssh.Channel
+	ctx context.Context // done when the channel is closed
+	in  premises
 
 	namespace string // where the command looks up ci, n and artifacts; "" for the key's
 
 	exited sync.Once
 }
 
-// session serves a session channel until it is closed.
-func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
+// Premises are what a session is in: the mux, or an executor's own SSH server.
+type premises interface {
+	// attach answers a Tattach.
+	attach(ctx context.Context, uname, aname string) (fs.Dir, error)
+	// walk returns what stands at a path that a command names; namespace is
+	// where it looks up what has none, or "".
+	walk(ctx context.Context, namespace, path string) (fs.Node, error)
+	// export makes rwc the 9P server of an executor, until ctx is done.
+	export(ctx context.Context, rwc io.ReadWriteCloser, path string) error
+	user() fs.User
+	whoami() fs.Attrs
+	trace() io.Writer
+	close()
+}
+
+// serveSession serves a session channel until it is closed.
+func serveSession(ctx context.Context, nc ssh.NewChannel, enter func(context.Context) premises) {
 	ch, reqs, err := nc.Accept()
 	if err != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &session{c: c, ch: ch, ctx: ctx, view: newView(ctx, c)}
+	s := &session{ch: ch, ctx: ctx, in: enter(ctx)}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer s.view.close()
+	defer s.in.close()
 	defer cancel()
 	defer ch.Close()
 	started := false
@@ -85,56 +98,45 @@ func (s *session) subsystem(name string) func() int {
 // serve9P serves the tree, or what is below path: an executor's name in the
 // key's only namespace, or a path of the mux.
 func (s *session) serve9P(path string) int {
-	srv := ninep.Server{User: s.c.login.Load().user(), Trace: s.c.s.trace}
-	srv.Attach = s.view.attach
+	srv := ninep.Server{User: s.in.user(), Trace: s.in.trace(), Attach: s.in.attach}
 	if path != "" {
 		if !strings.Contains(path, "/") {
 			path = "n/" + path
 		}
-		srv.Attach = func(ctx context.Context, _, aname string) (fs.Dir, error) {
-			n, err := s.walk(ctx, path)
-			if err != nil {
-				return nil, err
-			}
-			d, ok := n.(fs.Dir)
-			if ok && aname != "" {
-				if n, err = fs.Walk(ctx, d, aname); err != nil {
-					return nil, err
-				}
-				d, ok = n.(fs.Dir)
-			}
-			if !ok {
-				return nil, fs.ErrNotDir
-			}
-			return d, nil
-		}
+		srv.Attach = func(ctx context.Context, _, aname string) (fs.Dir, error) { return s.attachBelow(ctx, path, aname) }
 	}
-	err := srv.Serve(s.ctx, stream{s})
-	if err != nil && s.ctx.Err() == nil && !errors.Is(err, io.EOF) {
-		s.c.log.Debug("9p", "err", err)
-		return 1
+	if err := srv.Serve(s.ctx, stream{s}); err != nil {
+		return exitFail
 	}
-	return 0
+	return exitOK
+}
+
+// attachBelow answers a Tattach where path is the root.
+func (s *session) attachBelow(ctx context.Context, path, aname string) (fs.Dir, error) {
+	n, err := s.in.walk(ctx, "", path)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := n.(fs.Dir)
+	if !ok {
+		return nil, fs.ErrNotDir
+	}
+	if n, err = fs.Walk(ctx, d, aname); err != nil {
+		return nil, err
+	}
+	if d, ok = n.(fs.Dir); !ok {
+		return nil, fs.ErrNotDir
+	}
+	return d, nil
 }
 
 // export makes the channel's other end an executor's 9P server, until it hangs
 // up.
 func (s *session) export(path string) int {
-	a, err := s.c.exportPath(path)
-	if err != nil {
+	if err := s.in.export(s.ctx, s.ch, path); err != nil {
 		return s.fail("9p-export", err)
 	}
-	done := make(chan struct{})
-	rwc := &hangupCloser{ReadWriteCloser: s.ch, done: done}
-	if _, err = s.c.join(s.ctx, a, newStdioExport(s.ctx, rwc, a.Namespaces[0])); err != nil {
-		return s.fail("9p-export", err)
-	}
-	select {
-	case <-done:
-	case <-s.ctx.Done():
-	}
-	s.c.withdraw(a.Name)
-	return 0
+	return exitOK
 }
 
 // fail tells the client why a program ends.
@@ -161,16 +163,4 @@ func (t stream) Write(p []byte) (int, error) { return t.s.ch.Write(p) }
 func (t stream) Close() error {
 	t.s.exit(exitOK)
 	return nil
-}
-
-// A hangupCloser tells of its Close.
-type hangupCloser struct {
-	io.ReadWriteCloser
-	once sync.Once
-	done chan struct{}
-}
-
-func (h *hangupCloser) Close() error {
-	h.once.Do(func() { close(h.done) })
-	return h.ReadWriteCloser.Close()
 }

@@ -3,6 +3,9 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -62,6 +65,79 @@ func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 		return nil, fs.ErrNotDir
 	}
 	return d, nil
+}
+
+// walk returns what stands at a command's path: within a namespace where it
+// begins with a name of a namespace's own, else below the root.
+func (v *view) walk(ctx context.Context, namespace, path string) (fs.Node, error) {
+	path = strings.TrimLeft(path, "/")
+	switch first, _, _ := strings.Cut(path, "/"); first {
+	case "ci", "n", "artifacts", "find":
+		if namespace == "" {
+			var err error
+			if namespace, err = v.home(); err != nil {
+				return nil, err
+			}
+		}
+		path = namespace + "/" + path
+	}
+	return walk(ctx, v.root(), path)
+}
+
+// home returns the namespace that the key's line names, or the only one that it
+// may read.
+func (v *view) home() (string, error) {
+	if ns := v.c.login.Load().grant.home(); ns != "" {
+		return ns, nil
+	}
+	switch all := v.namespaces(); len(all) {
+	case 0:
+		return "", iofs.ErrNotExist
+	case 1:
+		return all[0], nil
+	default:
+		return "", fmt.Errorf("in which namespace? Begin the path with one, or say namespace=%s before it", all[0])
+	}
+}
+
+// export makes rwc the 9P server of an executor, until it hangs up.
+func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) error {
+	a, err := v.c.exportPath(path)
+	if err != nil {
+		return err
+	}
+	h := &hangupCloser{ReadWriteCloser: rwc, done: make(chan struct{})}
+	if _, err = v.c.join(ctx, a, newStdioExport(ctx, h, a.Namespaces[0])); err != nil {
+		return err
+	}
+	select {
+	case <-h.done:
+	case <-ctx.Done():
+	}
+	v.c.withdraw(a.Name)
+	return nil
+}
+
+func (v *view) user() fs.User    { return v.c.login.Load().user() }
+func (v *view) trace() io.Writer { return v.c.s.trace }
+
+// whoami says what the key is and may do.
+func (v *view) whoami() fs.Attrs {
+	l := v.c.login.Load()
+	var where []string
+	for _, p := range l.grant.namespaces {
+		where = append(where, string(p))
+	}
+	a := fs.Attrs{
+		{Name: "key", Value: l.fingerprint()},
+		{Name: "name", Value: l.grant.name},
+		{Name: "rights", Value: l.grant.rights()},
+		{Name: "namespaces", Value: strings.Join(where, " ")},
+	}
+	if !l.grant.expires.IsZero() {
+		a = append(a, fs.Attr{Name: "expires", Value: stamp(l.grant.expires)})
+	}
+	return a
 }
 
 // mayRead reports whether the session's key may read ns, as of now.

@@ -19,6 +19,7 @@ type exportMsg struct {
 	Name       string // that was announced
 	Aname      string // the namespace that will be attached, or ""
 	Requester  string // fs.User's Name: the key's fingerprint, or principal and authority
+	Key        string // for channelSSH, the key itself, in wire form
 	Generation uint64 // of the announcement it is meant for
 	Millis     uint32 // after which the orchestrator gives up waiting for the channel
 }

@@ -1,0 +1,107 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// jump answers ssh -J: the channel is spliced to the SSH server of the executor
+// that the host names. What goes over it is between the two.
+func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
+	var msg directTCPMsg
+	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
+		nc.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	sh, err := c.jumpTo(msg.Host)
+	if err != nil {
+		nc.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	out, err := sh.m.dialSSH(ctx, sh.space.ns, c.login.Load())
+	if err != nil {
+		nc.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	defer out.Close()
+	in, reqs, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	defer in.Close()
+	defer context.AfterFunc(sh.ctx, func() { in.Close() })()
+	c.wg.Go(func() { ssh.DiscardRequests(reqs) })
+	splice(in, out)
+}
+
+// jumpTo returns the executor of that name in the namespaces that the key may
+// read: its own first.
+func (c *conn) jumpTo(name string) (*share, error) {
+	g := c.login.Load().grant
+	d := &c.s.dir
+	if home := g.home(); home != "" && g.mayRead(home) {
+		if sh := d.share(home, name); sh != nil {
+			return sh, nil
+		}
+	}
+	var found *share
+	for _, ns := range d.namespaces(g.mayRead) {
+		sh := d.share(ns, name)
+		if sh == nil {
+			continue
+		}
+		if found != nil && found.m != sh.m {
+			return nil, fmt.Errorf("%s is in %s and %s: not by the same key", name, found.space.ns, ns)
+		}
+		found = sh
+	}
+	if found == nil {
+		return nil, fmt.Errorf("no executor %q is connected", name)
+	}
+	return found, nil
+}
+
+// dialSSH opens a channel to the executor's own SSH server, for whoever has
+// logged in here with that key.
+func (m *member) dialSSH(ctx context.Context, ns string, l *login) (ssh.Channel, error) {
+	if _, ok := m.exporter.(reverseExport); !ok {
+		return nil, errors.New("the executor has no SSH server of its own")
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	ch, err := m.conn.dial(ctx, channelSSH, ssh.Marshal(&exportMsg{
+		Name:       m.name,
+		Aname:      ns,
+		Requester:  l.fingerprint(),
+		Key:        string(l.key.Marshal()),
+		Generation: m.generation.Load(),
+		Millis:     uint32(openTimeout.Milliseconds()),
+	}))
+	if errors.Is(err, context.DeadlineExceeded) {
+		m.conn.suspect()
+		err = errSilent
+	}
+	return ch, err
+}
+
+// splice copies between two channels until both directions have ended, or one
+// of the channels is closed.
+func splice(a, b ssh.Channel) {
+	var wg sync.WaitGroup
+	one := func(dst, src ssh.Channel) {
+		if _, err := io.Copy(dst, src); err != nil {
+			dst.Close()
+			src.Close()
+			return
+		}
+		dst.CloseWrite()
+	}
+	wg.Go(func() { one(a, b) })
+	wg.Go(func() { one(b, a) })
+	wg.Wait()
+}
