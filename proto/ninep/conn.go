@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
 )
@@ -31,7 +32,7 @@ type conn struct {
 	rwc  io.ReadWriteCloser
 	user fs.User
 	ctx  context.Context // ends with the connection
-	out  *sender
+	out  *wire.Sender
 	end  chan error     // the last reader's
 	wg   sync.WaitGroup // every goroutine of the connection
 
@@ -57,7 +58,7 @@ func (m marks) pfuse() bool { return m.msize8k && !m.auth && !m.flush }
 
 // A reader is the state of whoever has the reader's role.
 type reader struct {
-	fr  *frameReader
+	fr  *wire.Reader
 	out []byte // replies that are complete
 
 	// op is odd while an operation runs, and grows with each. watch sets it to
@@ -68,7 +69,7 @@ type reader struct {
 }
 
 func newConn(s *Server, rwc io.ReadWriteCloser, user fs.User) *conn {
-	return &conn{srv: s, rwc: rwc, user: user, out: newSender(rwc), end: make(chan error, 1)}
+	return &conn{srv: s, rwc: rwc, user: user, out: wire.NewSender(rwc), end: make(chan error, 1)}
 }
 
 func (c *conn) serve(ctx context.Context) error {
@@ -82,11 +83,11 @@ func (c *conn) serve(ctx context.Context) error {
 	c.timer.Stop()
 	defer c.timer.Stop()
 
-	c.rd = &reader{fr: newFrameReader(c.rwc)}
+	c.rd = &reader{fr: wire.NewReader(c.rwc)}
 	c.wg.Go(func() { c.read(c.rd) })
 	err := <-c.end
 	c.rwc.Close()
-	c.out.fail(io.ErrClosedPipe)
+	c.out.Fail(io.ErrClosedPipe)
 	c.reset(true)
 	cancel()
 	c.wg.Wait()
@@ -97,7 +98,7 @@ func (c *conn) serve(ctx context.Context) error {
 // role; only in the first case it sends an error.
 func (c *conn) read(rd *reader) {
 	for {
-		if !rd.fr.buffered() || len(rd.out) >= flushAt {
+		if !rd.fr.Buffered() || len(rd.out) >= flushAt {
 			if err := c.send(rd); err != nil {
 				c.end <- err
 				return
@@ -107,9 +108,9 @@ func (c *conn) read(rd *reader) {
 		max := c.msize
 		c.mu.Unlock()
 		if max == 0 {
-			max = maxVersion
+			max = wire.MaxVersion
 		}
-		frame, err := rd.fr.next(max)
+		frame, err := rd.fr.Next(max)
 		if err != nil {
 			c.send(rd) // whoever shut down only his sending side still listens
 			c.end <- err
@@ -130,10 +131,10 @@ func (c *conn) read(rd *reader) {
 // send queues the replies of a burst and writes them.
 func (c *conn) send(rd *reader) error {
 	if len(rd.out) > 0 {
-		c.out.put(rd.out)
+		c.out.Put(rd.out)
 		rd.out = nil
 	}
-	return c.out.flush()
+	return c.out.Flush()
 }
 
 // step answers one frame. It reports false if the reader's role went to
@@ -145,13 +146,13 @@ func (c *conn) step(rd *reader, frame []byte) (mine bool, err error) {
 		dialect: c.dialect, msize: c.msize, ctx: c.ctx,
 	}
 	if rd.out == nil {
-		rd.out = getBuffer()
+		rd.out = wire.GetBuffer()
 	}
 	switch {
 	case r.typ == plan9.Tversion:
 		return true, c.version(rd, r)
 	case c.msize == 0:
-		return true, fmt.Errorf("9p: %s before Tversion", text(None, frame, 32))
+		return true, fmt.Errorf("9p: %s before Tversion", wire.Text(None, frame, 32))
 	case r.typ == plan9.Tflush:
 		c.flush(rd, r)
 		return true, nil
@@ -184,7 +185,7 @@ func (c *conn) step(rd *reader, frame []byte) (mine bool, err error) {
 		rd.out = r.out
 		return true, nil
 	}
-	r.out = append(getBuffer(), r.out[r.start:]...)
+	r.out = append(wire.GetBuffer(), r.out[r.start:]...)
 	r.start = 0
 	c.finish(r)
 	return false, nil
@@ -220,7 +221,7 @@ func (c *conn) watch() {
 	r.async = true
 	c.tags[r.tag] = r
 	c.hold(r)
-	next := &reader{fr: rd.fr.handoff(), out: append(getBuffer(), rd.out...)}
+	next := &reader{fr: rd.fr.Handoff(), out: append(wire.GetBuffer(), rd.out...)}
 	c.rd = next
 	c.wg.Go(func() { c.read(next) })
 }

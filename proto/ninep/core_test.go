@@ -16,19 +16,20 @@ import (
 
 	"9ci/fs"
 	"9ci/proto/internal/testtree"
+	"9ci/proto/internal/wire"
 )
 
-// A wire talks to a server message by message.
-type wire struct {
+// A talk is had with to a server message by message.
+type talk struct {
 	t testing.TB
 	net.Conn
-	fr *frameReader
+	fr *wire.Reader
 	d  Dialect
 }
 
-func dialWire(t testing.TB, s *Server, d Dialect, msize int) *wire {
+func dialWire(t testing.TB, s *Server, d Dialect, msize int) *talk {
 	c := serve(t, s)
-	w := &wire{t, c, newFrameReader(c), d}
+	w := &talk{t, c, wire.NewReader(c), d}
 	w.send("Tversion tag -1 msize %d version %s", msize, d)
 	w.want("Rversion tag 65535 msize %d version %s", msize, d)
 	attach := "Tattach tag 1 fid 0 afid -1 uname glenda aname \"\""
@@ -40,7 +41,7 @@ func dialWire(t testing.TB, s *Server, d Dialect, msize int) *wire {
 	return w
 }
 
-func (w *wire) send(format string, args ...any) {
+func (w *talk) send(format string, args ...any) {
 	w.t.Helper()
 	frame, err := parse(w.d, fmt.Sprintf(format, args...))
 	if err == nil {
@@ -51,13 +52,13 @@ func (w *wire) send(format string, args ...any) {
 	}
 }
 
-func (w *wire) want(format string, args ...any) {
+func (w *talk) want(format string, args ...any) {
 	w.t.Helper()
-	frame, err := w.fr.next(maxMsize)
+	frame, err := w.fr.Next(wire.MaxMsize)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if want, got := fmt.Sprintf(format, args...), text(w.d, frame, 1<<20); !matches(want, got) {
+	if want, got := fmt.Sprintf(format, args...), wire.Text(w.d, frame, 1<<20); !matches(want, got) {
 		w.t.Fatalf("got %s, want %s", got, want)
 	}
 }
@@ -328,7 +329,7 @@ func TestMemory(t *testing.T) {
 	root, log := testtree.New()
 	arrived, _ := log.Watch()
 	s := &Server{Root: root, User: fs.User{Name: "g", UID: 1}}
-	var ws []*wire
+	var ws []*talk
 	measure := func() uint64 {
 		var m runtime.MemStats
 		runtime.GC()
@@ -341,7 +342,7 @@ func TestMemory(t *testing.T) {
 		ws = append(ws, dialWire(t, s, Plan9, 8216))
 	}
 	// The test's own end has a buffer and a pipe too.
-	if per := (measure() - before) / n; per > 16<<10+readBuffer {
+	if per := (measure() - before) / n; per > 16<<10+wire.ReadBuffer {
 		t.Errorf("an idle connection and its client cost %d bytes, want at most 16 KiB and the client's", per)
 	} else {
 		t.Logf("an idle connection and its client cost %d bytes", per)

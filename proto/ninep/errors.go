@@ -28,7 +28,7 @@ var (
 )
 
 // errorTable is how errors travel: as the text of an Rerror and as the number
-// of an Rlerror. The first row that an error is gives both; 9pfuse knows an
+// of an wire.Rlerror. The first row that an error is gives both; 9pfuse knows an
 // error by words within its text, so texts keep these. In the other direction
 // the first row whose text ends an ename, or whose number is the ecode, gives
 // the error.
@@ -133,7 +133,7 @@ func unwrapText(err error) string {
 	}
 }
 
-// decodeErrno is the error that an Rlerror brought.
+// decodeErrno is the error that an wire.Rlerror brought.
 func decodeErrno(n uint32) error {
 	for _, e := range errorTable {
 		if uint32(e.errno) == n {

@@ -7,10 +7,12 @@ import (
 	"io"
 	iofs "io/fs"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
 )
@@ -27,7 +29,7 @@ type ImportOptions struct {
 	Dialect Dialect
 }
 
-const defaultMsize = 128<<10 + ioHeader
+const defaultMsize = 128<<10 + wire.IOHeader
 
 // A Client is an imported tree. Its nodes are paths: each operation is a burst
 // of messages that walks, does its work, and clunks, and so takes one round
@@ -83,8 +85,8 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 	}
 	b := le.AppendUint32(nil, 0)
 	b = le.AppendUint32(b, plan9.NOFID)
-	b = appendString(b, o.Uname)
-	b = appendString(b, o.Aname)
+	b = wire.AppendString(b, o.Uname)
+	b = wire.AppendString(b, o.Aname)
 	if l.dialect == DotL {
 		b = le.AppendUint32(b, plan9.NOUID)
 	}
@@ -108,17 +110,17 @@ func (l *link) version(ctx context.Context, d Dialect, msize int) error {
 	if msize == 0 {
 		msize = defaultMsize
 	}
-	msize = max(minMsize, min(msize, maxMsize))
+	msize = max(wire.MinMsize, min(msize, wire.MaxMsize))
 	b := le.AppendUint32(nil, uint32(msize))
-	c := &call{typ: plan9.Tversion, body: appendString(b, d.String())}
+	c := &call{typ: plan9.Tversion, body: wire.AppendString(b, d.String())}
 	if err := l.do(ctx, c); err != nil {
 		return err
 	}
 	if c.err != nil {
 		return c.err
 	}
-	dec := decoder{b: c.rx}
-	got, version := dec.u32(), dec.str()
+	dec := wire.Decoder{B: c.rx}
+	got, version := dec.U32(), dec.Str()
 	switch version {
 	case "9P2000.L":
 		l.dialect = DotL
@@ -128,7 +130,7 @@ func (l *link) version(ctx context.Context, d Dialect, msize int) error {
 		return nil
 	}
 	if l.dialect == DotL && d == Plan9 || got > uint32(msize) || got < 256 {
-		return fmt.Errorf("peer answered %s with %s and a message size of %d", d, word(version), got)
+		return fmt.Errorf("peer answered %s with %s and a message size of %d", d, strconv.Quote(version), got)
 	}
 	l.mu.Lock()
 	l.msize = got
@@ -194,7 +196,7 @@ func (n *imported) walkCalls(fid uint32) []*call {
 		b = le.AppendUint32(b, fid)
 		b = le.AppendUint16(b, uint16(k))
 		for _, name := range names[:k] {
-			b = appendString(b, name)
+			b = wire.AppendString(b, name)
 		}
 		calls = append(calls, &call{typ: plan9.Twalk, body: b})
 		from, names = fid, names[k:]
@@ -280,8 +282,8 @@ func (n *imported) statCalls(fid uint32) []*call {
 		return []*call{{typ: plan9.Tstat, body: le.AppendUint32(nil, fid)}}
 	}
 	return []*call{
-		{typ: Tgetattr, body: le.AppendUint64(le.AppendUint32(nil, fid), attrBasic)},
-		{typ: Treadlink, body: le.AppendUint32(nil, fid)},
+		{typ: wire.Tgetattr, body: le.AppendUint64(le.AppendUint32(nil, fid), attrBasic)},
+		{typ: wire.Treadlink, body: le.AppendUint32(nil, fid)},
 	}
 }
 
@@ -300,8 +302,8 @@ func (n *imported) statOf(calls []*call) (fs.Stat, error) {
 	st, err := statLinux(calls[0].rx)
 	st.Name = n.name()
 	if err == nil && st.Mode&iofs.ModeSymlink != 0 && calls[1].err == nil {
-		d := decoder{b: calls[1].rx}
-		st.Target = d.str()
+		d := wire.Decoder{B: calls[1].rx}
+		st.Target = d.Str()
 		if st.Target == "" || len(st.Target) > 4096 {
 			return st, errPeer("an impossible link target")
 		}
@@ -336,7 +338,7 @@ func (n *imported) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) 
 		if l.dialect == Plan9 {
 			return append([]*call{{typ: plan9.Topen, body: append(b, plan9Mode(mode))}}, n.statCalls(fid)...)
 		}
-		return append([]*call{{typ: Tlopen, body: le.AppendUint32(b, linuxFlags(mode))}}, n.statCalls(fid)...)
+		return append([]*call{{typ: wire.Tlopen, body: le.AppendUint32(b, linuxFlags(mode))}}, n.statCalls(fid)...)
 	})
 	if err != nil {
 		return nil, n.fail("open", err)
@@ -424,7 +426,7 @@ func (f *importedFile) ReadAt(ctx context.Context, p []byte, off int64) (int, er
 }
 
 // chunk is the most that one message carries.
-func (f *importedFile) chunk() int { return int(f.link.msize - ioHeader) }
+func (f *importedFile) chunk() int { return int(f.link.msize - wire.IOHeader) }
 
 func (f *importedFile) readCall(p []byte, off int64) *call {
 	b := le.AppendUint32(nil, f.fid)

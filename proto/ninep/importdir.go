@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
 )
@@ -19,14 +20,14 @@ func qidPath(p uint64) uint64 { return (p ^ p>>56) & (1<<56 - 1) }
 
 // statLinux makes a Stat of an Rgetattr's fields.
 func statLinux(b []byte) (fs.Stat, error) {
-	d := decoder{b: b}
-	d.u64() // valid
-	q := d.qid()
-	mode, uid, gid := d.u32(), d.u32(), d.u32()
-	d.take(16) // nlink rdev
-	size := d.u64()
-	d.take(32) // blksize blocks atime
-	sec, nsec := d.u64(), d.u64()
+	d := wire.Decoder{B: b}
+	d.U64() // valid
+	q := d.Qid()
+	mode, uid, gid := d.U32(), d.U32(), d.U32()
+	d.Take(16) // nlink rdev
+	size := d.U64()
+	d.Take(32) // blksize blocks atime
+	sec, nsec := d.U64(), d.U64()
 	if size >= 1<<63 || nsec >= 1e9 || sec >= 1<<40 {
 		return fs.Stat{}, errPeer("an impossible size or time")
 	}
@@ -120,10 +121,10 @@ func (n *importedDir) readDirLinux(ctx context.Context, after uint64, count int)
 	for range 100 {
 		_, calls, err := n.visit(ctx, false, func(fid uint32) []*call {
 			b := le.AppendUint64(le.AppendUint32(nil, fid), after)
-			most := min(n.c.link.msize-ioHeader, uint32(max(512, 64*count)))
+			most := min(n.c.link.msize-wire.IOHeader, uint32(max(512, 64*count)))
 			return []*call{
-				{typ: Tlopen, body: le.AppendUint32(le.AppendUint32(nil, fid), syscall.O_DIRECTORY)},
-				{typ: Treaddir, body: le.AppendUint32(b, most)},
+				{typ: wire.Tlopen, body: le.AppendUint32(le.AppendUint32(nil, fid), syscall.O_DIRECTORY)},
+				{typ: wire.Treaddir, body: le.AppendUint32(b, most)},
 			}
 		})
 		if err != nil {
@@ -149,13 +150,13 @@ func (n *importedDir) readDirLinux(ctx context.Context, after uint64, count int)
 // entries takes at most count entries from an Rreaddir. last is the cookie
 // behind what it took.
 func entries(rx []byte, after uint64, count int) (sts []fs.Stat, last uint64, err error) {
-	d := decoder{b: rx}
-	d = decoder{b: d.bytes()}
+	d := wire.Decoder{B: rx}
+	d = wire.Decoder{B: d.Bytes()}
 	last = after
-	for len(d.b) > 0 && len(sts) < count {
-		q := d.qid()
-		cookie, typ, name := d.u64(), d.u8(), d.str()
-		if d.bad || cookie == 0 || cookie == last {
+	for len(d.B) > 0 && len(sts) < count {
+		q := d.Qid()
+		cookie, typ, name := d.U64(), d.U8(), d.Str()
+		if d.Bad || cookie == 0 || cookie == last {
 			return nil, 0, errPeer("a malformed listing")
 		}
 		last = cookie

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
 	"golang.org/x/sync/semaphore"
@@ -23,7 +24,7 @@ const maxCalls = 8192
 // each with its tag. It trusts nothing that the peer says.
 type link struct {
 	rwc     io.ReadWriteCloser
-	out     *sender
+	out     *wire.Sender
 	dialect Dialect
 	msize   uint32
 	root    plan9.Qid
@@ -67,7 +68,7 @@ var errSkipped = errors.New("not sent")
 
 func newLink(rwc io.ReadWriteCloser) *link {
 	return &link{
-		rwc: rwc, out: newSender(rwc), msize: maxVersion, done: make(chan struct{}),
+		rwc: rwc, out: wire.NewSender(rwc), msize: wire.MaxVersion, done: make(chan struct{}),
 		slots: semaphore.NewWeighted(maxCalls), calls: make(map[uint16]*call), nextFid: 1,
 	}
 }
@@ -100,7 +101,7 @@ func (l *link) start(ctx context.Context, calls ...*call) error {
 
 // send is start for calls that have their slots.
 func (l *link) send(calls ...*call) error {
-	b := getBuffer()
+	b := wire.GetBuffer()
 	now := time.Now()
 	l.mu.Lock()
 	if l.finalErr != nil {
@@ -124,12 +125,12 @@ func (l *link) send(calls ...*call) error {
 			tag = plan9.NOTAG
 		}
 		start := len(b)
-		b = begin(b, c.typ, tag)
-		b = end(append(b, c.body...), start)
+		b = wire.Begin(b, c.typ, tag)
+		b = wire.End(append(b, c.body...), start)
 	}
-	l.out.put(b)
+	l.out.Put(b)
 	l.mu.Unlock()
-	if err := l.out.flush(); err != nil {
+	if err := l.out.Flush(); err != nil {
 		l.rwc.Close() // the reader tells everybody
 	}
 	return nil
@@ -179,7 +180,7 @@ func (l *link) do(ctx context.Context, calls ...*call) error {
 			return err
 		}
 		switch {
-		case c.typ == Treadlink: // asks of what may be no link
+		case c.typ == wire.Treadlink: // asks of what may be no link
 		case c.typ == plan9.Twalk && c.err == nil && walkedAll(c):
 			walked = true
 		default:
@@ -258,7 +259,7 @@ func (l *link) discard(fid uint32) {
 // read takes the answers until the connection ends, and then fails what is
 // outstanding. It trusts no length, tag or type.
 func (l *link) read() {
-	err := l.readAll(newFrameReader(l.rwc))
+	err := l.readAll(wire.NewReader(l.rwc))
 	l.rwc.Close()
 	l.mu.Lock()
 	if l.closing || err == io.EOF {
@@ -271,7 +272,7 @@ func (l *link) read() {
 	calls := l.calls
 	l.calls = make(map[uint16]*call)
 	l.mu.Unlock()
-	l.out.fail(l.finalErr)
+	l.out.Fail(l.finalErr)
 	for _, c := range calls {
 		c.err = l.finalErr
 		l.slots.Release(1)
@@ -280,18 +281,18 @@ func (l *link) read() {
 	close(l.done)
 }
 
-func (l *link) readAll(fr *frameReader) error {
+func (l *link) readAll(fr *wire.Reader) error {
 	for {
-		head, err := fr.peek(headerSize)
+		head, err := fr.Peek(wire.HeaderSize)
 		if err != nil {
 			return err
 		}
 		size, typ, tag := le.Uint32(head), head[4], le.Uint16(head[5:])
-		if size < headerSize {
-			return errFrame
+		if size < wire.HeaderSize {
+			return wire.ErrFrame
 		}
 		l.mu.Lock()
-		msize := max(l.msize, maxVersion)
+		msize := max(l.msize, wire.MaxVersion)
 		if typ == plan9.Rversion || tag == plan9.NOTAG {
 			tag = 0 // Tversion is the first call and alone
 		}
@@ -309,7 +310,7 @@ func (l *link) readAll(fr *frameReader) error {
 			}
 		}
 		if typ == plan9.Rread && c.typ == plan9.Tread && c.dst != nil {
-			c.n, err = fr.data(size, msize, c.dst)
+			c.n, err = fr.Data(size, msize, c.dst)
 		} else {
 			err = l.answer(fr, c, typ, msize)
 		}
@@ -324,8 +325,8 @@ func (l *link) readAll(fr *frameReader) error {
 }
 
 // answer reads any other R-message. An error ends the connection.
-func (l *link) answer(fr *frameReader, c *call, typ uint8, msize uint32) error {
-	frame, err := fr.next(msize)
+func (l *link) answer(fr *wire.Reader, c *call, typ uint8, msize uint32) error {
+	frame, err := fr.Next(msize)
 	if err != nil {
 		return err
 	}
@@ -333,57 +334,24 @@ func (l *link) answer(fr *frameReader, c *call, typ uint8, msize uint32) error {
 	if c.typ == plan9.Tversion {
 		d = Plan9
 	}
-	if typ != plan9.Rerror && typ != Rlerror && typ != c.typ+1 {
+	if typ != plan9.Rerror && typ != wire.Rlerror && typ != c.typ+1 {
 		return fmt.Errorf("9p: answer of type %d to a request of type %d", typ, c.typ)
 	}
-	lay := layouts[d][typ]
-	if lay == nil && typ == Rlerror {
-		lay = layouts[DotL][typ]
+	lay := wire.Layouts[d][typ]
+	if lay == nil && typ == wire.Rlerror {
+		lay = wire.Layouts[DotL][typ]
 	}
-	if lay == nil || !lay.fits(frame) {
+	if lay == nil || !lay.Fits(frame) {
 		return fmt.Errorf("9p: malformed answer of type %d", typ)
 	}
-	dec := decoder{b: frame[headerSize:]}
+	dec := wire.Decoder{B: frame[wire.HeaderSize:]}
 	switch typ {
 	case plan9.Rerror:
-		c.err = decodeEname(dec.str())
-	case Rlerror:
-		c.err = decodeErrno(dec.u32())
+		c.err = decodeEname(dec.Str())
+	case wire.Rlerror:
+		c.err = decodeErrno(dec.U32())
 	default:
-		c.rx = append([]byte(nil), dec.b...)
+		c.rx = append([]byte(nil), dec.B...)
 	}
 	return nil
-}
-
-// peek returns the first n bytes of the next frame without taking them.
-func (fr *frameReader) peek(n int) ([]byte, error) {
-	if err := fr.fill(4); err != nil {
-		return nil, err
-	}
-	if err := fr.fill(n); err != nil {
-		return nil, err
-	}
-	return fr.buf[fr.lo : fr.lo+n], nil
-}
-
-// data takes an Rread and puts its bytes straight where they belong.
-func (fr *frameReader) data(size, msize uint32, dst []byte) (int, error) {
-	if size < headerSize+4 {
-		return 0, errFrame
-	}
-	head, err := fr.peek(headerSize + 4)
-	if err != nil {
-		return 0, err
-	}
-	n := le.Uint32(head[headerSize:])
-	if size > msize || uint64(size) != uint64(n)+headerSize+4 || uint64(n) > uint64(len(dst)) {
-		return 0, errors.New("9p: read answered with more than was asked for")
-	}
-	fr.lo += headerSize + 4
-	got := copy(dst[:n], fr.buf[fr.lo:fr.hi])
-	fr.lo += got
-	if _, err := io.ReadFull(fr.r, dst[got:n]); err != nil {
-		return 0, noEOF(err)
-	}
-	return int(n), nil
 }

@@ -11,15 +11,16 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
 )
 
 // do performs the operation of r and builds its reply.
 func (r *request) do() error {
-	d := &decoder{b: r.frame}
+	d := &wire.Decoder{B: r.frame}
 	if r.frame != nil {
-		d.take(headerSize + 4) // admit has looked at the fid
+		d.Take(wire.HeaderSize + 4) // admit has looked at the fid
 	}
 	switch r.typ {
 	case plan9.Tattach:
@@ -27,13 +28,13 @@ func (r *request) do() error {
 	case plan9.Twalk:
 		return r.walk(d)
 	case plan9.Topen:
-		return r.topen(d.u8())
-	case Tlopen:
-		return r.tlopen(d.u32())
+		return r.topen(d.U8())
+	case wire.Tlopen:
+		return r.tlopen(d.U32())
 	case plan9.Tread:
 		return r.read(d)
 	case plan9.Twrite:
-		return r.write(d.u64(), d.bytes())
+		return r.write(d.U64(), d.Bytes())
 	case plan9.Tclunk:
 		r.clunk()
 		r.reply(plan9.Rclunk)
@@ -44,25 +45,25 @@ func (r *request) do() error {
 	case plan9.Tstat:
 		return r.stat()
 	case plan9.Twstat:
-		return r.wstat(d.take(int(d.u16())))
-	case Tgetattr:
-		return r.getattr(d.u64())
-	case Tsetattr:
+		return r.wstat(d.Take(int(d.U16())))
+	case wire.Tgetattr:
+		return r.getattr(d.U64())
+	case wire.Tsetattr:
 		return r.setattr(d)
-	case Treaddir:
-		return r.readdir(d.u64(), d.u32())
-	case Treadlink:
+	case wire.Treaddir:
+		return r.readdir(d.U64(), d.U32())
+	case wire.Treadlink:
 		return r.readlink()
-	case Tstatfs:
+	case wire.Tstatfs:
 		r.statfs()
 		return nil
-	case Tfsync:
-		r.reply(Tfsync + 1)
+	case wire.Tfsync:
+		r.reply(wire.Tfsync + 1)
 		return nil
-	case Tgetlock:
+	case wire.Tgetlock:
 		r.getlock(d)
 		return nil
-	case plan9.Tcreate, Tlcreate, Tsymlink, Tmknod, Trename, Tlink, Tmkdir, Trenameat, Tunlinkat:
+	case plan9.Tcreate, wire.Tlcreate, wire.Tsymlink, wire.Tmknod, wire.Trename, wire.Tlink, wire.Tmkdir, wire.Trenameat, wire.Tunlinkat:
 		return fs.ErrReadOnly
 	}
 	return errUnsupported
@@ -70,8 +71,8 @@ func (r *request) do() error {
 
 // version answers Tversion: everything of the session before it ends.
 func (c *conn) version(rd *reader, r *request) error {
-	d := decoder{b: r.frame[headerSize:]}
-	msize, version := d.u32(), d.str()
+	d := wire.Decoder{B: r.frame[wire.HeaderSize:]}
+	msize, version := d.U32(), d.Str()
 	r.dialect = None
 	if strings.HasPrefix(version, "9P2000.L") {
 		r.dialect = DotL
@@ -80,33 +81,33 @@ func (c *conn) version(rd *reader, r *request) error {
 	}
 	r.out, r.start = rd.out, len(rd.out)
 	defer func() { rd.out = r.out }()
-	if !d.ok() {
+	if !d.OK() {
 		r.fail(errMalformed)
 		return nil
 	}
-	if msize < minMsize {
-		r.fail(fmt.Errorf("msize %d is less than %d: %w", msize, minMsize, iofs.ErrInvalid))
+	if msize < wire.MinMsize {
+		r.fail(fmt.Errorf("msize %d is less than %d: %w", msize, wire.MinMsize, iofs.ErrInvalid))
 		return nil
 	}
 	c.reset(false)
 	c.mu.Lock()
 	c.dialect = r.dialect
-	c.msize = min(msize, maxMsize)
+	c.msize = min(msize, wire.MaxMsize)
 	if c.dialect == None {
 		c.msize = 0
 	}
 	c.marks = marks{msize8k: msize == 8192}
 	c.mu.Unlock()
 	r.reply(plan9.Rversion)
-	r.out = le.AppendUint32(r.out, min(msize, maxMsize))
-	r.out = appendString(r.out, r.dialect.String())
-	end(r.out, r.start)
+	r.out = le.AppendUint32(r.out, min(msize, wire.MaxMsize))
+	r.out = wire.AppendString(r.out, r.dialect.String())
+	wire.End(r.out, r.start)
 	c.traceFrame("->", r.dialect, r.out[r.start:])
 	return nil
 }
 
-func (r *request) attach(d *decoder) error {
-	afid, uname, aname := d.u32(), d.str(), d.str()
+func (r *request) attach(d *wire.Decoder) error {
+	afid, uname, aname := d.U32(), d.Str(), d.Str()
 	if afid != plan9.NOFID {
 		return errNoAuth
 	}
@@ -131,15 +132,15 @@ func (r *request) attach(d *decoder) error {
 	}
 	e.st.Mode = e.st.Mode&^iofs.ModeSymlink | iofs.ModeDir
 	r.reply(plan9.Rattach)
-	r.out = appendQid(r.out, qid(r.dialect, &e.st))
+	r.out = wire.AppendQid(r.out, qid(r.dialect, &e.st))
 	r.bind(e)
 	return nil
 }
 
 // walk follows walk(5): newfid is bound only if every name was there.
-func (r *request) walk(d *decoder) error {
-	d.u32() // newfid
-	n := int(d.u16())
+func (r *request) walk(d *wire.Decoder) error {
+	d.U32() // newfid
+	n := int(d.U16())
 	if n > plan9.MAXWELEM {
 		return errTooManyNames
 	}
@@ -154,7 +155,7 @@ func (r *request) walk(d *decoder) error {
 	r.out = le.AppendUint16(r.out, 0)
 	e := r.elem
 	for i := range n {
-		next, err := r.walk1(e, d.str())
+		next, err := r.walk1(e, d.Str())
 		if err != nil {
 			if i == 0 {
 				return err
@@ -162,7 +163,7 @@ func (r *request) walk(d *decoder) error {
 			return nil
 		}
 		e = next
-		r.out = appendQid(r.out, qid(r.dialect, &e.st))
+		r.out = wire.AppendQid(r.out, qid(r.dialect, &e.st))
 		le.PutUint16(r.out[count:], uint16(i+1))
 	}
 	r.bind(e)
@@ -267,7 +268,7 @@ func (r *request) tlopen(flags uint32) error {
 	if flags&syscall.O_DIRECTORY != 0 && !r.elem.st.IsDir() {
 		return fs.ErrNotDir
 	}
-	return r.open(m, Tlopen+1)
+	return r.open(m, wire.Tlopen+1)
 }
 
 func (r *request) open(m fs.OpenMode, typ uint8) error {
@@ -300,7 +301,7 @@ func (r *request) open(m fs.OpenMode, typ uint8) error {
 		file.Close()
 	}
 	r.reply(typ)
-	r.out = appendQid(r.out, qid(r.dialect, &st))
+	r.out = wire.AppendQid(r.out, qid(r.dialect, &st))
 	r.out = le.AppendUint32(r.out, 0) // iounit: as much as msize allows
 	return nil
 }
@@ -361,13 +362,13 @@ const (
 // parseRead takes what a read that waits needs from its frame, so that the
 // frame can go.
 func (r *request) parseRead() {
-	d := decoder{b: r.frame[headerSize+4:]}
-	r.offset, r.count = d.u64(), d.u32()
+	d := wire.Decoder{B: r.frame[wire.HeaderSize+4:]}
+	r.offset, r.count = d.U64(), d.U32()
 }
 
-func (r *request) read(d *decoder) error {
+func (r *request) read(d *wire.Decoder) error {
 	if r.frame != nil {
-		r.offset, r.count = d.u64(), d.u32()
+		r.offset, r.count = d.U64(), d.U32()
 	}
 	r.c.mu.Lock()
 	f := r.fid
@@ -379,7 +380,7 @@ func (r *request) read(d *decoder) error {
 	if r.offset >= 1<<63 {
 		return iofs.ErrInvalid
 	}
-	count := int(min(r.count, r.msize-ioHeader))
+	count := int(min(r.count, r.msize-wire.IOHeader))
 	switch {
 	case r.file == nil && r.dialect == DotL:
 		return fs.ErrIsDir
@@ -434,23 +435,23 @@ func (r *request) readLive(count int) error {
 		defer t.Stop()
 	}
 	first := min(count, liveProbe)
-	r.out = make([]byte, 0, headerSize+4+first)
+	r.out = make([]byte, 0, wire.HeaderSize+4+first)
 	if err := r.readInto(r, first); err != nil {
 		return err
 	}
-	if len(r.out) < headerSize+4+first || first == count {
+	if len(r.out) < wire.HeaderSize+4+first || first == count {
 		return nil
 	}
 	// More may be there; what is not must not be waited for.
 	more := min(count, liveMost) - first
-	r.out = append(getBuffer(), r.out...)
+	r.out = append(wire.GetBuffer(), r.out...)
 	r.out = grow(r.out, more)
-	n, err := r.file.ReadAt(noWait{r}, r.out[headerSize+4+first:], int64(r.offset)+int64(first))
+	n, err := r.file.ReadAt(noWait{r}, r.out[wire.HeaderSize+4+first:], int64(r.offset)+int64(first))
 	if err != nil || n < 0 || n > more {
 		n = 0
 	}
-	r.out = r.out[:headerSize+4+first+n]
-	le.PutUint32(r.out[headerSize:], uint32(first+n))
+	r.out = r.out[:wire.HeaderSize+4+first+n]
+	le.PutUint32(r.out[wire.HeaderSize:], uint32(first+n))
 	return nil
 }
 

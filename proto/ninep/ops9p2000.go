@@ -4,6 +4,7 @@ import (
 	iofs "io/fs"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
 )
@@ -49,18 +50,18 @@ func appendDir(b []byte, st *fs.Stat) []byte {
 		size = uint64(len(st.Target))
 	}
 	mtime := uint32(max(0, st.ModTime.Unix()))
-	b = append(b, 0, 0)                    // size
-	b = append(b, 0, 0, 0, 0, 0, 0)        // type, dev: the kernel's
-	b = appendQid(b, q)                    //
-	b = le.AppendUint32(b, mode)           //
-	b = le.AppendUint32(b, mtime)          // atime
-	b = le.AppendUint32(b, mtime)          //
-	b = le.AppendUint64(b, size)           //
-	b = appendString(b, st.Name)           //
-	uid := userName(st.UID)                //
-	b = appendString(b, uid)               //
-	b = appendString(b, groupName(st.GID)) //
-	b = appendString(b, uid)               // muid
+	b = append(b, 0, 0)                         // size
+	b = append(b, 0, 0, 0, 0, 0, 0)             // type, dev: the kernel's
+	b = wire.AppendQid(b, q)                    //
+	b = le.AppendUint32(b, mode)                //
+	b = le.AppendUint32(b, mtime)               // atime
+	b = le.AppendUint32(b, mtime)               //
+	b = le.AppendUint64(b, size)                //
+	b = wire.AppendString(b, st.Name)           //
+	uid := userName(st.UID)                     //
+	b = wire.AppendString(b, uid)               //
+	b = wire.AppendString(b, groupName(st.GID)) //
+	b = wire.AppendString(b, uid)               // muid
 	le.PutUint16(b[at:], uint16(len(b)-at-2))
 	return b
 }
@@ -162,16 +163,16 @@ func (r *request) wstat(b []byte) error {
 
 // plan9Dir decodes a stat entry, which must fill b.
 func plan9Dir(b []byte) (*plan9.Dir, error) {
-	d := decoder{b: b}
-	n := int(d.u16())
-	if n != len(d.b) {
+	d := wire.Decoder{B: b}
+	n := int(d.U16())
+	if n != len(d.B) {
 		return nil, errMalformed
 	}
 	var p plan9.Dir
-	p.Type, p.Dev, p.Qid, p.Mode = d.u16(), d.u32(), d.qid(), plan9.Perm(d.u32())
-	p.Atime, p.Mtime, p.Length = d.u32(), d.u32(), d.u64()
-	p.Name, p.Uid, p.Gid, p.Muid = d.str(), d.str(), d.str(), d.str()
-	if !d.ok() {
+	p.Type, p.Dev, p.Qid, p.Mode = d.U16(), d.U32(), d.Qid(), plan9.Perm(d.U32())
+	p.Atime, p.Mtime, p.Length = d.U32(), d.U32(), d.U64()
+	p.Name, p.Uid, p.Gid, p.Muid = d.Str(), d.Str(), d.Str(), d.Str()
+	if !d.OK() {
 		return nil, errMalformed
 	}
 	return &p, nil

@@ -5,6 +5,7 @@ import (
 	iofs "io/fs"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 )
 
 // Linux's file types in a mode, and shifted by 12 in a directory entry.
@@ -19,7 +20,7 @@ const (
 	sIFIFO  = 0o010000
 )
 
-// Bits of a Tgetattr's mask and a Tsetattr's valid.
+// Bits of a wire.Tgetattr's mask and a wire.Tsetattr's valid.
 const (
 	attrBasic = 0x7ff
 
@@ -74,9 +75,9 @@ func (r *request) getattr(uint64) error {
 	if st.ModTime.IsZero() {
 		sec, nsec = 0, 0
 	}
-	r.reply(Tgetattr + 1)
+	r.reply(wire.Tgetattr + 1)
 	b := le.AppendUint64(r.out, attrBasic)
-	b = appendQid(b, qid(DotL, &st))
+	b = wire.AppendQid(b, qid(DotL, &st))
 	b = le.AppendUint32(b, LinuxMode(st.Mode))
 	b = le.AppendUint32(b, st.UID)
 	b = le.AppendUint32(b, st.GID)
@@ -96,17 +97,17 @@ func (r *request) getattr(uint64) error {
 
 // setattr refuses everything but what changes nothing, and a size of 0, which
 // a shell's > asks for.
-func (r *request) setattr(d *decoder) error {
-	valid := d.u32()
-	d.take(12) // mode uid gid
-	size := d.u64()
+func (r *request) setattr(d *wire.Decoder) error {
+	valid := d.U32()
+	d.Take(12) // mode uid gid
+	size := d.U64()
 	if valid&^(setattrSize|setattrHarmless|1<<7|1<<8) != 0 || valid&setattrSize == 0 || size != 0 {
 		return fs.ErrReadOnly
 	}
 	if err := r.truncate(); err != nil {
 		return err
 	}
-	r.reply(Tsetattr + 1)
+	r.reply(wire.Tsetattr + 1)
 	return nil
 }
 
@@ -118,8 +119,8 @@ func (r *request) readlink() error {
 	if st.Mode&iofs.ModeSymlink == 0 {
 		return iofs.ErrInvalid
 	}
-	r.reply(Treadlink + 1)
-	r.out = appendString(r.out, st.Target)
+	r.reply(wire.Treadlink + 1)
+	r.out = wire.AppendString(r.out, st.Target)
 	return nil
 }
 
@@ -139,18 +140,18 @@ func (r *request) readdir(offset uint64, count uint32) error {
 	if !open {
 		return errNotOpen
 	}
-	most := int(min(count, r.msize-ioHeader))
-	r.reply(Treaddir + 1)
+	most := int(min(count, r.msize-wire.IOHeader))
+	r.reply(wire.Treaddir + 1)
 	at := len(r.out) + 4
 	r.out = le.AppendUint32(r.out, 0)
 	add := func(st *fs.Stat) bool {
 		if len(r.out)-at+24+len(st.Name) > most {
 			return false
 		}
-		r.out = appendQid(r.out, qid(DotL, st))
+		r.out = wire.AppendQid(r.out, qid(DotL, st))
 		r.out = le.AppendUint64(r.out, st.Cookie)
 		r.out = append(r.out, uint8(LinuxMode(st.Mode)>>12))
-		r.out = appendString(r.out, st.Name)
+		r.out = wire.AppendString(r.out, st.Name)
 		return true
 	}
 	full := false
@@ -188,7 +189,7 @@ func (r *request) readdir(offset uint64, count uint32) error {
 }
 
 func (r *request) statfs() {
-	r.reply(Tstatfs + 1)
+	r.reply(wire.Tstatfs + 1)
 	b := le.AppendUint32(r.out, 0x01021997) // V9FS_MAGIC
 	b = le.AppendUint32(b, 4096)            // bsize
 	b = append(b, make([]byte, 48)...)      // blocks bfree bavail files ffree fsid
@@ -196,9 +197,9 @@ func (r *request) statfs() {
 }
 
 // getlock says that nobody holds the lock.
-func (r *request) getlock(d *decoder) {
-	d.u8()
-	r.reply(Tgetlock + 1)
+func (r *request) getlock(d *wire.Decoder) {
+	d.U8()
+	r.reply(wire.Tgetlock + 1)
 	r.out = append(r.out, 2) // F_UNLCK
-	r.out = append(r.out, d.b...)
+	r.out = append(r.out, d.B...)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
 )
@@ -116,26 +117,26 @@ func (r *request) run() {
 	if err := r.do(); err != nil {
 		r.fail(err)
 	} else {
-		end(r.out, r.start)
+		wire.End(r.out, r.start)
 		r.c.traceFrame("->", r.dialect, r.out[r.start:])
 	}
 	r.unpin()
 }
 
 // reply begins an R-message.
-func (r *request) reply(typ uint8) { r.out = begin(r.out[:r.start], typ, r.tag) }
+func (r *request) reply(typ uint8) { r.out = wire.Begin(r.out[:r.start], typ, r.tag) }
 
 // fail replaces the reply by an error.
 func (r *request) fail(err error) {
 	ename, errno := encodeError(err)
 	if r.dialect == DotL {
-		r.out = begin(r.out[:r.start], Rlerror, r.tag)
+		r.out = wire.Begin(r.out[:r.start], wire.Rlerror, r.tag)
 		r.out = le.AppendUint32(r.out, uint32(errno))
 	} else {
-		r.out = begin(r.out[:r.start], plan9.Rerror, r.tag)
-		r.out = appendString(r.out, ename)
+		r.out = wire.Begin(r.out[:r.start], plan9.Rerror, r.tag)
+		r.out = wire.AppendString(r.out, ename)
 	}
-	end(r.out, r.start)
+	wire.End(r.out, r.start)
 	r.c.traceFrame("->", r.dialect, r.out[r.start:])
 }
 
@@ -157,25 +158,25 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 			return refuse, errTag
 		}
 	}
-	l := layouts[r.dialect][r.typ]
+	l := wire.Layouts[r.dialect][r.typ]
 	if l == nil || r.typ&1 != 0 {
 		return refuse, errUnsupported
 	}
-	if !l.fits(r.frame) {
+	if !l.Fits(r.frame) {
 		return refuse, errMalformed
 	}
-	d := decoder{b: r.frame[headerSize:]}
+	d := wire.Decoder{B: r.frame[wire.HeaderSize:]}
 	switch r.typ {
 	case plan9.Tauth:
 		c.marks.auth = true
 		return refuse, errNoAuth
 	case plan9.Tattach:
-		r.makes, r.newfid = true, d.u32()
-	case plan9.Twalk, Txattrwalk:
+		r.makes, r.newfid = true, d.U32()
+	case plan9.Twalk, wire.Txattrwalk:
 		r.makes = r.typ == plan9.Twalk
 		fallthrough
 	default:
-		fid := d.u32()
+		fid := d.U32()
 		f := c.fids[fid]
 		if f != nil && f.busy && f != mine {
 			return c.queue(r, f)
@@ -185,7 +186,7 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 		}
 		r.fid, r.elem, r.file, r.ctx = f, f.elem, f.file, f.ctx
 		if r.makes {
-			r.newfid = d.u32()
+			r.newfid = d.U32()
 			r.makes = r.newfid != fid
 		}
 	}
@@ -215,7 +216,7 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 				r.async = true
 				c.tags[r.tag] = r
 			}
-			d.u32()
+			d.U32()
 			r.parseRead()
 			return wait, nil
 		}
@@ -266,7 +267,7 @@ func (r *request) changesFid() bool {
 	switch r.typ {
 	case plan9.Twalk:
 		return !r.makes
-	case plan9.Topen, Tlopen, plan9.Twrite:
+	case plan9.Topen, wire.Tlopen, plan9.Twrite:
 		return true
 	case plan9.Tread:
 		return r.file == nil
@@ -289,18 +290,18 @@ func (c *conn) finish(r *request) {
 		delete(c.tags, r.tag)
 	}
 	if r.flushed {
-		putBuffer(r.out)
+		wire.PutBuffer(r.out)
 	} else {
 		for _, tag := range r.flushes {
 			r.out = c.appendFlushed(r.out, tag)
 		}
-		c.out.put(r.out)
+		c.out.Put(r.out)
 	}
 	r.out = nil
 	holds := r.holds
 	r.holds = nil
 	c.mu.Unlock()
-	c.out.flush()
+	c.out.Flush()
 	for _, f := range holds {
 		c.drain(f)
 	}
@@ -355,8 +356,8 @@ func (c *conn) flush(rd *reader, t *request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.marks.flush = true
-	d := decoder{b: t.frame[headerSize:]}
-	oldtag := d.u16()
+	d := wire.Decoder{B: t.frame[wire.HeaderSize:]}
+	oldtag := d.U16()
 	// An oldtag that is unknown, its own, or missing has been answered.
 	if r := c.tags[oldtag]; r != nil {
 		r.cancel()
@@ -372,7 +373,7 @@ func (c *conn) flush(rd *reader, t *request) {
 
 func (c *conn) appendFlushed(b []byte, tag uint16) []byte {
 	start := len(b)
-	b = end(begin(b, plan9.Rflush, tag), start)
+	b = wire.End(wire.Begin(b, plan9.Rflush, tag), start)
 	c.traceFrame("->", c.dialect, b[start:])
 	return b
 }

@@ -1,6 +1,7 @@
 package ninep
 
 import (
+	"9ci/proto/internal/wire"
 	"fmt"
 )
 
@@ -12,7 +13,7 @@ func (c *conn) traceFrame(dir string, d Dialect, frame []byte) {
 	if s.Trace == nil {
 		return
 	}
-	line := text(d, frame, traceData)
+	line := wire.Text(d, frame, traceData)
 	s.trace.Lock()
 	defer s.trace.Unlock()
 	fmt.Fprintf(s.Trace, "%s %s\n", dir, line)

@@ -12,6 +12,7 @@ import (
 
 	"9ci/fs"
 	"9ci/proto/internal/testtree"
+	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
 )
@@ -42,7 +43,7 @@ func playTrace(t *testing.T, file string) {
 	root, log := testtree.New()
 	arrived, closed := log.Watch()
 	conn := serve(t, &Server{Root: root, User: fs.User{Name: "glenda", UID: 1000}})
-	fr := newFrameReader(conn)
+	fr := wire.NewReader(conn)
 	d := Plan9
 	if strings.Contains(string(script), "9P2000.L") {
 		d = DotL
@@ -50,11 +51,11 @@ func playTrace(t *testing.T, file string) {
 	next := func(n int, want string) {
 		t.Helper()
 		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-		frame, err := fr.next(maxMsize)
+		frame, err := fr.Next(wire.MaxMsize)
 		if err != nil {
 			t.Fatalf("%s:%d: %v, want %s", file, n, err, want)
 		}
-		if got := text(d, frame, 1<<20); !matches(want, got) {
+		if got := wire.Text(d, frame, 1<<20); !matches(want, got) {
 			t.Fatalf("%s:%d:\ngot  %s\nwant %s", file, n, got, want)
 		}
 	}
@@ -114,19 +115,19 @@ func matches(want, got string) bool {
 // parse is the inverse of text.
 func parse(d Dialect, line string) ([]byte, error) {
 	name, rest, _ := strings.Cut(line, " ")
-	for typ, l := range layouts[d] {
-		if l == nil || l.name != name {
+	for typ, l := range wire.Layouts[d] {
+		if l == nil || l.Name != name {
 			continue
 		}
 		p := &parser{rest: rest}
-		b := begin(nil, uint8(typ), uint16(p.number("tag")))
-		for _, f := range l.fields {
+		b := wire.Begin(nil, uint8(typ), uint16(p.number("tag")))
+		for _, f := range l.Fields {
 			b = p.field(b, f)
 		}
 		if p.err != nil || strings.TrimSpace(p.rest) != "" {
 			return nil, fmt.Errorf("%s: %v, %q is left", name, p.err, p.rest)
 		}
-		return end(b, 0), nil
+		return wire.End(b, 0), nil
 	}
 	// A raw frame: its type, its tag, and its bytes.
 	var typ, tag int
@@ -134,7 +135,7 @@ func parse(d Dialect, line string) ([]byte, error) {
 	if _, err := fmt.Sscanf(line, "T%d tag %d data %q", &typ, &tag, &data); err != nil {
 		return nil, fmt.Errorf("%s: no such message", name)
 	}
-	return end(append(begin(nil, uint8(typ), uint16(tag)), data...), 0), nil
+	return wire.End(append(wire.Begin(nil, uint8(typ), uint16(tag)), data...), 0), nil
 }
 
 type parser struct {
@@ -182,27 +183,27 @@ func (p *parser) number(name string) uint64 {
 	return n
 }
 
-func (p *parser) field(b []byte, f field) []byte {
-	switch f.kind {
-	case kind8:
-		return append(b, uint8(p.number(f.name)))
-	case kind16:
-		return le.AppendUint16(b, uint16(p.number(f.name)))
-	case kind32:
-		return le.AppendUint32(b, uint32(p.number(f.name)))
-	case kind64:
-		return le.AppendUint64(b, p.number(f.name))
-	case kindStr:
-		return appendString(b, p.word(f.name))
-	case kindData:
-		s := p.word(f.name)
+func (p *parser) field(b []byte, f wire.Field) []byte {
+	switch f.Kind {
+	case wire.Kind8:
+		return append(b, uint8(p.number(f.Name)))
+	case wire.Kind16:
+		return le.AppendUint16(b, uint16(p.number(f.Name)))
+	case wire.Kind32:
+		return le.AppendUint32(b, uint32(p.number(f.Name)))
+	case wire.Kind64:
+		return le.AppendUint64(b, p.number(f.Name))
+	case wire.KindStr:
+		return wire.AppendString(b, p.word(f.Name))
+	case wire.KindData:
+		s := p.word(f.Name)
 		return append(binary.LittleEndian.AppendUint32(b, uint32(len(s))), s...)
-	case kindStat:
-		return appendString(b, p.word(f.name))
-	case kindQid:
-		return p.qid(b, p.word(f.name))
+	case wire.KindStat:
+		return wire.AppendString(b, p.word(f.Name))
+	case wire.KindQid:
+		return p.qid(b, p.word(f.Name))
 	}
-	words := p.word(f.name)
+	words := p.word(f.Name)
 	list := &parser{rest: words}
 	var items []string
 	for strings.TrimSpace(list.rest) != "" {
@@ -210,8 +211,8 @@ func (p *parser) field(b []byte, f field) []byte {
 	}
 	b = le.AppendUint16(b, uint16(len(items)))
 	for _, s := range items {
-		if f.kind == kindNames {
-			b = appendString(b, s)
+		if f.Kind == wire.KindNames {
+			b = wire.AppendString(b, s)
 		} else {
 			b = p.qid(b, s)
 		}
@@ -224,5 +225,5 @@ func (p *parser) qid(b []byte, s string) []byte {
 	if _, err := fmt.Sscanf(s, "%x.%x.%x", &q.Path, &q.Vers, &q.Type); err != nil {
 		p.err = err
 	}
-	return appendQid(b, q)
+	return wire.AppendQid(b, q)
 }

@@ -1,4 +1,4 @@
-package ninep
+package wire
 
 import (
 	"io"
@@ -12,36 +12,36 @@ const maxQueued = 1 << 20
 // mergeLimit is the most that is copied to save a write.
 const mergeLimit = 16 << 10
 
-// A sender writes frames in the order they were put. Whoever finds nobody
+// A Sender writes frames in the order they were put. Whoever finds nobody
 // writing writes, for others too, so that a burst goes out in one write.
-type sender struct {
+type Sender struct {
 	w io.Writer
 
 	mu      sync.Mutex // guards what follows
-	room    sync.Cond  // queued fell, or the sender failed
+	room    sync.Cond  // queued fell, or the Sender failed
 	queue   [][]byte
 	queued  int
 	writing bool
 	err     error
 }
 
-func newSender(w io.Writer) *sender {
-	s := &sender{w: w}
+func NewSender(w io.Writer) *Sender {
+	s := &Sender{w: w}
 	s.room.L = &s.mu
 	return s
 }
 
-// put queues whole frames. It never blocks, and takes b over.
-func (s *sender) put(b []byte) {
+// Put queues whole frames. It never blocks, and takes b over.
+func (s *Sender) Put(b []byte) {
 	s.mu.Lock()
 	s.queue = append(s.queue, b)
 	s.queued += len(b)
 	s.mu.Unlock()
 }
 
-// flush writes what is queued, or leaves it to whoever is writing and then
+// Flush writes what is queued, or leaves it to whoever is writing and then
 // waits until there is room again.
-func (s *sender) flush() error {
+func (s *Sender) Flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.writing && s.queued > maxQueued && s.err == nil {
@@ -69,15 +69,15 @@ func (s *sender) flush() error {
 
 // write sends q: small frames as one, large ones as they are, so that data is
 // never copied on its way.
-func (s *sender) write(q [][]byte) (n int, err error) {
+func (s *Sender) write(q [][]byte) (n int, err error) {
 	for _, b := range q {
 		n += len(b)
 	}
 	if len(q) > 1 && n <= mergeLimit {
-		all := getBuffer()
+		all := GetBuffer()
 		for _, b := range q {
 			all = append(all, b...)
-			putBuffer(b)
+			PutBuffer(b)
 		}
 		q = append(q[:0], all)
 	}
@@ -85,13 +85,13 @@ func (s *sender) write(q [][]byte) (n int, err error) {
 		if err == nil {
 			_, err = s.w.Write(b)
 		}
-		putBuffer(b)
+		PutBuffer(b)
 	}
 	return n, err
 }
 
-// fail makes every flush return err from now on.
-func (s *sender) fail(err error) {
+// Fail makes every flush return err from now on.
+func (s *Sender) Fail(err error) {
 	s.mu.Lock()
 	if s.err == nil {
 		s.err = err
@@ -102,15 +102,15 @@ func (s *sender) fail(err error) {
 
 var buffers sync.Pool
 
-func getBuffer() []byte {
+func GetBuffer() []byte {
 	if p, ok := buffers.Get().(*[]byte); ok {
 		return (*p)[:0]
 	}
 	return make([]byte, 0, 4096)
 }
 
-func putBuffer(b []byte) {
-	if cap(b) >= 4096 && cap(b) <= 2*maxMsize {
+func PutBuffer(b []byte) {
+	if cap(b) >= 4096 && cap(b) <= 2*MaxMsize {
 		buffers.Put(&b)
 	}
 }

@@ -1,0 +1,18 @@
+package ninep
+
+import (
+	"encoding/binary"
+
+	"9ci/proto/internal/wire"
+)
+
+// A Dialect is what Tversion settled on.
+type Dialect = wire.Dialect
+
+const (
+	None  = wire.None  // before Tversion
+	Plan9 = wire.Plan9 // 9P2000
+	DotL  = wire.DotL  // 9P2000.L, the Linux kernel's
+)
+
+var le = binary.LittleEndian
