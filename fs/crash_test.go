@@ -251,3 +251,52 @@ func readerOf(s *bufio.Scanner) io.Reader {
 	}
 	return strings.NewReader("")
 }
+
+// What a daemon had queued when it was killed is taken over by the next.
+func TestResume(t *testing.T) {
+	s := newStore(t)
+	a, b := mustCreate(t, s), mustCreate(t, s)
+	if err := a.SetKey(Attrs{{"target", "lint"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Enter("boot"); err != nil {
+		t.Fatal(err)
+	}
+	s.Close() // as after a kill: both are left
+	s, err := OpenStore(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	runs, err := s.Resume()
+	if err != nil || len(runs) != 1 || runs[0].ID() != a.ID() || runs[0].Key().Get("target") != "lint" {
+		t.Fatalf("Resume = %v, %v, want %s", runs, err, a.ID())
+	}
+	if ids, err := s.Recover(t.Context(), nil); err != nil || !slices.Equal(ids, []string{b.ID()}) {
+		t.Errorf("Recover = %q, %v, want %q", ids, err, b.ID())
+	}
+	r := runs[0]
+	for _, step := range Steps {
+		if err := r.Enter(step); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(r.Stdout(), step)
+		if err := r.Leave(step, "passed", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Seal(t.Context(), "passed", 0, testSign); err != nil {
+		t.Fatal(err)
+	}
+	verifyRun(t, s, a.ID())
+	verifyRun(t, s, b.ID())
+}
+
+func mustCreate(t *testing.T, s *Store) *Run {
+	t.Helper()
+	r, err := s.Create(commitA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}

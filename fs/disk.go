@@ -39,21 +39,30 @@ func (d plainDisk) acquire() (*os.Root, uint32, func(), error) {
 	return d.root, anyVersion, func() {}, nil
 }
 
-// A diskNode is a file on disk, looked up anew by each method.
+// A diskNode is a file on disk, looked up anew by each method; but what does
+// not change, because it is sealed, needs no second look.
 type diskNode struct {
 	disk disk
 	name string
 	rel  string // slash-separated, in the disk's root
 	q    qpath
 	ours bool // served as 0444 or 0555, whatever it is on disk
+	st   Stat // what a sealed file was when it was walked to
 }
 
 func (n diskNode) Stat(context.Context) (Stat, error) {
+	if n.st.Version != 0 {
+		return n.st, nil
+	}
 	root, vers, release, err := n.disk.acquire()
 	if err != nil {
 		return Stat{}, err
 	}
 	defer release()
+	return n.lstat(root, vers)
+}
+
+func (n diskNode) lstat(root *os.Root, vers uint32) (Stat, error) {
 	fi, err := root.Lstat(filepath.FromSlash(n.rel))
 	if err != nil {
 		return Stat{}, bare(err)
@@ -160,17 +169,20 @@ func (d diskDir) Walk(_ context.Context, name string) (Node, error) {
 	if checkName(name) != nil {
 		return nil, iofs.ErrNotExist
 	}
-	root, _, release, err := d.disk.acquire()
+	root, vers, release, err := d.disk.acquire()
 	if err != nil {
 		return nil, err
 	}
 	defer release()
 	n := d.entry(name)
-	fi, err := root.Lstat(filepath.FromSlash(n.rel))
+	st, err := n.lstat(root, vers)
 	if err != nil {
-		return nil, bare(err)
+		return nil, err
 	}
-	switch m := fi.Mode(); {
+	if vers != anyVersion {
+		n.st = st
+	}
+	switch m := st.Mode; {
 	case m.IsDir():
 		return diskDir{n}, nil
 	case m.IsRegular(), m&iofs.ModeSymlink != 0:

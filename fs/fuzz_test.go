@@ -2,7 +2,6 @@ package fs
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -148,7 +147,7 @@ func TestPaxTime(t *testing.T) {
 			t.Errorf("paxTime(%d, %d) = %s, want %s", tt.sec, tt.nsec, got, tt.want)
 		}
 	}
-	if got := fmt.Sprintf("%s", appendPax(nil, "mtime", "1.5")); got != "13 mtime=1.5\n" {
+	if got := string(appendPax(nil, "mtime", "1.5")); got != "13 mtime=1.5\n" {
 		t.Errorf("appendPax = %q", got)
 	}
 }

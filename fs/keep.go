@@ -251,7 +251,7 @@ func (s *Store) hide(r *record, out string, closing bool) error {
 	id := r.id()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !closing && s.leasedLocked(id) {
+	if !closing && s.leased(id) {
 		return ErrInUse
 	}
 	d, err := os.Open(s.runPath(id))

@@ -33,16 +33,18 @@ const maxLogText = 16 << 10
 const maxLogLine = maxLogText + 64
 
 func (l LogLine) append(b []byte) []byte {
-	b = l.Time.UTC().AppendFormat(b, logTime)
-	b = append(b, ' ')
-	b = append(b, l.Stream...)
-	if l.Full {
+	return appendLogLine(b, l.Time.UTC().AppendFormat(nil, logTime), l.Stream, l.Full, l.Text)
+}
+
+func appendLogLine(b, when []byte, stream string, full bool, text []byte) []byte {
+	b = append(append(b, when...), ' ')
+	b = append(b, stream...)
+	if full {
 		b = append(b, " F "...)
 	} else {
 		b = append(b, " P "...)
 	}
-	b = append(b, l.Text...)
-	return append(b, '\n')
+	return append(append(b, text...), '\n')
 }
 
 // bytes appends what the line says of its stream.
@@ -127,6 +129,8 @@ type lineSplitter struct {
 // write appends the lines that p completes to b, and the count of bytes that
 // they say of the stream to n.
 func (s *lineSplitter) write(b, p []byte, now time.Time) (lines []byte, n int) {
+	var buf [len(logTime)]byte
+	when := now.UTC().AppendFormat(buf[:0], logTime) // the same for all lines
 	for len(p) > 0 {
 		i := bytes.IndexByte(p, '\n')
 		take := i
@@ -155,7 +159,7 @@ func (s *lineSplitter) write(b, p []byte, now time.Time) (lines []byte, n int) {
 			continue
 		}
 		n += len(text)
-		b = LogLine{now, s.stream, full, text}.append(b)
+		b = appendLogLine(b, when, s.stream, full, text)
 		s.part = s.part[:0]
 	}
 	return b, n

@@ -193,6 +193,20 @@ func (r *Run) Status() Status {
 	return r.status
 }
 
+// Key returns what SetKey was told.
+func (r *Run) Key() Attrs {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.key)
+}
+
+// Info returns what SetInfo was told, and the run's id and commit.
+func (r *Run) Info() Attrs {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.info)
+}
+
 // SetKey says what must be equal for two runs to be interchangeable. The file
 // has k sorted by name.
 func (r *Run) SetKey(k Attrs) error {

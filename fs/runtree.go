@@ -221,7 +221,7 @@ type waitFile struct {
 }
 
 func (f waitFile) Stat(ctx context.Context) (Stat, error) {
-	rec, run, err := runDir{f.t, f.id, f.q}.find()
+	rec, run, err := runDir(f).find()
 	if err != nil {
 		return Stat{}, err
 	}
@@ -238,7 +238,7 @@ func (f waitFile) Open(_ context.Context, mode OpenMode) (File, error) {
 	if mode != OpenRead {
 		return nil, iofs.ErrPermission
 	}
-	rec, run, err := runDir{f.t, f.id, f.q}.find()
+	rec, run, err := runDir(f).find()
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +268,7 @@ type liveFile struct {
 }
 
 func (f liveFile) Stat(ctx context.Context) (Stat, error) {
-	rec, run, err := runDir{f.t, f.id, f.q}.find()
+	rec, run, err := runDir(f).find()
 	if err != nil {
 		return Stat{}, err
 	}
@@ -304,7 +304,7 @@ func (f liveFile) Open(_ context.Context, mode OpenMode) (File, error) {
 	if mode != OpenRead {
 		return nil, iofs.ErrPermission
 	}
-	_, run, err := runDir{f.t, f.id, f.q}.find()
+	_, run, err := runDir(f).find()
 	if err != nil {
 		return nil, err
 	}

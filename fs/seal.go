@@ -177,7 +177,11 @@ func (r *Run) writeSealed(ctx context.Context, final Status, sign SignFunc) (rec
 	os.Remove(filepath.Join(r.dir, "manifest.sig")) // of an earlier attempt
 	if sign != nil {
 		var sig []byte
-		if sig, signErr = sign(manifest); signErr == nil {
+		sig, signErr = sign(manifest)
+		if signErr == nil && len(sig) == 0 {
+			signErr = errors.New("the signature is empty")
+		}
+		if signErr == nil {
 			if err := r.writeText("manifest.sig", sig); err != nil {
 				return nil, nil, err
 			}

@@ -192,8 +192,9 @@ func (s *Store) mend() error {
 	if err != nil {
 		return err
 	}
+	alive := make(map[string]bool)
 	for _, o := range owners {
-		if !s.alive(o.Name()) {
+		if alive[o.Name()] = s.alive(o.Name()); !alive[o.Name()] {
 			os.Remove(s.path("owner", o.Name()))
 		}
 	}
@@ -202,6 +203,12 @@ func (s *Store) mend() error {
 	if err := s.index.refresh(); err != nil {
 		return err
 	}
+	for _, r := range s.index.bySeq {
+		if !alive[r.owner] {
+			r.owner = "" // it does not come back
+		}
+	}
+	s.index.words = nil
 	var lines []byte
 	given := make(map[uint64]bool) // seqs of runs that the index has lost
 	err = eachName(s.RunDir(), func(name string) error {
@@ -489,6 +496,9 @@ type Entry struct {
 	seq       uint64
 }
 
+// String returns the id and the status, as a line of /event.
+func (e Entry) String() string { return e.ID + " " + e.Status.String() }
+
 // Key reads the run's key.
 func (e Entry) Key() (Attrs, error) { return readAttrs(filepath.Join(e.Dir, "key")) }
 
@@ -509,10 +519,15 @@ func readSmall(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readText(f)
+}
+
+// readText reads and closes a file of ours that is never large.
+func readText(f *os.File) ([]byte, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
 	if err == nil && len(b) > maxManifest {
-		err = fmt.Errorf("%s is over %d bytes", name, maxManifest)
+		err = fmt.Errorf("%s is over %d bytes", f.Name(), maxManifest)
 	}
 	return b, err
 }
@@ -656,17 +671,31 @@ func (s *Store) Recover(ctx context.Context, sign SignFunc) ([]string, error) {
 }
 
 func (s *Store) recover(ctx context.Context, id string, sign SignFunc) (bool, error) {
+	r, err := s.takeOver(id, func(Status) bool { return true })
+	if r == nil || err != nil {
+		return false, err
+	}
+	state, code := r.verdict()
+	if err := r.Seal(ctx, state, code, sign); err != nil {
+		return r.sealed(), err
+	}
+	return true, nil
+}
+
+// takeOver makes the unfinished run of a dead process ours, if its status is
+// wanted. It returns nil where it is not, or where the process lives.
+func (s *Store) takeOver(id string, wanted func(Status) bool) (*Run, error) {
 	unlock, err := s.lock()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	f, err := lockFile(s.path("work", id), false)
 	unlock()
 	if err == errLocked {
-		return false, nil // its process lives
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	r, err := s.reopen(id, f)
 	if err != nil {
@@ -678,11 +707,45 @@ func (s *Store) recover(ctx context.Context, id string, sign SignFunc) (bool, er
 		if errors.Is(err, iofs.ErrNotExist) {
 			err = nil
 		}
-		return false, err
+		return nil, err
 	}
-	state, code := r.verdict()
-	if err := r.Seal(ctx, state, code, sign); err != nil {
-		return r.sealed(), err
+	if !wanted(r.status) {
+		r.closeLogs()
+		f.Close()
+		return nil, nil
 	}
-	return true, nil
+	return r, nil
+}
+
+// Resume takes over the runs of dead processes that were queued and had not
+// begun, oldest first: they are runs of this Store now, as if Create had just
+// returned them. What is left is for Recover.
+func (s *Store) Resume() ([]*Run, error) {
+	work, err := os.ReadDir(s.path("work"))
+	if err != nil {
+		return nil, fmt.Errorf("fs: resume: %w", err)
+	}
+	var runs []*Run
+	var errs []error
+	for _, w := range work {
+		if _, _, ok := splitID(w.Name()); !ok {
+			continue
+		}
+		r, err := s.takeOver(w.Name(), func(st Status) bool { return st.State == "queued" && st.Took < 0 })
+		if err != nil {
+			errs = append(errs, fmt.Errorf("fs: resume %s: %w", w.Name(), err))
+		} else if r != nil {
+			r.info = slices.DeleteFunc(r.info, func(a Attr) bool { return a.Name == "end" })
+			runs = append(runs, r)
+		}
+	}
+	slices.SortFunc(runs, func(a, b *Run) int { return cmp.Compare(a.seq, b.seq) })
+	s.mu.Lock()
+	s.runs = slices.Concat(s.runs, runs)
+	slices.SortFunc(s.runs, func(a, b *Run) int { return cmp.Compare(a.seq, b.seq) })
+	s.mu.Unlock()
+	for _, r := range runs {
+		r.announce()
+	}
+	return runs, errors.Join(errs...)
 }

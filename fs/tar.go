@@ -117,17 +117,13 @@ func newLayout(root *os.Root) (*layout, error) {
 	return l, nil
 }
 
+// readRoot reads a file of ours in root that is never large.
 func readRoot(root *os.Root, name string) ([]byte, error) {
 	f, err := openRegular(root, name)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
-	if err == nil && len(b) > maxManifest {
-		err = fmt.Errorf("%s is over %d bytes", name, maxManifest)
-	}
-	return b, err
+	return readText(f)
 }
 
 // appendHeader writes the blocks that stand before m's data.

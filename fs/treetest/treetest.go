@@ -496,6 +496,8 @@ func (w *walker) testRun(id string) {
 	w.testTar(id, info)
 }
 
+var idForm = regexp.MustCompile("^" + idRE + "$")
+
 func (w *walker) testAliases(id string, info fs.Attrs) {
 	own := w.stat("ci/" + id)
 	for _, name := range []string{info.Get("commit"), info.Get("commit")[:7], info.Get("tree"), "last"} {
@@ -511,7 +513,7 @@ func (w *walker) testAliases(id string, info fs.Attrs) {
 			if st.Path != 0 && st.Path == own.Path {
 				w.Errorf("%s has the qid.path of the run", full)
 			}
-		} else if ok, _ := regexp.MatchString("^"+idRE+"$", st.Target); !ok {
+		} else if !idForm.MatchString(st.Target) {
 			w.Errorf("%s points to %q, want an id", full, st.Target)
 		}
 		w.read(full + "/status")
