@@ -28,6 +28,10 @@ type Announce struct {
 	// Joined, if set, is called each time the orchestrator has taken the
 	// announcement: from then on others see the executor.
 	Joined func()
+
+	// Lost, if set, is called each time the connection could not be made, or
+	// was lost, with the reason. It is made anew by itself.
+	Lost func(err error)
 }
 
 // text returns a as it travels: attr=value lines.

@@ -41,8 +41,8 @@ const (
 )
 
 // Export serves what a announces, by serve, until ctx is done, and returns when
-// every connection that was served has ended. A connection that is lost is made
-// again, for as long as it takes.
+// every connection that was served has ended. A connection that is lost, or
+// cannot be made, is made again, for as long as it takes.
 //
 // It reports a RefusedError where the orchestrator does not take the first
 // announcement: later ones are tried again.
@@ -66,6 +66,9 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 		}
 		if time.Since(began) > backoffMost {
 			bound = backoffFirst
+		}
+		if a.Lost != nil {
+			a.Lost(fmt.Errorf("orchestrator: %s: %w", c.addr, err))
 		}
 		delay := rand.N(bound)
 		c.log.Warn("reconnect", "addr", c.addr, "delay", delay, "err", err)

@@ -117,7 +117,8 @@ func TestDialErrors(t *testing.T) {
 	if _, err := c.Import(t.Context()); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Import after Close: %v", err)
 	}
-	// A server that says nothing is given up.
+	// A server that says nothing is given up, and holds up no other user of the
+	// Conn, nor its Close.
 	l, err = net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +128,23 @@ func TestDialErrors(t *testing.T) {
 	defer cancel()
 	if _, err := Dial(ctx, "ssh://"+l.Addr().String(), DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Dial to a silent server: %v", err)
+	}
+	c, err = Open("ssh://"+l.Addr().String(), DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := make(chan error)
+	go func() {
+		exported <- c.Export(t.Context(), Announce{Name: "a", Namespaces: []string{hello}}, nil)
+	}()
+	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.Import(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Import while another connects: %v", err)
+	}
+	c.Close()
+	if err := <-exported; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Export after Close: %v", err)
 	}
 }
 
@@ -143,13 +161,17 @@ func TestExportReconnects(t *testing.T) {
 	}
 	defer c.Close()
 	tree := newTestTree()
-	stop := m.export(c, Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	lost := make(chan error, 100)
+	stop := m.export(c, Announce{Name: "a", Namespaces: []string{hello}, Lost: func(err error) { lost <- err }}, tree.root())
 	ev.await("/n/a join")
 	for range 2 {
 		ev.text = ""
 		p.cut()
 		ev.await("/n/a leave")
 		ev.await("/n/a join")
+		if err := <-lost; !errors.Is(err, errLost) {
+			t.Errorf("Lost(%v), want %v", err, errLost)
+		}
 	}
 	root := m.tree(m.dial(k), hello)
 	if got := read(t, root, "n/a/status"); got != "mode=run\n" {
@@ -305,7 +327,10 @@ func TestRevoked(t *testing.T) {
 	c := m.dial(k)
 	m.tree(c, hello)
 	os.WriteFile(filepath.Join(m.dir, "authorized_keys"), nil, 0o600)
-	l := c.link
+	l, err := c.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if rwc, err := c.Import(t.Context()); err == nil {
 		rwc.Close()
 		t.Error("a revoked key opens a channel")

@@ -35,10 +35,12 @@ type Conn struct {
 	opts            DialOptions
 	log             *slog.Logger
 
-	mu     sync.Mutex // guards what follows
-	link   *clientLink
-	closed bool
+	ctx    context.Context // done when the Conn is closed
+	cancel context.CancelFunc
 	wg     sync.WaitGroup // of the links
+
+	turn chan struct{} // holds a token while nobody connects; guards link
+	link *clientLink
 }
 
 // Dial connects to the orchestrator at rawURL, ssh://[USER@]HOST[:PORT][/NAMESPACE].
@@ -59,11 +61,16 @@ func Dial(ctx context.Context, rawURL string, o DialOptions) (*Conn, error) {
 
 // Open is Dial for a Conn that connects when it is first used.
 func Open(rawURL string, o DialOptions) (*Conn, error) {
-	c := &Conn{opts: o, log: o.Log}
+	c := &Conn{opts: o, log: o.Log, turn: make(chan struct{}, 1)}
+	c.turn <- struct{}{}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	return c, c.parse(rawURL)
+	if err := c.parse(rawURL); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func (c *Conn) parse(rawURL string) error {
@@ -92,10 +99,10 @@ func (c *Conn) Namespace() string { return c.namespace }
 
 // Close ends the connection. Whoever uses it gets an error.
 func (c *Conn) Close() error {
-	c.mu.Lock()
-	c.closed = true
+	c.cancel()
+	<-c.turn
 	l := c.link
-	c.mu.Unlock()
+	c.turn <- struct{}{}
 	if l != nil {
 		l.ssh.Close()
 	}
@@ -105,9 +112,13 @@ func (c *Conn) Close() error {
 
 // connect returns the link there is, or makes one.
 func (c *Conn) connect(ctx context.Context) (*clientLink, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
+	select {
+	case <-c.turn:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	defer func() { c.turn <- struct{}{} }()
+	if c.ctx.Err() != nil {
 		return nil, net.ErrClosed
 	}
 	if c.link != nil {
@@ -117,6 +128,9 @@ func (c *Conn) connect(ctx context.Context) (*clientLink, error) {
 			return c.link, nil
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)()
 	l, err := c.handshake(ctx)
 	if err != nil {
 		return nil, err
@@ -126,8 +140,6 @@ func (c *Conn) connect(ctx context.Context) (*clientLink, error) {
 }
 
 func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
 	hosts, err := openKnownHosts(c.opts.KnownHosts)
 	if err != nil {
 		return nil, err

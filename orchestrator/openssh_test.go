@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -22,7 +23,7 @@ import (
 func (m *testMux) opensshArgs(keyFile string) []string {
 	_, port, _ := net.SplitHostPort(m.addr)
 	return []string{"-F", "none", "-o", "UserKnownHostsFile=" + m.hosts, "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none",
-		"-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "StrictHostKeyChecking=yes", "-o", "Port=" + port, "-i", keyFile}
+		"-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "StrictHostKeyChecking=yes", "-o", "Port=" + port, "-o", "IdentityFile=" + keyFile}
 }
 
 func (m *testMux) openssh(ctx context.Context, keyFile string, args ...string) *exec.Cmd {
@@ -65,6 +66,8 @@ func TestOpenSSHCommands(t *testing.T) {
 		{"cat /ci/" + testCommit + "/stdout n/laptop.9/ci/3f2a9c1d0b7e.2/stdout", "ok 3f2a9c1d0b7e.1\nok 3f2a9c1d0b7e.2\n", "", 0},
 		{"cat " + hello + "/ci/last/artifacts/size", "42\n", "", 0},
 		{"cat namespace=" + hello + " ci/last/artifacts/size", "42\n", "", 0},
+		{"cat namespace=" + hello + "/status ci/last/artifacts/size", "", "not a directory", 1},
+		{"cat namespace=ci ci/last/artifacts/size", "", "file not found", 1},
 		{"cat namespace=github.com/o/x ci/last/artifacts/size", "", "file not found", 1},
 		{"cat artifacts/" + testScore + "/link", "42\n", "", 0},
 		{"cat ci/3f2a9c1d0b7e/artifacts/away", "", "cat: ci/3f2a9c1d0b7e/artifacts/away: file not found", 1},
@@ -265,5 +268,60 @@ func TestOpenSSHKeyscan(t *testing.T) {
 	}
 	if key := string(bytes.Fields(ssh.MarshalAuthorizedKey(m.s.HostKey()))[1]); !strings.Contains(string(out), key) {
 		t.Errorf("ssh-keyscan: %q", out)
+	}
+}
+
+// Sftp, scp and sshfs read the tree.
+func TestOpenSSHFiles(t *testing.T) {
+	m := startMux(t)
+	k, file := m.key(`namespace="`+hello+`"`, "alice")
+	tree := newTestTree()
+	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	tree.files["ci/3f2a9c1d0b7e.1/artifacts/big"] = strings.Repeat("0123456789abcdef", 50000)
+	ev := watchEvents(t, m.tree(m.dial(k), hello))
+	m.export(m.dial(k), Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	ev.await("passed")
+
+	dir := t.TempDir()
+	args := m.opensshArgs(file)
+	scp := exec.CommandContext(t.Context(), "scp", append(args, "-r", "127.0.0.1:n/a/ci/3f2a9c1d0b7e.1/artifacts", dir)...)
+	if out, err := scp.CombinedOutput(); err != nil {
+		t.Errorf("scp -r: %v: %s", err, out)
+	}
+	check := func(name, path string) {
+		t.Helper()
+		if b, err := os.ReadFile(filepath.Join(path, "big")); err != nil || string(b) != tree.files["ci/3f2a9c1d0b7e.1/artifacts/big"] {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+	}
+	check("scp", filepath.Join(dir, "artifacts"))
+	scp = exec.CommandContext(t.Context(), "scp", append(args, "127.0.0.1:artifacts/last/big", filepath.Join(dir, "last"))...)
+	if out, err := scp.CombinedOutput(); err != nil {
+		t.Errorf("scp of an alias: %v: %s", err, out)
+	}
+	put := exec.CommandContext(t.Context(), "scp", append(args, filepath.Join(dir, "last"), "127.0.0.1:x")...)
+	if out, err := put.CombinedOutput(); err == nil {
+		t.Errorf("scp writes: %s", out)
+	}
+	batch := exec.CommandContext(t.Context(), "sftp", append(args, "-b", "-", "127.0.0.1")...)
+	batch.Stdin = strings.NewReader("ls -1\ncd " + hello + "/n\nls -1\n")
+	if out, err := batch.CombinedOutput(); err != nil || !strings.Contains(string(out), "github.com") || !strings.Contains(string(out), "\na") {
+		t.Errorf("sftp: %v: %s", err, out)
+	}
+
+	mnt := filepath.Join(dir, "mnt")
+	os.Mkdir(mnt, 0o700)
+	fuse := exec.CommandContext(t.Context(), "sshfs", append(args, "127.0.0.1:/"+hello, mnt)...)
+	if out, err := fuse.CombinedOutput(); err != nil {
+		t.Fatalf("sshfs: %v: %s", err, out)
+	}
+	defer func() {
+		if out, err := exec.Command("fusermount3", "-u", mnt).CombinedOutput(); err != nil {
+			t.Errorf("fusermount3: %v: %s", err, out)
+		}
+	}()
+	check("sshfs", filepath.Join(mnt, "n/a/ci/3f2a9c1d0b7e.1/artifacts"))
+	if b, err := exec.CommandContext(t.Context(), "grep", "-r", "ok 3f2", mnt+"/n").Output(); err != nil || !strings.Contains(string(b), "stdout:ok 3f2a9c1d0b7e.1\n") {
+		t.Errorf("grep -r: %q %v", b, err)
 	}
 }

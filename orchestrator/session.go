@@ -10,6 +10,7 @@ import (
 
 	"9ci/fs"
 	"9ci/proto/ninep"
+	"9ci/proto/sftp"
 )
 
 // A session is one session channel (RFC 4254 §6): a subsystem or a command.
@@ -86,6 +87,9 @@ func (s *session) program(r *ssh.Request) func() int {
 
 // subsystem returns the program of a subsystem, or nil.
 func (s *session) subsystem(name string) func() int {
+	if name == "sftp" {
+		return s.serveSFTP
+	}
 	if path, ok := strings.CutPrefix(name, "9p-export"); ok && (path == "" || path[0] == '/') {
 		return func() int { return s.export("9p" + path) }
 	}
@@ -106,6 +110,18 @@ func (s *session) serve9P(path string) int {
 		srv.Attach = func(ctx context.Context, _, aname string) (fs.Dir, error) { return s.attachBelow(ctx, path, aname) }
 	}
 	if err := srv.Serve(s.ctx, stream{s}); err != nil {
+		return exitFail
+	}
+	return exitOK
+}
+
+// serveSFTP serves the tree read-only, for sftp, scp and sshfs.
+func (s *session) serveSFTP() int {
+	root, err := s.in.attach(s.ctx, "", "")
+	if err != nil {
+		return s.fail("sftp", err)
+	}
+	if err := sftp.Serve(fs.WithUser(s.ctx, s.in.user()), stream{s}, root); err != nil {
 		return exitFail
 	}
 	return exitOK

@@ -20,6 +20,7 @@ type spaceDir struct {
 	v       *view
 	path    string // "" for the root
 	entered bool   // by an aname: it is there, whoever exports it
+	home    string // of the root: where ci, n, artifacts and find are; "" for the key's
 	list    listing
 }
 
@@ -40,6 +41,13 @@ func (s *spaceDir) Open(context.Context, fs.OpenMode) (fs.File, error) { return 
 func (s *spaceDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 	if n := s.own(name); n != nil {
 		return n, nil
+	}
+	if s.path == "" && slices.Contains(homeNames, name) {
+		home, err := s.v.home(s.home)
+		if err != nil {
+			return nil, err
+		}
+		return s.v.root().walkHome(ctx, home, name)
 	}
 	sub := join(s.path, name)
 	for _, ns := range s.v.namespaces() {
@@ -73,6 +81,18 @@ func (s *spaceDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat,
 		}
 		return all, nil
 	})
+}
+
+// homeNames are names that the root has none of: there they are those of one
+// namespace, and are not listed.
+var homeNames = []string{"ci", "n", "artifacts", "find"}
+
+// walkHome walks to a name in the namespace home.
+func (s *spaceDir) walkHome(ctx context.Context, home, name string) (fs.Node, error) {
+	if checkNamespace(home) != nil {
+		return nil, iofs.ErrNotExist
+	}
+	return fs.Walk(ctx, s, home+"/"+name)
 }
 
 // own returns the file or directory that the mux itself has here, or nil.

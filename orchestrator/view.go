@@ -46,7 +46,7 @@ func (v *view) close() {
 }
 
 // root returns the tree of all namespaces.
-func (v *view) root() fs.Dir { return &spaceDir{v: v} }
+func (v *view) root() *spaceDir { return &spaceDir{v: v} }
 
 // attach answers a Tattach: an aname enters a namespace, or what is below it. A
 // namespace that the key may read can be entered before anybody exports it: the
@@ -67,26 +67,18 @@ func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	return d, nil
 }
 
-// walk returns what stands at a command's path: within a namespace where it
-// begins with a name of a namespace's own, else below the root.
+// walk returns what stands at a command's path, where namespace is the home of
+// what the root has none of.
 func (v *view) walk(ctx context.Context, namespace, path string) (fs.Node, error) {
-	path = strings.TrimLeft(path, "/")
-	switch first, _, _ := strings.Cut(path, "/"); first {
-	case "ci", "n", "artifacts", "find":
-		if namespace == "" {
-			var err error
-			if namespace, err = v.home(); err != nil {
-				return nil, err
-			}
-		}
-		path = namespace + "/" + path
-	}
-	return walk(ctx, v.root(), path)
+	return walk(ctx, &spaceDir{v: v, home: namespace}, path)
 }
 
-// home returns the namespace that the key's line names, or the only one that it
-// may read.
-func (v *view) home() (string, error) {
+// home returns the namespace named, or the one that the key's line names, or the
+// only one that it may read.
+func (v *view) home(named string) (string, error) {
+	if named != "" {
+		return named, nil
+	}
 	if ns := v.c.login.Load().grant.home(); ns != "" {
 		return ns, nil
 	}

@@ -41,15 +41,19 @@
 //	    find                write attr=value pairs of a key, read a line for each run
 //	    status event        who is connected; joins, leaves, results
 //
-// Ci and artifacts can be walked to and are not listed. An executor is written
-// to (its ctl) by the key that exports it and no other. What is absent and what
-// is forbidden answer alike.
+// Ci's entries, artifacts and event can be walked to and are not listed. In the
+// root ci, n, artifacts and find are those of the key's only namespace. An
+// executor has a ctl for the key that exports it and for no other. What is
+// absent and what is forbidden answer alike.
 //
 // # With stock OpenSSH
 //
 //	ssh HOST cat ci/REV/stdout       also ls, stat, wait and whoami; a path that begins with
 //	                                 ci, n or artifacts is in the key's only namespace, or the
 //	                                 one that namespace=NS before the paths names
+//	sftp, scp, sshfs HOST:           the tree, read-only
+//	ssh -J HOST EXECUTOR COMMAND     the same commands, sftp and 9p at the executor's own SSH
+//	                                 server, end to end: its host key is the executor's key
 //	ssh -s HOST 9p                   9P on standard input and output, for 9pserve or socat
 //	ssh -s HOST 9p/EXECUTOR          9P with that executor's tree as its root
 //	ssh -s HOST 9p-export            exports the 9P server on standard input and output
