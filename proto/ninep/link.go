@@ -213,8 +213,14 @@ func (l *link) abandon(c *call) {
 }
 
 // later sends a call that nobody waits for, not even to send it. Every call
-// ends when the connection does, so there will be a slot.
+// ends when the connection does, so there will be a slot. Once close waits for
+// what was sent so, nothing more is.
 func (l *link) later(c *call) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closing {
+		return
+	}
 	l.wg.Go(func() {
 		l.slots.Acquire(context.Background(), 1)
 		l.send(c)
