@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -130,7 +131,7 @@ func betterRecord(a, b *record) bool {
 	if x, y := rank(a.state), rank(b.state); x != y {
 		return x < y
 	}
-	return orderEnd(a, b) > 0
+	return cmp.Or(cmp.Compare(a.end, b.end), orderSeq(a, b)) > 0
 }
 
 func rank(state string) int {

@@ -300,3 +300,39 @@ func mustCreate(t *testing.T, s *Store) *Run {
 	}
 	return r
 }
+
+// A process dies when all of a run is sealed but its name: it is sealed again.
+func TestKillBeforeRename(t *testing.T) {
+	s := newStore(t)
+	r := mustCreate(t, s)
+	for _, step := range Steps {
+		r.Enter(step)
+		fmt.Fprintln(r.Stdout(), step)
+		r.Leave(step, "passed", 0)
+	}
+	r.mu.Lock()
+	final := r.finish("passed", 0)
+	r.mu.Unlock()
+	if _, _, err := r.writeSealed(t.Context(), final, testSign); err != nil {
+		t.Fatal(err)
+	}
+	want := ids(s)
+	s.Close()
+	s, err := OpenStore(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := ids(s); len(got) != 0 {
+		t.Errorf("%q is to be seen before it is sealed", got)
+	}
+	got, err := s.Recover(t.Context(), testSign)
+	if err != nil || !slices.Equal(got, want) {
+		t.Fatalf("Recover = %q, %v, want %q", got, err, want)
+	}
+	e, err := s.Get(r.ID())
+	if err != nil || e.State != "passed" || e.Signer == "" {
+		t.Errorf("Get = %v, %v, want passed and signed", e, err)
+	}
+	verifyRun(t, s, r.ID())
+}

@@ -34,7 +34,7 @@ of a Store; Namespaces are several trees under one root.
 	    ctl              commands: cancel, hold DURATION, keep, forget
 	/ci/ID.tar           the whole sealed run as one stream
 	/ci/REV              an alias of the best run of a commit or tree, given whole or by seven digits or more
-	/ci/last             an alias of the newest run, the first in /index
+	/ci/last             an alias of the newest run, the first in /index: the one made or adopted last
 	/ci/head             an alias of the best run of the repository's head, by tree where the commit has none
 	/ci/green            an alias of the run of the head's nearest ancestor, itself included, that passed
 	/artifacts/ID        an alias of /ci/ID/artifacts

@@ -27,8 +27,7 @@ type index struct {
 	file os.FileInfo // the file that was read
 	off  int64       // and how far
 
-	bySeq   []*record // the order of listings
-	byEnd   []*record // oldest first
+	bySeq   []*record // the order of listings, oldest first
 	byID    []*record // by commit and number
 	byTree  []*record
 	byScore []*record
@@ -273,9 +272,6 @@ func orderID(a, b *record) int {
 func orderSeq(a, b *record) int {
 	return cmp.Or(cmp.Compare(a.seq, b.seq), orderID(a, b))
 }
-func orderEnd(a, b *record) int {
-	return cmp.Or(cmp.Compare(a.end, b.end), orderSeq(a, b))
-}
 func orderTree(a, b *record) int {
 	return cmp.Or(bytes.Compare(a.tree.b[:], b.tree.b[:]), orderSeq(a, b))
 }
@@ -292,8 +288,7 @@ func (x *index) hasSeq(seq uint64) bool {
 // lists pairs each list with its order.
 func (x *index) lists() []list {
 	return []list{
-		{&x.bySeq, orderSeq}, {&x.byEnd, orderEnd}, {&x.byID, orderID},
-		{&x.byTree, orderTree}, {&x.byScore, orderScore},
+		{&x.bySeq, orderSeq}, {&x.byID, orderID}, {&x.byTree, orderTree}, {&x.byScore, orderScore},
 	}
 }
 

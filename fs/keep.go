@@ -15,11 +15,12 @@ import (
 )
 
 // A Keep says which sealed runs are kept, as CI_KEEP does. A run that is over
-// any limit goes; limits that are zero are none.
+// any limit goes; limits that are zero are none. The newest runs are those
+// that were made or adopted last, whenever they ended.
 type Keep struct {
-	Once  bool          // the last run, until the Store is closed
+	Once  bool          // the newest, until the Store is closed
 	Count int           // so many, the newest; negative keeps none
-	Age   time.Duration // those that ended so long ago
+	Age   time.Duration // those that ended no longer ago
 	Size  int64         // the newest, up to so many bytes together
 }
 
@@ -149,14 +150,14 @@ func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
 	if k.Once && k.Count == 0 {
 		k.Count = 1
 	}
-	byEnd, _ := s.snapshot()
+	sealed, _ := s.listed()
 	alive := make(map[string]bool)
 	kept, err := s.kept()
 	if err != nil {
 		return false, fmt.Errorf("fs: evict: %w", err)
 	}
 	count, size := 0, int64(0)
-	for _, r := range slices.Backward(byEnd) {
+	for _, r := range slices.Backward(sealed) {
 		if closing {
 			if r.owner != s.token {
 				continue

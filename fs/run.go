@@ -616,6 +616,7 @@ func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
+	soften(dir)
 	r := s.newRun(commit)
 	r.id, r.dir, r.lock, r.key, r.status = id, dir, lock, key, status
 	_, r.seq, _ = splitID(id)

@@ -122,6 +122,7 @@ func (r *Run) finish(state string, code int) Status {
 
 // writeSealed completes the run's directory and makes it last.
 func (r *Run) writeSealed(ctx context.Context, final Status, sign SignFunc) (rec *record, signErr, err error) {
+	soften(r.dir) // an earlier attempt may have come far
 	os.Remove(filepath.Join(r.dir, ".new"))
 	r.mu.Lock()
 	key, info := r.key.Text(), r.infoText()
@@ -192,6 +193,16 @@ func (r *Run) writeSealed(ctx context.Context, final Status, sign SignFunc) (rec
 	}
 	rec, err = recordOf(r.dir)
 	return rec, signErr, err
+}
+
+// soften undoes what settle did to our files.
+func soften(dir string) {
+	for _, name := range ourDirs {
+		os.Chmod(filepath.Join(dir, name), 0o700)
+	}
+	for _, name := range ourNames {
+		os.Chmod(filepath.Join(dir, name), 0o600)
+	}
 }
 
 // settle makes a complete run read-only, dates our files, and waits until all
@@ -288,11 +299,10 @@ func (r *Run) publish(rec *record) error {
 func (r *Run) shed(cause error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	soften(r.dir)
 	remake(filepath.Join(r.dir, "artifacts"))
-	os.Chmod(r.dir, 0o700)
 	for _, name := range ourNames {
 		if strings.HasPrefix(name, "std") || strings.HasSuffix(name, "log") {
-			os.Chmod(filepath.Join(r.dir, name), 0o600)
 			os.Truncate(filepath.Join(r.dir, name), 0)
 		}
 	}

@@ -212,14 +212,10 @@ func (s *Store) mend() error {
 	var lines []byte
 	given := make(map[uint64]bool) // seqs of runs that the index has lost
 	err = eachName(s.RunDir(), func(name string) error {
-		if rest, ok := strings.CutPrefix(name, inPrefix); ok {
-			if owner, _, _ := strings.Cut(rest, "+"); !s.alive(owner) {
-				return removeAll(filepath.Join(s.RunDir(), name))
-			}
-		}
-		if rest, ok := strings.CutPrefix(name, outPrefix); ok {
-			if owner, _, _ := strings.Cut(rest, "+"); !s.alive(owner) {
-				return removeAll(filepath.Join(s.RunDir(), name))
+		for _, prefix := range []string{inPrefix, outPrefix} {
+			rest, ok := strings.CutPrefix(name, prefix)
+			if owner, _, _ := strings.Cut(rest, "+"); ok && !s.alive(owner) {
+				removeAll(filepath.Join(s.RunDir(), name)) // or the next time
 			}
 		}
 		if _, _, ok := splitID(name); !ok {
@@ -464,12 +460,12 @@ func (s *Store) rewriteIndex() error {
 // lock and s.mu.
 func (s *Store) linkLast() {
 	last, tmp := filepath.Join(s.RunDir(), "last"), filepath.Join(s.RunDir(), ".last")
-	n := len(s.index.byEnd)
+	n := len(s.index.bySeq)
 	if n == 0 {
 		os.Remove(last)
 		return
 	}
-	id := s.index.byEnd[n-1].id()
+	id := s.index.bySeq[n-1].id()
 	if old, err := os.Readlink(last); err == nil && old == id {
 		return
 	}
@@ -553,27 +549,42 @@ func (s *Store) entry(r *record) Entry {
 	return e
 }
 
-// snapshot returns the sealed runs, oldest first, and our unfinished ones in
-// the order in which they were made. The slices are not changed afterwards.
-func (s *Store) snapshot() (byEnd []*record, runs []*Run) {
+// listed returns the sealed runs and our unfinished ones, each by seq. The
+// slices are not changed afterwards.
+func (s *Store) listed() (sealed []*record, runs []*Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.index.refresh()
-	return s.index.byEnd, s.runs
+	return s.index.bySeq, s.runs
 }
 
-// Runs yields all runs, newest first: the unfinished ones of this Store, then
-// every sealed run by its end.
-func (s *Store) Runs() iter.Seq[Entry] {
-	return func(yield func(Entry) bool) {
-		byEnd, runs := s.snapshot()
-		for _, r := range slices.Backward(runs) {
-			if !yield(r.entry()) {
+// newestFirst yields the runs, sealed or not, that listed returned.
+func newestFirst(sealed []*record, runs []*Run) iter.Seq2[*record, *Run] {
+	return func(yield func(*record, *Run) bool) {
+		for i, j := len(sealed), len(runs); i > 0 || j > 0; {
+			if j == 0 || i > 0 && sealed[i-1].seq > runs[j-1].seq {
+				if i--; !yield(sealed[i], nil) {
+					return
+				}
+			} else if j--; !yield(nil, runs[j]) {
 				return
 			}
 		}
-		for _, r := range slices.Backward(byEnd) {
-			if !yield(s.entry(r)) {
+	}
+}
+
+// Runs yields all runs, newest first: in the order in which they were made or
+// adopted. Of unfinished runs it has those of this Store.
+func (s *Store) Runs() iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		for r, run := range newestFirst(s.listed()) {
+			var e Entry
+			if r != nil {
+				e = s.entry(r)
+			} else {
+				e = run.entry()
+			}
+			if !yield(e) {
 				return
 			}
 		}
@@ -588,8 +599,8 @@ func (s *Store) WithKey(digest string) iter.Seq[Entry] {
 		if err != nil {
 			return
 		}
-		byEnd, _ := s.snapshot()
-		for _, r := range slices.Backward(byEnd) {
+		sealed, _ := s.listed()
+		for _, r := range slices.Backward(sealed) {
 			if r.key == d && !yield(s.entry(r)) {
 				return
 			}

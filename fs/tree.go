@@ -131,7 +131,7 @@ func (t *tree) status(context.Context) ([]byte, error) {
 	if t.c != nil {
 		have = t.c.Status()
 	}
-	byEnd, runs := t.s.snapshot()
+	sealed, runs := t.s.listed()
 	running, queued := 0, 0
 	for _, r := range runs {
 		if r.Status().State == "queued" {
@@ -147,7 +147,7 @@ func (t *tree) status(context.Context) ([]byte, error) {
 	all = all.With(
 		Attr{"running", strconv.Itoa(running)},
 		Attr{"queued", strconv.Itoa(queued)},
-		Attr{"kept", strconv.Itoa(len(byEnd))},
+		Attr{"kept", strconv.Itoa(len(sealed))},
 	).With(have...)
 	return all.Text(), nil
 }
@@ -297,7 +297,7 @@ func (f eventFile) Open(_ context.Context, mode OpenMode) (File, error) {
 	}
 	// A change between the two is told twice rather than never.
 	from := f.t.s.events.end()
-	_, runs := f.t.s.snapshot()
+	_, runs := f.t.s.listed()
 	var b []byte
 	for _, r := range runs {
 		b = fmt.Appendf(b, "%s %s\n", r.id, r.Status())
@@ -335,55 +335,72 @@ func (f indexFile) Open(_ context.Context, mode OpenMode) (File, error) {
 	if mode != OpenRead {
 		return nil, iofs.ErrPermission
 	}
-	byEnd, runs := f.t.s.snapshot()
-	var head []byte
-	for _, r := range slices.Backward(runs) {
-		head = r.entry().appendLine(head)
+	sealed, runs := f.t.s.listed()
+	x := &openIndex{sealed: sealed}
+	for _, r := range runs {
+		x.runs = append(x.runs, indexLine{r.seq, r.entry().appendLine(nil)})
 	}
-	return &openIndex{head: head, byEnd: byEnd}, nil
+	return x, nil
 }
 
 type openIndex struct {
 	byteFile
-	head  []byte
-	byEnd []*record
+	sealed []*record
+	runs   []indexLine // of those that have not ended
 
 	mu sync.Mutex // guards what follows
-	at int64      // offset of line i, counted from the newest, behind head
-	i  int
+	at indexMark  // where the last read ended
 }
 
-func (f *openIndex) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if off < int64(len(f.head)) {
-		return copy(p, f.head[off:]), nil
-	}
-	off -= int64(len(f.head))
+type indexLine struct {
+	seq  uint64
+	text []byte
+}
+
+// An indexMark is an offset where a line begins, and how many sealed and other
+// runs have lines before it.
+type indexMark struct {
+	off  int64
+	i, j int
+}
+
+func (f *openIndex) ReadAt(ctx context.Context, p []byte, off int64) (n int, err error) {
 	f.mu.Lock()
-	at, i := f.at, f.i
+	at := f.at
 	f.mu.Unlock()
-	if off < at {
-		at, i = 0, 0
+	if off < at.off {
+		at = indexMark{}
 	}
-	n := 0
 	var line []byte
-	for ; i < len(f.byEnd) && n < len(p); i++ {
-		r := f.byEnd[len(f.byEnd)-1-i]
-		size := int64(r.lineLen())
-		if pos := off + int64(n); pos < at+size {
-			line = r.appendLine(line[:0])
-			n += copy(p[n:], line[pos-at:])
-			if off+int64(n) < at+size {
+	for n < len(p) {
+		next, size, text := at, 0, []byte(nil)
+		i, j := len(f.sealed)-1-at.i, len(f.runs)-1-at.j
+		switch {
+		case i < 0 && j < 0:
+			return n, eofIf(n == 0)
+		case i < 0 || j >= 0 && f.runs[j].seq > f.sealed[i].seq:
+			text = f.runs[j].text
+			size = len(text)
+			next.j++
+		default:
+			size = f.sealed[i].lineLen()
+			if off+int64(n) < at.off+int64(size) {
+				line = f.sealed[i].appendLine(line[:0])
+				text = line
+			}
+			next.i++
+		}
+		next.off += int64(size)
+		if pos := off + int64(n); pos < next.off {
+			if n += copy(p[n:], text[pos-at.off:]); off+int64(n) < next.off {
 				break // p is full in the middle of a line
 			}
 		}
-		at += size
+		at = next
 	}
 	f.mu.Lock()
-	f.at, f.i = at, i
+	f.at = at
 	f.mu.Unlock()
-	if n == 0 && len(p) > 0 {
-		return 0, eofIf(true)
-	}
 	return n, nil
 }
 
@@ -427,34 +444,18 @@ func (s *Store) indexLen() int64 {
 	return n
 }
 
-// listed returns the sealed runs and our unfinished ones, each by seq.
-func (s *Store) listed() (sealed []*record, runs []*Run) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.index.refresh()
-	return s.index.bySeq, s.runs
-}
-
 // newest returns the seq of a run behind which there are n.
 func (s *Store) newest(n int) uint64 {
-	sealed, runs := s.listed()
-	i, j := len(sealed), len(runs)
-	for ; n > 0 && (i > 0 || j > 0); n-- {
-		if j == 0 || i > 0 && sealed[i-1].seq > runs[j-1].seq {
-			i--
-		} else {
-			j--
+	for r, run := range newestFirst(s.listed()) {
+		if n--; n >= 0 {
+			continue
 		}
+		if r != nil {
+			return r.seq
+		}
+		return run.seq
 	}
-	switch {
-	case i == 0 && j == 0:
-		return 0
-	case i == 0:
-		return runs[j-1].seq
-	case j == 0:
-		return sealed[i-1].seq
-	}
-	return max(sealed[i-1].seq, runs[j-1].seq)
+	return 0
 }
 
 // lastChange returns when a run of the store was last changed, as far as this

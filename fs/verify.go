@@ -3,6 +3,7 @@ package fs
 import (
 	"fmt"
 	iofs "io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -135,8 +136,8 @@ func VerifyDir(dir string) (Report, error) {
 	if err != nil {
 		return rep, fmt.Errorf("fs: verify: %w", err)
 	}
-	for name, x := range want {
-		if name != "manifest.sig" && !x.mode.IsRegular() { // the digests told of files
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if x := want[name]; name != "manifest.sig" && !x.mode.IsRegular() { // the digests told of files
 			content("%s: it is not there", name)
 		}
 	}
