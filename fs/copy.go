@@ -14,11 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	openNonblock = unix.O_NONBLOCK
-	openNofollow = unix.O_NOFOLLOW
-)
-
 // AddArtifacts copies what is in root, with modes and times, as the run's
 // artifacts. A device, a fifo, a socket, or a name that 9P cannot carry is an
 // error that names it; after any error the run has no artifacts. What its

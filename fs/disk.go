@@ -119,13 +119,20 @@ func (n diskNode) Open(ctx context.Context, mode OpenMode) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := openRegular(root, n.rel)
+	var f *os.File
+	if n.st.Version != 0 && n.st.Mode.IsRegular() {
+		f, err = root.Open(filepath.FromSlash(n.rel)) // sealed: it is what it was
+	} else {
+		f, err = openRegular(root, n.rel)
+	}
 	if err == nil {
 		return &diskFile{f: f, release: release}, nil
 	}
 	defer release()
-	if target, err := root.Readlink(filepath.FromSlash(n.rel)); err == nil {
-		return byteFile(target), nil
+	if errors.Is(err, errNotRegular) {
+		if target, err := root.Readlink(filepath.FromSlash(n.rel)); err == nil {
+			return byteFile(target), nil
+		}
 	}
 	return nil, bare(err)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	iofs "io/fs"
@@ -12,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxManifest bounds the texts of a run that are read as a whole: manifest,
@@ -224,15 +227,25 @@ func hashFile(root *os.Root, name string) (d [32]byte, size int64, err error) {
 }
 
 // openRegular opens a file of root for reading, and only if it is a regular
-// one: opening a fifo would block, a device may do anything.
+// one, and no link to one: opening a fifo would block, a device may do
+// anything, and what a link leads to is not what is named.
 func openRegular(root *os.Root, name string) (*os.File, error) {
-	f, err := root.OpenFile(filepath.FromSlash(name), os.O_RDONLY|openNonblock|openNofollow, 0)
+	name = filepath.FromSlash(name)
+	want, err := root.Lstat(name)
 	if err != nil {
 		return nil, err
 	}
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", name)
+	if !want.Mode().IsRegular() {
+		return nil, &iofs.PathError{Op: "open", Path: name, Err: errNotRegular}
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	// An os.Root follows links within it, O_NOFOLLOW or not.
+	got, err := f.Stat()
+	if err == nil && !os.SameFile(want, got) {
+		err = &iofs.PathError{Op: "open", Path: name, Err: errNotRegular}
 	}
 	if err != nil {
 		f.Close()
@@ -240,3 +253,5 @@ func openRegular(root *os.Root, name string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+var errNotRegular = errors.New("not a regular file")

@@ -613,3 +613,35 @@ func TestMtreeIsRead(t *testing.T) {
 		}
 	}
 }
+
+// A link among the artifacts, or on any disk, is never followed: where it is
+// opened all the same, it is a file that holds its target.
+func TestLinksAreData(t *testing.T) {
+	s := newStore(t)
+	id := writeRun(t, s, commitA, treeA, "passed", 0)
+	dir := t.TempDir()
+	makeArtifacts(t, dir)
+	disk, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	run, err := Walk(t.Context(), NewTree(s, nil), "ci/"+id+"/artifacts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range []Dir{run.(Dir), DiskDir(disk, "d")} {
+		for name, target := range map[string]string{"link": "bin/hello", "out": "/etc/passwd"} {
+			if got := mustRead(t, root, name); got != target {
+				t.Errorf("the link %s reads %q, want %q", name, got, target)
+			}
+			if _, err := Walk(t.Context(), root, name+"/x"); err == nil {
+				t.Errorf("a walk goes through the link %s", name)
+			}
+		}
+	}
+	if f, err := openRegular(disk, "link"); err == nil {
+		f.Close()
+		t.Errorf("openRegular follows a link")
+	}
+}
