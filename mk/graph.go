@@ -77,7 +77,7 @@ func (r *run) graph(target string) *node {
 }
 
 // maxGraph bounds the depth of the graph: what walks it is recursive.
-const maxGraph = 1_000_000
+const maxGraph = 200_000
 
 // applyRules makes the node of a name from the rules that are for it: the
 // explicit ones, then the meta-rules that match. A meta-rule applies NREP

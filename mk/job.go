@@ -99,8 +99,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 		r.plan = func(j *job) { plan(r, j) }
 	}
 	r.procs = newProcs(&m.cfg, out, w)
-	stop := context.AfterFunc(ctx, func() { r.procs.interrupt(context.Cause(ctx)) })
-	defer stop()
+	defer r.procs.watch(ctx)()
 	defer out.flush()
 	defer r.finish(&err)
 	defer catch(&err)
@@ -207,7 +206,7 @@ func (r *run) schedule() {
 		r.count()
 		return
 	}
-	if err := r.ctx.Err(); err != nil {
+	if r.ctx.Err() != nil {
 		panic(bail{context.Cause(r.ctx)})
 	}
 	j := r.jobs[0]

@@ -6,8 +6,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxLine bounds a line of a mkfile outside recipes, and a recipe.
-const maxLine = 1 << 28
+// maxLine bounds a line of a mkfile outside recipes, and with it the output of
+// a command, maxRecipe a recipe.
+const (
+	maxLine   = 64 << 20
+	maxRecipe = 256 << 20
+)
 
 // unknown stands in a line for what a command that was not run would have
 // printed. It cannot occur in UTF-8.
@@ -38,7 +42,7 @@ loop:
 			for i < in.end && plain[in.buf[i]] {
 				i++
 			}
-			b = append(b, in.buf[in.pos:i]...)
+			b = p.grow(append(b, in.buf[in.pos:i]...))
 			in.pos = i
 		}
 		switch c := in.next(true); c {
@@ -79,9 +83,11 @@ loop:
 }
 
 // grow returns b, and bails out where it is longer than a line may be.
-func (p *parser) grow(b []byte) []byte {
-	if len(b) > maxLine {
-		p.syntax(p.in.line, "line longer than %d bytes", maxLine)
+func (p *parser) grow(b []byte) []byte { return p.bounded(b, maxLine) }
+
+func (p *parser) bounded(b []byte, most int) []byte {
+	if len(b) > most {
+		p.syntax(p.in.line, "longer than %d bytes", most)
 	}
 	return b
 }
@@ -139,7 +145,7 @@ func (p *parser) recipe() string {
 				in.pos += i
 			}
 			if c = in.get(); c != eof {
-				b = p.grow(append(b, byte(c)))
+				b = p.bounded(append(b, byte(c)), maxRecipe)
 			}
 		}
 		if c == eof {

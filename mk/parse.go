@@ -63,6 +63,7 @@ func Parse(ctx context.Context, c Config) (m *Mkfile, err error) {
 	p := &parser{Mkfile: m, ctx: ctx, out: newOutput(w.stdout, w.stderr), file: "<nil>"}
 	p.procs = newProcs(&m.cfg, p.out, w)
 	defer p.out.flush()
+	defer p.procs.watch(ctx)()
 	defer p.procs.reap()
 	defer catch(&err)
 	p.all()
@@ -130,10 +131,10 @@ func (p *parser) parse(name string, r io.Reader, override bool) {
 	p.startShell()
 	p.file, p.in = name, newInput(r)
 	for {
-		if err := p.ctx.Err(); err != nil {
-			panic(bail{err})
-		}
 		line, ok := p.assemble()
+		if p.ctx.Err() != nil {
+			panic(bail{context.Cause(p.ctx)})
+		}
 		if !ok {
 			break
 		}
@@ -301,11 +302,7 @@ func (p *parser) includeProgram(cmd string) {
 		return
 	}
 	p.trace("pipecmd='" + cmd + "'\n")
-	r, proc, err := p.procs.filter(p.shell, cmd, p.environment(p.shell))
-	if err != nil {
-		p.out.error(err.Error() + "\n")
-		panic(bail{err})
-	}
+	r, proc := p.procs.capture(p.ctx, p.shell, []string{"-c", cmd}, nil, p.environment(p.shell))
 	p.nest(cmd, r)
 	r.Close()
 	if status := p.procs.wait(proc); status != "" {
@@ -352,8 +349,11 @@ func (p *parser) command(b []byte, text string) []byte {
 	}
 	p.trace("starting: " + text + "\n")
 	b, err := p.procs.backquote(p.ctx, p.shell, text, p.environment(p.shell), b)
+	if p.ctx.Err() != nil {
+		panic(bail{context.Cause(p.ctx)})
+	}
 	if err != nil {
-		panic(bail{err})
+		p.syntax(p.in.line, "%v", err)
 	}
 	return b
 }

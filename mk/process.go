@@ -55,6 +55,11 @@ func (i Interrupt) Error() string {
 // grace is how long recipes may take to end when interrupted.
 const grace = 5 * time.Second
 
+// watch interrupts all processes when ctx ends, until stop is called.
+func (ps *procs) watch(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { ps.interrupt(context.Cause(ctx)) })
+}
+
 // interrupt sends all processes the signal of cause, and kills those that
 // have not ended in time.
 func (ps *procs) interrupt(cause error) {
@@ -213,28 +218,41 @@ func (ps *procs) builtin() {
 
 // backquote runs text and appends its output to b, without a last newline.
 func (ps *procs) backquote(ctx context.Context, sh *shell, text string, env []string, b []byte) ([]byte, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		ps.fatal("pipe", err)
-	}
-	p := ps.start(sh, nil, &text, w, env)
-	w.Close()
+	r, p := ps.capture(ctx, sh, nil, &text, env)
 	n := len(b)
-	stop := context.AfterFunc(ctx, func() { ps.interrupt(context.Cause(ctx)); r.Close() })
-	defer stop()
-	b, err = readAll(r, b)
+	b, err := readAll(r, b)
 	r.Close()
 	if err != nil {
 		ps.kill(p, syscall.SIGKILL)
 	}
 	ps.wait(p)
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
 	if len(b) > n && b[len(b)-1] == '\n' {
 		b = b[:len(b)-1]
 	}
 	return b, err
+}
+
+// capture starts a shell whose output the caller reads, until its end or ctx's.
+func (ps *procs) capture(ctx context.Context, sh *shell, args []string, text *string, env []string) (io.ReadCloser, *process) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		ps.fatal("pipe", err)
+	}
+	defer w.Close()
+	p := ps.start(sh, args, text, w, env)
+	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Now()) })
+	return captured{r, stop}, p
+}
+
+// captured is the output of a process.
+type captured struct {
+	*os.File
+	stop func() bool
+}
+
+func (c captured) Close() error {
+	c.stop()
+	return c.File.Close()
 }
 
 // readAll appends what r has to b, as long as it is no longer than a line may be.
@@ -254,16 +272,6 @@ func readAll(r io.Reader, b []byte) ([]byte, error) {
 			return b, fmt.Errorf("output of a command longer than %d bytes", maxLine)
 		}
 	}
-}
-
-// filter starts a command whose output the caller reads.
-func (ps *procs) filter(sh *shell, cmd string, env []string) (*os.File, *process, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		ps.fatal("pipe", err)
-	}
-	defer w.Close()
-	return r, ps.start(sh, []string{"-c", cmd}, nil, w, env), nil
 }
 
 // wait waits for one process and returns its status.

@@ -122,6 +122,7 @@ func (p *parser) addRule(h *header, target string, a attr) {
 			p.slab = make([]rule, 128)
 		}
 		r, p.slab = &p.slab[0], p.slab[1:]
+		r.header = h // add looks at it
 		if sym != nil {
 			sym.add(r)
 		} else {

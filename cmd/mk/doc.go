@@ -89,7 +89,8 @@
 //   - Includes nest 1,000 deep; the next one is skipped with a warning.
 //   - -dp and -dg print small numbers for addresses.
 //
-// A line is limited to 256 MiB, and so is the output of a `{command}.
+// A line and the output of a `{command} are limited to 64 MiB, a recipe to 256
+// MiB, the graph to a depth of 200,000 rules.
 //
 // Where there is no /bin/sh and no sh in $PATH, recipes are run by a POSIX shell
 // that is part of mk; MKSHELL=builtin asks for it. It has no kill, umask,

@@ -1,0 +1,282 @@
+package mk_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"9ci/mk"
+)
+
+// try reads and runs a mkfile in a directory of its own.
+func try(t *testing.T, ctx context.Context, text string, targets ...string) (dir, stdout, stderr string, err error) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "mkfile"), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	m, err := mk.Parse(ctx, mk.Config{Dir: dir, Exec: true, Stdout: &out, Stderr: &errs, Group: true})
+	if err == nil {
+		err = m.Run(ctx, targets...)
+	}
+	return dir, out.String(), errs.String(), err
+}
+
+// What is too much ends with a message that says what it was, soon and
+// without all memory.
+func TestTooMuch(t *testing.T) {
+	var chain strings.Builder
+	for i := range 250_000 {
+		fmt.Fprintf(&chain, "c%d: c%d\n", i, i+1)
+	}
+	for _, c := range []struct{ name, text, stderr string }{
+		{"output", "X=`{while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done | cat}\n", "mkfile:1: syntax error; output of a command longer than"},
+		{"line", "X=" + strings.Repeat("x", 65<<20) + "\n", "mkfile:1: syntax error; longer than"},
+		{"includes", "<mkfile\n<mkfile\n", "more than 100000 includes"},
+		{"depth", chain.String(), "graph is more than 200000 rules deep at target c200000"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, _, stderr, err := try(t, t.Context(), c.text)
+			if err == nil || !strings.Contains(stderr, c.stderr) {
+				t.Errorf("%v, stderr %.300q, want %q in it", err, stderr, c.stderr)
+			}
+		})
+	}
+}
+
+// What is merely much works.
+func TestMuch(t *testing.T) {
+	many := "all:VQ: " + strings.Join(names("t", 100_000), " ") + "\n\techo $prereq | wc -w\n" +
+		strings.Join(names("t", 100_000), " ") + ":VN: z\nz:VQ:\n\ttrue\n"
+	var same strings.Builder
+	same.WriteString("all:VQ:\n\techo $prereq\n")
+	for i := range 2000 {
+		fmt.Fprintf(&same, "all: p%d\n", i)
+	}
+	same.WriteString("p%:VQ:\n\ttrue\n")
+	layers := "l0:V: l1 m1\n"
+	for i := 1; i < 60; i++ {
+		layers += fmt.Sprintf("l%d m%d:V: l%d m%d\n", i, i, i+1, i+1)
+	}
+	layers += "l60 m60:VQ:\n\techo $target\n"
+	for _, c := range []struct{ name, text, stdout string }{
+		{"line", "X=" + strings.Repeat("word ", 2_000_000) + "\nall:VQ:\n\techo $X | wc -c\n", "16382\n"}, // cut, see the manual
+		{"recipe", "all:VQ:\n" + strings.Repeat("\t: a line that does nothing\n", 100_000) + "\techo end\n", "end\n"},
+		{"include loop", "<mkfile\nall:VQ:\n\techo $target\n", "all\n"},
+		{"targets", many, "2915\n"},
+		{"rules for one target", same.String(), ""},
+		{"layers", layers, "l60 m60\n"},
+		{"layers", strings.Replace(layers, "l60 m60:", "l60:", 1) + "m60:VQ:\n\ttrue\n", "l60\n"},
+		{"unread recipe", "all:VQ:\n\texit 0\n" + strings.Repeat("\tnot read\n", 100_000), ""},
+		{"name", strings.Repeat("n", 5000) + ":VQ: " + strings.Repeat("%", 3000) + "x\n\techo ok\n%x:V:\n\ttrue\n", "ok\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, stdout, stderr, err := try(t, t.Context(), c.text)
+			if err != nil || c.stdout != "" && !strings.HasSuffix(stdout, c.stdout) {
+				t.Errorf("%v, stdout %.300q, want %q\nstderr %.300q", err, stdout, c.stdout, stderr)
+			}
+		})
+	}
+}
+
+func names(prefix string, n int) []string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprint(prefix, i)
+	}
+	return list
+}
+
+// When a run is cancelled all that its recipes started ends, and Run returns
+// the cause. Half-made targets go where they have attribute D.
+func TestCancel(t *testing.T) {
+	for _, c := range []struct{ name, text string }{
+		{"recipe", "out:DQ:\n\techo half >$target; sleep 1000 & echo $! >pid; echo ready >fifo; wait\n"},
+		{"jobs", "NPROC=2\nall:V: out other\n\ttrue\nout:DQ:\n\techo half >$target; sleep 1000 & echo $! >pid; echo ready >fifo; wait\nother:Q:\n\techo half >$target; sleep 1000\n"},
+		{"backquote", "X=`{sleep 1000 & echo $! >pid; echo ready >fifo; wait}\n"},
+		{"program", "out:Psleep 1000; true: in\n\ttrue\nin:VQ:\n\techo ready >fifo\n"},
+		{"include", "<|sleep 1000 & echo $! >pid; echo ready >fifo; wait\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if c.name == "include" {
+				c.text = strings.NewReplacer(">", "\\>", ";", "\\;", "&", "\\&", "$!", "'$!'").Replace(c.text)
+			}
+			dir := t.TempDir()
+			os.WriteFile(filepath.Join(dir, "mkfile"), []byte(c.text), 0o666)
+			if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cause := errors.New("enough")
+			go func() {
+				os.ReadFile(filepath.Join(dir, "fifo"))
+				cancel(cause)
+			}()
+			var out bytes.Buffer
+			m, err := mk.Parse(ctx, mk.Config{Dir: dir, Exec: true, Stdout: &out, Stderr: &out, Group: true})
+			if err == nil {
+				err = m.Run(ctx)
+			}
+			if err != cause {
+				t.Errorf("error %v, want %v\n%s", err, cause, &out)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "out")); err == nil {
+				t.Error("out is still there")
+			}
+			var pid int
+			if b, err := os.ReadFile(filepath.Join(dir, "pid")); err == nil {
+				fmt.Sscan(string(b), &pid)
+			}
+			if pid != 0 && !ends(pid) {
+				t.Error("sleep still runs")
+			}
+		})
+	}
+}
+
+// ends tells whether a process has ended or does so within ten seconds.
+func ends(pid int) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err == unix.ESRCH
+	}
+	defer unix.Close(fd)
+	n, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000)
+	return n == 1
+}
+
+// A process that a recipe leaves in the background and that holds its output
+// does not hold up Run for long.
+func TestBackground(t *testing.T) {
+	start := time.Now()
+	_, stdout, _, err := try(t, t.Context(), "all:VQ:\n\tsleep 1000 & echo $!\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(start); d > 30*time.Second {
+		t.Errorf("Run took %v", d)
+	}
+	var pid int
+	fmt.Sscan(stdout, &pid)
+	syscall.Kill(pid, syscall.SIGKILL)
+}
+
+// Runs of one Mkfile may be concurrent, and leave no goroutine behind.
+func TestConcurrent(t *testing.T) {
+	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "mkfile"), []byte("NPROC=3\nall:V: a b c\n\techo all\n%:VQ:\n\techo $target\n"), 0o666)
+	before := runtime.NumGoroutine()
+	m, err := mk.Parse(t.Context(), mk.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	errs := make(chan error)
+	for range 4 {
+		go func() { errs <- m.Run(t.Context(), "all") }()
+	}
+	for range 4 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	for range 1000 {
+		if runtime.NumGoroutine() <= before {
+			return
+		}
+		runtime.Gosched()
+	}
+	if n := runtime.NumGoroutine(); n > before+1 {
+		t.Errorf("%d goroutines, %d before", n, before)
+	}
+}
+
+// A SyntaxError says where.
+func TestSyntaxError(t *testing.T) {
+	_, _, stderr, err := try(t, t.Context(), "A=1\nB=2\nwhat\n")
+	var e *mk.SyntaxError
+	if !errors.As(err, &e) || e.File != "mkfile" || e.Line != 4 {
+		t.Errorf("error %#v", err)
+	}
+	if want := "mk: mkfile:4: syntax error; expected one of :<=\n"; stderr != want {
+		t.Errorf("stderr %q, want %q", stderr, want)
+	}
+}
+
+// Errors tell what went wrong.
+func TestErrors(t *testing.T) {
+	if _, _, _, err := try(t, t.Context(), "A=1\n"); !errors.Is(err, mk.ErrNoTarget) {
+		t.Errorf("no target: %v", err)
+	}
+	if _, _, _, err := try(t, t.Context(), "a: b\n\ttrue\n"); !errors.Is(err, mk.ErrNoRule) {
+		t.Errorf("no rule: %v", err)
+	}
+	var e *mk.ExitError
+	if _, _, _, err := try(t, t.Context(), "a:V:\n\texit 3\n"); !errors.As(err, &e) || e.Target != "a" || e.Status != "exit(3)" {
+		t.Errorf("exit: %v", err)
+	}
+}
+
+// Without Exec nothing runs, and what depends on a command is not known.
+func TestUnknown(t *testing.T) {
+	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "mkfile"), []byte(`
+A=`+"`{touch ran}"+`
+B=x$A y
+C=z
+D=${A:%=%.o}
+t`+"`{touch ran}"+` u:V: $A v
+	true
+`+"`{echo w:V:}"+`
+<|touch ran
+<$A
+<inc
+%.o: $A
+	true
+`), 0o666)
+	os.WriteFile(filepath.Join(dir, "inc"), []byte("E=e\nv:V:\n"), 0o666)
+	m, err := mk.Parse(t.Context(), mk.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
+		t.Error("a command ran")
+	}
+	if m.Complete() {
+		t.Error("Complete() = true")
+	}
+	for _, c := range []struct {
+		name  string
+		words string
+		known bool
+	}{{"A", "[]", false}, {"B", "[y]", false}, {"C", "[z]", true}, {"D", "[]", false}, {"E", "[e]", true}, {"nothing", "[]", true}} {
+		words, known := m.Var(c.name)
+		if fmt.Sprint(words) != c.words || known != c.known {
+			t.Errorf("Var(%q) = %v, %v, want %s, %v", c.name, words, known, c.words, c.known)
+		}
+	}
+	if got, want := fmt.Sprint(m.Targets()), "[u v]"; got != want {
+		t.Errorf("Targets() = %v, want %v", got, want)
+	}
+	for _, r := range m.Rules() {
+		if r.Target == "u" && (r.File != "mkfile" || r.Line != 6 || fmt.Sprint(r.Prereqs) != "[v]" || r.Attr != "V") {
+			t.Errorf("rule %+v", r)
+		}
+	}
+	for _, v := range m.Vars() {
+		if v.Name == "C" && (v.File != "mkfile" || v.Line != 4 || !v.Exported) {
+			t.Errorf("variable %+v", v)
+		}
+	}
+}
