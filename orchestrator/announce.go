@@ -15,7 +15,7 @@ import (
 const (
 	maxAnnounce = 128 << 10 // bytes
 	maxShares   = 1024      // namespaces of one export
-	maxMembers  = 16        // exports of one connection
+	maxMembers  = 4         // exports of one connection
 	maxAddress  = 255       // bytes
 )
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -30,8 +29,6 @@ type clientLink struct {
 	done  chan struct{} // closed when the connection has ended
 	slots slots         // channels that the orchestrator opened
 	wg    sync.WaitGroup
-
-	probing atomic.Bool
 
 	mu      sync.Mutex // guards exports
 	exports map[string]*served
@@ -60,8 +57,7 @@ func newClientLink(c ssh.Conn, keys ...ssh.Signer) *clientLink {
 func (l *clientLink) serve(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	defer l.wg.Wait()
 	defer close(l.done)
-	alive := time.NewTicker(clientKeepalive)
-	defer alive.Stop()
+	l.wg.Go(l.keepalive)
 	for chans != nil || reqs != nil {
 		select {
 		case nc, ok := <-chans:
@@ -76,21 +72,22 @@ func (l *clientLink) serve(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request
 				continue
 			}
 			r.Reply(false, nil) // a keepalive is content with that
-		case <-alive.C:
-			l.wg.Go(l.probe)
 		}
 	}
 }
 
-// probe ends the connection where nobody answers. One at a time is enough.
-func (l *clientLink) probe() {
-	if !l.probing.CompareAndSwap(false, true) {
-		return
+// keepalive ends the connection where nobody answers.
+func (l *clientLink) keepalive() {
+	for {
+		select {
+		case <-time.After(clientKeepalive):
+		case <-l.done:
+			return
+		}
+		t := time.AfterFunc(clientMisses*clientKeepalive, func() { l.ssh.Close() })
+		l.ssh.SendRequest("keepalive@openssh.com", true, nil)
+		t.Stop()
 	}
-	defer l.probing.Store(false)
-	t := time.AfterFunc(clientMisses*clientKeepalive, func() { l.ssh.Close() })
-	defer t.Stop()
-	l.ssh.SendRequest("keepalive@openssh.com", true, nil)
 }
 
 // open takes a channel to what is exported: to its tree, or to the SSH server of

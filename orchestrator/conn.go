@@ -56,14 +56,14 @@ type conn struct {
 	out   slots          // channels that we opened
 	login atomic.Pointer[login]
 
-	probing atomic.Bool
+	suspects chan struct{} // asks keepalive for a probe out of turn
 
 	mu      sync.Mutex         // guards members
 	members map[string]*member // what the connection exports, by name
 }
 
 func newConn(s *Server, sc *ssh.ServerConn, log *slog.Logger) *conn {
-	c := &conn{s: s, ssh: sc, log: log, in: newSlots(maxChannels), out: newSlots(maxChannels)}
+	c := &conn{s: s, ssh: sc, log: log, in: newSlots(maxChannels), out: newSlots(maxChannels), suspects: make(chan struct{}, 1)}
 	c.login.Store(sc.Permissions.ExtraData[grantKey{}].(*login))
 	return c
 }
@@ -76,8 +76,7 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 	defer cancel()
 	defer c.leave()
 	defer c.ssh.Close()
-	alive := time.NewTimer(keepaliveDelay())
-	defer alive.Stop()
+	c.wg.Go(func() { c.keepalive(ctx) })
 	for chans != nil || reqs != nil {
 		select {
 		case nc, ok := <-chans:
@@ -92,24 +91,29 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 				continue
 			}
 			c.request(ctx, r)
-		case <-alive.C:
-			alive.Reset(keepaliveDelay())
-			c.wg.Go(c.probe)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func keepaliveDelay() time.Duration { return keepaliveEvery + rand.N(keepaliveSpread) }
+// keepalive probes the client now and then. It is apart from serve, which a
+// client that does not read its answers can hold up.
+func (c *conn) keepalive(ctx context.Context) {
+	for {
+		select {
+		case <-time.After(keepaliveEvery + rand.N(keepaliveSpread)):
+		case <-c.suspects:
+		case <-ctx.Done():
+			return
+		}
+		c.probe()
+	}
+}
 
 // probe closes the connection unless the client answers and its key may still
-// enter. One at a time is enough.
+// enter.
 func (c *conn) probe() {
-	if !c.probing.CompareAndSwap(false, true) {
-		return
-	}
-	defer c.probing.Store(false)
 	if err := c.check(); err != nil {
 		c.log.Info("login ends", "err", err)
 		c.ssh.Close()
@@ -125,7 +129,12 @@ func (c *conn) probe() {
 
 // suspect has the client probed at once: an operation that it should have
 // answered has timed out.
-func (c *conn) suspect() { c.wg.Go(c.probe) }
+func (c *conn) suspect() {
+	select {
+	case c.suspects <- struct{}{}:
+	default: // it is being probed, or will be
+	}
+}
 
 // check looks again at what the connection's key may do: authorized_keys may
 // have changed, or a certificate have run out, since it logged in.

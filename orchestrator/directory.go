@@ -69,6 +69,7 @@ type share struct {
 	cancel context.CancelFunc
 	since  time.Time
 	runs   map[string]*run // by id
+	keys   int             // bytes of their keys
 	silent time.Time       // when the executor last did not answer; zero once it has
 	root   fs.Dir          // the tree as the orchestrator itself reads it; nil while it cannot
 }

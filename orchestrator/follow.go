@@ -127,10 +127,10 @@ func (sh *share) event(d *directory, line string) error {
 	if err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
-	for _, r := range runs {
-		if r.id == id {
-			d.describe(sh, r)
-		}
+	if n := len(runs); n > 0 && runs[n-1].id == id {
+		d.describe(sh, runs[n-1])
+	} else {
+		d.vanish(sh, id)
 	}
 	sh.readKeys(sh.ctx, d, d.keyless(sh, keysAtOnce))
 	return nil
@@ -217,7 +217,7 @@ func (d *directory) put(sh *share, r run) *run {
 	if len(sh.runs) >= maxRuns {
 		for id, x := range sh.runs {
 			if x.intents == 0 {
-				delete(sh.runs, id) // any: an executor with so many is not honest, or reads its own index
+				delete(sh.runs, id) // any: whoever has so many is an archive, and its runs are found by path
 				break
 			}
 		}
@@ -270,11 +270,13 @@ func (d *directory) describe(sh *share, line run) {
 }
 
 // forget takes a run away that the executor turned out not to have.
-func (d *directory) forget(r *run) {
+func (d *directory) forget(r *run) { d.vanish(r.share, r.id) }
+
+func (d *directory) vanish(sh *share, id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if r.share.runs[r.id] == r && r.intents == 0 {
-		delete(r.share.runs, r.id)
+	if r := sh.runs[id]; r != nil && r.intents == 0 {
+		delete(sh.runs, id)
 	}
 }
 
@@ -316,14 +318,30 @@ func (sh *share) readKeys(ctx context.Context, d *directory, runs []*run) {
 			if err != nil {
 				return
 			}
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			if r.key == nil {
-				r.key = key
-			}
+			d.learnKey(r, key)
 		})
 	}
 	wg.Wait()
+}
+
+// learnKey notes a run's key. A share whose keys have become too many starts
+// anew: those that are asked for are read again.
+func (d *directory) learnKey(r *run, key fs.Attrs) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r.key != nil {
+		return
+	}
+	sh, n := r.share, len(key.Text())
+	if sh.keys += n; sh.keys > maxKeys {
+		for _, x := range sh.runs {
+			if x.intents == 0 {
+				x.key = nil
+			}
+		}
+		sh.keys = n
+	}
+	r.key = key
 }
 
 func readKey(ctx context.Context, root fs.Dir, id string) (fs.Attrs, error) {

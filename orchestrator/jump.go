@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,10 +56,10 @@ func (c *conn) jumpTo(name string) (*share, error) {
 		if sh == nil {
 			continue
 		}
-		if found != nil && found.m != sh.m {
-			return nil, fmt.Errorf("%s is in %s and %s: not by the same key", name, found.space.ns, ns)
+		if found != nil && found.m.key != sh.m.key {
+			return nil, fmt.Errorf("%s is another in %s than in %s", name, found.space.ns, ns)
 		}
-		found = sh
+		found = cmp.Or(found, sh)
 	}
 	if found == nil {
 		return nil, fmt.Errorf("no executor %q is connected", name)

@@ -20,7 +20,7 @@ type fileNode struct {
 }
 
 func (f *fileNode) Stat(context.Context) (fs.Stat, error) {
-	st := fs.Stat{Name: f.name, Mode: f.mode, ModTime: time.Now(), Path: qidPath(f.path)}
+	st := fs.Stat{Name: f.name, Mode: f.mode, ModTime: started, Path: qidPath(f.path)}
 	if f.text != nil {
 		st.Size = int64(len(f.text()))
 	}
@@ -37,9 +37,12 @@ func (f *fileNode) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) 
 	return f.open(ctx, mode)
 }
 
+// started is the time of what has no other.
+var started = time.Now()
+
 // dirStat describes a directory of the orchestrator's own.
 func dirStat(name, path string) fs.Stat {
-	return fs.Stat{Name: name, Mode: iofs.ModeDir | 0o555, ModTime: time.Now(), Path: qidPath(path)}
+	return fs.Stat{Name: name, Mode: iofs.ModeDir | 0o555, ModTime: started, Path: qidPath(path)}
 }
 
 // qidPath returns the number of what stands at a path of the mux.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	iofs "io/fs"
 	"strings"
 	"sync/atomic"
@@ -92,7 +93,24 @@ func (r remote) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
 	if err != nil {
 		return nil, r.fail(err)
 	}
-	return f, nil
+	return &remoteFile{f, r}, nil
+}
+
+// A remoteFile is an open file of an executor's tree. A read may block for as
+// long as it likes, but then the executor is asked whether it is still there.
+type remoteFile struct {
+	fs.File
+	r remote
+}
+
+func (f *remoteFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	t := time.AfterFunc(opTimeout, f.r.sh.m.conn.suspect)
+	defer t.Stop()
+	n, err := f.File.ReadAt(ctx, p, off)
+	if err != nil && err != io.EOF {
+		err = f.r.fail(err)
+	}
+	return n, err
 }
 
 // renumber gives a file its number in the mux's tree: executors number their

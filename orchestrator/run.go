@@ -11,10 +11,11 @@ import (
 )
 
 const (
-	maxRuns   = 65536    // of a share
-	maxIndex  = 16 << 20 // bytes of an index file that are read
+	maxRuns   = 16384    // of a share
+	maxIndex  = 8 << 20  // bytes of an index file that are read
 	maxKey    = 64 << 10 // bytes of a key file
-	maxSigner = 4096     // bytes
+	maxKeys   = 4 << 20  // bytes of a share's keys that are remembered
+	maxSigner = 1024     // bytes
 )
 
 // A run is what an executor says of one of its runs. The directory's mutex
