@@ -202,6 +202,9 @@ func (l *clientLink) ask(ctx context.Context, name string, payload []byte) (ok b
 	})
 	select {
 	case <-done:
+		if err == io.EOF {
+			err = errLost
+		}
 		return ok, reply, err
 	case <-ctx.Done():
 		return false, nil, ctx.Err()
