@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	iofs "io/fs"
@@ -111,7 +110,7 @@ func (f *openCtl) WriteAt(ctx context.Context, p []byte, _ int64) (int, error) {
 // command does the lines of a write, and stops at one that fails.
 func (f *openCtl) command(ctx context.Context, p []byte) (reply []byte, err error) {
 	if len(p) > maxCommand {
-		return nil, fmt.Errorf("a command is over %d bytes", maxCommand)
+		return nil, badCommand("a command is over %d bytes", maxCommand)
 	}
 	for line := range strings.Lines(string(p)) {
 		line = strings.TrimRight(line, "\r\n")
@@ -131,22 +130,27 @@ func (f *openCtl) command(ctx context.Context, p []byte) (reply []byte, err erro
 
 func (f *openCtl) Close() error { return nil }
 
+// badCommand is the error of a command that cannot be done as it is.
+func badCommand(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", fmt.Errorf(format, args...), iofs.ErrInvalid)
+}
+
 // command does a line that was written to /ctl.
 func (t *tree) command(ctx context.Context, line string) (string, error) {
 	words, err := SplitWords(line)
 	if err != nil {
-		return "", err
+		return "", badCommand("%w", err)
 	}
 	switch words[0] {
 	case "run":
 		rev := slices.IndexFunc(words[1:], func(w string) bool { return !strings.Contains(w, "=") })
 		if rev < 0 {
-			return "", errors.New("run: no revision is named: run [ATTR=VALUE...] REV [TARGET...]")
+			return "", badCommand("run: no revision is named: run [ATTR=VALUE...] REV [TARGET...]")
 		}
 		return t.c.Command(ctx, line)
 	case "cancel", "keep", "forget":
 		if len(words) != 2 {
-			return "", fmt.Errorf("%s: name one run: %[1]s ID", words[0])
+			return "", badCommand("%s: name one run: %[1]s ID", words[0])
 		}
 		e, err := t.lookup(ctx, words[1])
 		if err != nil {
@@ -154,51 +158,51 @@ func (t *tree) command(ctx context.Context, line string) (string, error) {
 		}
 		if words[0] == "cancel" {
 			if e.Run == nil {
-				return "", fmt.Errorf("cancel: %s has ended", e.ID)
+				return "", badCommand("cancel: %s has ended", e.ID)
 			}
 			return t.c.Command(ctx, "cancel "+e.ID)
 		}
 		return "", t.keepOrForget(words[0], e.ID)
 	case "gc":
 		if len(words) != 1 {
-			return "", errors.New("gc takes no arguments")
+			return "", badCommand("gc takes no arguments")
 		}
 		n, err := t.s.GC()
 		return fmt.Sprintf("%d", n), err
 	}
-	return "", fmt.Errorf("%.40q is not a command: run, cancel, keep, forget and gc are", words[0])
+	return "", badCommand("%.40q is not a command: run, cancel, keep, forget and gc are", words[0])
 }
 
 // runCommand does a line that was written to the ctl of a run.
 func (t *tree) runCommand(ctx context.Context, id, line string) (string, error) {
 	words, err := SplitWords(line)
 	if err != nil {
-		return "", err
+		return "", badCommand("%w", err)
 	}
 	switch words[0] {
 	case "cancel":
 		if len(words) != 1 {
-			return "", errors.New("cancel takes no arguments")
+			return "", badCommand("cancel takes no arguments")
 		}
 		if e, err := t.s.Get(id); err != nil || e.Run == nil {
-			return "", fmt.Errorf("cancel: %s has ended", id)
+			return "", badCommand("cancel: %s has ended", id)
 		}
 		return t.c.RunCommand(ctx, id, line)
 	case "hold":
 		if len(words) != 2 {
-			return "", errors.New("hold: name a time: hold DURATION")
+			return "", badCommand("hold: name a time: hold DURATION")
 		}
 		if d, err := time.ParseDuration(words[1]); err != nil || d < 0 {
-			return "", fmt.Errorf("hold: %.40q is not a time such as 90s, 10m or 2h", words[1])
+			return "", badCommand("hold: %.40q is not a time such as 90s, 10m or 2h", words[1])
 		}
 		return t.c.RunCommand(ctx, id, line)
 	case "keep", "forget":
 		if len(words) != 1 {
-			return "", fmt.Errorf("%s takes no arguments here", words[0])
+			return "", badCommand("%s takes no arguments here", words[0])
 		}
 		return "", t.keepOrForget(words[0], id)
 	}
-	return "", fmt.Errorf("%.40q is not a command: cancel, hold, keep and forget are", words[0])
+	return "", badCommand("%.40q is not a command: cancel, hold, keep and forget are", words[0])
 }
 
 func (t *tree) keepOrForget(what, id string) error {

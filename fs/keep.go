@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,7 +82,7 @@ var keepUnits = map[string]struct {
 
 // ErrInUse is the error of removing a run that somebody reads, that has not
 // ended, or that belongs to another live process.
-var ErrInUse = errors.New("in use")
+var ErrInUse error = syscall.EBUSY
 
 // outPrefix begins the name of a run that is being removed, inPrefix that of
 // one that is being adopted; the owner's token follows, and a plus sign.

@@ -230,6 +230,9 @@ func (r *Run) SetInfo(k Attrs) error {
 		return fmt.Errorf("fs: info: %w", err)
 	}
 	for _, a := range k {
+		if _, err := parseOptionalOID(a.Value); a.Name == "tree" && err != nil {
+			return fmt.Errorf("fs: info: tree: %w", err)
+		}
 		if a.Name == "id" && a.Value != r.id || a.Name == "commit" && a.Value != r.commit.String() {
 			return fmt.Errorf("fs: info: %s of a run does not change", a.Name)
 		}
@@ -617,6 +620,7 @@ func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
 		return nil, err
 	}
 	soften(dir)
+	reserve(lock, room) // as well as may be
 	r := s.newRun(commit)
 	r.id, r.dir, r.lock, r.key, r.status = id, dir, lock, key, status
 	_, r.seq, _ = splitID(id)
