@@ -119,7 +119,7 @@ func BenchmarkRelay(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if got, err := io.Copy(io.Discard, fs.NewReader(b.Context(), f)); got != size || err != nil {
+		if got, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, fs.NewReader(b.Context(), f), make([]byte, 1<<20)); got != size || err != nil {
 			b.Fatal(got, err)
 		}
 		f.Close()

@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"bufio"
 	"errors"
 	iofs "io/fs"
 	"strings"
@@ -64,4 +65,52 @@ func TestTreeThroughMux(t *testing.T) {
 	// One namespace below another: both are there.
 	read(t, root, "gitlab.com/a/b/status")
 	read(t, root, "gitlab.com/a/b/c/status")
+}
+
+// A run is adopted through the mux: found by its key, fetched as a tar, verified
+// and sealed, and then the same in every byte.
+func TestAdoptThroughMux(t *testing.T) {
+	m := startMux(t)
+	ka, _ := m.key(`namespace="`+hello+`"`, "alice")
+	kb, _ := m.key(`namespace="`+hello+`"`, "bob")
+	_, tree := treetest.New(t)
+	root := m.tree(m.dial(kb), hello)
+	ev := watchEvents(t, root)
+	m.export(m.dial(ka), Announce{Name: "a.1", Namespaces: []string{hello}}, tree)
+	const run = "/n/a.1/ci/3f2a9c1d0b7e.1"
+	ev.await(run + " passed")
+
+	answer, f := find(t, root, read(t, root, run+"/key"))
+	f.Close()
+	if !strings.HasPrefix(answer, run+" passed ") {
+		t.Fatalf("find = %q", answer)
+	}
+	n, err := fs.Walk(t.Context(), root, run+".tar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tar, err := n.Open(t.Context(), fs.OpenRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tar.Close()
+	store, err := fs.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	in := bufio.NewReaderSize(fs.NewReader(t.Context(), tar), 1<<20)
+	e, err := store.Adopt(t.Context(), in, func(_, _ []byte, _ fs.Attrs) (string, error) { return "alice", nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.ID != "3f2a9c1d0b7e.1" || e.State != "passed" || !strings.Contains(answer, " "+e.Score+" ") {
+		t.Errorf("adopted %+v, found %q", e, answer)
+	}
+	own := fs.NewTree(store, nil)
+	for _, name := range []string{"manifest", "stdout", "log", "artifacts.mtree", "artifacts/size"} {
+		if got, want := read(t, own, "ci/"+e.ID+"/"+name), read(t, root, run+"/"+name); got != want {
+			t.Errorf("%s is another", name)
+		}
+	}
 }
