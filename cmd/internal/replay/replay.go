@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -191,7 +192,9 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 		return fs.Entry{}, err
 	}
 	defer f.Close()
-	run, err := r.Store.Adopt(ctx, &progress{fs.NewReader(ctx, f), stall}, func(manifest, sig []byte, info fs.Attrs) (string, error) {
+	// A tar is read by headers of 512 bytes: each would be a round trip.
+	tar := bufio.NewReaderSize(&progress{fs.NewReader(ctx, f), stall}, 1<<20)
+	run, err := r.Store.Adopt(ctx, tar, func(manifest, sig []byte, info fs.Attrs) (string, error) {
 		end, err := time.Parse(time.RFC3339, info.Get("end"))
 		switch {
 		case err != nil:
