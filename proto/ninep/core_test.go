@@ -307,15 +307,15 @@ func TestErrors(t *testing.T) {
 		if strings.Contains(ename, "glenda") {
 			t.Errorf("ename %q tells of the host", ename)
 		}
-		if got := decodeEname(ename); !errors.Is(got, err) {
+		if got := EnameError(ename); !errors.Is(got, err) {
 			t.Errorf("%v came as %q and then %v", err, ename, got)
 		}
-		if got := decodeErrno(uint32(errno)); !errors.Is(got, err) {
+		if got := ErrnoError(uint32(errno)); !errors.Is(got, err) {
 			t.Errorf("%v came as %d and then %v", err, errno, got)
 		}
 	}
 	ename, _ := encodeError(errors.New("no such target:\n\tfoo"))
-	if got := decodeEname(ename); got.Error() != "no such target:; \tfoo" {
+	if got := EnameError(ename); got.Error() != "no such target:; \tfoo" {
 		t.Errorf("came as %q", got)
 	}
 }

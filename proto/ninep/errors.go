@@ -9,6 +9,9 @@ import (
 	"syscall"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
+
+	"9fans.net/go/plan9"
 )
 
 // Errors of the protocol itself. Their texts are enames.
@@ -122,6 +125,20 @@ func Errno(err error) syscall.Errno {
 	return errno
 }
 
+// AppendError appends the message that says err in dialect d.
+func AppendError(b []byte, d Dialect, tag uint16, err error) []byte {
+	start := len(b)
+	ename, errno := encodeError(err)
+	if d == DotL {
+		b = wire.Begin(b, wire.Rlerror, tag)
+		b = le.AppendUint32(b, uint32(errno))
+	} else {
+		b = wire.Begin(b, plan9.Rerror, tag)
+		b = wire.AppendString(b, ename)
+	}
+	return wire.End(b, start)
+}
+
 // unwrapText is the text of the innermost error in err.
 func unwrapText(err error) string {
 	for {
@@ -133,8 +150,8 @@ func unwrapText(err error) string {
 	}
 }
 
-// decodeErrno is the error that an wire.Rlerror brought.
-func decodeErrno(n uint32) error {
+// ErrnoError is the error that an wire.Rlerror brought.
+func ErrnoError(n uint32) error {
 	for _, e := range errorTable {
 		if uint32(e.errno) == n {
 			return e.err
@@ -155,9 +172,10 @@ type remoteError struct {
 func (e *remoteError) Error() string { return e.ename }
 func (e *remoteError) Unwrap() error { return e.err }
 
-// decodeEname is the error that an Rerror brought. Other servers' words for
+// EnameError is the error that the text of an Rerror stands for, and that
+// keeps the text. Other servers' words for
 // the common ones are known too.
-func decodeEname(ename string) error {
+func EnameError(ename string) error {
 	for _, e := range errorTable {
 		if ename == e.ename {
 			return e.err

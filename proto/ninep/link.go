@@ -353,9 +353,9 @@ func (l *link) answer(fr *wire.Reader, c *call, typ uint8, msize uint32) error {
 	dec := wire.Decoder{B: frame[wire.HeaderSize:]}
 	switch typ {
 	case plan9.Rerror:
-		c.err = decodeEname(dec.Str())
+		c.err = EnameError(dec.Str())
 	case wire.Rlerror:
-		c.err = decodeErrno(dec.U32())
+		c.err = ErrnoError(dec.U32())
 	default:
 		c.rx = append([]byte(nil), dec.B...)
 	}

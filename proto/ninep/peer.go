@@ -14,8 +14,8 @@ import (
 
 const errNoDescriptors = syscall.EMFILE
 
-// peerUser asks the kernel who is at the other end of a Unix socket.
-func peerUser(c *net.UnixConn) (fs.User, error) {
+// PeerUser asks the kernel who is at the other end of a Unix socket.
+func PeerUser(c *net.UnixConn) (fs.User, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return fs.User{}, err

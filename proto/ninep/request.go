@@ -128,15 +128,7 @@ func (r *request) reply(typ uint8) { r.out = wire.Begin(r.out[:r.start], typ, r.
 
 // fail replaces the reply by an error.
 func (r *request) fail(err error) {
-	ename, errno := encodeError(err)
-	if r.dialect == DotL {
-		r.out = wire.Begin(r.out[:r.start], wire.Rlerror, r.tag)
-		r.out = le.AppendUint32(r.out, uint32(errno))
-	} else {
-		r.out = wire.Begin(r.out[:r.start], plan9.Rerror, r.tag)
-		r.out = wire.AppendString(r.out, ename)
-	}
-	wire.End(r.out, r.start)
+	r.out = AppendError(r.out[:r.start], r.dialect, r.tag, err)
 	r.c.traceFrame("->", r.dialect, r.out[r.start:])
 }
 

@@ -44,7 +44,7 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 		user = fs.User{UID: -1, Anonymous: true}
 	}
 	if u, ok := rwc.(*net.UnixConn); ok {
-		peer, err := peerUser(u)
+		peer, err := PeerUser(u)
 		if err != nil {
 			rwc.Close()
 			return fmt.Errorf("9p: who is there: %w", err)

@@ -90,6 +90,17 @@ func (s *Sender) write(q [][]byte) (n int, err error) {
 	return n, err
 }
 
+// Room waits until the peer has read enough for more to be said to it. Somebody
+// else must be flushing.
+func (s *Sender) Room() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.queued > maxQueued && s.err == nil {
+		s.room.Wait()
+	}
+	return s.err
+}
+
 // Fail makes every flush return err from now on.
 func (s *Sender) Fail(err error) {
 	s.mu.Lock()

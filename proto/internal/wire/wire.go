@@ -132,7 +132,8 @@ func (fr *Reader) Buffered() bool {
 }
 
 // Next returns the next frame of at most max bytes. It is valid until the
-// following call.
+// following call; one that is longer than ReadBuffer is the caller's to keep,
+// or to give to PutBuffer.
 func (fr *Reader) Next(max uint32) ([]byte, error) {
 	if err := fr.fill(4); err != nil {
 		return nil, err
@@ -150,7 +151,11 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 		fr.lo += n
 		return b, nil
 	}
-	b := make([]byte, n)
+	b := GetBuffer()
+	if cap(b) < n {
+		b = make([]byte, n)
+	}
+	b = b[:n]
 	got := copy(b, fr.buf[fr.lo:fr.hi])
 	fr.lo, fr.hi = 0, 0
 	if _, err := io.ReadFull(fr.r, b[got:]); err != nil {

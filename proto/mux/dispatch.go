@@ -1,0 +1,285 @@
+package mux
+
+import (
+	"bytes"
+	"context"
+
+	"9ci/fs"
+	"9ci/proto/internal/wire"
+
+	"9fans.net/go/plan9"
+)
+
+// dispatch answers or forwards one T-message. It does not block: c.mu is held.
+func (c *client) dispatch(frame []byte) {
+	typ, tag := frame[4], le.Uint16(frame[5:])
+	c.trace("<-", frame)
+	l := wire.Layouts[c.dialect][typ]
+	_, used := c.tags[tag]
+	switch {
+	case l == nil || typ&1 != 0:
+		c.fail(tag, errUnsupported)
+	case !l.Fits(frame):
+		c.fail(tag, errMalformed)
+	case typ == plan9.Tflush:
+		c.flush(frame)
+	case used:
+		c.fail(tag, errTag)
+	case len(c.tags) >= maxRequests:
+		c.fail(tag, errTooMuch)
+	default:
+		c.request(frame)
+	}
+}
+
+// request deals with a T-message that has its layout and a tag of its own.
+func (c *client) request(frame []byte) {
+	typ, tag := frame[4], le.Uint16(frame[5:])
+	switch typ {
+	case plan9.Tattach:
+		c.attach(frame)
+		return
+	case plan9.Tauth:
+		c.fail(tag, errNoAuth)
+		return
+	case wire.Txattrwalk: // would make a fid
+		c.fail(tag, errUnsupported)
+		return
+	case plan9.Tcreate, wire.Tlcreate, wire.Tmkdir, wire.Tsymlink, wire.Tmknod, wire.Tunlinkat,
+		wire.Trename, wire.Tlink, wire.Trenameat:
+		c.fail(tag, fs.ErrReadOnly)
+		return
+	}
+	number := le.Uint32(frame[atFid:])
+	f := c.fids[number]
+	if f != nil && f.busy {
+		c.hold(f, frame)
+		return
+	}
+	if f == nil {
+		c.fail(tag, errUnknownFid)
+		return
+	}
+	p := &pending{typ: typ, c: c, epoch: c.epoch, ctag: tag, f: f}
+	switch typ {
+	case plan9.Twalk:
+		c.walk(frame, f)
+		return
+	case plan9.Tread, wire.Treaddir:
+		p.credit = c.grant(frame, f.s)
+	case plan9.Twrite:
+		if len(frame) > int(f.s.msize) { // more than its iounit
+			c.fail(tag, fs.ErrIO)
+			return
+		}
+	}
+	clunks := typ == plan9.Tclunk || typ == plan9.Tremove
+	if err := f.s.add(p); err != nil {
+		if clunks && err == errLost {
+			delete(c.fids, number)
+			c.say(wire.End(wire.Begin(nil, typ+1, tag), 0))
+			return
+		}
+		c.fail(tag, err)
+		return
+	}
+	if clunks {
+		delete(c.fids, number)
+		f.clunking = true
+		p.newfid = number
+	}
+	c.credit += p.credit
+	c.tags[tag] = &request{p: p}
+	le.PutUint32(frame[atFid:], f.n)
+	c.forward(p, frame)
+}
+
+// grant lowers the count of a read to what the client's credit and the
+// session's msize allow.
+func (c *client) grant(frame []byte, s *session) int {
+	at := frame[atCount:]
+	n := min(le.Uint32(at), s.msize-wire.IOHeader, c.msize-wire.IOHeader)
+	if left := budget - c.credit; int(n) > left {
+		n = min(n, uint32(max(left, leastRead)))
+	}
+	le.PutUint32(at, n)
+	return int(n)
+}
+
+// hold lets a request follow the walk that makes f.
+func (c *client) hold(f *fid, frame []byte) {
+	tag := le.Uint16(frame[5:])
+	if c.held+len(frame) > maxHeld {
+		c.fail(tag, errTooMuch)
+		return
+	}
+	c.held += len(frame)
+	r := &request{cancel: func() {}}
+	c.tags[tag] = r
+	f.queue = append(f.queue, held{r, bytes.Clone(frame)})
+}
+
+// drain ends the walk that makes f, which was to be number, and dispatches
+// what followed it. Nothing comes between: c.mu is held.
+func (c *client) drain(f *fid, number uint32) {
+	f.busy = false
+	if f.s == nil && c.fids[number] == f {
+		delete(c.fids, number)
+	}
+	q := f.queue
+	f.queue = nil
+	for _, h := range q {
+		c.held -= len(h.frame)
+		if h.r.flushed {
+			continue
+		}
+		tag := le.Uint16(h.frame[5:])
+		delete(c.tags, tag)
+		c.request(h.frame)
+	}
+}
+
+// flush passes Tflush on to where its request is.
+func (c *client) flush(frame []byte) {
+	tag, old := le.Uint16(frame[5:]), le.Uint16(frame[wire.HeaderSize:])
+	r := c.tags[old]
+	switch {
+	case r != nil && r.p != nil && r.flushing:
+		if len(r.also) < maxRequests {
+			r.also = append(r.also, tag)
+		}
+		return
+	case r != nil && r.p != nil:
+		p := &pending{typ: plan9.Tflush, c: c, epoch: c.epoch, ctag: tag, old: r.p, req: r}
+		if r.p.s.add(p) == nil {
+			r.flushing = true
+			le.PutUint16(frame[wire.HeaderSize:], r.p.tag)
+			c.forward(p, frame)
+			return
+		}
+		// The session is over, and will say so to the request.
+	case r != nil:
+		r.flushed = true
+		r.cancel()
+		delete(c.tags, old)
+	}
+	c.flushed(tag)
+}
+
+func (c *client) flushed(tag uint16) {
+	c.say(wire.End(wire.Begin(nil, plan9.Rflush, tag), 0))
+}
+
+// answer hands the client an R-message, whose layout is right, or nil when
+// the session has ended.
+func (c *client) answer(p *pending, frame []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.tags == nil || p.epoch != c.epoch {
+		if p.typ == plan9.Tclunk || p.typ == plan9.Tremove { // reset left it alone
+			p.f.s.freeFid(p.f.n)
+		}
+		return
+	}
+	if r := c.tags[p.ctag]; p.old == nil {
+		if r == nil || r.p != p {
+			return
+		}
+		delete(c.tags, p.ctag)
+		c.credit -= p.credit
+	}
+	failed := frame == nil || isError(frame[4])
+	switch p.typ {
+	case plan9.Tflush:
+		// The request it names will not be answered any more.
+		if r := c.tags[p.old.ctag]; r != nil && r.p == p.old {
+			delete(c.tags, p.old.ctag)
+			c.credit -= p.old.credit
+			c.undo(p.old)
+		}
+		c.flushed(p.ctag)
+		for _, tag := range p.req.also {
+			c.flushed(tag)
+		}
+		return
+	case plan9.Twalk:
+		if c.walked(p, frame) {
+			return
+		}
+	case plan9.Tclunk, plan9.Tremove:
+		if !failed || p.f.unbound || p.typ == plan9.Tremove {
+			p.f.s.freeFid(p.f.n)
+		}
+	case plan9.Topen, wire.Tlopen:
+		if !failed {
+			p.f.dir = frame[wire.HeaderSize]&plan9.QTDIR != 0
+			if at := frame[atIounit:]; p.f.s.msize < c.msize && le.Uint32(at) == 0 {
+				le.PutUint32(at, p.f.s.msize-wire.IOHeader)
+			}
+		}
+	}
+	if frame == nil {
+		c.fail(p.ctag, errLost)
+		return
+	}
+	if len(frame) > int(c.msize) || p.f != nil && saltQids(frame, p.f.dir, p.f.s.salt) != nil ||
+		p.credit > 0 && !failed && len(frame) > p.credit+wire.IOHeader {
+		c.fail(p.ctag, fs.ErrIO)
+		return
+	}
+	le.PutUint16(frame[5:], p.ctag)
+	c.say(frame)
+}
+
+// undo takes back what was said in advance of a request's answer that never
+// came.
+func (c *client) undo(p *pending) {
+	switch p.typ {
+	case plan9.Twalk:
+		c.unbind(p)
+	case plan9.Tclunk, plan9.Tremove:
+		p.f.clunking = false
+		if c.fids[p.newfid] == nil {
+			c.fids[p.newfid] = p.f
+		}
+	}
+}
+
+// unbind is the end of a fid that its walk did not make.
+func (c *client) unbind(p *pending) {
+	f := p.f
+	if p.same != nil { // the walk was of a fid to itself, which stays as it was
+		f.path, f.depth = p.same.path, p.same.depth
+		return
+	}
+	f.unbound = true
+	if !f.clunking {
+		if c.fids[p.newfid] == f {
+			delete(c.fids, p.newfid)
+		}
+		f.s.freeFid(f.n)
+	}
+}
+
+// background runs a request that waits for more than one answer. c.mu is
+// held, but not in do.
+func (c *client) background(tag uint16, do func(ctx context.Context, r *request)) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	r := &request{cancel: cancel}
+	c.tags[tag] = r
+	c.slow.Go(func() {
+		defer cancel()
+		do(ctx, r)
+		c.flushBatches()
+		c.send()
+	})
+}
+
+// settle frees the tag of a background request, and reports whether it is to
+// be answered. c.mu is held.
+func (c *client) settle(tag uint16, r *request) bool {
+	if c.tags != nil && c.tags[tag] == r {
+		delete(c.tags, tag)
+	}
+	return !r.flushed && c.tags != nil
+}

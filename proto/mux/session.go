@@ -1,0 +1,321 @@
+package mux
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"9ci/fs"
+	"9ci/proto/internal/wire"
+	"9ci/proto/ninep"
+
+	"9fans.net/go/plan9"
+)
+
+// A session is a connection to a backend or to the local tree, of one dialect.
+// It has tags and fids of its own.
+type session struct {
+	rwc     io.ReadWriteCloser
+	dialect ninep.Dialect
+	msize   uint32
+	salt    uint64
+	out     *wire.Sender
+	done    chan struct{} // closed by read when the session is over
+	wake    chan struct{} // has a value when out has more to flush
+
+	mu      sync.Mutex // guards what follows; a client's is taken first
+	pending []*pending // by tag
+	tags    []uint16   // free ones below len(pending)
+	fids    []uint32   // likewise, below nextFid
+	nextFid uint32
+	over    bool
+}
+
+// A pending is a request that a session has not answered.
+type pending struct {
+	s   *session
+	tag uint16 // at the session
+	typ uint8
+
+	c      *client // who asked; nil for the mux's own
+	ctag   uint16  // the client's tag
+	credit int     // bytes of data asked for
+	f      *fid    // the client's, that it is about
+	newfid uint32  // of a walk, the client's number for f
+	prefix []byte  // of a walk, the qids of the names before the boundary
+	names  int     // of a walk, those that are forwarded
+	same   *fid    // of a walk of f to itself, f as it was
+	epoch  int     // the client's
+
+	answer chan []byte // the mux's own: gets the R-message, or is closed
+	old    *pending    // of a Tflush: what it is about
+	req    *request    // of a client's Tflush: likewise
+
+	// Guarded by s.mu.
+	answered bool
+	flushes  int // Tflushes that name the tag: until they are answered it is not free
+}
+
+// maxPending leaves tags for the flushes of what is pending.
+const maxPending = 30000
+
+func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, msize uint32, salt uint64) (*session, error) {
+	s := &session{
+		rwc: rwc, dialect: d, msize: wire.MaxVersion, salt: salt, out: wire.NewSender(rwc),
+		done: make(chan struct{}), wake: make(chan struct{}, 1), nextFid: 1,
+	}
+	stop := context.AfterFunc(ctx, func() { rwc.Close() })
+	defer stop()
+	b := wire.Begin(nil, plan9.Tversion, plan9.NOTAG)
+	b = le.AppendUint32(b, msize)
+	b = wire.End(wire.AppendString(b, d.String()), 0)
+	if _, err := rwc.Write(b); err != nil {
+		rwc.Close()
+		return nil, err
+	}
+	fr := wire.NewReader(rwc)
+	frame, err := fr.Next(wire.MaxVersion)
+	if err == nil && (frame[4] != plan9.Rversion || !wire.Layouts[d][plan9.Rversion].Fits(frame)) {
+		err = fmt.Errorf("answered with %s", wire.Text(d, frame, 64))
+	}
+	if err != nil {
+		rwc.Close()
+		return nil, fmt.Errorf("backend: %w: %w", fs.ErrIO, err)
+	}
+	dec := wire.Decoder{B: frame[wire.HeaderSize:]}
+	got, version := dec.U32(), dec.Str()
+	if got > msize || got < wire.MinMsize || version != d.String() {
+		rwc.Close()
+		return nil, fmt.Errorf("backend does not speak %s but %q with messages of %d: %w", d, version, got, fs.ErrIO)
+	}
+	s.msize = got
+	go s.read(fr)
+	go s.write()
+	return s, nil
+}
+
+// close hangs up. read tells whoever waits.
+func (s *session) close() {
+	s.rwc.Close()
+	<-s.done
+}
+
+func (s *session) newFid() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := len(s.fids); n > 0 {
+		fid := s.fids[n-1]
+		s.fids = s.fids[:n-1]
+		return fid
+	}
+	s.nextFid++
+	return s.nextFid - 1
+}
+
+func (s *session) freeFid(n uint32) {
+	s.mu.Lock()
+	s.fids = append(s.fids, n)
+	s.mu.Unlock()
+}
+
+// add gives p a tag. Of the client's requests some are refused, so that there
+// are tags left to flush them.
+func (s *session) add(p *pending) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return errLost
+	}
+	if p.c != nil && p.typ != plan9.Tflush && len(s.pending)-len(s.tags) >= maxPending {
+		return errTooMuch
+	}
+	p.s = s
+	if n := len(s.tags); n > 0 {
+		p.tag = s.tags[n-1]
+		s.tags = s.tags[:n-1]
+		s.pending[p.tag] = p
+	} else if len(s.pending) == plan9.NOTAG {
+		return errTooMuch
+	} else {
+		p.tag = uint16(len(s.pending))
+		s.pending = append(s.pending, p)
+	}
+	if p.old != nil {
+		p.old.flushes++
+	}
+	return nil
+}
+
+// retire frees the tag of p once nothing names it any more.
+func (s *session) retire(p *pending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.answered = true
+	s.release(p)
+	if old := p.old; old != nil {
+		old.flushes--
+		old.answered = true // or never will be
+		s.release(old)
+	}
+}
+
+func (s *session) release(p *pending) {
+	if p.answered && p.flushes == 0 && s.pending[p.tag] == p {
+		s.pending[p.tag] = nil
+		s.tags = append(s.tags, p.tag)
+	}
+}
+
+// send queues a whole T-message under p's tag, and has it written. It takes
+// frame over.
+func (s *session) send(p *pending, frame []byte) {
+	le.PutUint16(frame[5:], p.tag)
+	s.out.Put(frame)
+	s.kick()
+}
+
+func (s *session) kick() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write writes what is queued, so that nobody who queues waits for a backend.
+func (s *session) write() {
+	for {
+		select {
+		case <-s.wake:
+			if s.out.Flush() != nil {
+				s.rwc.Close()
+				return
+			}
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// call is a request of the mux's own. frame is a T-message; the answer is an
+// R-message that is the caller's. When ctx ends first the request is flushed.
+func (s *session) call(ctx context.Context, frame []byte) ([]byte, error) {
+	p := &pending{typ: frame[4], answer: make(chan []byte, 1)}
+	if err := s.add(p); err != nil {
+		return nil, err
+	}
+	s.send(p, frame)
+	select {
+	case rx, ok := <-p.answer:
+		if !ok {
+			return nil, errLost
+		}
+		return rx, nil
+	case <-ctx.Done():
+		<-s.flush(p)
+		return nil, ctx.Err()
+	}
+}
+
+// flush asks the session to forget p. The channel is closed when it has.
+func (s *session) flush(p *pending) <-chan []byte {
+	f := &pending{typ: plan9.Tflush, old: p, answer: make(chan []byte, 1)}
+	if s.add(f) != nil {
+		close(f.answer)
+		return f.answer
+	}
+	b := wire.Begin(nil, plan9.Tflush, 0)
+	s.send(f, wire.End(le.AppendUint16(b, p.tag), 0))
+	return f.answer
+}
+
+// clunk gives fid n back, and its number once that was answered.
+func (s *session) clunk(n uint32) {
+	p := &pending{typ: plan9.Tclunk, f: &fid{s: s, n: n}}
+	if s.add(p) != nil {
+		return
+	}
+	b := wire.Begin(nil, plan9.Tclunk, 0)
+	s.send(p, wire.End(le.AppendUint32(b, n), 0))
+}
+
+// read hands each answer to whoever asked, until the session ends. It trusts
+// no length, tag or type.
+func (s *session) read(fr *wire.Reader) {
+	var touched []*client // have replies that were not sent yet
+	for {
+		if !fr.Buffered() {
+			for i, c := range touched {
+				c.send()
+				touched[i] = nil
+			}
+			touched = touched[:0]
+		}
+		frame, err := fr.Next(s.msize)
+		if err == nil {
+			var c *client
+			if c, err = s.deliver(frame); c != nil && !slices.Contains(touched, c) {
+				touched = append(touched, c)
+			}
+		}
+		if err != nil {
+			for _, c := range touched {
+				c.send()
+			}
+			s.end()
+			return
+		}
+	}
+}
+
+// deliver hands over one answer. An error ends the session.
+func (s *session) deliver(frame []byte) (*client, error) {
+	typ, tag := frame[4], le.Uint16(frame[5:])
+	s.mu.Lock()
+	var p *pending
+	if int(tag) < len(s.pending) {
+		p = s.pending[tag]
+	}
+	bad := p == nil || p.answered
+	s.mu.Unlock()
+	if bad || typ != p.typ+1 && (!isError(typ) || p.typ == plan9.Tflush) {
+		return nil, fmt.Errorf("backend answers what was not asked: %s", wire.Text(s.dialect, frame, 64))
+	}
+	if l := wire.Layouts[s.dialect][typ]; l == nil || !l.Fits(frame) {
+		return nil, fmt.Errorf("backend sent %s", wire.Text(s.dialect, frame, 64))
+	}
+	switch {
+	case p.c != nil:
+		p.c.answer(p, frame)
+	case p.answer != nil:
+		p.answer <- append([]byte(nil), frame...)
+		close(p.answer)
+	case p.typ == plan9.Tclunk:
+		s.freeFid(p.f.n)
+	}
+	s.retire(p)
+	return p.c, nil
+}
+
+// end tells all who wait that nothing will come.
+func (s *session) end() {
+	s.rwc.Close()
+	s.out.Fail(io.ErrClosedPipe)
+	s.mu.Lock()
+	s.over = true
+	all := s.pending
+	s.pending = nil
+	s.mu.Unlock()
+	for _, p := range all {
+		switch {
+		case p == nil || p.answered:
+		case p.c != nil:
+			p.c.answer(p, nil)
+			p.c.send()
+		case p.answer != nil:
+			close(p.answer)
+		}
+	}
+	close(s.done)
+}

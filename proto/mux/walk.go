@@ -1,0 +1,527 @@
+package mux
+
+import (
+	"context"
+	"fmt"
+	iofs "io/fs"
+	"slices"
+	"strings"
+
+	"9ci/fs"
+	"9ci/proto/internal/wire"
+	"9ci/proto/ninep"
+
+	"9fans.net/go/plan9"
+)
+
+// A place is where a walk has come to.
+type place struct {
+	path  []string // in the local tree, or of the mount
+	m     *mount   // of a backend, unless it is only known by its Backend
+	b     *Backend // nil in the local tree
+	depth int      // names below the mount
+}
+
+func (f *fid) place() place {
+	p := place{path: f.path, m: f.m, depth: f.depth}
+	if f.m != nil {
+		p.b = f.m.b
+	}
+	return p
+}
+
+// step is the place that name leads to from p, for a fid of root. crossed
+// reports whether it is in another tree.
+func (c *client) step(p place, root *root, name string) (next place, crossed bool) {
+	if p.b != nil {
+		switch {
+		case name != "..":
+			p.depth++
+		case p.depth > 0:
+			p.depth--
+		default:
+			// Above a backend's root is what is above its directory.
+			return place{path: p.path[:len(p.path)-1]}, true
+		}
+		return p, false
+	}
+	if name == ".." {
+		if len(p.path) > len(root.base) {
+			p.path = p.path[:len(p.path)-1]
+		}
+	} else {
+		p.path = append(slices.Clip(p.path), name)
+	}
+	if c.srv.Find != nil {
+		if b := c.srv.Find(p.path); b != nil {
+			return place{path: p.path, b: b}, true
+		}
+	}
+	return p, false
+}
+
+// walk forwards a Twalk where that is enough: when it stays in its tree, and
+// when it enters a backend that the client has entered before.
+func (c *client) walk(frame []byte, f *fid) {
+	tag := le.Uint16(frame[5:])
+	number, newfid := le.Uint32(frame[atFid:]), le.Uint32(frame[atNewfid:])
+	d := wire.Decoder{B: frame[atNewfid+4:]}
+	names := make([]string, d.U16())
+	for i := range names {
+		names[i] = d.Str()
+	}
+	if len(names) > plan9.MAXWELEM {
+		c.fail(tag, fmt.Errorf("too many names in walk: %w", errInvalid))
+		return
+	}
+	old := c.fids[newfid]
+	switch {
+	case newfid == number:
+	case old != nil && old.busy:
+		c.hold(old, frame)
+		return
+	case old != nil || newfid == plan9.NOFID:
+		c.fail(tag, errFidInUse)
+		return
+	case len(c.fids) >= maxFids:
+		c.fail(tag, errTooMuch)
+		return
+	}
+
+	p, crossings, entered := f.place(), 0, 0
+	for i, name := range names {
+		var crossed bool
+		if p, crossed = c.step(p, f.root, name); crossed {
+			crossings++
+			entered = i + 1
+		}
+	}
+	w := &pending{typ: plan9.Twalk, c: c, epoch: c.epoch, ctag: tag, newfid: newfid}
+	switch {
+	case crossings == 0 && newfid == number:
+		w.f, w.same = f, &fid{path: f.path, depth: f.depth}
+		c.forwardWalk(w, f.s, f.n, names, p)
+	case crossings == 0:
+		w.f = &fid{root: f.root}
+		c.forwardWalk(w, f.s, f.n, names, p)
+	case crossings == 1 && p.b != nil && newfid != number && !slices.Contains(names[:entered], "..") && c.mounted(&p, f.root):
+		w.f = &fid{root: f.root}
+		w.prefix = p.m.qids[qidSize*(len(f.path)-len(f.root.base)):]
+		c.forwardWalk(w, p.m.s, p.m.n, names[entered:], p)
+	default:
+		c.walkSlowly(tag, f, newfid, names)
+	}
+}
+
+// mounted sets p.m if the client has entered the backend there.
+func (c *client) mounted(p *place, r *root) bool {
+	m := c.mounts[mountKey{r, strings.Join(p.path, "/")}]
+	if m == nil || m.b != p.b {
+		return false
+	}
+	select {
+	case <-m.s.done:
+		return false
+	default:
+	}
+	p.m = m
+	return true
+}
+
+// forwardWalk sends a walk of names from fid from of s. In advance of its
+// answer w.f is at p, so that what follows can be forwarded.
+func (c *client) forwardWalk(w *pending, s *session, from uint32, names []string, p place) {
+	n := w.f.n
+	if w.same == nil {
+		n = s.newFid()
+	}
+	w.names = len(names)
+	if err := s.add(w); err != nil {
+		if w.same == nil {
+			s.freeFid(n)
+		}
+		c.fail(w.ctag, err)
+		return
+	}
+	w.f.s, w.f.n, w.f.path, w.f.m, w.f.depth = s, n, p.path, p.m, p.depth
+	c.fids[w.newfid] = w.f
+	c.tags[w.ctag] = &request{p: w}
+	c.forward(w, walkFrame(from, n, names))
+}
+
+func walkFrame(from, to uint32, names []string) []byte {
+	b := wire.Begin(nil, plan9.Twalk, 0)
+	b = le.AppendUint32(b, from)
+	b = le.AppendUint32(b, to)
+	b = le.AppendUint16(b, uint16(len(names)))
+	for _, name := range names {
+		b = wire.AppendString(b, name)
+	}
+	return wire.End(b, 0)
+}
+
+// walked looks at the answer to a forwarded walk, and answers it itself where
+// names before a boundary belong to it.
+func (c *client) walked(p *pending, frame []byte) (answered bool) {
+	got := 0
+	failed := frame == nil || isError(frame[4])
+	if !failed {
+		got = int(le.Uint16(frame[wire.HeaderSize:]))
+	}
+	if failed || got < p.names {
+		c.unbind(p)
+	}
+	if frame == nil || len(p.prefix) == 0 {
+		return false
+	}
+	b := wire.Begin(nil, plan9.Rwalk, p.ctag)
+	b = le.AppendUint16(b, uint16(len(p.prefix)/qidSize+got))
+	b = append(b, p.prefix...)
+	if !failed {
+		saltQids(frame, false, p.f.s.salt)
+		b = append(b, frame[wire.HeaderSize+2:]...)
+	}
+	c.say(wire.End(b, 0))
+	return true
+}
+
+// walkSlowly walks across boundaries, a tree at a time. What follows on newfid
+// waits, but not what follows on f: the walk starts from a clone of it.
+func (c *client) walkSlowly(tag uint16, f *fid, newfid uint32, names []string) {
+	from := &pending{typ: plan9.Twalk, answer: make(chan []byte, 1)}
+	if err := f.s.add(from); err != nil {
+		c.fail(tag, err)
+		return
+	}
+	w := walker{c: c, root: f.root, place: f.place(), s: f.s, n: f.s.newFid(), owned: true}
+	c.forward(from, walkFrame(f.n, w.n, nil))
+	nf := c.fids[newfid]
+	same := nf == f
+	if nf == nil {
+		nf = &fid{root: f.root}
+		c.fids[newfid] = nf
+	}
+	nf.busy = true
+	c.background(tag, func(ctx context.Context, r *request) {
+		err := w.start(from)
+		if err == nil {
+			err = w.walk(ctx, names)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		done := err == nil && len(w.qids) == qidSize*len(names)
+		answer := c.settle(tag, r)
+		if answer && done {
+			if same {
+				nf.s.clunk(nf.n)
+			}
+			nf.s, nf.n, nf.path, nf.m, nf.depth, w.owned = w.s, w.n, w.place.path, w.place.m, w.place.depth, false
+		}
+		w.drop()
+		switch {
+		case !answer:
+		case err != nil && len(w.qids) == 0:
+			c.fail(tag, err)
+		default:
+			b := wire.Begin(nil, plan9.Rwalk, tag)
+			b = le.AppendUint16(b, uint16(len(w.qids)/qidSize))
+			c.say(wire.End(append(b, w.qids...), 0))
+		}
+		if c.fids != nil {
+			c.drain(nf, newfid)
+		}
+	})
+}
+
+// A walker makes a walk that crosses boundaries.
+type walker struct {
+	c     *client
+	root  *root
+	place place
+	s     *session
+	n     uint32 // where the walk is, at s
+	owned bool   // n is the walker's
+	qids  []byte
+}
+
+// start waits for the clone that the walk starts from.
+func (w *walker) start(p *pending) error {
+	rx, ok := <-p.answer
+	if !ok {
+		w.owned = false
+		return errLost
+	}
+	if isError(rx[4]) {
+		w.owned = false
+		w.s.freeFid(w.n)
+		return remoteError(rx)
+	}
+	return nil
+}
+
+func (w *walker) drop() {
+	if w.owned {
+		w.s.clunk(w.n)
+		w.owned = false
+	}
+}
+
+// move is where the walker is now.
+func (w *walker) move(s *session, n uint32, owned bool) {
+	w.drop()
+	w.s, w.n, w.owned = s, n, owned
+}
+
+// walk walks as far as it can. Its error is about the name behind the qids.
+func (w *walker) walk(ctx context.Context, names []string) error {
+	for len(names) > 0 {
+		// As far as the tree goes.
+		k, next, crossed := 0, w.place, false
+		for k < len(names) && !crossed {
+			next, crossed = w.c.step(next, w.root, names[k])
+			k++
+		}
+		part := names[:k]
+		names = names[k:]
+		switch {
+		case crossed && next.b == nil: // out of a backend
+			if err := w.hop(ctx, part[:k-1]); err != nil {
+				return err
+			}
+			n, qids, err := w.c.call(ctx, w.c.localSession(), w.root.n, next.path[len(w.root.base):])
+			if err != nil {
+				return err
+			}
+			q := qids[max(0, len(qids)-qidSize):]
+			if len(q) == 0 { // the root itself
+				if q, err = w.c.rootQid(ctx, w.root); err != nil {
+					return err
+				}
+			}
+			w.move(w.c.localSession(), n, true)
+			w.qids = append(w.qids, q...)
+		case crossed: // into one: its directory must be there in the local tree
+			if err := w.hop(ctx, part); err != nil {
+				return err
+			}
+			w.qids = w.qids[:len(w.qids)-qidSize]
+			m, err := w.c.mount(ctx, &next, w.root)
+			if err != nil {
+				return err
+			}
+			n, _, err := w.c.call(ctx, m.s, m.n, nil)
+			if err != nil {
+				return err
+			}
+			w.move(m.s, n, true)
+			w.qids = append(w.qids, m.qids[len(m.qids)-qidSize:]...)
+		default:
+			if err := w.hop(ctx, part); err != nil {
+				return err
+			}
+		}
+		w.place = next
+	}
+	return nil
+}
+
+// hop walks within a tree.
+func (w *walker) hop(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	n, qids, err := w.c.call(ctx, w.s, w.n, names)
+	w.qids = append(w.qids, qids...)
+	if err != nil {
+		return err
+	}
+	w.move(w.s, n, true)
+	return nil
+}
+
+// call walks from a fid of s to a new one. The qids are those of the names
+// that were there; only if all were, n is the new fid.
+func (c *client) call(ctx context.Context, s *session, from uint32, names []string) (n uint32, qids []byte, err error) {
+	if s == nil {
+		return 0, nil, errLost
+	}
+	n = s.newFid()
+	rx, err := s.call(ctx, walkFrame(from, n, names))
+	if err == nil && isError(rx[4]) {
+		err = remoteError(rx)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			s.clunk(n) // whatever became of it
+		} else {
+			s.freeFid(n)
+		}
+		return 0, nil, err
+	}
+	saltQids(rx, false, s.salt)
+	qids = rx[wire.HeaderSize+2:]
+	if len(qids) < qidSize*len(names) {
+		s.freeFid(n)
+		return 0, qids, iofs.ErrNotExist
+	}
+	return n, qids[:qidSize*len(names)], nil
+}
+
+func (c *client) localSession() *session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.local
+}
+
+// rootQid asks for the qid of an attach's root, which no walk tells.
+func (c *client) rootQid(ctx context.Context, r *root) ([]byte, error) {
+	s := c.localSession()
+	if s == nil {
+		return nil, errLost
+	}
+	typ, at := uint8(plan9.Tstat), 10
+	if s.dialect == ninep.DotL {
+		typ, at = wire.Tgetattr, 8
+	}
+	b := le.AppendUint32(wire.Begin(nil, typ, 0), r.n)
+	if s.dialect == ninep.DotL {
+		b = le.AppendUint64(b, 0x7ff)
+	}
+	rx, err := s.call(ctx, wire.End(b, 0))
+	if err == nil && isError(rx[4]) {
+		err = remoteError(rx)
+	}
+	if err != nil || len(rx) < wire.HeaderSize+at+qidSize {
+		return nil, fmt.Errorf("%w: %w", fs.ErrIO, err)
+	}
+	return rx[wire.HeaderSize+at:][:qidSize], nil
+}
+
+// mount enters the backend of p for the client, and sets p.m.
+func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
+	c.mu.Lock()
+	ok := c.mounts != nil && c.mounted(p, r)
+	d, local := c.dialect, c.local
+	c.mu.Unlock()
+	if ok {
+		return p.m, nil
+	}
+	s, err := p.b.session(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	// The qids of the way there, for walks that are only forwarded.
+	n, qids, err := c.call(ctx, local, r.n, p.path[len(r.base):])
+	if err != nil {
+		return nil, err
+	}
+	local.clunk(n)
+	m := &mount{b: p.b, s: s, n: s.newFid()}
+	rx, err := s.call(ctx, attachFrame(d, m.n, r.uname, p.b.aname))
+	if err == nil && isError(rx[4]) {
+		err = remoteError(rx)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			s.clunk(m.n)
+		} else {
+			s.freeFid(m.n)
+		}
+		return nil, err
+	}
+	saltQids(rx, false, s.salt)
+	m.qids = append(qids[:len(qids)-qidSize:len(qids)-qidSize], rx[wire.HeaderSize:][:qidSize]...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mounts == nil {
+		s.clunk(m.n)
+		return nil, errLost
+	}
+	if c.mounted(p, r) { // another walk was faster
+		s.clunk(m.n)
+		return p.m, nil
+	}
+	c.mounts[mountKey{r, strings.Join(p.path, "/")}] = m
+	p.m = m
+	return m, nil
+}
+
+func attachFrame(d ninep.Dialect, n uint32, uname, aname string) []byte {
+	b := wire.Begin(nil, plan9.Tattach, 0)
+	b = le.AppendUint32(b, n)
+	b = le.AppendUint32(b, plan9.NOFID)
+	b = wire.AppendString(b, uname)
+	b = wire.AppendString(b, aname)
+	if d == ninep.DotL {
+		b = le.AppendUint32(b, plan9.NOUID)
+	}
+	return wire.End(b, 0)
+}
+
+// attach attaches to the local tree, and keeps a fid of the root there for
+// walks that come back from a backend.
+func (c *client) attach(frame []byte) {
+	tag, number := le.Uint16(frame[5:]), le.Uint32(frame[atFid:])
+	d := wire.Decoder{B: frame[atFid+4:]}
+	afid, uname, aname := d.U32(), d.Str(), d.Str()
+	f := c.fids[number]
+	switch {
+	case afid != plan9.NOFID:
+		c.fail(tag, errNoAuth)
+		return
+	case f != nil && f.busy:
+		c.hold(f, frame)
+		return
+	case f != nil || number == plan9.NOFID:
+		c.fail(tag, errFidInUse)
+		return
+	case len(c.roots) >= maxRoots || len(c.fids) >= maxFids:
+		c.fail(tag, errTooMuch)
+		return
+	}
+	r := &root{uname: uname, base: strings.FieldsFunc(aname, func(r rune) bool { return r == '/' })}
+	if c.peer.Name != "" {
+		r.uname = c.peer.Name
+	}
+	c.roots = append(c.roots, r)
+	f = &fid{root: r, busy: true}
+	c.fids[number] = f
+	s, dialect := c.local, c.dialect
+	c.background(tag, func(ctx context.Context, req *request) {
+		r.n = s.newFid()
+		rx, err := s.call(ctx, attachFrame(dialect, r.n, uname, aname))
+		if err == nil && isError(rx[4]) {
+			err = remoteError(rx)
+		}
+		n := uint32(0)
+		if err == nil {
+			n, _, err = c.call(ctx, s, r.n, nil)
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.settle(tag, req) {
+			if err != nil {
+				c.fail(tag, err)
+			} else {
+				f.s, f.n, f.path = s, n, r.base
+				le.PutUint16(rx[5:], tag)
+				c.say(rx)
+			}
+		}
+		if f.s == nil {
+			c.roots = slices.DeleteFunc(c.roots, func(x *root) bool { return x == r })
+		}
+		if c.fids != nil {
+			c.drain(f, number)
+		}
+	})
+}
+
+// remoteError is the error that an R-message tells of.
+func remoteError(rx []byte) error {
+	d := wire.Decoder{B: rx[wire.HeaderSize:]}
+	if rx[4] == wire.Rlerror {
+		return ninep.ErrnoError(d.U32())
+	}
+	return ninep.EnameError(d.Str())
+}
