@@ -146,7 +146,7 @@ type runDisk struct {
 }
 
 func (d runDisk) acquire() (*os.Root, uint32, func(), error) {
-	for range 2 { // it may be sealed while we look
+	for range 2 { // it may be discarded or evicted while we look
 		rec, run := d.s.find(d.id)
 		switch {
 		case rec != nil:
@@ -158,8 +158,12 @@ func (d runDisk) acquire() (*os.Root, uint32, func(), error) {
 		case run == nil:
 			return nil, 0, nil, iofs.ErrNotExist
 		}
-		if root, err := os.OpenRoot(run.dir); err == nil {
-			return root, 0, func() { root.Close() }, nil
+		// Between its renaming and its being known as sealed, it is where
+		// sealed runs are.
+		for _, dir := range []string{run.dir, d.s.runPath(run.id)} {
+			if root, err := os.OpenRoot(dir); err == nil {
+				return root, 0, func() { root.Close() }, nil
+			}
 		}
 	}
 	return nil, 0, nil, iofs.ErrNotExist
