@@ -32,7 +32,8 @@ line for each run that has them all:
 A line that does not begin with a slash is an error.
 
 Passed runs come first, the newest first; then those that are queued or under
-way, in the order in which they were asked for; then the others. The pair
+way, in the order in which they were asked for, the key of their executor in
+the place of a signer; then the others. The pair
 intent=ID says that the asker's own executor, which the same connection
 exports, is going to run this key as ID, for as long as the file stays open:
 whoever sees its own run as the first that has not ended is to run it, and all
@@ -103,9 +104,18 @@ func (d *directory) find(ctx context.Context, ns string, q question, asker *conn
 	var b []byte
 	for _, r := range found[:min(len(found), maxAnswers)] {
 		b = fmt.Appendf(b, "%s %s %s %s %s %s\n", r.path(), r.status.State, strings.Fields(r.status.String())[2],
-			dash(r.score), fs.Quote(dash(r.signer)), dash(r.share.m.address))
+			dash(r.score), fs.Quote(dash(r.vouches())), dash(r.share.m.address))
 	}
 	return b, release, nil
+}
+
+// vouches returns who stands for what is said of r: its signer, or while it
+// has not ended the key of its executor.
+func (r *run) vouches() string {
+	if r.status.Finished() {
+		return r.signer
+	}
+	return r.share.m.key
 }
 
 // byUse orders runs as an asker looks at them.

@@ -100,7 +100,15 @@ func (g *guestRoom) close() {
 }
 
 func (g *guestRoom) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
-	return asDir(g.walk(ctx, "", aname))
+	n, err := g.walk(ctx, "", aname)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := n.(fs.Dir)
+	if !ok {
+		return nil, fs.ErrNotDir
+	}
+	return d, nil
 }
 
 func (g *guestRoom) walk(ctx context.Context, _, path string) (fs.Node, error) {

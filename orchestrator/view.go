@@ -56,7 +56,15 @@ func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	if checkNamespace(aname) == nil && v.mayRead(aname) {
 		return &spaceDir{v: v, path: aname, entered: true}, nil
 	}
-	return asDir(fs.Walk(ctx, v.root(), aname))
+	n, err := fs.Walk(ctx, v.root(), aname)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := n.(fs.Dir)
+	if !ok {
+		return nil, fs.ErrNotDir
+	}
+	return d, nil
 }
 
 // walk returns what stands at a command's path, where namespace is the home of
