@@ -39,6 +39,12 @@ type Executor struct {
 	// that key, or "" where there is none. It may be nil.
 	Replay func(ctx context.Context, key fs.Attrs, c *config.Config) string
 
+	// Await waits while an executor that comes before this one is running
+	// the same key, and returns the id in Store of what that made. With an
+	// empty id it is our turn, and release is to be called when our run,
+	// whose id is given, has ended. It may be nil.
+	Await func(ctx context.Context, key fs.Attrs, c *config.Config, own string) (id string, release func(), err error)
+
 	// Queue lets the runs of several Executors go one at a time.
 	Queue *Queue
 
@@ -68,10 +74,14 @@ type Request struct {
 
 // A job is a run that has not ended.
 type job struct {
-	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when the run is sealed
-	post   error         // set before done is closed: post-test did not pass
-	err    error         // likewise: the run could not be kept
+	id      string
+	key     string // its digest, where other requests may have this run
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	decided chan struct{} // closed when it is known whether this run goes
+	goes    bool          // set before decided is closed
+	done    chan struct{} // closed when the run is sealed, or will not be
+	err     error         // set before done is closed: the run could not be kept
 }
 
 // Signalled is the cause of a context that a signal ended.
@@ -130,22 +140,75 @@ func (q *Queue) leaveLocked() {
 }
 
 // Submit finds or starts a run and returns its id, which can be walked to by
-// then. ctx is for the search alone: the run ends when e.Context does, if not
-// before.
+// then. Where the same run goes on already, here or at an executor that is
+// trusted, it is that one. ctx is for the search alone: the run ends when
+// e.Context does, if not before.
 func (e *Executor) Submit(ctx context.Context, req Request) (id string, err error) {
 	if req.Config == nil {
 		req.Config = e.Config
 	}
 	e.Name(req.Commit)
 	key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
-	if e.Replay != nil && !req.Force && !req.Config.Runs {
-		if id := e.Replay(ctx, key, req.Config); id != "" {
-			return id, nil
+	share := !req.Force && !req.Config.Runs
+	for {
+		if share && e.Replay != nil {
+			if id := e.Replay(ctx, key, req.Config); id != "" {
+				return id, nil
+			}
+		}
+		run, j, err := e.create(req, key, share)
+		if err != nil {
+			return "", err
+		}
+		if run == nil { // another request of ours is for the same
+			select {
+			case <-j.decided:
+			case <-ctx.Done():
+				return "", context.Cause(ctx)
+			}
+			if j.goes {
+				return j.id, nil
+			}
+			continue
+		}
+		release := func() {}
+		if share && e.Await != nil {
+			if id, release, err = e.Await(ctx, key, req.Config, run.ID()); id != "" || err != nil {
+				e.forget(j)
+				close(j.decided)
+				return id, errors.Join(err, run.Discard())
+			}
+		}
+		j.goes = true
+		close(j.decided)
+		e.wg.Go(func() {
+			defer release()
+			defer e.forget(j)
+			if e.Queue.enter(j.ctx) == nil { // else it was cancelled, and ends in its first step
+				defer e.Queue.leave()
+			}
+			j.err = e.do(run, req, j)
+		})
+		return run.ID(), nil
+	}
+}
+
+// create makes a run for req, or returns the job of one that goes on for the
+// same key, where that will do.
+func (e *Executor) create(req Request, key fs.Attrs, share bool) (*fs.Run, *job, error) {
+	digest := replay.Digest(key)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if share {
+		for _, j := range e.jobs {
+			if j.key == digest {
+				return nil, j, nil
+			}
 		}
 	}
 	run, err := e.Store.Create(req.Commit)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
 	err = run.SetKey(key)
 	if err == nil {
@@ -157,45 +220,41 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 		})
 	}
 	if err != nil {
-		return "", errors.Join(err, run.Discard())
+		return nil, nil, errors.Join(err, run.Discard())
 	}
-	ctx, cancel := context.WithCancelCause(e.Context)
-	j := &job{cancel: cancel, done: make(chan struct{})}
-	e.mu.Lock()
+	j := &job{id: run.ID(), decided: make(chan struct{}), done: make(chan struct{})}
+	if share {
+		j.key = digest
+	}
+	j.ctx, j.cancel = context.WithCancelCause(e.Context)
 	if e.jobs == nil {
 		e.jobs = make(map[string]*job)
 	}
-	e.jobs[run.ID()] = j
-	e.mu.Unlock()
-	e.wg.Go(func() {
-		defer cancel(nil)
-		defer e.forget(run.ID(), j)
-		if e.Queue.enter(ctx) == nil { // else it was cancelled, and ends in its first step
-			defer e.Queue.leave()
-		}
-		j.err = e.do(ctx, run, req, j)
-	})
-	return run.ID(), nil
+	e.jobs[j.id] = j
+	return run, j, nil
 }
 
-func (e *Executor) do(ctx context.Context, run *fs.Run, req Request, j *job) error {
+func (e *Executor) do(run *fs.Run, req Request, j *job) error {
 	dir, err := os.MkdirTemp("", "9ci-")
 	if err != nil {
 		return err
 	}
-	r := &running{e: e, req: req, cfg: req.Config, run: run, dir: dir}
-	e.Log.Info("run", "run", run.ID(), "commit", req.Commit)
-	err = r.live(ctx)
-	j.post = r.postErr
+	e.mu.Lock()
+	rp := e.Repo
+	e.mu.Unlock()
+	r := &running{e: e, repo: rp, req: req, cfg: req.Config, run: run, dir: dir}
+	e.Log.Info("run", "run", j.id, "commit", req.Commit)
+	err = r.live(j.ctx)
 	if err != nil {
-		e.Log.Error("run", "run", run.ID(), "err", err)
+		e.Log.Error("run", "run", j.id, "err", err)
 	}
 	return err
 }
 
-func (e *Executor) forget(id string, j *job) {
+func (e *Executor) forget(j *job) {
+	j.cancel(nil)
 	e.mu.Lock()
-	delete(e.jobs, id)
+	delete(e.jobs, j.id)
 	e.mu.Unlock()
 	close(j.done)
 }
@@ -243,23 +302,18 @@ func (e *Executor) Name(commit string) {
 	e.mu.Unlock()
 }
 
-// A Result is what there is to know of a run beside its tree.
-type Result struct {
-	PostTest error // post-test did not pass, though the run did
-	Err      error // the run could not be kept
-}
-
-// Wait blocks until a run that Submit started has ended. A run that has ended
-// already, or was never started here, has no more to say.
-func (e *Executor) Wait(id string) Result {
+// Wait blocks until a run that Submit started has ended, and reports why it
+// could not be kept. Of a run that has ended already, or was never started
+// here, there is no more to say.
+func (e *Executor) Wait(id string) error {
 	e.mu.Lock()
 	j := e.jobs[id]
 	e.mu.Unlock()
 	if j == nil {
-		return Result{}
+		return nil
 	}
 	<-j.done
-	return Result{j.post, j.err}
+	return j.err
 }
 
 // Close waits until every run has ended; end the context of Submit first.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/repo"
@@ -30,15 +31,15 @@ var steps = []struct {
 
 // A running is a run while its machine lives.
 type running struct {
-	e       *Executor
-	req     Request
-	cfg     *config.Config
-	run     *fs.Run
-	m       *vm.Machine
-	dir     string // scratch of this run on the host: sockets, source, artifacts
-	mkfile  *mkfile
-	base    container // the repository's own image; its name is empty where there is none
-	postErr error
+	e      *Executor
+	repo   *repo.Repo
+	req    Request
+	cfg    *config.Config
+	run    *fs.Run
+	m      *vm.Machine
+	dir    string // scratch of this run on the host: sockets, source, artifacts
+	mkfile *mkfile
+	base   container // the repository's own image; its name is empty where there is none
 }
 
 // errSkipped is a step's answer that there was nothing for it to do.
@@ -53,11 +54,17 @@ type failed struct {
 
 func (f failed) Error() string { return f.why }
 
+// A timeout is the cause of the end of a run that took too long.
+type timeout struct{ after time.Duration }
+
+func (t timeout) Error() string {
+	return fmt.Sprintf("the run took longer than %v: CI_TIMEOUT raises that", t.after)
+}
+
 // live runs the seven steps and seals the run. ctx ends it early: its state
 // is then cancelled. The error is one of keeping the run, not of running it.
 func (r *running) live(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Timeout,
-		fmt.Errorf("the run took longer than %v: CI_TIMEOUT raises that", r.cfg.Timeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Timeout, timeout{r.cfg.Timeout})
 	defer cancel()
 	defer r.close()
 
@@ -72,9 +79,7 @@ func (r *running) live(ctx context.Context) error {
 		r.run.Leave(s.name, st, c)
 		switch {
 		case st == "passed" || st == "skipped":
-		case s.name == "post-test":
-			// The run is passed and shareable all the same.
-			r.postErr = fmt.Errorf("post-test %s %d", st, c)
+		case s.name == "post-test": // the run is passed and shareable all the same
 		default:
 			state, code = st, c
 		}
@@ -91,15 +96,12 @@ func (r *running) outcome(ctx context.Context, err error) (state string, code in
 		return "passed", 0
 	case errors.Is(err, errSkipped):
 		return "skipped", 0
-	case context.Cause(ctx) != nil:
+	case ctx.Err() != nil:
 		err = context.Cause(ctx)
-		var sig Signalled
-		switch {
-		case errors.As(err, &sig):
-			state, code = "cancelled", 128+int(sig.Signal)
-		case errors.Is(err, context.Canceled):
-			state, code, err = "cancelled", 130, errors.New("cancelled")
-		default:
+		state, code = "cancelled", 130
+		if sig, ok := err.(Signalled); ok {
+			code = 128 + int(sig.Signal)
+		} else if _, ok := err.(timeout); ok {
 			state, code = "error", 125
 		}
 	case errors.As(err, &f):
@@ -188,7 +190,7 @@ func (r *running) boot(ctx context.Context) error {
 
 func (r *running) clone(ctx context.Context) error {
 	bundle := filepath.Join(r.dir, "source", "bundle")
-	head, err := r.e.Repo.Bundle(ctx, r.req.Commit, r.cfg.MatchTree, bundle)
+	head, err := r.repo.Bundle(ctx, r.req.Commit, r.cfg.MatchTree, bundle)
 	if err != nil {
 		return err
 	}
@@ -200,6 +202,9 @@ git fetch --quiet --no-auto-maintenance "$1/bundle" 'refs/*:refs/*'
 git checkout --quiet --detach "$2"
 git update-ref -d ` + repo.Ref + `
 `
+	if !r.repo.HasFile(ctx, r.req.Commit, "mkfile") {
+		fmt.Fprintf(r.run.Stderr(), "9ci: no mkfile at this revision: write one with a target test\n")
+	}
 	return r.shell(ctx, script, sourceShare, head)
 }
 

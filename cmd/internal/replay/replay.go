@@ -27,6 +27,9 @@ type Replayer struct {
 	// there is no orchestrator.
 	Mux func(ctx context.Context) (fs.Dir, error)
 
+	// Name returns ours below n at the orchestrator, once our tree is there.
+	Name func(ctx context.Context) (string, error)
+
 	// Say tells the user why a run was not replayed.
 	Say func(format string, args ...any)
 }
@@ -42,26 +45,80 @@ const (
 // CI_MAXAGE, out of the store or adopted from another executor; ok is false
 // where there is none to be had.
 func (r *Replayer) Find(ctx context.Context, key fs.Attrs, c *config.Config) (run fs.Entry, ok bool) {
-	if run, ok := r.own(key, c.MaxAge); ok {
-		return run, true
+	if run, ok := r.own(key, c.MaxAge); ok || r.Mux == nil {
+		return run, ok
 	}
-	if r.Mux == nil {
+	q, found, err := r.ask(ctx, key, "")
+	if err != nil {
+		r.complain(ctx, err)
 		return fs.Entry{}, false
 	}
-	find, cancel := context.WithTimeout(ctx, findTimeout)
-	defer cancel()
-	mux, err := r.Mux(find)
-	if err == nil {
-		var found []offer
-		if found, err = r.ask(find, mux, key); err == nil {
-			cancel()
-			return r.adopt(ctx, mux, found, key, c.MaxAge)
-		}
-	}
+	defer q.Close()
+	return r.adopt(ctx, q.mux, found, key, c.MaxAge)
+}
+
+// complain tells that the orchestrator is of no use: the run is made here.
+func (r *Replayer) complain(ctx context.Context, err error) {
 	if ctx.Err() == nil {
 		r.Say("orchestrator: %v", err)
 	}
-	return fs.Entry{}, false
+}
+
+// Await announces that this executor, whose run has that id, is going to run
+// the key. It waits as long as a trusted executor that announced it earlier
+// does, and then adopts what that made. With ok false it is this executor's
+// turn; release, which is never nil, is to be called when its run has ended.
+func (r *Replayer) Await(ctx context.Context, key fs.Attrs, c *config.Config, id string) (run fs.Entry, ok bool, release func()) {
+	release = func() {}
+	if r.Mux == nil {
+		return fs.Entry{}, false, release
+	}
+	name, err := r.Name(ctx)
+	if err != nil {
+		return fs.Entry{}, false, release
+	}
+	var told string
+	for {
+		q, found, err := r.ask(ctx, key, id)
+		if err != nil {
+			r.complain(ctx, err)
+			return fs.Entry{}, false, release
+		}
+		release() // what was asked before: our place among the askers is kept
+		release = func() { q.Close() }
+		if run, ok := r.adopt(ctx, q.mux, found, key, c.MaxAge); ok || ctx.Err() != nil {
+			return run, ok, release
+		}
+		first, ok := r.before(found, "n/"+name+"/ci/"+id)
+		if !ok {
+			return fs.Entry{}, false, release
+		}
+		if first.path != told {
+			told = first.path
+			r.Say("waiting for %s: %s for %s s", first.path, first.state, first.seconds)
+		}
+		if err := q.wait(ctx, first.path); err != nil && ctx.Err() == nil {
+			// It is gone, or will be when find is asked again.
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// before returns the first run that goes on at a trusted executor, if it is
+// not ours.
+func (r *Replayer) before(found []offer, own string) (offer, bool) {
+	for _, o := range found {
+		switch {
+		case o.path == own:
+			return offer{}, false
+		case !o.finished() && r.Signers.Trusts(o.signer):
+			return o, true
+		}
+	}
+	return offer{}, false
 }
 
 // Look returns what Find would return, without adopting it: HOST and how long
@@ -73,17 +130,12 @@ func (r *Replayer) Look(ctx context.Context, key fs.Attrs, c *config.Config) str
 	if r.Mux == nil {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, findTimeout)
-	defer cancel()
-	mux, err := r.Mux(ctx)
+	q, found, err := r.ask(ctx, key, "")
 	if err != nil {
-		r.Say("orchestrator: %v", err)
+		r.complain(ctx, err)
 		return ""
 	}
-	found, err := r.ask(ctx, mux, key)
-	if err != nil {
-		r.Say("orchestrator: %v", err)
-	}
+	defer q.Close()
 	for _, o := range found {
 		if o.state == "passed" {
 			return o.path + " at the orchestrator, if its signature is trusted"
@@ -123,22 +175,61 @@ func (r *Replayer) trusted(run fs.Entry) error {
 
 // An offer is a line of find's answer.
 type offer struct {
-	path  string // n/EXECUTOR/ci/ID
-	state string
+	path    string // n/EXECUTOR/ci/ID
+	state   string
+	seconds string
+	signer  string // of an unfinished run: the key of its executor
 }
 
-// ask writes the key to find and reads who has such runs.
-func (r *Replayer) ask(ctx context.Context, mux fs.Dir, key fs.Attrs) ([]offer, error) {
+func (o offer) finished() bool { return fs.Status{State: o.state}.Finished() }
+
+// A question is an open find.
+type question struct {
+	fs.File
+	mux fs.Dir
+}
+
+// wait blocks until the run at path has ended.
+func (q question) wait(ctx context.Context, path string) error {
+	n, err := fs.Walk(ctx, q.mux, path+"/wait")
+	if err != nil {
+		return err
+	}
+	_, err = fs.ReadAll(ctx, n)
+	return err
+}
+
+// ask writes the key, and which run of ours is going to be of it, to find and
+// reads who has such runs. Our intent is known as long as the question is open.
+func (r *Replayer) ask(ctx context.Context, key fs.Attrs, intent string) (*question, []offer, error) {
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	mux, err := r.Mux(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	n, err := mux.Walk(ctx, "find")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f, err := n.Open(ctx, fs.OpenRead|fs.OpenWrite)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer f.Close()
-	if _, err := f.WriteAt(ctx, key.Text(), 0); err != nil {
+	text := key.Text()
+	if intent != "" {
+		text = fmt.Appendf(text, "intent=%s\n", intent)
+	}
+	found, err := converse(ctx, f, text)
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return &question{f, mux}, found, nil
+}
+
+func converse(ctx context.Context, f fs.File, text []byte) ([]offer, error) {
+	if _, err := f.WriteAt(ctx, text, 0); err != nil {
 		return nil, err
 	}
 	reply, err := io.ReadAll(io.LimitReader(fs.NewReader(ctx, f), maxReply))
@@ -147,11 +238,11 @@ func (r *Replayer) ask(ctx context.Context, mux fs.Dir, key fs.Attrs) ([]offer, 
 	}
 	var found []offer
 	for line := range strings.Lines(string(reply)) {
-		w := strings.Fields(line)
-		if len(w) < 5 {
+		w, err := fs.SplitWords(strings.TrimSuffix(line, "\n"))
+		if err != nil || len(w) < 6 {
 			return nil, fmt.Errorf("find answered %q", line)
 		}
-		found = append(found, offer{path: strings.TrimPrefix(w[0], "/"), state: w[1]})
+		found = append(found, offer{strings.TrimPrefix(w[0], "/"), w[1], w[2], w[4]})
 	}
 	return found, nil
 }

@@ -155,6 +155,14 @@ func (s *Signers) Verify(manifest, armored []byte, at time.Time) (name string, e
 	return "", &UntrustedError{why}
 }
 
+// Trusts reports whether the key of that fingerprint is trusted by itself, not
+// for a certificate.
+func (s *Signers) Trusts(fingerprint string) bool {
+	return slices.ContainsFunc(s.list, func(one signer) bool {
+		return !one.authority && Fingerprint(one.key) == fingerprint
+	})
+}
+
 // matches reports whether key is the signer's, or a certificate that it gave
 // and that was good at the time given.
 func (s signer) matches(key ssh.PublicKey, at time.Time) bool {
