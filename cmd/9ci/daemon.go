@@ -97,15 +97,5 @@ func (d *daemon) hand(ctx context.Context, rp *repo.Repo, req executor.Request, 
 	if errors.As(context.Cause(ctx), &sig) {
 		return 128 + int(sig.Signal), nil
 	}
-	if code == 0 && postTestFailed(ctx, root, id) {
-		code = 1
-	}
 	return code, nil
-}
-
-// postTestFailed reports whether the run itself passed but what came after
-// it did not: that makes the exit status of its own process non-zero.
-func postTestFailed(ctx context.Context, root fs.Dir, id string) bool {
-	st, err := readStatus(ctx, root, "ci/"+id+"/step/post-test/status")
-	return err == nil && st.State != "passed" && st.State != "skipped"
 }

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -27,6 +29,7 @@ type mux struct {
 	namespace string
 	tree      fs.Dir
 	say       func(format string, args ...any)
+	joined    chan struct{}  // closed when we are at the orchestrator
 	wg        sync.WaitGroup // of export
 
 	mu     sync.Mutex // guards client
@@ -46,7 +49,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
 	}
-	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), say: say}
+	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), say: say, joined: make(chan struct{})}
 	if ns := conn.Namespace(); ns != "" {
 		m.namespace = ns
 	}
@@ -94,12 +97,38 @@ func (m *mux) export(ctx context.Context) {
 		return
 	}
 	m.wg.Go(func() {
-		a := orchestrator.Announce{Name: m.name, Namespaces: []string{m.namespace}}
+		a := orchestrator.Announce{
+			Name:       m.name,
+			Namespaces: []string{m.namespace},
+			Joined:     sync.OnceFunc(func() { close(m.joined) }),
+		}
 		if err := m.conn.Export(ctx, a, m.serve); ctx.Err() == nil {
 			m.say("%v", err)
 		}
 	})
 }
+
+// myName returns our name below n, once we are there. Whoever does not
+// export, or cannot, is not waited for.
+func (m *mux) myName(ctx context.Context) (string, error) {
+	m.mu.Lock()
+	reached := m.client != nil
+	m.mu.Unlock()
+	if !reached {
+		return "", errors.New("the orchestrator has not answered yet")
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	select {
+	case <-m.joined:
+		return m.name, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// joinTimeout is how long a run waits for our tree to be at the orchestrator.
+const joinTimeout = 2 * time.Second
 
 // serve answers one connection that the orchestrator made to us.
 func (m *mux) serve(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {

@@ -131,13 +131,8 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		return exitError, err
 	}
 	code, err := finish(context.WithoutCancel(ctx), h.Tree(), id, o, c)
-	res := h.Wait(id)
-	if res.Err != nil {
-		return exitError, res.Err
-	}
-	if code == 0 && res.PostTest != nil {
-		say("%v", res.PostTest)
-		code = 1
+	if werr := h.Wait(id); werr != nil {
+		return exitError, werr
 	}
 	if err != nil || !stop() {
 		return code, err
@@ -147,7 +142,8 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 }
 
 // finish prints a run, tells of a replay, copies the artifacts where
-// CI_ARTIFACTS says and returns the exit status.
+// CI_ARTIFACTS says and returns the exit status. What came of post-test, which
+// is no part of the run, counts where it was not a replay.
 func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.Config) (int, error) {
 	n, err := fs.Walk(ctx, root, "ci/"+id)
 	if err != nil {
@@ -177,10 +173,21 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 			return exitError, err
 		}
 		fmt.Fprintln(os.Stderr, text)
-	} else if !o.quiet {
+	} else if !before.Finished() && !o.quiet {
 		fmt.Fprintf(os.Stderr, "run %s %s in %.1fs\n", id, st.State, st.Took.Seconds())
 	}
-	return exitStatus(st), nil
+	code := exitStatus(st)
+	if code == 0 && !before.Finished() {
+		post, err := readStatus(ctx, dir, "step/post-test/status")
+		if err != nil {
+			return exitError, err
+		}
+		if post.State != "passed" && post.State != "skipped" {
+			say("post-test %s %d: the run has passed all the same", post.State, post.Code)
+			code = 1
+		}
+	}
+	return code, nil
 }
 
 // replayed is the line that ends a replay.

@@ -54,6 +54,9 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	defer s.close()
+	for _, l := range listeners {
+		s.log.Info("serve", "addr", l.Addr().Network()+"!"+l.Addr().String())
+	}
 	defer serveTree(ctx, listeners, &ninep.Server{Root: s.root}, *trace)()
 	<-ctx.Done()
 	return 0, nil

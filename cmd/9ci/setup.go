@@ -77,11 +77,15 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 		return nil, err
 	}
 	if h.mux != nil {
-		h.Mux = h.mux.root
+		h.Mux, h.Replayer.Name = h.mux.root, h.mux.myName
 	}
 	h.Replay = func(ctx context.Context, key fs.Attrs, c *config.Config) string {
 		run, _ := h.Replayer.Find(ctx, key, c)
 		return run.ID
+	}
+	h.Executor.Await = func(ctx context.Context, key fs.Attrs, c *config.Config, own string) (string, func(), error) {
+		run, _, release := h.Replayer.Await(ctx, key, c, own)
+		return run.ID, release, context.Cause(ctx)
 	}
 	return h, nil
 }

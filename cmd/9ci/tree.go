@@ -24,13 +24,13 @@ type place struct {
 	close func()
 }
 
-// places dials the trees in which PATH may be: the one at addr, or else that
-// of the daemon and those of the executors posted in $NAMESPACE. The tree is
-// that of the repository one stands in.
+// places dials the trees in which PATH may be, at addr or else at the daemon
+// and the executors posted in $NAMESPACE: first the namespace of the repository
+// one stands in, and then, at addr, all there is.
 func places(ctx context.Context, addr string) ([]place, error) {
-	aname := ""
+	anames := []string{""}
 	if r, err := repo.Open(ctx, "."); err == nil {
-		aname = r.Namespace(ctx)
+		anames = []string{r.Namespace(ctx), ""}
 	}
 	addrs := []string{addr}
 	if addr == "" {
@@ -38,29 +38,28 @@ func places(ctx context.Context, addr string) ([]place, error) {
 		if addrs, err = posted(); err != nil {
 			return nil, err
 		}
+		anames = anames[:1]
 	}
 	var found []place
 	var errs []error
 	for _, a := range addrs {
-		p, err := dialPlace(ctx, a, aname)
-		if errors.Is(err, iofs.ErrNotExist) && aname != "" && addr != "" {
-			// An address of one's own choice may serve any directory.
-			p, err = dialPlace(ctx, a, "")
+		for _, aname := range anames {
+			p, err := dialPlace(ctx, a, aname)
+			if err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			found = append(found, p)
 		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		found = append(found, p)
 	}
-	if len(found) == 0 {
-		if len(errs) == 0 {
-			dir, _ := ninep.Namespace()
-			return nil, fmt.Errorf("nothing is posted in %s: 9ci serve, or 9ci in a repository, posts its tree there", dir)
-		}
-		return nil, errors.Join(errs...)
+	if len(found) > 0 {
+		return found, nil
 	}
-	return found, nil
+	if len(errs) == 0 {
+		dir, _ := ninep.Namespace()
+		return nil, fmt.Errorf("nothing is posted in %s: 9ci serve, or 9ci in a repository, posts its tree there", dir)
+	}
+	return nil, errs[len(errs)-1]
 }
 
 // posted returns the addresses of the trees in $NAMESPACE, the daemon's name first.
