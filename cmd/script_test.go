@@ -1,12 +1,16 @@
 package cmd_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,22 +21,58 @@ import (
 // bin holds the programs under test.
 var bin string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		var err error
-		if bin, err = os.MkdirTemp("", "9ci-bin-"); err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(bin)
-		build := exec.Command("go", "build", "-o", bin+"/", "9ci/cmd/9ci", "9ci/cmd/orchestrator", "9ci/cmd/mk", "9ci/cmd/guest")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
+func TestMain(m *testing.M) { testscript.Main(built{m}, map[string]func(){"until": until}) }
+
+// built runs the tests once the programs are built.
+type built struct{ *testing.M }
+
+func (m built) Run() int {
+	var err error
+	if bin, err = os.MkdirTemp("", "9ci-bin-"); err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(bin)
+	build := exec.Command("go", "build", "-o", bin+"/", "9ci/cmd/9ci", "9ci/cmd/orchestrator", "9ci/cmd/mk", "9ci/cmd/guest")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
+		return 1
+	}
+	return m.M.Run()
 }
+
+// until is a program: until WORDS COMMAND... runs a command, and interrupts it
+// when it has written the words. Its status is the command's.
+func until() {
+	words := []byte(os.Args[1])
+	cmd := exec.Command(os.Args[2], os.Args[3:]...)
+	seen := make(chan struct{})
+	var once sync.Once
+	watch := func(w io.Writer) io.Writer {
+		var all []byte
+		return writer(func(p []byte) (int, error) {
+			if all = append(all, p...); bytes.Contains(all, words) {
+				once.Do(func() { close(seen) })
+			}
+			return w.Write(p)
+		})
+	}
+	cmd.Stdout, cmd.Stderr = watch(os.Stdout), watch(os.Stderr)
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	go func() {
+		<-seen
+		cmd.Process.Signal(os.Interrupt)
+	}()
+	cmd.Wait()
+	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // TestScripts plays the stories of testdata. Each is a user with a home of
 // his own; all share the core OS.
@@ -49,6 +89,10 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
 	git, err := exec.LookPath("git")
 	if err != nil {
 		t.Fatal(err)
@@ -62,6 +106,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("SAMPLE", sample)
 			e.Setenv("GIT", git)
 			e.Setenv("BIN", bin)
+			e.Setenv("HOST", hostname)
 			e.Setenv("NAMESPACE", filepath.Join(e.WorkDir, "ns"))
 			e.Setenv("XDG_CACHE_HOME", cache)
 			e.Setenv("TMPDIR", filepath.Join(e.WorkDir, ".tmp"))
@@ -73,8 +118,122 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitFor,
 			"status":  status,
+			"init":    initRepo,
+			"commit":  commit,
+
+			"orchestrator": startOrchestrator,
+			"user":         user,
+			"trust":        trust,
 		},
 	})
+}
+
+// initRepo makes the repository in which the rest of a story happens, of the
+// sample where it is named.
+func initRepo(ts *testscript.TestScript, neg bool, args []string) {
+	repo := ts.MkAbs("repo")
+	ts.Check(os.Mkdir(repo, 0o777))
+	ts.Check(ts.Chdir("repo"))
+	ts.Check(ts.Exec("git", "init", "-q"))
+	ts.Check(ts.Exec("git", "remote", "add", "origin", "https://example.org/alice/hello.git"))
+	if len(args) == 1 && args[0] == "sample" {
+		ts.Check(os.CopyFS(repo, os.DirFS(ts.Getenv("SAMPLE"))))
+		ts.Check(ts.Exec("git", "add", "-A"))
+		ts.Check(ts.Exec("git", "commit", "-q", "-m", "sample"))
+	}
+}
+
+// commit commits files of the story: the first as the mkfile, others under
+// their own names.
+func commit(ts *testscript.TestScript, neg bool, args []string) {
+	for i, name := range args {
+		text, err := os.ReadFile(filepath.Join(ts.Getenv("WORK"), name))
+		ts.Check(err)
+		if i == 0 {
+			name = "mkfile"
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(name), text, 0o666))
+	}
+	ts.Check(ts.Exec("git", "add", "-A"))
+	ts.Check(ts.Exec("git", "commit", "-q", "-m", strings.Join(args, " ")))
+}
+
+// startOrchestrator starts one on a port of its own, for the users to come.
+// Its log is orchestrator.log.
+func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
+	work := ts.Getenv("WORK")
+	state, logName := filepath.Join(work, "orchestrator"), filepath.Join(work, "orchestrator.log")
+	log, err := os.Create(logName)
+	ts.Check(err)
+	defer log.Close()
+	cmd := exec.Command(filepath.Join(bin, "orchestrator"), "-a", "tcp!127.0.0.1!0", "-state", state)
+	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
+	cmd.Stderr = log
+	ts.Check(cmd.Start())
+	ts.Defer(func() {
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait()
+	})
+	waitFor(ts, false, []string{logName, "addr="})
+	text, err := os.ReadFile(logName)
+	ts.Check(err)
+	_, addr, _ := strings.Cut(string(text), "addr=")
+	addr, _, _ = strings.Cut(addr, " ")
+	host, port, err := net.SplitHostPort(addr)
+	ts.Check(err)
+	key, err := os.ReadFile(filepath.Join(state, "ssh_host_ed25519_key.pub"))
+	ts.Check(err)
+	ssh := filepath.Join(ts.Getenv("HOME"), ".ssh")
+	ts.Check(os.MkdirAll(ssh, 0o700))
+	ts.Check(os.WriteFile(filepath.Join(ssh, "known_hosts"), fmt.Appendf(nil, "[%s]:%s %s", host, port, key), 0o600))
+	ts.Setenv("CI_ORCHESTRATOR", "ssh://"+addr)
+	ts.Setenv("ORCHESTRATOR", addr)
+}
+
+// user makes the story go on as somebody, who has a key, a store and a
+// namespace of posted trees of his own, and may enter an orchestrator there is.
+func user(ts *testscript.TestScript, neg bool, args []string) {
+	work := ts.Getenv("WORK")
+	home := filepath.Join(work, args[0])
+	for name, dir := range map[string]string{"NAMESPACE": "ns", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config"} {
+		ts.Check(os.MkdirAll(filepath.Join(home, dir), 0o700))
+		ts.Setenv(name, filepath.Join(home, dir))
+	}
+	if _, err := os.Stat(publicKey(ts, args[0])); err == nil {
+		return
+	}
+	ts.Check(os.MkdirAll(filepath.Join(home, "config", "9ci"), 0o700))
+	ts.Check(ts.Exec("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", args[0], "-f", strings.TrimSuffix(publicKey(ts, args[0]), ".pub")))
+	key, err := os.ReadFile(publicKey(ts, args[0]))
+	ts.Check(err)
+	if state := filepath.Join(work, "orchestrator"); dirExists(state) {
+		appendFile(ts, filepath.Join(state, "authorized_keys"), key)
+	}
+}
+
+// trust makes the user trust what others sign.
+func trust(ts *testscript.TestScript, neg bool, args []string) {
+	for _, who := range args {
+		key, err := os.ReadFile(publicKey(ts, who))
+		ts.Check(err)
+		appendFile(ts, filepath.Join(ts.Getenv("XDG_CONFIG_HOME"), "9ci", "allowed_signers"), append([]byte(who+" "), key...))
+	}
+}
+
+func dirExists(name string) bool {
+	fi, err := os.Stat(name)
+	return err == nil && fi.IsDir()
+}
+
+func publicKey(ts *testscript.TestScript, who string) string {
+	return filepath.Join(ts.Getenv("WORK"), who, "config", "9ci", "id_ed25519.pub")
+}
+
+func appendFile(ts *testscript.TestScript, name string, text []byte) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	ts.Check(err)
+	_, err = f.Write(text)
+	ts.Check(errors.Join(err, f.Close()))
 }
 
 // patience is how long a story waits for what must come. It is no measure of
