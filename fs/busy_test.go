@@ -1,0 +1,155 @@
+package fs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Runs are made, adopted and evicted while clients list, follow and copy them,
+// through two stores of one directory. A client sees each run whole or not at
+// all.
+func TestBusyStore(t *testing.T) {
+	a := newStore(t)
+	b, err := OpenStore(a.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	_, good := goodTar(t)
+	a.SetKeep(Keep{Count: 3})
+	b.SetKeep(Keep{Count: 2})
+	done := make(chan struct{})
+	var makers, clients sync.WaitGroup
+	for i, s := range []*Store{a, b} {
+		makers.Go(func() {
+			for j := range 15 {
+				r, err := s.Create(commitA)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, step := range Steps {
+					if err := r.Enter(step); err != nil {
+						t.Error(err)
+					}
+					fmt.Fprintf(r.Stdout(), "%s of run %d\n", step, j)
+					if err := r.Leave(step, "passed", 0); err != nil {
+						t.Error(err)
+					}
+				}
+				if err := r.Seal(t.Context(), "passed", 0, testSign); err != nil {
+					t.Error(err)
+				}
+				if j%5 == i {
+					if _, err := s.Adopt(t.Context(), bytes.NewReader(good), nil); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	for _, s := range []*Store{a, b, a, b} {
+		root := NewTree(s, nil)
+		clients.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				ci, err := root.Walk(t.Context(), "ci")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				seen := make(map[string]bool)
+				for st, err := range Entries(t.Context(), ci.(Dir)) {
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if seen[st.Name] {
+						t.Errorf("%s is listed twice", st.Name)
+					}
+					seen[st.Name] = true
+					client(t, root, st.Name)
+				}
+				mustReadText(t, root, "index")
+				mustReadText(t, root, "status")
+			}
+		})
+	}
+	makers.Wait()
+	close(done)
+	clients.Wait()
+	for _, s := range []*Store{a, b} {
+		for e := range s.Runs() {
+			verifyRun(t, s, e.ID)
+		}
+	}
+}
+
+// client reads a run as one that follows it does. That it is gone is no error
+// before its first file is open.
+func client(t *testing.T, root Dir, id string) {
+	n, err := Walk(t.Context(), root, "ci/"+id+"/live")
+	if errors.Is(err, iofs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		t.Errorf("walk to live of %s: %v", id, err)
+		return
+	}
+	f, err := n.Open(t.Context(), OpenRead)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		t.Errorf("open live of %s: %v", id, err)
+		return
+	}
+	defer f.Close()
+	live, err := io.ReadAll(NewReader(context.Background(), f))
+	if err != nil {
+		t.Errorf("read live of %s: %v", id, err)
+		return
+	}
+	// Of a run that has ended, or that we held open, all is there.
+	n, err = Walk(t.Context(), root, "ci/"+id+"/log")
+	if err != nil {
+		if !errors.Is(err, iofs.ErrNotExist) {
+			t.Errorf("walk to log of %s: %v", id, err)
+		}
+		return
+	}
+	log, err := ReadAll(t.Context(), n)
+	if err != nil {
+		if !errors.Is(err, iofs.ErrNotExist) {
+			t.Errorf("read log of %s: %v", id, err)
+		}
+		return
+	}
+	var said bytes.Buffer
+	if err := CopyLog(&said, &said, bytes.NewReader(log)); err != nil || said.String() != string(live) {
+		t.Errorf("live of %s read %q, its log says %q, %v", id, live, &said, err)
+	}
+}
+
+func mustReadText(t *testing.T, root Dir, name string) {
+	n, err := root.Walk(t.Context(), name)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	b, err := ReadAll(t.Context(), n)
+	if err != nil || !strings.HasSuffix(string(b), "\n") && len(b) > 0 {
+		t.Errorf("%s reads %q, %v", name, b, err)
+	}
+}
