@@ -1,15 +1,26 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"flag"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/fs/treetest"
+	"9ci/orchestrator"
+	"9ci/proto/ninep"
 )
 
 // The manual names each flag, and no other.
@@ -59,33 +70,50 @@ func TestMisused(t *testing.T) {
 	}
 }
 
-// A first start makes the state, a second one keeps it, and SIGTERM ends it.
-func TestState(t *testing.T) {
-	if dir := os.Getenv("ORCHESTRATOR_TEST_STATE"); dir != "" {
-		os.Args = []string{"orchestrator", "-state", dir, "-a", "unix!" + dir + "/sock", "-a", "tcp!127.0.0.1!0"}
+// TestMain is the orchestrator itself where a test has started it as one.
+func TestMain(m *testing.M) {
+	if args := os.Getenv("ORCHESTRATOR_TEST_ARGS"); args != "" {
+		os.Args = append([]string{"orchestrator"}, strings.Fields(args)...)
 		main()
 	}
+	os.Exit(m.Run())
+}
+
+// start starts an orchestrator of its own process, and returns when it listens
+// on as many addresses as args say, with the last of them.
+func start(t *testing.T, args ...string) (cmd *exec.Cmd, addr string) {
+	t.Helper()
+	cmd = exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "ORCHESTRATOR_TEST_ARGS="+strings.Join(args, " "))
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	lines := bufio.NewScanner(stderr)
+	for n := strings.Count(strings.Join(args, " "), "-a "); n > 0; n-- {
+		if !lines.Scan() {
+			t.Fatal("the orchestrator ended")
+		}
+		m := regexp.MustCompile(`msg=listen addr=(\S+)`).FindStringSubmatch(lines.Text())
+		if m == nil {
+			t.Fatalf("the orchestrator says %q", lines.Text())
+		}
+		addr = m[1]
+	}
+	go io.Copy(io.Discard, stderr)
+	return cmd, addr
+}
+
+// A first start makes the state, a second one keeps it, and SIGTERM ends it.
+func TestState(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
 	var keys [][]byte
 	for range 2 {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestState$")
-		cmd.Env = append(os.Environ(), "ORCHESTRATOR_TEST_STATE="+dir)
-		stderr, err := cmd.StderrPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		var log []byte
-		buf := make([]byte, 4096)
-		for bytes.Count(log, []byte("msg=listen")) < 2 {
-			n, err := stderr.Read(buf)
-			log = append(log, buf[:n]...)
-			if err != nil {
-				t.Fatalf("the orchestrator ended: %v: %s", err, log)
-			}
-		}
+		cmd, _ := start(t, "-state", dir, "-a", "unix!"+dir+"/sock", "-a", "tcp!127.0.0.1!0")
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
@@ -113,5 +141,66 @@ func TestState(t *testing.T) {
 	out, err := exec.Command("ssh-keygen", "-l", "-f", filepath.Join(dir, "ssh_host_ed25519_key.pub")).Output()
 	if err != nil || !strings.Contains(string(out), "ED25519") {
 		t.Errorf("ssh-keygen: %q %v", out, err)
+	}
+}
+
+// An orchestrator that is killed and started again has its executors back: they
+// know it by its key, and it learns of their runs from them.
+func TestKilled(t *testing.T) {
+	dir := t.TempDir()
+	state := filepath.Join(dir, "state")
+	key := filepath.Join(dir, "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+	pub, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd, addr := start(t, "-state", state, "-a", "tcp!127.0.0.1!0")
+	_, port, _ := strings.Cut(addr, ":")
+	if err := os.WriteFile(filepath.Join(state, "authorized_keys"), append([]byte(`namespace="local/x" `), pub...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	host, err := os.ReadFile(filepath.Join(state, "ssh_host_ed25519_key.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := filepath.Join(dir, "known_hosts")
+	if err := os.WriteFile(known, append([]byte("[127.0.0.1]:"+port+" "), host...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	signer, err := orchestrator.LoadSigner(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := orchestrator.Open("ssh://"+addr, orchestrator.DialOptions{Signers: []ssh.Signer{signer}, KnownHosts: known})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, tree := treetest.New(t)
+	joined := make(chan bool, 10)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() {
+		conn.Export(ctx, orchestrator.Announce{Name: "a", Namespaces: []string{"local/x"}, Joined: func() { joined <- true }},
+			func(ctx context.Context, rwc io.ReadWriteCloser, _ string, user fs.User) {
+				srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree, nil }}
+				srv.Serve(ctx, rwc)
+			})
+	})
+	for range 3 {
+		<-joined
+		out, err := exec.Command("ssh", "-F", "none", "-i", key, "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile="+known, "-p", port,
+			"127.0.0.1", "cat", "n/a/ci/"+treetest.PassedCommit[:12]+".1/status").Output()
+		if err != nil || !strings.HasPrefix(string(out), "passed 0 ") {
+			t.Fatalf("ssh HOST cat: %q, %v", out, err)
+		}
+		cmd.Process.Kill()
+		cmd.Wait()
+		cmd, _ = start(t, "-state", state, "-a", "tcp!127.0.0.1!"+port)
 	}
 }
