@@ -32,18 +32,28 @@ type link struct {
 func (m *member) attach(ctx context.Context, ns, requester string) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	l, err := m.exporter.attach(ctx, exportMsg{
+	l, err := m.exporter.attach(ctx, m.message(ns, requester))
+	return l, m.fail(err)
+}
+
+// message says what a channel to the executor is opened for.
+func (m *member) message(ns, requester string) exportMsg {
+	return exportMsg{
 		Name:       m.name,
 		Aname:      ns,
 		Requester:  requester,
 		Generation: m.generation.Load(),
 		Millis:     uint32(openTimeout.Milliseconds()),
-	})
+	}
+}
+
+// fail makes a deadline that has passed an executor that does not answer.
+func (m *member) fail(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		m.conn.suspect()
-		err = errSilent
+		return errSilent
 	}
-	return l, err
+	return err
 }
 
 // importTree attaches a tree over a fresh connection, which it closes where that
@@ -125,15 +135,10 @@ func (w *watchLink) attach(ctx context.Context, sh *share) (*link, error) {
 		return nil, err
 	}
 	hangup := sync.OnceFunc(func() { w.put(l) })
-	n, err := fs.Walk(ctx, l.root, sh.space.ns)
+	root, err := asDir(fs.Walk(ctx, l.root, sh.space.ns))
 	if err != nil {
 		hangup()
 		return nil, err
-	}
-	root, ok := n.(fs.Dir)
-	if !ok {
-		hangup()
-		return nil, fs.ErrNotDir
 	}
 	return &link{root: root, done: l.done, hangup: hangup}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -79,23 +80,17 @@ func (sh *share) watch(d *directory) error {
 	d.replace(sh, runs)
 	sh.readKeys(sh.ctx, d, d.keyless(sh, keysAtJoin))
 
-	var rest []byte
+	var text lineBuffer
 	buf := make([]byte, 8<<10)
 	for off := int64(0); ; {
 		n, err := events.ReadAt(sh.ctx, buf, off)
 		off += int64(n)
-		rest = append(rest, buf[:n]...)
-		for {
-			line, after, ok := bytes.Cut(rest, []byte("\n"))
-			if !ok {
-				break
-			}
-			rest = after
-			if err := sh.event(d, string(line)); err != nil {
+		for line := range text.lines(buf[:n]) {
+			if err := sh.event(d, line); err != nil {
 				return err
 			}
 		}
-		if len(rest) > maxEventLine {
+		if len(text) > maxEventLine {
 			return errors.New("event: a line without an end")
 		}
 		if err == io.EOF {
@@ -151,19 +146,13 @@ func readIndex(ctx context.Context, root fs.Dir, until string) ([]run, error) {
 		size = 4 << 10 // it is likely to be the first
 	}
 	var runs []run
-	var rest []byte
+	var text lineBuffer
 	buf := make([]byte, size)
 	for off := int64(0); off < maxIndex && len(runs) < maxRuns; {
 		n, err := f.ReadAt(ctx, buf, off)
 		off += int64(n)
-		rest = append(rest, buf[:n]...)
-		for {
-			line, after, ok := bytes.Cut(rest, []byte("\n"))
-			if !ok {
-				break
-			}
-			rest = after
-			r, err := parseIndexLine(string(line))
+		for line := range text.lines(buf[:n]) {
+			r, err := parseIndexLine(line)
 			if err != nil {
 				continue
 			}
@@ -180,6 +169,26 @@ func readIndex(ctx context.Context, root fs.Dir, until string) ([]run, error) {
 		}
 	}
 	return runs, nil
+}
+
+// A lineBuffer is the beginning of a line whose end has not come.
+type lineBuffer []byte
+
+// lines adds p, and yields the lines that are whole.
+func (b *lineBuffer) lines(p []byte) iter.Seq[string] {
+	*b = append(*b, p...)
+	return func(yield func(string) bool) {
+		for {
+			line, rest, ok := bytes.Cut(*b, []byte("\n"))
+			if !ok {
+				return
+			}
+			*b = rest
+			if !yield(string(line)) {
+				return
+			}
+		}
+	}
 }
 
 // replace makes runs, newest first, what the share has. What is known of a run

@@ -75,19 +75,10 @@ func (m *member) dialSSH(ctx context.Context, ns string, l *login) (ssh.Channel,
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	ch, err := m.conn.dial(ctx, channelSSH, ssh.Marshal(&exportMsg{
-		Name:       m.name,
-		Aname:      ns,
-		Requester:  l.fingerprint(),
-		Key:        string(l.key.Marshal()),
-		Generation: m.generation.Load(),
-		Millis:     uint32(openTimeout.Milliseconds()),
-	}))
-	if errors.Is(err, context.DeadlineExceeded) {
-		m.conn.suspect()
-		err = errSilent
-	}
-	return ch, err
+	msg := m.message(ns, l.fingerprint())
+	msg.Key = string(l.key.Marshal())
+	ch, err := m.conn.dial(ctx, channelSSH, ssh.Marshal(&msg))
+	return ch, m.fail(err)
 }
 
 // splice copies between two channels until both directions have ended, or one

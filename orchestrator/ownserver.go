@@ -100,15 +100,7 @@ func (g *guestRoom) close() {
 }
 
 func (g *guestRoom) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
-	n, err := g.walk(ctx, "", aname)
-	if err != nil {
-		return nil, err
-	}
-	d, ok := n.(fs.Dir)
-	if !ok {
-		return nil, fs.ErrNotDir
-	}
-	return d, nil
+	return asDir(g.walk(ctx, "", aname))
 }
 
 func (g *guestRoom) walk(ctx context.Context, _, path string) (fs.Node, error) {

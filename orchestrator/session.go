@@ -129,21 +129,11 @@ func (s *session) serveSFTP() int {
 
 // attachBelow answers a Tattach where path is the root.
 func (s *session) attachBelow(ctx context.Context, path, aname string) (fs.Dir, error) {
-	n, err := s.in.walk(ctx, "", path)
+	d, err := asDir(s.in.walk(ctx, "", path))
 	if err != nil {
 		return nil, err
 	}
-	d, ok := n.(fs.Dir)
-	if !ok {
-		return nil, fs.ErrNotDir
-	}
-	if n, err = fs.Walk(ctx, d, aname); err != nil {
-		return nil, err
-	}
-	if d, ok = n.(fs.Dir); !ok {
-		return nil, fs.ErrNotDir
-	}
-	return d, nil
+	return asDir(fs.Walk(ctx, d, aname))
 }
 
 // export makes the channel's other end an executor's 9P server, until it hangs

@@ -56,15 +56,7 @@ func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	if checkNamespace(aname) == nil && v.mayRead(aname) {
 		return &spaceDir{v: v, path: aname, entered: true}, nil
 	}
-	n, err := fs.Walk(ctx, v.root(), aname)
-	if err != nil {
-		return nil, err
-	}
-	d, ok := n.(fs.Dir)
-	if !ok {
-		return nil, fs.ErrNotDir
-	}
-	return d, nil
+	return asDir(fs.Walk(ctx, v.root(), aname))
 }
 
 // walk returns what stands at a command's path, where namespace is the home of

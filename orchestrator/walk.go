@@ -66,3 +66,15 @@ func walk(ctx context.Context, d fs.Dir, path string) (fs.Node, error) {
 	}
 	return n, nil
 }
+
+// asDir makes what a walk returned the directory that it has to be.
+func asDir(n fs.Node, err error) (fs.Dir, error) {
+	if err != nil {
+		return nil, err
+	}
+	d, ok := n.(fs.Dir)
+	if !ok {
+		return nil, fs.ErrNotDir
+	}
+	return d, nil
+}
