@@ -92,10 +92,9 @@ func (r *run) applyRules(target string) *node {
 		r.out.fail("graph is more than %d rules deep at target %s", maxGraph, target)
 	}
 	if sym != nil {
-		for rule := range sym.rules {
-			if rule.attr&meta == 0 {
-				r.applyRule(n, rule)
-			}
+		r.applyRule(n, sym.first)
+		for i := len(sym.more) - 1; i >= 0; i-- {
+			r.applyRule(n, sym.more[i])
 		}
 	} else if r.command != nil && target == r.command.target {
 		r.applyRule(n, r.command)
@@ -109,7 +108,7 @@ func (r *run) applyRules(target string) *node {
 
 // applyRule adds the arcs of an explicit rule.
 func (r *run) applyRule(n *node, rule *rule) {
-	if rule.bare() || r.counts[rule.number] >= r.nrep {
+	if rule.attr&meta != 0 || rule.bare() || r.counts[rule.number] >= r.nrep {
 		return
 	}
 	r.counts[rule.number]++
@@ -270,24 +269,29 @@ func vacuous(n *node) bool {
 		}
 	}
 	if going {
-		// If one arc of a rule stays, all do.
-		stays := make(map[*rule]bool)
-		for i := range n.prereqs {
-			if a := &n.prereqs[i]; !a.togo {
-				stays[a.rule] = true
-			}
-		}
-		for i := range n.prereqs {
-			if a := &n.prereqs[i]; stays[a.rule] {
-				a.togo = false
-			}
-		}
-		n.dropArcs()
+		n.dropVacuous()
 	}
 	if vac {
 		n.flags |= isVacuous
 	}
 	return vac
+}
+
+// dropVacuous drops the arcs that are to go. If one arc of a rule stays, all
+// do.
+func (n *node) dropVacuous() {
+	stays := make(map[*rule]bool)
+	for i := range n.prereqs {
+		if a := &n.prereqs[i]; !a.togo {
+			stays[a.rule] = true
+		}
+	}
+	for i := range n.prereqs {
+		if a := &n.prereqs[i]; stays[a.rule] {
+			a.togo = false
+		}
+	}
+	n.dropArcs()
 }
 
 func (n *node) dropArcs() {
@@ -327,8 +331,7 @@ func (r *run) ambiguous(n *node) {
 		default:
 			if !bad {
 				bad = true
-				r.out.error("mk: ambiguous recipes for " + n.name + ":\n")
-				r.chain(n.name, last)
+				r.reportAmbiguous(n, last)
 			}
 			r.chain(n.name, a)
 		}
@@ -339,6 +342,11 @@ func (r *run) ambiguous(n *node) {
 	if going {
 		n.dropArcs()
 	}
+}
+
+func (r *run) reportAmbiguous(n *node, first *arc) {
+	r.out.error("mk: ambiguous recipes for " + n.name + ":\n")
+	r.chain(n.name, first)
 }
 
 // chain prints how name is made by way of a.

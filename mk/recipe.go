@@ -1,9 +1,6 @@
 package mk
 
-import (
-	"fmt"
-	"slices"
-)
+import "slices"
 
 // job is one recipe, to be run for the nodes of a list.
 type job struct {
@@ -80,9 +77,7 @@ func (r *run) doRecipe(n *node) bool {
 			prereqs.add(a.n.name)
 			if r.outOfDate(m, a, false) {
 				newer.add(a.n.name)
-				if r.cfg.Explain {
-					r.out.say(fmt.Sprintf("%s(%d) < %s(%d)\n", m.name, m.time, a.n.name, a.n.time))
-				}
+				r.explain("%s(%d) < %s(%d)\n", m, a.n)
 			}
 		}
 		m.setMade(beingMade)

@@ -14,6 +14,7 @@ type variable struct {
 	noExport bool
 	override bool // set on the command line
 	assigned bool // set by a mkfile or the command line
+	bucket   int  // of mk's symbol table
 	seq      int  // when it was first set
 	file     string
 	line     int
@@ -29,7 +30,7 @@ var internal = []string{
 func (m *Mkfile) lookup(name string) *variable {
 	v := m.vars[name]
 	if v == nil {
-		v = &variable{name: name}
+		v = &variable{name: name, bucket: bucket(name)}
 		m.vars[name] = v
 	}
 	return v
@@ -55,7 +56,7 @@ func (m *Mkfile) sorted() []*variable {
 		}
 	}
 	slices.SortFunc(list, func(a, b *variable) int {
-		if d := bucket(a.name) - bucket(b.name); d != 0 {
+		if d := a.bucket - b.bucket; d != 0 {
 			return d
 		}
 		return b.seq - a.seq
@@ -63,7 +64,7 @@ func (m *Mkfile) sorted() []*variable {
 	return list
 }
 
-// bucket is where mk's symbol table has a variable.
+// bucket returns where mk's symbol table has a variable.
 func bucket(name string) int {
 	h := uint64(0)
 	for i := 0; i < len(name); i++ {

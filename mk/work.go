@@ -130,9 +130,7 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 		return false
 	}
 	if n.flags&made != 0 && n.flags&pretending != 0 && p != nil && r.outOfDate(p, pa, false) {
-		if r.cfg.Explain {
-			r.out.say(fmt.Sprintf("unpretending %s(%d) because %s is out of date(%d)\n", n.name, n.time, p.name, p.time))
-		}
+		r.explain("unpretending %s(%d) because %s is out of date(%d)\n", n, p)
 		n.unpretend()
 	}
 	// It may be pretending while somebody was unpretended below it.
@@ -148,13 +146,7 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 			r.changed(n)
 			return false
 		}
-		dir := r.dir()
-		r.out.error("mk: don't know how to make '" + n.name + "' in " + dir + "\n")
-		if !r.cfg.Keep {
-			panic(bail{fmt.Errorf("%w '%s' in %s", ErrNoRule, n.name, dir)})
-		}
-		n.flags |= beingMade
-		r.errors++
+		r.unknownTarget(n)
 		return false
 	}
 
@@ -213,14 +205,26 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 		n.flags &^= canPretend
 		n.setMade(made)
 		r.changed(n)
-		if r.cfg.Explain && n.flags&pretending == 0 {
-			r.out.say(fmt.Sprintf("pretending %s has time %d\n", n.name, n.time))
+		if n.flags&pretending == 0 {
+			r.explain("pretending %s has time %d\n", n, nil)
 		}
 		n.flags |= pretending
 		return did
 	}
 
 	// We really have to do something. No prereq may go on pretending.
+	if pretender, worked := r.unpretendBelow(n, newest); pretender {
+		// Later, unless nothing has happened, for -k's sake.
+		r.link(r.root)
+		r.soil(n, dirty|dirtyBelow)
+		return did || worked || r.work(n, p, pa)
+	}
+	return r.doRecipe(n) || did
+}
+
+// unpretendBelow has those of n's prereqs made that only pretend to be, and
+// tells whether there were any and whether there was something to do.
+func (r *run) unpretendBelow(n *node, newest *arc) (any, did bool) {
 	for i := range n.prereqs {
 		a := &n.prereqs[i]
 		if a.n == nil || a.n.flags&pretending == 0 {
@@ -235,15 +239,31 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 		}
 		a.n.unpretend()
 		did = r.work(a.n, n, a) || did
-		isReady = false
+		any = true
 	}
-	if !isReady {
-		// Later, unless nothing has happened, for -k's sake.
-		r.link(r.root)
-		r.soil(n, dirty|dirtyBelow)
-		return did || r.work(n, p, pa)
+	return any, did
+}
+
+// explain prints for -e something about n and, if it is not nil, p.
+func (r *run) explain(format string, n, p *node) {
+	switch {
+	case !r.cfg.Explain:
+	case p == nil:
+		r.out.say(fmt.Sprintf(format, n.name, n.time))
+	default:
+		r.out.say(fmt.Sprintf(format, n.name, n.time, p.name, p.time))
 	}
-	return r.doRecipe(n) || did
+}
+
+// unknownTarget reports that there is neither a file n nor a rule for it.
+func (r *run) unknownTarget(n *node) {
+	dir := r.dir()
+	r.out.error("mk: don't know how to make '" + n.name + "' in " + dir + "\n")
+	if !r.cfg.Keep {
+		panic(bail{fmt.Errorf("%w '%s' in %s", ErrNoRule, n.name, dir)})
+	}
+	n.flags |= beingMade
+	r.errors++
 }
 
 // update takes note that n was made, or where fake is true, that it could

@@ -1,0 +1,218 @@
+package mk_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The benchmarks run our mk beside 9base's, GNU make and ninja, those that
+// there are, on the same files. Each is a whole process; MB is the memory it
+// needed at most.
+
+// built is our mk, made once.
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "mk")
+	if err != nil {
+		return "", err
+	}
+	name := filepath.Join(dir, "mk")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", name, "9ci/cmd/mk")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%v: %s", err, out)
+	}
+	return name, nil
+})
+
+// A tool is a command that makes the files of a directory.
+type tool struct {
+	name string
+	path string
+	args []string
+}
+
+func tools(b *testing.B) []tool {
+	ours, err := built()
+	if err != nil {
+		b.Fatal(err)
+	}
+	list := []tool{{"mk", ours, nil}}
+	theirs := os.Getenv("MKPEER")
+	if theirs == "" {
+		theirs = "/usr/lib/plan9/bin/mk"
+	}
+	// The real one does not know -v.
+	if out, _ := exec.Command(theirs, "-v", "-f", os.DevNull).CombinedOutput(); bytes.HasPrefix(out, []byte("Usage: mk ")) {
+		list = append(list, tool{"9base", theirs, nil})
+	}
+	if path, err := exec.LookPath("make"); err == nil {
+		list = append(list, tool{"make", path, []string{"-rR"}})
+	}
+	if path, err := exec.LookPath("ninja"); err == nil {
+		list = append(list, tool{"ninja", path, nil})
+	}
+	return list
+}
+
+// run runs the tool b.N times in dir. Before is called before each.
+func (tl tool) run(b *testing.B, dir string, before func(), args ...string) {
+	b.Helper()
+	var most int64
+	for b.Loop() {
+		if before != nil {
+			b.StopTimer()
+			before()
+			b.StartTimer()
+		}
+		cmd := exec.Command(tl.path, append(tl.args[:len(tl.args):len(tl.args)], args...)...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Fatalf("%s: %v\n%.500s", tl.name, err, out)
+		}
+		most = max(most, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
+	}
+	b.ReportMetric(float64(most)/1024, "MB")
+}
+
+// project is a directory with rules in the languages of all tools.
+type project struct {
+	dir               string
+	mk, make_, nin    strings.Builder
+	files             int
+	skipNinja, skip9b bool
+}
+
+func newProject(b *testing.B) *project {
+	p := &project{dir: b.TempDir()}
+	p.nin.WriteString("rule sh\n  command = $cmd\n")
+	return p
+}
+
+// rule adds a rule for all tools. A target with a phony recipe is virtual.
+func (p *project) rule(target, prereqs, recipe string, virtual bool) {
+	v := ""
+	if virtual {
+		v = "V:"
+		fmt.Fprintf(&p.make_, ".PHONY: %s\n", target)
+	}
+	fmt.Fprintf(&p.mk, "%s:%s %s\n", target, v, prereqs)
+	fmt.Fprintf(&p.make_, "%s: %s\n", target, prereqs)
+	if recipe == "" {
+		fmt.Fprintf(&p.nin, "build %s: phony %s\n", target, prereqs)
+		return
+	}
+	fmt.Fprintf(&p.mk, "\t%s\n", recipe)
+	fmt.Fprintf(&p.make_, "\t%s\n", recipe)
+	fmt.Fprintf(&p.nin, "build %s: sh %s\n  cmd = %s\n", target, prereqs, recipe)
+}
+
+// file adds a file that was modified so many seconds after the epoch.
+func (p *project) file(b *testing.B, name string, seconds int) {
+	path := filepath.Join(p.dir, name)
+	if err := os.WriteFile(path, nil, 0o666); err != nil {
+		b.Fatal(err)
+	}
+	t := time.Unix(epoch+int64(seconds), 0)
+	os.Chtimes(path, t, t)
+}
+
+func (p *project) write(b *testing.B) {
+	for name, text := range map[string]*strings.Builder{"mkfile": &p.mk, "Makefile": &p.make_, "build.ninja": &p.nin} {
+		if err := os.WriteFile(filepath.Join(p.dir, name), []byte(text.String()), 0o666); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// A build in which nothing is to be done, of flat graphs and of a chain.
+func BenchmarkNull(b *testing.B) {
+	for _, n := range []int{10_000, 100_000} {
+		b.Run(fmt.Sprint("flat", n), func(b *testing.B) {
+			p := newProject(b)
+			p.rule("all", strings.Join(names("t", n), " "), "true", false)
+			for i := range n {
+				s, t := fmt.Sprint("s", i), fmt.Sprint("t", i)
+				p.file(b, s, 0)
+				p.file(b, t, 10)
+				p.rule(t, s, "touch "+t, false)
+			}
+			p.file(b, "all", 20)
+			p.null(b, n <= 10_000)
+		})
+	}
+	b.Run("chain10000", func(b *testing.B) {
+		p := newProject(b)
+		const n = 10_000
+		for i := range n {
+			c := fmt.Sprint("c", i)
+			p.rule(c, fmt.Sprint("c", i+1), "touch "+c, false)
+			p.file(b, c, 2*(n-i))
+		}
+		p.file(b, fmt.Sprint("c", n), 0)
+		p.skip9b = true // it crashes
+		p.null(b, true)
+	})
+}
+
+func (p *project) null(b *testing.B, with9base bool) {
+	p.write(b)
+	for _, tl := range tools(b) {
+		switch tl.name {
+		case "9base":
+			if p.skip9b || !with9base && os.Getenv("MKSLOW") == "" {
+				continue // it takes minutes
+			}
+		case "ninja":
+			// It takes files for old that it did not make; this says it did.
+			tl.args = append(tl.args, "-t", "restat")
+			continue
+		}
+		b.Run(tl.name, func(b *testing.B) { tl.run(b, p.dir, nil) })
+	}
+}
+
+// Start to end of one recipe.
+func BenchmarkStart(b *testing.B) {
+	p := newProject(b)
+	p.rule("all", "", ": do nothing", true)
+	p.write(b)
+	for _, tl := range tools(b) {
+		b.Run(tl.name, func(b *testing.B) { tl.run(b, p.dir, nil) })
+	}
+}
+
+// Ten thousand recipes that a shell has to run, two at a time.
+func BenchmarkJobs(b *testing.B) {
+	p := newProject(b)
+	const n = 10_000
+	p.rule("all", strings.Join(names("j", n), " "), "", true)
+	for i := range n {
+		j := fmt.Sprint("j", i)
+		p.rule(j, "", ": >"+j, false)
+	}
+	p.write(b)
+	clean := func() {
+		for i := range n {
+			os.Remove(filepath.Join(p.dir, fmt.Sprint("j", i)))
+		}
+		os.Remove(filepath.Join(p.dir, ".ninja_log"))
+	}
+	for _, tl := range tools(b) {
+		b.Run(tl.name, func(b *testing.B) {
+			switch tl.name {
+			case "make", "ninja":
+				tl.run(b, p.dir, clean, "-j2")
+			default:
+				tl.run(b, p.dir, clean, "NPROC=2")
+			}
+		})
+	}
+}
