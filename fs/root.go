@@ -62,6 +62,8 @@ func Walk(ctx context.Context, d Dir, path string) (Node, error) {
 // root of a daemon, and what an aname enters. They may be added and removed
 // while they are served.
 type Namespaces struct {
+	added signal
+
 	mu    sync.Mutex // guards what follows
 	trees map[string]Dir
 	names []string // sorted
@@ -70,6 +72,7 @@ type Namespaces struct {
 
 // Add serves tree as a namespace, in the place of one of that name.
 func (s *Namespaces) Add(name string, tree Dir) {
+	defer s.added.changed()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.trees == nil {
