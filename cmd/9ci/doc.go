@@ -3,13 +3,14 @@
 keeps what came out as a directory, and serves it over 9P; or it replays the
 run that another executor made of the same revision.
 
-	9ci [run] [-f] [-n] [-q] [-v] [-x] [-r] [-b] [rev [target...]]
-	9ci serve [-a ADDR]... [-root DIR]
+	9ci [run] [-f] [-n] [-q] [-v] [-x] [-r] [-b] [--raw] [-D] [rev [target...]]
+	9ci serve [-a ADDR]... [-root DIR] [-D]
 	9ci ls [-l] [-a ADDR] [PATH...]
 	9ci cat [-a ADDR] PATH...
 	9ci cp [-a ADDR] PATH DIR
 	9ci wait [-a ADDR] REV
 	9ci write [-a ADDR] PATH
+	9ci mount [-a ADDR] DIR
 	9ci verify REV|DIR
 	9ci image build|ls
 
@@ -42,6 +43,8 @@ Flags of run:
 	-x  exit when done, rather than stay connected
 	-r  replay, or fail with status 126
 	-b  hand the run to the daemon, print its id and return
+	--raw
+	    let all escapes of a run through to a terminal, not only colour
 	-D  trace 9P messages to standard error
 
 Serve is the daemon: it runs one revision at a time, of any number of
@@ -51,10 +54,13 @@ loopback alone; without one it posts $NAMESPACE/9ci. With -root it serves a
 directory read-only instead.
 
 Ls, cat, cp, wait and write look at a tree: that of the repository one stands
-in, at the daemon, at an executor posted in $NAMESPACE, at ADDR, or, where PATH
-is ssh://HOST[:PORT]/NAMESPACE/PATH, at an orchestrator. Write sends its
+in, at the daemon, at an executor posted in $NAMESPACE, at ADDR, or, where ADDR
+is ssh://HOST[:PORT]/NAMESPACE or PATH that and a path, at an orchestrator. Write sends its
 standard input in one message and prints the reply. Wait prints the status of
 the run once it has ended, and exits with its code.
+
+Mount shows a tree as a FUSE file system at DIR, until it is unmounted or a
+signal comes.
 
 Verify checks a run without any executor, and reports its content, its
 metadata and its signature apart.

@@ -36,9 +36,13 @@ func (s *screen) follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
 	defer cancel()
 	// live only says that there is more: it has no streams. The first two
 	// steps do not write to it, so a ticker looks after them.
-	more, err := watch(ctx, run)
-	if err != nil {
-		return fs.Status{}, err
+	var more <-chan struct{}
+	if st, err := readStatus(ctx, run, "status"); err != nil || st.Finished() {
+		if err != nil {
+			return st, err
+		}
+	} else if more, err = watch(ctx, run); err != nil {
+		return st, err
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()

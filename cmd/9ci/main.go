@@ -30,13 +30,14 @@ type command struct {
 
 func commands() []command {
 	return []command{
-		{"run", "[-f] [-n] [-q] [-v] [-x] [-r] [-b] [rev [target...]]", runCommand},
-		{"serve", "[-a ADDR]... [-root DIR]", serveCommand},
-		{"ls", "[-l] [-a ADDR] [PATH]", lsCommand},
+		{"run", "[-f] [-n] [-q] [-v] [-x] [-r] [-b] [--raw] [-D] [rev [target...]]", runCommand},
+		{"serve", "[-a ADDR]... [-root DIR] [-D]", serveCommand},
+		{"ls", "[-l] [-a ADDR] [PATH...]", lsCommand},
 		{"cat", "[-a ADDR] PATH...", catCommand},
 		{"cp", "[-a ADDR] PATH DIR", cpCommand},
 		{"wait", "[-a ADDR] REV", waitCommand},
 		{"write", "[-a ADDR] PATH", writeCommand},
+		{"mount", "[-a ADDR] DIR", mountCommand},
 		{"verify", "REV|DIR", verifyCommand},
 		{"image", "build|ls", imageCommand},
 	}

@@ -192,7 +192,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 		conn.Close()
 		return place{}, "", err
 	}
-	return place{client.Root(), func() { client.Close(); conn.Close() }}, rest, nil
+	return place{client.Root(), func() { client.Close(); conn.Close() }, client.Done()}, rest, nil
 }
 
 // splitNamespace cuts a path at the orchestrator behind its namespace: at the

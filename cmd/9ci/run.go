@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -23,11 +24,10 @@ import (
 
 // runFlags are the flags of 9ci run.
 type runFlags struct {
-	force, dry, quiet, verbose, exit, replayOnly, background, trace bool
+	force, dry, quiet, verbose, exit, replayOnly, background, raw, trace bool
 }
 
-func runCommand(ctx context.Context, args []string) (int, error) {
-	var o runFlags
+func (o *runFlags) flags() *flag.FlagSet {
 	f := newFlags("run")
 	f.BoolVar(&o.force, "f", false, "")
 	f.BoolVar(&o.dry, "n", false, "")
@@ -36,7 +36,14 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	f.BoolVar(&o.exit, "x", false, "")
 	f.BoolVar(&o.replayOnly, "r", false, "")
 	f.BoolVar(&o.background, "b", false, "")
+	f.BoolVar(&o.raw, "raw", false, "")
 	f.BoolVar(&o.trace, "D", false, "")
+	return f
+}
+
+func runCommand(ctx context.Context, args []string) (int, error) {
+	var o runFlags
+	f := o.flags()
 	if err := parseFlags(f, args, 0, -1); err != nil {
 		return exitError, err
 	}
@@ -157,7 +164,13 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 	if err != nil {
 		return exitError, err
 	}
-	s := screen{out: os.Stdout, err: os.Stderr, tty: term.IsTerminal(2), verbose: o.verbose, quiet: o.quiet}
+	s := screen{
+		out:     terminal(os.Stdout, o.raw),
+		err:     terminal(os.Stderr, o.raw),
+		tty:     term.IsTerminal(int(os.Stderr.Fd())),
+		verbose: o.verbose,
+		quiet:   o.quiet,
+	}
 	st, err := s.follow(ctx, dir)
 	if err != nil {
 		return exitError, err

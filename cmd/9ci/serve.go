@@ -141,7 +141,7 @@ func newServer(ctx context.Context) (*server, error) {
 	s.root = s.trees.Root([]fs.Node{
 		fs.CtlFile("ctl", "repo PATH\n", s.command),
 		fs.TextFile("status", s.status),
-		fs.TextFile("event", s.status),
+		s.trees.Event(),
 	}, "event")
 	for _, top := range repos() {
 		if err := s.add(ctx, top); err != nil {

@@ -22,6 +22,7 @@ import (
 type place struct {
 	root  fs.Dir
 	close func()
+	done  <-chan struct{} // closed when it does not answer any more
 }
 
 // places dials the trees in which PATH may be, at addr or else at the daemon
@@ -81,7 +82,16 @@ func posted() ([]string, error) {
 	return addrs, nil
 }
 
+// dialPlace opens the tree at addr, a dial string or ssh://HOST/NAMESPACE.
 func dialPlace(ctx context.Context, addr, aname string) (place, error) {
+	if u, err := url.Parse(addr); err == nil && u.Scheme == "ssh" {
+		p, rest, err := sshPlace(ctx, u)
+		if err == nil && rest != "" {
+			p.close()
+			err = fmt.Errorf("%s: want ssh://HOST[:PORT]/NAMESPACE", addr)
+		}
+		return p, err
+	}
 	conn, err := ninep.Dial(ctx, addr)
 	if err != nil {
 		return place{}, err
@@ -91,7 +101,7 @@ func dialPlace(ctx context.Context, addr, aname string) (place, error) {
 		conn.Close()
 		return place{}, fmt.Errorf("%s: %w", addr, err)
 	}
-	return place{c.Root(), func() { c.Close() }}, nil
+	return place{c.Root(), func() { c.Close() }, c.Done()}, nil
 }
 
 // find opens the tree that has PATH and walks to it. The caller closes it.

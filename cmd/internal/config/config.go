@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +51,9 @@ var known = func() map[string]bool {
 	})
 	return m
 }()
+
+// Names returns the names of all variables.
+func Names() []string { return slices.Sorted(maps.Keys(known)) }
 
 // Dir is the user's configuration directory, $XDG_CONFIG_HOME/9ci or
 // ~/.config/9ci.

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"9ci/cmd/internal/config"
+)
+
+// The manual has every command with its arguments, every flag of run and
+// every variable, and no others.
+func TestManual(t *testing.T) {
+	b, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	manual := string(b)
+	synopsis, _, _ := strings.Cut(manual, "# Description")
+	var lines []string
+	for _, c := range commands() {
+		name := c.name
+		if name == "run" {
+			name = "[run]"
+		}
+		lines = append(lines, "\t9ci "+name+" "+c.args+"\n")
+	}
+	if want := strings.Join(lines, ""); !strings.Contains(synopsis, want) {
+		t.Errorf("the synopsis is not\n%s", want)
+	}
+
+	documented := regexp.MustCompile(`(?m)^\t-(-?\w+)\b`).FindAllStringSubmatch(manual, -1)
+	var o runFlags
+	defined := o.flags()
+	for _, m := range documented {
+		if name := strings.TrimPrefix(m[1], "-"); defined.Lookup(name) == nil {
+			t.Errorf("the manual has a flag -%s that run has not", name)
+		}
+	}
+	n := 0
+	defined.VisitAll(func(*flag.Flag) { n++ })
+	if n != len(documented) {
+		t.Errorf("run has %d flags, the manual %d", n, len(documented))
+	}
+
+	for _, name := range config.Names() {
+		if !regexp.MustCompile(`(?m)^\t` + name + ` `).MatchString(manual) {
+			t.Errorf("the manual lacks %s", name)
+		}
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{{"rnu"}, {"run", "-nosuch"}, {"ls", "-nosuch"}, {"cat"}, {"cp", "a"}, {"verify"}, {"image", "burn"}} {
+		code, err := dispatch(context.Background(), args)
+		if code != exitError || err == nil || !strings.Contains(err.Error(), "usage: 9ci") && !strings.Contains(err.Error(), "want") {
+			t.Errorf("9ci %v: status %d, %v, want 125 and the usage", args, code, err)
+		}
+	}
+}
