@@ -3,6 +3,7 @@ package mux
 import (
 	"bytes"
 	"context"
+	iofs "io/fs"
 
 	"9ci/fs"
 	"9ci/proto/internal/wire"
@@ -30,6 +31,18 @@ func (c *client) dispatch(frame []byte) {
 	default:
 		c.request(frame)
 	}
+}
+
+// opensToWrite reports whether a Topen or Tlopen, which has its layout, asks for
+// more than to read.
+func opensToWrite(frame []byte) bool {
+	const atMode = atFid + 4
+	if frame[4] == plan9.Topen {
+		m := frame[atMode]
+		return m&3 == plan9.OWRITE || m&3 == plan9.ORDWR || m&(plan9.OTRUNC|plan9.ORCLOSE) != 0
+	}
+	flags := le.Uint32(frame[atMode:])
+	return flags&3 != 0 || flags&0o1000 != 0 // O_ACCMODE, O_TRUNC
 }
 
 // request deals with a T-message that has its layout and a tag of its own.
@@ -67,6 +80,11 @@ func (c *client) request(frame []byte) {
 		return
 	case plan9.Tread, wire.Treaddir:
 		p.credit = c.grant(frame, f.s)
+	case plan9.Topen, wire.Tlopen:
+		if f.m != nil && f.m.b.ReadOnly && opensToWrite(frame) {
+			c.fail(tag, iofs.ErrPermission)
+			return
+		}
 	case plan9.Twrite:
 		if len(frame) > int(f.s.msize) { // more than its iounit
 			c.fail(tag, fs.ErrIO)

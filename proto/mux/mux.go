@@ -57,6 +57,10 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 // A Backend is another server's tree. Its sessions are dialled when they are
 // needed, and again after they were lost.
 type Backend struct {
+	// ReadOnly refuses to open any of its files for writing. It is set
+	// before the Backend is used.
+	ReadOnly bool
+
 	dial  func(ctx context.Context, d ninep.Dialect) (io.ReadWriteCloser, error)
 	aname string
 	salt  uint64 // tells the qid.paths of backends apart

@@ -1,10 +1,12 @@
 package mux
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	iofs "io/fs"
 	"syscall"
+	"unicode/utf8"
 
 	"9ci/proto/internal/wire"
 
@@ -65,24 +67,44 @@ func saltQids(frame []byte, dir bool, salt uint64) error {
 				return errEntries
 			}
 			salted(b, salt)
-			b = b[24+int(le.Uint16(b[22:])):]
+			name := b[24 : 24+int(le.Uint16(b[22:]))]
+			if !goodName(name) && string(name) != "." && string(name) != ".." {
+				return errEntries
+			}
+			b = b[24+len(name):]
 		}
 	}
 	return nil
 }
 
-// saltDir rewrites the qids of stat(5) entries: size[2] type[2] dev[4] qid[13].
+// saltDir rewrites the qids of stat(5) entries, and refuses names that no file
+// can have.
 func saltDir(b []byte, salt uint64) error {
 	for len(b) > 0 {
 		if len(b) < 2 {
 			return errEntries
 		}
 		n := 2 + int(le.Uint16(b))
-		if n < 8+qidSize || n > len(b) {
+		if n < atDirName+2 || n > len(b) || n < atDirName+2+int(le.Uint16(b[atDirName:])) {
 			return errEntries
 		}
 		salted(b[8:], salt)
+		if name := b[atDirName+2 : atDirName+2+int(le.Uint16(b[atDirName:]))]; !goodName(name) && string(name) != "/" {
+			return errEntries
+		}
 		b = b[n:]
 	}
 	return nil
+}
+
+// atDirName is where the name is in a stat(5) entry, behind size[2] type[2]
+// dev[4] qid[13] mode[4] atime[4] mtime[4] length[8].
+const atDirName = 41
+
+// goodName reports whether a file may have that name. What a backend says ends
+// up on terminals and in other file systems: no separator, no control character,
+// nothing that is no text.
+func goodName(name []byte) bool {
+	return len(name) > 0 && len(name) <= 255 && string(name) != "." && string(name) != ".." && utf8.Valid(name) &&
+		!bytes.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' })
 }
