@@ -63,15 +63,16 @@ type member struct {
 
 // A share is what one member shows in one namespace.
 type share struct {
-	m      *member
-	space  *space
-	ctx    context.Context // done when the share ends: who reads through it is told so
-	cancel context.CancelFunc
-	since  time.Time
-	runs   map[string]*run // by id
-	keys   int             // bytes of their keys
-	silent time.Time       // when the executor last did not answer; zero once it has
-	root   fs.Dir          // the tree as the orchestrator itself reads it; nil while it cannot
+	m        *member
+	space    *space
+	ctx      context.Context // done when the share ends: who reads through it is told so
+	cancel   context.CancelFunc
+	since    time.Time
+	runs     map[string]*run // by id
+	keys     int             // bytes of their keys
+	silent   time.Time       // when the executor last did not answer; zero once it has
+	backends backends
+	root     fs.Dir // the tree as the orchestrator itself reads it; nil while it cannot
 }
 
 // export makes namespaces what m exports, and counts it as a new generation.

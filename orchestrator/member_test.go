@@ -208,6 +208,7 @@ func TestExecutorLies(t *testing.T) {
 			"3f2a9c1d0b7e.4 passed 0 1.000 2026-11-24T21:00:00Z " + testHash + " " + testCommit + " 'a\x1b[2J' " + testScore + "\n" +
 			strings.Repeat("x", 100000) + "\n" + good
 		liar.files["bad/ok"], liar.files["bad/esc\x1b[2J"], liar.files["bad/del\x7f"] = "x", "x", "x"
+		liar.files["ci/3f2a9c1d0b7e.1/bad/ok"], liar.files["ci/3f2a9c1d0b7e.1/bad/\x1b[2J"] = "x", "x"
 		l, _ := m.login(k)
 		if err := m.exportOn(l, Announce{Name: "liar", Namespaces: []string{hello}}, liar.root()); err != nil {
 			t.Fatal(err)
@@ -221,8 +222,16 @@ func TestExecutorLies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		// What is forwarded as it is, is refused as a whole.
 		sts, err := n.(fs.Dir).ReadDir(t.Context(), 0, 100)
-		if err != nil || len(sts) != 1 || sts[0].Name != "ok" {
+		if err == nil {
+			t.Errorf("ReadDir = %v, want an error", sts)
+		}
+		// By way of ci/<rev> the good names are left.
+		if n, err = fs.Walk(t.Context(), root, "ci/3f2a9c1d0b7e/bad"); err != nil {
+			t.Fatal(err)
+		}
+		if sts, err = n.(fs.Dir).ReadDir(t.Context(), 0, 100); err != nil || len(sts) != 1 || sts[0].Name != "ok" {
 			t.Errorf("ReadDir = %v, %v, want ok alone", sts, err)
 		}
 		// An event that is no event ends the following, not the tree.

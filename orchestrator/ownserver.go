@@ -115,6 +115,12 @@ func (g *guestRoom) walk(ctx context.Context, _, path string) (fs.Node, error) {
 	return walk(ctx, c.Root(), path)
 }
 
+// serve9P has the executor itself serve rwc, as it does the relay's.
+func (g *guestRoom) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
+	g.o.serve(ctx, rwc, g.o.msg.Aname, g.user())
+	return nil
+}
+
 func (g *guestRoom) export(context.Context, io.ReadWriteCloser, string) error {
 	return errors.New("an executor takes no exports")
 }

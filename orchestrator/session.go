@@ -28,6 +28,8 @@ type session struct {
 type premises interface {
 	// attach answers a Tattach.
 	attach(ctx context.Context, uname, aname string) (fs.Dir, error)
+	// serve9P serves the tree on rwc until it hangs up.
+	serve9P(ctx context.Context, rwc io.ReadWriteCloser) error
 	// walk returns what stands at a path that a command names; namespace is
 	// where it looks up what has none, or "".
 	walk(ctx context.Context, namespace, path string) (fs.Node, error)
@@ -102,14 +104,16 @@ func (s *session) subsystem(name string) func() int {
 // serve9P serves the tree, or what is below path: an executor's name in the
 // key's only namespace, or a path of the mux.
 func (s *session) serve9P(path string) int {
-	srv := ninep.Server{User: s.in.user(), Trace: s.in.trace(), Attach: s.in.attach}
+	serve := s.in.serve9P
 	if path != "" {
 		if !strings.Contains(path, "/") {
 			path = "n/" + path
 		}
+		srv := ninep.Server{User: s.in.user(), Trace: s.in.trace()}
 		srv.Attach = func(ctx context.Context, _, aname string) (fs.Dir, error) { return s.attachBelow(ctx, path, aname) }
+		serve = srv.Serve
 	}
-	if err := srv.Serve(s.ctx, stream{s}); err != nil {
+	if err := serve(s.ctx, stream{s}); err != nil {
 		return exitFail
 	}
 	return exitOK

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"9ci/fs"
+	"9ci/proto/mux"
+	"9ci/proto/ninep"
 )
 
 // A view is the tree as one session of a client sees it. It holds the session's
@@ -82,6 +84,30 @@ func (v *view) home(named string) (string, error) {
 	default:
 		return "", fmt.Errorf("in which namespace? Begin the path with one, or say namespace=%s before it", all[0])
 	}
+}
+
+// shareAt returns the executor of that name in the namespace of those elements,
+// or, without any, in the key's only one; nil where there is none to be read.
+func (v *view) shareAt(space []string, name string) *share {
+	ns := strings.Join(space, "/")
+	if ns == "" {
+		var err error
+		if ns, err = v.home(""); err != nil {
+			return nil
+		}
+	}
+	if !v.mayRead(ns) {
+		return nil
+	}
+	return v.c.s.dir.share(ns, name)
+}
+
+// serve9P serves the tree on rwc.
+func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
+	f := newForwarder(v)
+	defer f.close()
+	srv := mux.Server{Local: &ninep.Server{User: v.user(), Trace: v.trace(), Attach: v.attach}, Find: f.find}
+	return srv.Serve(ctx, rwc)
 }
 
 // export makes rwc the 9P server of an executor, until it hangs up.

@@ -1,0 +1,172 @@
+package orchestrator
+
+import (
+	"context"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/proto/mux"
+	"9ci/proto/ninep"
+)
+
+// A 9P session's messages for an executor's tree are forwarded as they are, by
+// proto/mux: a burst stays a burst, and nothing waits for a round trip of the
+// mux's own. What commands and sftp read, and ci/<rev>, goes by remote instead,
+// and so does an export by stock ssh, which cannot tell who asks: there the mux
+// itself sees to it that nobody but the exporter writes.
+
+// A backend is the way of one key's sessions to one share: they have a
+// connection to the executor in common, for each dialect.
+type backend struct {
+	*mux.Backend
+	refs int // sessions that hold it; guarded by backends' mu
+}
+
+// backends are those of one share, by the fingerprint of the key.
+type backends struct {
+	mu    sync.Mutex // guards what follows
+	byKey map[string]*backend
+}
+
+// hold returns the backend of the session's key, which it holds until let go.
+func (sh *share) hold(l *login) *backend {
+	requester := l.fingerprint()
+	sh.backends.mu.Lock()
+	defer sh.backends.mu.Unlock()
+	b := sh.backends.byKey[requester]
+	if b == nil {
+		dial := func(ctx context.Context, _ ninep.Dialect) (io.ReadWriteCloser, error) { return sh.dial(ctx, requester) }
+		b = &backend{Backend: mux.NewBackend(dial, sh.space.ns)}
+		b.ReadOnly = requester != sh.m.key // an executor is commanded by its own key alone
+		if sh.backends.byKey == nil {
+			sh.backends.byKey = map[string]*backend{}
+		}
+		sh.backends.byKey[requester] = b
+	}
+	b.refs++
+	return b
+}
+
+// letGo ends a hold. The last one closes the backend's connections.
+func (sh *share) letGo(l *login, b *backend) {
+	sh.backends.mu.Lock()
+	b.refs--
+	last := b.refs == 0
+	if requester := l.fingerprint(); last && sh.backends.byKey[requester] == b {
+		delete(sh.backends.byKey, requester)
+	}
+	sh.backends.mu.Unlock()
+	if last {
+		b.Close()
+	}
+}
+
+// dial opens a connection to the share's executor for a backend. It ends with
+// the share.
+func (sh *share) dial(ctx context.Context, requester string) (io.ReadWriteCloser, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	defer context.AfterFunc(sh.ctx, cancel)()
+	msg := sh.m.message(sh.space.ns, requester)
+	ch, err := sh.m.conn.dial(ctx, channelExport, ssh.Marshal(&msg))
+	if err != nil {
+		return nil, sh.m.fail(err)
+	}
+	w := &watchedConn{ReadWriteCloser: ch, suspect: sh.m.conn.suspect}
+	w.first = time.AfterFunc(openTimeout, func() { ch.Close() })
+	w.stop = context.AfterFunc(sh.ctx, func() { ch.Close() })
+	return w, nil
+}
+
+// A watchedConn is a connection to an executor from which answers are expected.
+// One that does not begin to answer is closed; while one that did is silent, the
+// executor is asked whether it is there.
+type watchedConn struct {
+	io.ReadWriteCloser
+	suspect func()
+	stop    func() bool
+	first   *time.Timer // closes it unless something is read
+
+	mu      sync.Mutex  // guards waiting
+	waiting *time.Timer // runs while something was written and nothing read since
+}
+
+func (w *watchedConn) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	if w.waiting == nil {
+		w.waiting = time.AfterFunc(opTimeout, w.suspect)
+	}
+	w.mu.Unlock()
+	return w.ReadWriteCloser.Write(p)
+}
+
+func (w *watchedConn) Read(p []byte) (int, error) {
+	n, err := w.ReadWriteCloser.Read(p)
+	w.first.Stop()
+	w.rest()
+	return n, err
+}
+
+func (w *watchedConn) rest() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.waiting != nil {
+		w.waiting.Stop()
+		w.waiting = nil
+	}
+}
+
+func (w *watchedConn) Close() error {
+	w.stop()
+	w.first.Stop()
+	w.rest()
+	return w.ReadWriteCloser.Close()
+}
+
+// A forwarder finds the backends of one session.
+type forwarder struct {
+	v    *view
+	mu   sync.Mutex // guards held
+	held map[*share]*backend
+	l    *login // whose they are
+}
+
+func newForwarder(v *view) *forwarder {
+	return &forwarder{v: v, held: map[*share]*backend{}, l: v.c.login.Load()}
+}
+
+// find returns the backend at a path of the mux's tree, n/<executor> of a
+// namespace, or nil.
+func (f *forwarder) find(path []string) *mux.Backend {
+	if len(path) < 2 || path[len(path)-2] != "n" {
+		return nil
+	}
+	sh := f.v.shareAt(path[:len(path)-2], path[len(path)-1])
+	if sh == nil {
+		return nil
+	}
+	if _, ok := sh.m.exporter.(reverseExport); !ok {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b := f.held[sh]
+	if b == nil {
+		b = sh.hold(f.l)
+		f.held[sh] = b
+	}
+	return b.Backend
+}
+
+// close lets go of all.
+func (f *forwarder) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for sh, b := range f.held {
+		sh.letGo(f.l, b)
+	}
+	clear(f.held)
+}
