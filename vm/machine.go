@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -168,23 +169,24 @@ func (m *Machine) boot(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	return m.guest.Boot(ctx, func() guest.Boot {
-		b := guest.Boot{
-			Time:     time.Now(),
-			Hostname: "9ci",
-			Net:      true,
-			Disk:     c.Disk > 0,
-			Files:    files,
-			Env:      c.Env,
+	if err := m.guest.Prepare(ctx, guest.Prepare{Disk: c.Disk > 0}); err != nil {
+		return err
+	}
+	b := guest.Boot{
+		Time:     time.Now(),
+		Seed:     make([]byte, 64),
+		Hostname: "9ci",
+		Files:    files,
+		Env:      c.Env,
+	}
+	rand.Read(b.Seed)
+	for _, s := range c.Shares {
+		if s.Target == "" {
+			continue
 		}
-		for _, s := range c.Shares {
-			if s.Target == "" {
-				continue
-			}
-			b.Mounts = append(b.Mounts, guest.Mount{Tag: s.Tag, Target: s.Target, ReadOnly: s.ReadOnly})
-		}
-		return b
-	})
+		b.Mounts = append(b.Mounts, guest.Mount{Tag: s.Tag, Target: s.Target, ReadOnly: s.ReadOnly})
+	}
+	return m.guest.Boot(ctx, b)
 }
 
 // hostFiles are what a guest is lent of this host, to reach Debian's

@@ -24,44 +24,72 @@ var environment = []string{
 	"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh", "LANG=C.UTF-8", "TZ=UTC0",
 }
 
-// boot makes this machine what b says.
-func boot(b guest.Boot, m *modules) error {
-	ts := unix.NsecToTimespec(b.Time.UnixNano())
-	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-		return fmt.Errorf("set the clock: %w", err)
-	}
-	for _, step := range []struct {
-		name string
-		do   func(guest.Boot, *modules) error
-	}{
-		{"modules", loadModules},
+// A step is one of those that make a machine of a kernel and an initramfs.
+type step[T any] struct {
+	name string
+	do   func(T) error
+}
+
+// prepare puts the system together, as it is in every machine.
+func prepare(p guest.Prepare, m *modules) error {
+	return steps(p, []step[guest.Prepare]{
+		{"modules", m.loadAll},
 		{"root", mountRoot},     // the core OS, and what is written over it
 		{"kernel", mountKernel}, // /dev, /proc and the like
 		{"enter", enter},        // it becomes /
 		{"cgroup", groups},
-		{"files", writeFiles},
 		{"network", network},
+	})
+}
+
+// boot makes it the machine that b is of.
+func boot(b guest.Boot) error {
+	return steps(b, []step[guest.Boot]{
+		{"clock", setClock},
+		{"seed", seed},
+		{"files", writeFiles},
 		{"mounts", mountShares},
-	} {
-		if err := step.do(b, m); err != nil {
-			return fmt.Errorf("boot: %s: %w", step.name, err)
+	})
+}
+
+func steps[T any](v T, all []step[T]) error {
+	for _, s := range all {
+		if err := s.do(v); err != nil {
+			return fmt.Errorf("boot: %s: %w", s.name, err)
 		}
 	}
 	return nil
 }
 
-// loadModules loads what the other steps need: after enter the modules of
-// the initramfs are gone, and those of the core OS want a modprobe.
-func loadModules(b guest.Boot, m *modules) error {
-	names := []string{"virtio_blk", "erofs", "overlay"}
-	if b.Disk {
+func setClock(b guest.Boot) error {
+	ts := unix.NsecToTimespec(b.Time.UnixNano())
+	return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
+}
+
+// seed makes this machine's randomness its own: others may have been
+// resumed from where this one was.
+func seed(b guest.Boot) error {
+	if len(b.Seed) == 0 {
+		return nil
+	}
+	f, err := os.OpenFile("/dev/urandom", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(b.Seed); err != nil {
+		return err
+	}
+	const rndReseedCRNG = 0x5207 // of <linux/random.h>
+	return unix.IoctlSetInt(int(f.Fd()), rndReseedCRNG, 0)
+}
+
+// loadAll loads what the other steps need, and boot: after enter the
+// modules of the initramfs are gone, and the core OS's want a modprobe.
+func (m *modules) loadAll(p guest.Prepare) error {
+	names := []string{"virtio_blk", "erofs", "overlay", "virtio_net", "9p", "9pnet_virtio"}
+	if p.Disk {
 		names = append(names, "ext4")
-	}
-	if b.Net {
-		names = append(names, "virtio_net")
-	}
-	if len(b.Mounts) > 0 {
-		names = append(names, "9p", "9pnet_virtio")
 	}
 	return m.load(names...)
 }
@@ -69,11 +97,11 @@ func loadModules(b guest.Boot, m *modules) error {
 // mountRoot mounts the core OS read-only, over it the initramfs's layer
 // (guest, mk), with a place for what is written over them. podman's store and /src lie there beside the overlay, not in
 // it: an overlay does not stack on another.
-func mountRoot(b guest.Boot, _ *modules) error {
+func mountRoot(p guest.Prepare) error {
 	if err := mount("/dev/vda", "/core", "erofs", unix.MS_RDONLY, ""); err != nil {
 		return err
 	}
-	if b.Disk {
+	if p.Disk {
 		if err := mount("/dev/vdb", "/own", "ext4", unix.MS_NOATIME, ""); err != nil {
 			return err
 		}
@@ -103,7 +131,7 @@ func mountRoot(b guest.Boot, _ *modules) error {
 	return nil
 }
 
-func mountKernel(b guest.Boot, _ *modules) error {
+func mountKernel(guest.Prepare) error {
 	for _, d := range []string{"/dev", "/proc", "/sys"} {
 		if err := mount(d, root+d, "", unix.MS_MOVE, ""); err != nil {
 			return err
@@ -138,7 +166,7 @@ func mountKernel(b guest.Boot, _ *modules) error {
 
 // enter is what switch_root(8) does. The initramfs stays beneath, with
 // nothing in it.
-func enter(guest.Boot, *modules) error {
+func enter(guest.Prepare) error {
 	os.RemoveAll("/modules")
 	if err := os.Chdir(root); err != nil {
 		return err
@@ -158,7 +186,7 @@ func enter(guest.Boot, *modules) error {
 
 // groups moves PID 1 out of the root group: a group with controllers for
 // its children holds no process of its own.
-func groups(guest.Boot, *modules) error {
+func groups(guest.Prepare) error {
 	const top = "/sys/fs/cgroup"
 	if err := os.Mkdir(top+"/9ci", 0o755); err != nil {
 		return err
@@ -174,20 +202,16 @@ func groups(guest.Boot, *modules) error {
 	return os.WriteFile(top+"/cgroup.subtree_control", []byte(all), 0)
 }
 
-func writeFiles(b guest.Boot, _ *modules) error {
+func writeFiles(b guest.Boot) error {
 	if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
 		return err
 	}
 	var id [16]byte
 	rand.Read(id[:])
-	resolv := "# no network\n"
-	if b.Net {
-		resolv = "nameserver " + nameserver + "\n"
-	}
 	files := append([]guest.File{
 		{Name: "/etc/hostname", Data: []byte(b.Hostname + "\n")},
 		{Name: "/etc/hosts", Data: fmt.Appendf(nil, "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost\n", b.Hostname)},
-		{Name: "/etc/resolv.conf", Data: []byte(resolv)},
+		{Name: "/etc/resolv.conf", Data: []byte("nameserver " + nameserver + "\n")},
 		{Name: "/etc/machine-id", Data: []byte(hex.EncodeToString(id[:]) + "\n")},
 	}, b.Files...)
 	for _, f := range files {
@@ -204,7 +228,7 @@ func writeFiles(b guest.Boot, _ *modules) error {
 // msize is what measured best; a larger one gains nothing.
 const msize = 512000
 
-func mountShares(b guest.Boot, _ *modules) error {
+func mountShares(b guest.Boot) error {
 	for _, s := range b.Mounts {
 		var flags uintptr
 		if s.ReadOnly {

@@ -31,9 +31,10 @@ func initialize() {
 	check("port", err)
 
 	s := guest.Server{
-		Env:  environment,
-		Boot: func(b guest.Boot) error { return boot(b, m) },
-		Halt: halt,
+		Env:     environment,
+		Prepare: func(p guest.Prepare) error { return prepare(p, m) },
+		Boot:    boot,
+		Halt:    halt,
 	}
 	check("serve", s.Serve(port))
 	halt() // the host hung up

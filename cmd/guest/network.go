@@ -20,9 +20,9 @@ const (
 	nameserver = "10.0.2.3"
 )
 
-// network raises the loopback, and eth0 where there is to be a network.
-// Whether frames pass is the host's to say, later and at any time.
-func network(b guest.Boot, _ *modules) error {
+// network raises the loopback and eth0. Whether frames pass there is the
+// host's to say, at any time.
+func network(guest.Prepare) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -30,9 +30,6 @@ func network(b guest.Boot, _ *modules) error {
 	defer unix.Close(fd)
 	if err := up(fd, "lo"); err != nil {
 		return err
-	}
-	if !b.Net {
-		return nil
 	}
 	for _, a := range []struct {
 		req  uint

@@ -18,15 +18,15 @@ type Client struct {
 	idle time.Duration
 	done chan struct{} // closed by read when the connection has ended
 
-	hello chan struct{} // closed when Rhello has come
-	boot  chan error    // what came of Tboot
-	alive chan struct{} // holds one where something has come lately
+	hello  chan struct{} // closed when Rhello has come
+	became chan error    // what came of Tprep or Tboot
+	alive  chan struct{} // holds one where something has come lately
 
 	mu       sync.Mutex // guards the rest
 	err      error      // why done
 	greeted  bool
-	booting  bool
-	pings    int // sent and not answered
+	asked    byte // tPrep or tBoot, not yet answered; or 0
+	pings    int  // sent and not answered
 	commands map[uint32]*remote
 	next     uint32
 }
@@ -43,17 +43,31 @@ var errClosed = errors.New("closed")
 // closes. Once booted, a guest that is silent for the time idle is pinged,
 // and is given up when it does not answer for as long again.
 func NewClient(rwc io.ReadWriteCloser, idle time.Duration) *Client {
-	c := &Client{
+	c := newClient(rwc, idle)
+	go c.read()
+	return c
+}
+
+// ResumeClient is NewClient for a guest that was saved after Prepare and
+// has been resumed: Boot comes next.
+func ResumeClient(rwc io.ReadWriteCloser, idle time.Duration) *Client {
+	c := newClient(rwc, idle)
+	c.greeted = true
+	close(c.hello)
+	go c.read()
+	return c
+}
+
+func newClient(rwc io.ReadWriteCloser, idle time.Duration) *Client {
+	return &Client{
 		conn:     newConn(rwc),
 		idle:     idle,
 		done:     make(chan struct{}),
 		hello:    make(chan struct{}),
-		boot:     make(chan error, 1),
+		became:   make(chan error, 1),
 		alive:    make(chan struct{}, 1),
 		commands: make(map[uint32]*remote),
 	}
-	go c.read()
-	return c
 }
 
 // Done is closed when the connection has ended; Err then says why.
@@ -130,17 +144,17 @@ func (c *Client) handle(m message) error {
 	case m.kind == rPing && c.pings > 0:
 		c.pings--
 		return nil
-	case m.kind == rBoot && c.booting && m.id == 0:
-		c.booting = false
-		c.boot <- nil
+	case c.asked != 0 && m.id == 0 && m.kind == c.asked+1:
+		c.asked = 0
+		c.became <- nil
 		return nil
-	case m.kind == rError && c.booting && m.id == 0:
+	case c.asked != 0 && m.id == 0 && m.kind == rError:
 		e, err := asError(m)
 		if err != nil {
 			return err
 		}
-		c.booting = false
-		c.boot <- e
+		c.asked = 0
+		c.became <- e
 		return nil
 	}
 	r := c.commands[m.id]
@@ -214,9 +228,8 @@ func asError(m message) (*RunError, error) {
 	return &RunError{syscall.Errno(binary.LittleEndian.Uint32(m.data)), string(m.data[4:])}, nil
 }
 
-// Boot waits for the guest's hello, then has it become what boot returns,
-// which is called when the guest is there: it holds the time.
-func (c *Client) Boot(ctx context.Context, boot func() Boot) error {
+// Prepare waits for the guest's hello and has it put its system together.
+func (c *Client) Prepare(ctx context.Context, p Prepare) error {
 	select {
 	case <-c.hello:
 	case <-c.done:
@@ -224,27 +237,38 @@ func (c *Client) Boot(ctx context.Context, boot func() Boot) error {
 	case <-ctx.Done():
 		return fmt.Errorf("guest did not say hello: %w", context.Cause(ctx))
 	}
-	b, err := json.Marshal(boot())
+	return c.become(ctx, tPrep, p)
+}
+
+// Boot has a guest that is prepared become a machine for commands.
+func (c *Client) Boot(ctx context.Context, b Boot) error {
+	if err := c.become(ctx, tBoot, b); err != nil {
+		return err
+	}
+	go c.keepalive()
+	return nil
+}
+
+// become asks for a Tprep or Tboot. The answer's type is the next one.
+func (c *Client) become(ctx context.Context, kind byte, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
-	c.booting = true
+	c.asked = kind
 	c.mu.Unlock()
-	if err := c.conn.write(tBoot, 0, b...); err != nil {
+	if err := c.conn.write(kind, 0, b...); err != nil {
 		return c.lost(err)
 	}
 	select {
-	case err = <-c.boot:
+	case err := <-c.became:
+		return err
 	case <-c.done:
 		return c.Err()
 	case <-ctx.Done():
 		return fmt.Errorf("guest did not boot: %w", context.Cause(ctx))
 	}
-	if err == nil {
-		go c.keepalive()
-	}
-	return err
 }
 
 // keepalive ends with the connection.

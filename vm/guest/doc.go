@@ -10,9 +10,11 @@
 // go to the guest, R-messages to the host:
 //
 //	Rhello  id=0 version[s]              the guest is there; sent once, first
-//	Tboot   id=0 json                    what the machine is to be: type Boot
+//	Tprep   id=0 json                    put the system together: type Prepare
+//	Rprep   id=0                         it is; a machine may be saved now, and resumed many times
+//	Tboot   id=0 json                    what this machine is to be: type Boot
 //	Rboot   id=0                         it is that
-//	Rerror  id errno[4] text             the Tboot or Trun of that id failed
+//	Rerror  id errno[4] text             the Tprep, Tboot or Trun of that id failed
 //	Trun    id json                      start a command: type Command
 //	Rrun    id pid[4]                    it started
 //	Tinput  id bytes                     its standard input; no bytes: end of file
@@ -56,6 +58,8 @@ const maxText = 4 << 10
 // Message types.
 const (
 	rHello = iota + 1
+	tPrep
+	rPrep
 	tBoot
 	rBoot
 	rError
@@ -74,12 +78,16 @@ const (
 	tHalt
 )
 
+// Prepare says what is the same in all machines that are made of one.
+type Prepare struct {
+	Disk bool // the second disk is ext4, for all that the guest writes; else memory
+}
+
 // Boot says what a machine is to be when it is ready.
 type Boot struct {
 	Time     time.Time // the host's clock, for the guest's
+	Seed     []byte    // secret and new, for the guest's randomness
 	Hostname string
-	Net      bool // configure eth0 as qemu's user network expects
-	Disk     bool // the second disk is ext4, for all that the guest writes; else memory
 	Mounts   []Mount
 	Files    []File   // written before the first command, parents made
 	Env      []string // for every command, before the command's own

@@ -10,7 +10,7 @@ import (
 
 // Whatever a guest says, the host's side ends, and each run with it.
 func FuzzClient(f *testing.F) {
-	start := msg(rHello, 0, []byte(Version)...) + msg(rBoot, 0)
+	start := msg(rHello, 0, []byte(Version)...) + msg(rPrep, 0) + msg(rBoot, 0)
 	ran := msg(rRun, 1, 1, 0, 0, 0)
 	f.Add(start + ran + msg(rStdout, 1, 'x') + msg(rStderr, 1, 'y') + msg(rExit, 1, make([]byte, 8)...))
 	f.Add(start + msg(rError, 1, 2, 0, 0, 0, 'n', 'o'))
@@ -30,7 +30,7 @@ func FuzzClient(f *testing.F) {
 // Whatever a host says, the guest's side ends, and starts nothing but what
 // a Trun says.
 func FuzzServer(f *testing.F) {
-	boot := msg(tBoot, 0, []byte("{}")...)
+	boot := msg(tPrep, 0, []byte("{}")...) + msg(tBoot, 0, []byte("{}")...)
 	run := msg(tRun, 1, []byte(`{"Args":["x"],"Input":true}`)...)
 	f.Add(boot + run + msg(tInput, 1, 'x') + msg(tInput, 1) + msg(tTaken, 1, 10, 0, 0, 0))
 	f.Add(boot + run + msg(tSignal, 1, 15, 0, 0, 0) + msg(tResize, 1, 1, 0, 1, 0) + msg(tPing, 0))

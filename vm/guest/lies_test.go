@@ -22,7 +22,7 @@ func msg(kind byte, id uint32, data ...byte) string {
 // connection with an error that names it.
 func TestLies(t *testing.T) {
 	hello := msg(rHello, 0, []byte(Version)...)
-	boot := msg(rBoot, 0)
+	boot := msg(rPrep, 0) + msg(rBoot, 0)
 	ran := msg(rRun, 1, 1, 0, 0, 0)
 	for _, test := range []struct{ name, say, want string }{
 		{"another version", msg(rHello, 0, []byte("ssh-2.0")...), `version "ssh-2.0"`},
@@ -32,7 +32,9 @@ func TestLies(t *testing.T) {
 		{"cut short", hello + boot + ran[:5], "unexpected EOF"},
 		{"hello twice", hello + hello, "Rhello of 0"},
 		{"boot unasked", msg(rBoot, 0), "Rboot of 0"},
-		{"boot twice", hello + boot + boot, "Rboot of 0"},
+		{"boot first", hello + msg(rBoot, 0), "Rboot of 0"},
+		{"prepared twice", hello + boot + msg(rPrep, 0), "Rprep of 0"},
+		{"boot twice", hello + boot + msg(rBoot, 0), "Rboot of 0"},
 		{"ping unasked", hello + boot + msg(rPing, 0), "Rping of 0"},
 		{"no such command", hello + boot + msg(rStdout, 7, 'x'), "Rstdout of 7"},
 		{"output before start", hello + boot + msg(rStdout, 1, 'x'), "out of order"},
@@ -81,25 +83,30 @@ func newLiar(t testing.TB, say string) *Client {
 		defer close(spoke)
 		defer theirs.Close()
 		hello := msg(rHello, 0, []byte(Version)...)
-		boot := msg(rBoot, 0)
+		prep, boot := msg(rPrep, 0), msg(rBoot, 0)
 		rest, ok := strings.CutPrefix(say, hello)
 		if !ok {
 			io.WriteString(theirs, say)
 			return
 		}
 		io.WriteString(theirs, hello)
-		if after, ok := strings.CutPrefix(rest, boot); ok {
-			waitFor(c, func() bool { return c.booting })
-			io.WriteString(theirs, boot)
+		if after, ok := strings.CutPrefix(rest, prep); ok {
+			waitFor(c, func() bool { return c.asked == tPrep })
+			io.WriteString(theirs, prep)
 			rest = after
-			waitFor(c, func() bool { return c.commands[1] != nil })
+			if after, ok := strings.CutPrefix(rest, boot); ok {
+				waitFor(c, func() bool { return c.asked == tBoot })
+				io.WriteString(theirs, boot)
+				rest = after
+				waitFor(c, func() bool { return c.commands[1] != nil })
+			}
 		}
 		io.WriteString(theirs, rest)
 	}()
 	ran := make(chan bool)
 	go func() {
 		defer close(ran)
-		if c.Boot(t.Context(), func() Boot { return Boot{} }) == nil {
+		if c.Prepare(t.Context(), Prepare{}) == nil && c.Boot(t.Context(), Boot{}) == nil {
 			blocked := writerFunc(func(p []byte) (int, error) { <-c.Done(); return len(p), nil })
 			c.Run(t.Context(), Cmd{Args: []string{"x"}, Stdout: blocked, Stderr: blocked})
 		}

@@ -93,7 +93,7 @@ func appendWords(w ...uint32) []byte {
 }
 
 var names = [...]string{
-	rHello: "Rhello", tBoot: "Tboot", rBoot: "Rboot", rError: "Rerror",
+	rHello: "Rhello", tPrep: "Tprep", rPrep: "Rprep", tBoot: "Tboot", rBoot: "Rboot", rError: "Rerror",
 	tRun: "Trun", rRun: "Rrun", tInput: "Tinput", rTaken: "Rtaken",
 	rStdout: "Rstdout", rStderr: "Rstderr", tTaken: "Ttaken",
 	tSignal: "Tsignal", tResize: "Tresize", rExit: "Rexit",

@@ -15,15 +15,17 @@ import (
 type Server struct {
 	// Env is every command's, before what the host adds.
 	Env []string
-	// Boot makes the machine what the host asks for. Nil does nothing.
-	Boot func(Boot) error
+	// Prepare puts the system together, and Boot makes it the machine
+	// that the host asks for. Nil does nothing.
+	Prepare func(Prepare) error
+	Boot    func(Boot) error
 	// Halt powers the machine off, and need not return. Nil ends Serve.
 	Halt func()
 
-	start  func(c Command, env []string) (*command, error) // nil: start
-	conn   *conn
-	booted bool
-	wg     sync.WaitGroup // of the goroutines of commands
+	start func(c Command, env []string) (*command, error) // nil: start
+	conn  *conn
+	state byte           // of rHello, rPrep, rBoot: what was done last
+	wg    sync.WaitGroup // of the goroutines of commands
 
 	mu      sync.Mutex // guards the rest
 	cmds    map[uint32]*command
@@ -41,6 +43,7 @@ func (s *Server) Serve(rwc io.ReadWriteCloser) error {
 	defer s.wg.Wait()
 	defer s.stop()
 	defer rwc.Close()
+	s.state = rHello
 	if err := s.conn.write(rHello, 0, []byte(Version)...); err != nil {
 		return err
 	}
@@ -69,8 +72,10 @@ func (s *Server) handle(m message) error {
 			s.Halt()
 		}
 		return errHalt
+	case tPrep:
+		return become(s, m, rHello, rPrep, s.Prepare)
 	case tBoot:
-		return s.boot(m)
+		return become(s, m, rPrep, rBoot, s.boot)
 	case tRun:
 		return s.run(m)
 	}
@@ -125,22 +130,30 @@ func (s *Server) handle(m message) error {
 	return nil
 }
 
-func (s *Server) boot(m message) error {
-	if s.booted {
-		return m.errorf("booted already")
+// become does a Tprep or a Tboot, each of which comes once, in that order.
+func become[T any](s *Server, m message, before, after byte, do func(T) error) error {
+	if s.state != before {
+		return m.errorf("out of order")
 	}
-	var b Boot
-	if err := json.Unmarshal(m.data, &b); err != nil {
+	var v T
+	if err := json.Unmarshal(m.data, &v); err != nil {
 		return m.errorf("%v", err)
 	}
-	s.booted = true
-	s.Env = append(s.Env, b.Env...)
-	if s.Boot != nil {
-		if err := s.Boot(b); err != nil {
+	if do != nil {
+		if err := do(v); err != nil {
 			return s.fail(0, err)
 		}
 	}
-	return s.conn.write(rBoot, 0)
+	s.state = after
+	return s.conn.write(after, 0)
+}
+
+func (s *Server) boot(b Boot) error {
+	s.Env = append(s.Env, b.Env...)
+	if s.Boot == nil {
+		return nil
+	}
+	return s.Boot(b)
 }
 
 // fail answers with err and its errno.
@@ -171,7 +184,7 @@ func (s *Server) run(m message) error {
 	if n >= MaxCommands {
 		return s.fail(m.id, fmt.Errorf("%d commands run already: %w", n, syscall.EAGAIN))
 	}
-	if !s.booted {
+	if s.state != rBoot {
 		return m.errorf("not booted")
 	}
 	begin := s.start
