@@ -7,9 +7,8 @@ import (
 	iofs "io/fs"
 	"os"
 	"path"
-	"path/filepath"
+	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,23 +19,29 @@ import (
 // not served. Listings are in the order of the disk, and read a page at a
 // time.
 func DiskDir(root *os.Root, name string) Dir {
-	return diskDir{diskNode{disk: plainDisk{root}, name: name, rel: ".", q: rootPath}}
+	return diskDir{diskNode{disk: &plainDisk{root: root}, name: name, rel: ".", q: rootPath}}
 }
 
 // A disk is where a tree of disk files is.
 type disk interface {
-	// acquire returns the tree's root, which stays until release is called,
-	// and the qid.vers of all its files: 0 where they grow.
-	acquire() (root *os.Root, vers uint32, release func(), err error)
+	// acquire returns where the tree is, which stays until release is
+	// called, and the qid.vers of all its files: 0 where they grow.
+	acquire() (p place, vers uint32, release func(), err error)
 }
 
-type plainDisk struct{ root *os.Root }
+type plainDisk struct {
+	root *os.Root
+	once sync.Once // guards what follows
+	p    place
+	err  error
+}
 
 // anyVersion stands for one made of a file's size and time.
 const anyVersion = ^uint32(0)
 
-func (d plainDisk) acquire() (*os.Root, uint32, func(), error) {
-	return d.root, anyVersion, func() {}, nil
+func (d *plainDisk) acquire() (place, uint32, func(), error) {
+	d.once.Do(func() { d.p, d.err = newPlace(d.root) })
+	return d.p, anyVersion, func() {}, d.err
 }
 
 // A diskNode is a file on disk, looked up anew by each method; but what does
@@ -54,50 +59,42 @@ func (n diskNode) Stat(context.Context) (Stat, error) {
 	if n.st.Version != 0 {
 		return n.st, nil
 	}
-	root, vers, release, err := n.disk.acquire()
+	p, vers, release, err := n.disk.acquire()
 	if err != nil {
 		return Stat{}, err
 	}
 	defer release()
-	return n.lstat(root, vers)
+	return n.lstat(p, vers)
 }
 
-func (n diskNode) lstat(root *os.Root, vers uint32) (Stat, error) {
-	fi, err := root.Lstat(filepath.FromSlash(n.rel))
+func (n diskNode) lstat(p place, vers uint32) (Stat, error) {
+	st, err := p.lstat(n.rel)
 	if err != nil {
-		return Stat{}, bare(err)
+		return Stat{}, err
 	}
-	target := ""
-	if fi.Mode()&iofs.ModeSymlink != 0 {
-		if target, err = root.Readlink(filepath.FromSlash(n.rel)); err != nil {
-			return Stat{}, bare(err)
-		}
-	}
-	sys, _ := fi.Sys().(*syscall.Stat_t)
-	if sys == nil {
-		return Stat{}, ErrIO
-	}
-	return n.stat(fi.Mode(), fi.Size(), fi.ModTime(), sys.Uid, sys.Gid, target, vers), nil
+	return n.stat(st, vers), nil
 }
 
-func (n diskNode) stat(mode iofs.FileMode, size int64, mtime time.Time, u, g uint32, target string, vers uint32) Stat {
+// stat makes the Stat that is served of what is on disk.
+func (n diskNode) stat(d diskStat, vers uint32) Stat {
 	switch {
-	case mode.IsDir():
-		size = 0
-	case mode&iofs.ModeSymlink != 0:
-		mode, size = iofs.ModeSymlink|0o777, int64(len(target))
+	case d.mode.IsDir():
+		d.size = 0
+	case d.mode&iofs.ModeSymlink != 0:
+		d.mode, d.size = iofs.ModeSymlink|0o777, int64(len(d.target))
 	}
 	if n.ours {
-		if mode = mode.Type() | 0o444; mode.IsDir() {
-			mode |= 0o555
+		if d.mode = d.mode.Type() | 0o444; d.mode.IsDir() {
+			d.mode |= 0o555
 		}
-		u, g = uid, gid
+		d.uid, d.gid = uid, gid
 	}
 	if vers == anyVersion {
-		vers = uint32(mtime.UnixNano()^mtime.UnixNano()>>32^size) | 1
+		ns := d.time.UnixNano()
+		vers = uint32(ns^ns>>32^d.size) | 1
 	}
-	return Stat{Name: n.name, Mode: mode, Size: size, ModTime: mtime, UID: u, GID: g,
-		Path: n.q.path(), Version: vers, Target: target}
+	return Stat{Name: n.name, Mode: d.mode, Size: d.size, ModTime: d.time, UID: d.uid, GID: d.gid,
+		Path: n.q.path(), Version: vers, Target: d.target}
 }
 
 // bare returns an error without the path of this machine.
@@ -115,23 +112,18 @@ func (n diskNode) Open(ctx context.Context, mode OpenMode) (File, error) {
 	if mode != OpenRead {
 		return nil, iofs.ErrPermission
 	}
-	root, _, release, err := n.disk.acquire()
+	p, _, release, err := n.disk.acquire()
 	if err != nil {
 		return nil, err
 	}
-	var f *os.File
-	if n.st.Version != 0 && n.st.Mode.IsRegular() {
-		f, err = root.Open(filepath.FromSlash(n.rel)) // sealed: it is what it was
-	} else {
-		f, err = openRegular(root, n.rel)
-	}
+	f, err := p.open(n.rel)
 	if err == nil {
 		return &diskFile{f: f, release: release}, nil
 	}
 	defer release()
 	if errors.Is(err, errNotRegular) {
-		if target, err := root.Readlink(filepath.FromSlash(n.rel)); err == nil {
-			return byteFile(target), nil
+		if st, err := p.lstat(n.rel); err == nil && st.target != "" {
+			return byteFile(st.target), nil
 		}
 	}
 	return nil, bare(err)
@@ -176,13 +168,13 @@ func (d diskDir) Walk(_ context.Context, name string) (Node, error) {
 	if checkName(name) != nil {
 		return nil, iofs.ErrNotExist
 	}
-	root, vers, release, err := d.disk.acquire()
+	p, vers, release, err := d.disk.acquire()
 	if err != nil {
 		return nil, err
 	}
 	defer release()
 	n := d.entry(name)
-	st, err := n.lstat(root, vers)
+	st, err := n.lstat(p, vers)
 	if err != nil {
 		return nil, err
 	}
@@ -206,14 +198,14 @@ func (d diskDir) ReadDir(_ context.Context, after uint64, n int) ([]Stat, error)
 	if n <= 0 {
 		return nil, nil
 	}
-	root, vers, release, err := d.disk.acquire()
+	p, vers, release, err := d.disk.acquire()
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	f, err := root.Open(filepath.FromSlash(d.rel))
+	f, err := p.openDir(d.rel)
 	if err != nil {
-		return nil, bare(err)
+		return nil, err
 	}
 	defer f.Close()
 	fd := int(f.Fd())
@@ -268,22 +260,9 @@ func (d diskDir) statAt(fd int, name string, vers uint32) (Stat, bool) {
 	if unix.Fstatat(fd, name, &s, unix.AT_SYMLINK_NOFOLLOW) != nil {
 		return Stat{}, false // it went while we looked
 	}
-	mode, target := fileMode(s.Mode&0o7777), ""
-	switch s.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-	case unix.S_IFDIR:
-		mode |= iofs.ModeDir
-	case unix.S_IFLNK:
-		mode |= iofs.ModeSymlink
-		b := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(fd, name, b)
-		if err != nil {
-			return Stat{}, false
-		}
-		target = string(b[:n])
-	default:
+	st, err := newDiskStat(&s, fd, name)
+	if err != nil || st.mode&iofs.ModeIrregular != 0 {
 		return Stat{}, false
 	}
-	sec, nsec := s.Mtim.Unix()
-	return d.entry(name).stat(mode, s.Size, time.Unix(sec, nsec), s.Uid, s.Gid, target, vers), true
+	return d.entry(name).stat(st, vers), true
 }

@@ -14,8 +14,7 @@ import (
 // a file of it has the lease until the file is closed. It lasts leaseTime
 // longer, so that who copies a run file by file does not lose it between two.
 type lease struct {
-	root *os.Root
-	dir  *os.File
+	place // the run
 
 	// Guarded by Store.mu:
 	users int
@@ -98,8 +97,7 @@ func (s *Store) drop(id string, l *lease) {
 	}
 	delete(s.leases, id)
 	l.gone = true
-	l.root.Close()
-	l.dir.Close()
+	l.close()
 }
 
 // dropIdle ends the leases that nobody uses. s.mu is held.
@@ -123,32 +121,26 @@ func (s *Store) dropLeases() {
 func (s *Store) leased(id string) bool { return s.leases[id] != nil }
 
 func openLease(dir string) (*lease, error) {
-	root, err := os.OpenRoot(dir)
+	p, err := openPlace(dir)
 	if err != nil {
 		return nil, err
 	}
-	d, err := root.Open(".")
-	if err != nil {
-		root.Close()
-		return nil, err
-	}
-	err = flock(d, unix.LOCK_SH|unix.LOCK_NB)
+	err = flock(p.dir, unix.LOCK_SH|unix.LOCK_NB)
 	if err == errLocked { // it is just being evicted
 		err = &iofs.PathError{Op: "open", Path: dir, Err: iofs.ErrNotExist}
 	}
 	if err == nil {
 		// The lock may have come after the run was renamed away.
 		var now, then os.FileInfo
-		if then, err = d.Stat(); err == nil {
+		if then, err = p.dir.Stat(); err == nil {
 			if now, err = os.Lstat(dir); err == nil && !os.SameFile(now, then) {
 				err = &iofs.PathError{Op: "open", Path: dir, Err: iofs.ErrNotExist}
 			}
 		}
 	}
 	if err != nil {
-		root.Close()
-		d.Close()
+		p.close()
 		return nil, err
 	}
-	return &lease{root: root, dir: d}, nil
+	return &lease{place: p}, nil
 }

@@ -145,28 +145,28 @@ type runDisk struct {
 	id string
 }
 
-func (d runDisk) acquire() (*os.Root, uint32, func(), error) {
+func (d runDisk) acquire() (place, uint32, func(), error) {
 	for range 2 { // it may be discarded or evicted while we look
 		rec, run := d.s.find(d.id)
 		switch {
 		case rec != nil:
 			l, err := d.s.acquire(d.id)
 			if err != nil {
-				return nil, 0, nil, bare(err)
+				return place{}, 0, nil, bare(err)
 			}
-			return l.root, rec.vers(), func() { d.s.release(d.id, l) }, nil
+			return l.place, rec.vers(), func() { d.s.release(d.id, l) }, nil
 		case run == nil:
-			return nil, 0, nil, iofs.ErrNotExist
+			return place{}, 0, nil, iofs.ErrNotExist
 		}
 		// Between its renaming and its being known as sealed, it is where
 		// sealed runs are.
 		for _, dir := range []string{run.dir, d.s.runPath(run.id)} {
-			if root, err := os.OpenRoot(dir); err == nil {
-				return root, 0, func() { root.Close() }, nil
+			if p, err := openPlace(dir); err == nil {
+				return p, 0, p.close, nil
 			}
 		}
 	}
-	return nil, 0, nil, iofs.ErrNotExist
+	return place{}, 0, nil, iofs.ErrNotExist
 }
 
 // A stepDir is the directory step of a run, or one of a step.
@@ -296,7 +296,7 @@ func (f liveFile) Stat(ctx context.Context) (Stat, error) {
 func (l *lease) liveSize() (int64, error) {
 	l.liveOnce.Do(func() {
 		var log *os.File
-		if log, l.liveErr = openRegular(l.root, "log"); l.liveErr == nil {
+		if log, l.liveErr = l.open("log"); l.liveErr == nil {
 			defer log.Close()
 			l.live, l.liveErr = liveSize(log)
 		}
@@ -321,7 +321,7 @@ func (f liveFile) Open(_ context.Context, mode OpenMode) (File, error) {
 	if err != nil {
 		return nil, bare(err)
 	}
-	file, err := openRegular(l.root, "log")
+	file, err := l.open("log")
 	if err != nil {
 		f.t.s.release(f.id, l)
 		return nil, bare(err)

@@ -313,7 +313,7 @@ func (f *tarFile) readMember(i int, p []byte, off int64) (int, error) {
 		return 0, os.ErrClosed
 	}
 	if m == nil || m.i != i {
-		file, err := openRegular(f.l.root, f.t.members[i].name)
+		file, err := f.l.open(f.t.members[i].name)
 		if err != nil {
 			f.mu.Unlock()
 			return 0, err

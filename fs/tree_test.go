@@ -617,6 +617,13 @@ func TestMtreeIsRead(t *testing.T) {
 // A link among the artifacts, or on any disk, is never followed: where it is
 // opened all the same, it is a file that holds its target.
 func TestLinksAreData(t *testing.T) {
+	t.Run("openat2", testLinksAreData)
+	defer func(have func() bool) { haveOpenat2 = have }(haveOpenat2)
+	haveOpenat2 = func() bool { return false } // as on a kernel before 5.6
+	t.Run("by name", testLinksAreData)
+}
+
+func testLinksAreData(t *testing.T) {
 	s := newStore(t)
 	id := writeRun(t, s, commitA, treeA, "passed", 0)
 	dir := t.TempDir()
@@ -634,6 +641,9 @@ func TestLinksAreData(t *testing.T) {
 		for name, target := range map[string]string{"link": "bin/hello", "out": "/etc/passwd"} {
 			if got := mustRead(t, root, name); got != target {
 				t.Errorf("the link %s reads %q, want %q", name, got, target)
+			}
+			if got := mustRead(t, root, "bin/hello"); !strings.HasPrefix(got, "#!/bin/sh") {
+				t.Errorf("bin/hello reads %q", got)
 			}
 			if _, err := Walk(t.Context(), root, name+"/x"); err == nil {
 				t.Errorf("a walk goes through the link %s", name)
