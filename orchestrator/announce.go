@@ -99,7 +99,7 @@ func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
 // join makes the connection an exporter of a, by way of e. Where it exports a's
 // name already, its namespaces become a's.
 func (c *conn) join(ctx context.Context, a Announce, e exporter) (*member, error) {
-	l := c.login.Load()
+	l := c.login
 	for _, ns := range a.Namespaces {
 		if !l.grant.mayPublish(ns) {
 			return nil, fmt.Errorf("this key may not publish %s", ns)

@@ -338,6 +338,29 @@ func TestRevoked(t *testing.T) {
 	<-l.done
 }
 
+// A key whose line is narrowed loses what it had open, at the next keepalive at
+// the latest, and comes back with what is left to it.
+func TestNarrowed(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		l, _ := m.login(k)
+		root := m.treeOn(l, hello)
+		if err := m.exportOn(l, Announce{Name: "a", Namespaces: []string{hello}}, newTestTree().root()); err != nil {
+			t.Fatal(err)
+		}
+		read(t, root, "n/a/status")
+		line := `namespace="local/x" ` + string(ssh.MarshalAuthorizedKey(k.PublicKey()))
+		os.WriteFile(filepath.Join(m.dir, "authorized_keys"), []byte(line), 0o600)
+		began := time.Now()
+		<-l.done
+		if d := time.Since(began); d > keepaliveEvery+keepaliveSpread {
+			t.Errorf("it has what it had for %v", d)
+		}
+		l, _ = m.login(k)
+		m.treeOn(l, "local/x")
+	})
+}
+
 // Who is first in a namespace finds it empty, not absent; and others' absent.
 func TestFirstInNamespace(t *testing.T) {
 	m := startMux(t)

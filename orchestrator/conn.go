@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"reflect"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -54,7 +54,7 @@ type conn struct {
 	wg    sync.WaitGroup // of all that the connection started
 	in    slots          // channels that the client opened
 	out   slots          // channels that we opened
-	login atomic.Pointer[login]
+	login *login
 
 	suspects chan struct{} // asks keepalive for a probe out of turn
 
@@ -63,9 +63,10 @@ type conn struct {
 }
 
 func newConn(s *Server, sc *ssh.ServerConn, log *slog.Logger) *conn {
-	c := &conn{s: s, ssh: sc, log: log, in: newSlots(maxChannels), out: newSlots(maxChannels), suspects: make(chan struct{}, 1)}
-	c.login.Store(sc.Permissions.ExtraData[grantKey{}].(*login))
-	return c
+	return &conn{
+		s: s, ssh: sc, log: log, login: sc.Permissions.ExtraData[grantKey{}].(*login),
+		in: newSlots(maxChannels), out: newSlots(maxChannels), suspects: make(chan struct{}, 1),
+	}
 }
 
 // serve answers channels and requests until the connection ends, and returns
@@ -136,21 +137,25 @@ func (c *conn) suspect() {
 	}
 }
 
+// errChanged ends a connection whose key may do something else now: what it has
+// open was given to it by what it could do then.
+var errChanged = errors.New("what this key may do has changed")
+
 // check looks again at what the connection's key may do: authorized_keys may
 // have changed, or a certificate have run out, since it logged in.
 func (c *conn) check() error {
-	l := c.login.Load()
+	l := c.login
 	g, err := c.s.keys.authorize(l.key)
-	if err != nil {
-		return err
+	if err == nil && !reflect.DeepEqual(g, l.grant) {
+		err = errChanged
 	}
-	c.login.Store(&login{key: l.key, grant: g})
-	return nil
+	return err
 }
 
 // open takes a channel that the client opens, or refuses it.
 func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 	if err := c.check(); err != nil {
+		c.log.Info("login ends", "err", err)
 		nc.Reject(ssh.Prohibited, err.Error())
 		c.ssh.Close()
 		return

@@ -91,7 +91,7 @@ func (c *conn) exportPath(path string) (Announce, error) {
 // it does not say, its key's line does: the namespace, and the host in the
 // comment.
 func (c *conn) stockAnnounce(ns, name string) (Announce, error) {
-	l := c.login.Load()
+	l := c.login
 	if ns == "" {
 		if ns = l.grant.home(); ns == "" {
 			return Announce{}, errors.New("which namespace? -R /9p/HOST/OWNER/REPO:SOCKET names it, or namespace= in authorized_keys")

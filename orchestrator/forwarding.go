@@ -135,7 +135,7 @@ type forwarder struct {
 }
 
 func newForwarder(v *view) *forwarder {
-	return &forwarder{v: v, held: map[*share]*backend{}, l: v.c.login.Load()}
+	return &forwarder{v: v, held: map[*share]*backend{}, l: v.c.login}
 }
 
 // find returns the backend at a path of the mux's tree, n/<executor> of a

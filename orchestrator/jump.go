@@ -24,7 +24,7 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
 		return
 	}
-	out, err := sh.m.dialSSH(ctx, sh.space.ns, c.login.Load())
+	out, err := sh.m.dialSSH(ctx, sh.space.ns, c.login)
 	if err != nil {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
 		return
@@ -43,7 +43,7 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 // jumpTo returns the executor of that name in the namespaces that the key may
 // read: its own first.
 func (c *conn) jumpTo(name string) (*share, error) {
-	g := c.login.Load().grant
+	g := c.login.grant
 	d := &c.s.dir
 	if home := g.home(); home != "" && g.mayRead(home) {
 		if sh := d.share(home, name); sh != nil {

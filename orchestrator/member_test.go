@@ -250,7 +250,7 @@ func TestExecutorLies(t *testing.T) {
 // A directory without an end has one at the mux.
 func TestEndlessDirectory(t *testing.T) {
 	v := &view{c: &conn{}}
-	v.c.login.Store(&login{key: newSigner(t).PublicKey(), grant: &grant{read: true}})
+	v.c.login = &login{key: newSigner(t).PublicKey(), grant: &grant{read: true}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	sh := &share{m: &member{name: "x"}, space: &space{ns: hello}, ctx: ctx}

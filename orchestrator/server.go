@@ -175,7 +175,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 		return
 	}
 	c := newConn(s, sc, log)
-	log.Debug("login", "key", c.login.Load().fingerprint(), "uname", c.login.Load().grant.name)
+	log.Debug("login", "key", c.login.fingerprint(), "uname", c.login.grant.name)
 	c.serve(ctx, chans, reqs)
 }
 

@@ -73,7 +73,7 @@ func (v *view) home(named string) (string, error) {
 	if named != "" {
 		return named, nil
 	}
-	if ns := v.c.login.Load().grant.home(); ns != "" {
+	if ns := v.c.login.grant.home(); ns != "" {
 		return ns, nil
 	}
 	switch all := v.namespaces(); len(all) {
@@ -128,12 +128,12 @@ func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) 
 	return nil
 }
 
-func (v *view) user() fs.User    { return v.c.login.Load().user() }
+func (v *view) user() fs.User    { return v.c.login.user() }
 func (v *view) trace() io.Writer { return v.c.s.trace }
 
 // whoami says what the key is and may do.
 func (v *view) whoami() fs.Attrs {
-	l := v.c.login.Load()
+	l := v.c.login
 	var where []string
 	for _, p := range l.grant.namespaces {
 		where = append(where, string(p))
@@ -150,20 +150,20 @@ func (v *view) whoami() fs.Attrs {
 	return a
 }
 
-// mayRead reports whether the session's key may read ns, as of now.
-func (v *view) mayRead(ns string) bool { return v.c.login.Load().grant.mayRead(ns) }
+// mayRead reports whether the session's key may read ns.
+func (v *view) mayRead(ns string) bool { return v.c.login.grant.mayRead(ns) }
 
 // has reports whether ns is a namespace to the session: one that somebody
 // exports, or that the key's line names.
 func (v *view) has(ns string) bool {
-	g := v.c.login.Load().grant
+	g := v.c.login.grant
 	return g.mayRead(ns) && (v.c.s.dir.exported(ns) || slices.Contains(g.literals(), ns))
 }
 
 // namespaces returns those, sorted.
 func (v *view) namespaces() []string {
 	all := v.c.s.dir.namespaces(v.mayRead)
-	if g := v.c.login.Load().grant; g.read {
+	if g := v.c.login.grant; g.read {
 		all = append(all, g.literals()...)
 		slices.Sort(all)
 	}
@@ -172,7 +172,7 @@ func (v *view) namespaces() []string {
 
 // mayWrite reports whether the session may write to files of the share. An
 // executor is commanded through the orchestrator by its own key alone.
-func (v *view) mayWrite(sh *share) bool { return v.c.login.Load().fingerprint() == sh.m.key }
+func (v *view) mayWrite(sh *share) bool { return v.c.login.fingerprint() == sh.m.key }
 
 // attached returns the root of the executor's tree. A link that cannot be made,
 // or has ended, is made anew for whoever asks next.
@@ -201,7 +201,7 @@ func (v *view) hold(sh *share, p *peer) {
 		defer v.mu.Unlock()
 		delete(v.peers, sh)
 	}()
-	l, err := sh.m.attach(v.ctx, sh.space.ns, v.c.login.Load().fingerprint())
+	l, err := sh.m.attach(v.ctx, sh.space.ns, v.c.login.fingerprint())
 	v.c.s.dir.answered(sh, !errors.Is(err, errSilent))
 	if err != nil {
 		p.err = err

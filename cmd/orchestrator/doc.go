@@ -27,8 +27,9 @@
 //	expiry-time="YYYYMMDD[HHMM[SS]][Z]"
 //	cert-authority, principals="A,B"     certificates of this key, of these principals
 //
-// A line with an option that is not known grants nothing. Edits count at once,
-// for connections that there are too. The user's name means nothing.
+// A line with an option that is not known grants nothing. Edits count at once; a
+// connection whose key may do something else now is ended at its next channel,
+// or within 65 seconds. The user's name means nothing.
 //
 // # What they see
 //
