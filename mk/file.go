@@ -5,6 +5,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // timeOf returns when name was modified, 0 where it does not exist. Unless
@@ -55,8 +57,7 @@ func (r *run) touch(name string) {
 	path := r.cfg.path(name)
 	var err error
 	if syscall.Access(path, 0) == nil {
-		now := time.Now()
-		err = os.Chtimes(path, now, now)
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, path, nil, 0) // now, which whoever may write may set
 	} else {
 		var f *os.File
 		if f, err = os.Create(path); err == nil {

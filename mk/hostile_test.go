@@ -280,3 +280,12 @@ t`+"`{touch ran}"+` u:V: $A v
 		}
 	}
 }
+
+// A command that goes on writing when its output turned out to be no mkfile
+// does not hold up the error.
+func TestIncludeEndless(t *testing.T) {
+	_, _, stderr, err := try(t, t.Context(), "<|echo nonsense\\; yes\n")
+	if want := "mk: echo nonsense; yes:2: syntax error; expected one of :<=\n"; err == nil || stderr != want {
+		t.Errorf("%v, stderr %q, want %q", err, stderr, want)
+	}
+}

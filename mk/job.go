@@ -29,6 +29,7 @@ type run struct {
 	errors   int                // of this target, with Keep
 	jobs     []*job             // ready, in the order they became so
 	slots    []*process         // jobs that run; nil is free
+	running  int                // how many do
 	compared map[[2]string]bool // what programs of attribute P said
 	values   [][]string         // of the internal variables, for the last job
 	times    map[string]int64   // said by -w, or read from archives
@@ -143,6 +144,11 @@ func (r *run) makeAll(targets []string) {
 // was making.
 func (r *run) finish(err *error) {
 	r.procs.reap()
+	for _, p := range r.slots {
+		if p != nil {
+			r.out.error(p.last)
+		}
+	}
 	if r.ctx.Err() == nil {
 		return
 	}
@@ -186,18 +192,9 @@ func (r *run) failed(j *job, why string) {
 // it can.
 func (r *run) enqueue(j *job) {
 	r.jobs = append(r.jobs, j)
-	if r.running() < r.nproc {
+	if r.running < r.nproc {
 		r.schedule()
 	}
-}
-
-func (r *run) running() (n int) {
-	for _, p := range r.slots {
-		if p != nil {
-			n++
-		}
-	}
-	return n
 }
 
 // schedule runs the first job of the queue.
@@ -209,13 +206,16 @@ func (r *run) schedule() {
 	if r.ctx.Err() != nil {
 		panic(bail{context.Cause(r.ctx)})
 	}
+	if r.out.broken != nil {
+		panic(bail{r.out.broken})
+	}
 	j := r.jobs[0]
 	r.jobs[0] = nil
 	r.jobs = r.jobs[1:]
 	if r.debug('e') {
 		r.out.say("firing up job for target " + strings.Join(j.targets, " ") + "\n")
 	}
-	slot := slices.Index(r.slots, nil)
+	slot := r.freeSlot()
 	r.setValues(j, slot)
 	text, sh := j.rule.recipe, j.rule.shell
 	cfg := &r.cfg
@@ -249,16 +249,27 @@ func (r *run) schedule() {
 	p.job = j
 	r.slots[slot] = p
 	r.count()
+	r.running++
 	if r.debug('e') {
 		r.out.say(fmt.Sprintf("pid for target %s = %d\n", strings.Join(j.targets, " "), p.pid))
 		r.out.say("starting: " + text + "\n")
 	}
 }
 
+// freeSlot returns the first slot without a process: $nproc.
+func (r *run) freeSlot() int {
+	slot := slices.Index(r.slots, nil)
+	if slot < 0 {
+		slot = len(r.slots)
+		r.slots = append(r.slots, nil)
+	}
+	return slot
+}
+
 // waitup waits for a job to end and sees to what follows from it. It returns
 // true where none runs, which is an error unless ok is positive.
 func (r *run) waitup(ok int) (none bool) {
-	if r.running() == 0 {
+	if r.running == 0 {
 		if ok > 0 {
 			return true
 		}
@@ -289,6 +300,7 @@ func (r *run) ended(slot int, p *process) {
 	r.count()
 	j := p.job
 	r.slots[slot] = nil
+	r.running--
 	fake := false
 	if p.status != "" {
 		r.setValues(j, slot)
@@ -305,7 +317,7 @@ func (r *run) ended(slot int, p *process) {
 			r.update(n, fake)
 		}
 	}
-	if r.running() < r.nproc {
+	if r.running < r.nproc {
 		r.schedule()
 	}
 }
@@ -353,8 +365,8 @@ func (r *run) count() {
 		return
 	}
 	now := time.Now().Unix()
-	n := r.running()
-	for len(r.usage) <= max(n, len(r.slots)) {
+	n := r.running
+	for len(r.usage) <= n {
 		r.usage = append(r.usage, 0)
 	}
 	if r.tick != 0 {
@@ -365,7 +377,11 @@ func (r *run) count() {
 
 func (r *run) printUsage() {
 	r.count()
-	for i := 0; i <= len(r.slots); i++ {
-		r.out.say(fmt.Sprintf("%d: %d\n", i, r.usage[i]))
+	for i := 0; i <= max(r.nproc, len(r.usage)-1); i++ {
+		var n int64
+		if i < len(r.usage) {
+			n = r.usage[i]
+		}
+		r.out.say(fmt.Sprintf("%d: %d\n", i, n))
 	}
 }

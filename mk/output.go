@@ -1,6 +1,10 @@
 package mk
 
-import "os"
+import (
+	"errors"
+	"os"
+	"syscall"
+)
 
 // output is mk's two outputs. What mk prints on the first is buffered as
 // bio(3) does, in blocks of 8192 bytes, and flushed before a process starts;
@@ -8,6 +12,7 @@ import "os"
 type output struct {
 	stdout, stderr *os.File
 	buf            []byte
+	broken         error // that there is nobody to read stdout
 }
 
 // bsize is bio(3)'s.
@@ -31,13 +36,19 @@ func (o *output) print(s string) {
 
 func (o *output) flush() {
 	if len(o.buf) > 0 {
-		o.stdout.Write(o.buf)
+		o.write(o.buf)
 		o.buf = o.buf[:0]
 	}
 }
 
 // say writes s to the standard output now.
-func (o *output) say(s string) { o.stdout.WriteString(s) }
+func (o *output) say(s string) { o.write([]byte(s)) }
+
+func (o *output) write(b []byte) {
+	if _, err := o.stdout.Write(b); errors.Is(err, syscall.EPIPE) {
+		o.broken = err
+	}
+}
 
 // error writes s to the standard error output.
 func (o *output) error(s string) { o.stderr.WriteString(s) }

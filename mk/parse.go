@@ -303,8 +303,10 @@ func (p *parser) includeProgram(cmd string) {
 	}
 	p.trace("pipecmd='" + cmd + "'\n")
 	r, proc := p.procs.capture(p.ctx, p.shell, []string{"-c", cmd}, nil, p.environment(p.shell))
-	p.nest(cmd, r)
-	r.Close()
+	func() {
+		defer r.Close() // in time for a command that is not read to its end
+		p.nest(cmd, r)
+	}()
 	if status := p.procs.wait(proc); status != "" {
 		p.out.error("bad include program status\n")
 		p.exit("bad include program status: %s: %s", cmd, status)

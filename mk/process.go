@@ -18,8 +18,9 @@ type process struct {
 	pidfd  int // -1 where the kernel has none
 	job    *job
 	done   bool
-	status string // empty where it succeeded
-	last   string // to be printed when somebody waits for it
+	status string   // empty where it succeeded
+	last   string   // to be printed when somebody waits for it
+	input  *os.File // of a long recipe's rest, nil if there is none
 }
 
 // procs starts the commands of one parser or run, and waits for them.
@@ -81,8 +82,12 @@ func (ps *procs) signal(sig syscall.Signal) {
 	}
 }
 
+// kill sends a process that was not reaped a signal.
 func (ps *procs) kill(p *process, sig syscall.Signal) {
 	pid := p.pid
+	if p.done {
+		return // or never started: 0 would be everybody in our group
+	}
 	if ps.cfg.Group {
 		pid = -pid
 	}
@@ -130,7 +135,7 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 	if text != nil {
 		syscall.Close(pipe[0])
 		if err == nil {
-			feed(pipe[1], *text)
+			p.feed(pipe[1], *text)
 		} else {
 			syscall.Close(pipe[1])
 		}
@@ -138,7 +143,9 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 	if err == syscall.EAGAIN || err == syscall.ENOMEM {
 		ps.fatal("mk fork", err)
 	}
-	if err != nil {
+	if err == errInterrupted {
+		p.done, p.status = true, "exit(1)"
+	} else if err != nil {
 		p.done, p.status = true, "exit(1)"
 		p.last = "/bin/sh: " + errno(err) + "\n"
 	}
@@ -146,19 +153,23 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 }
 
 // feed writes a recipe to its shell, which need not read it all. What is sure
-// to fit in a pipe is written at once.
-func feed(fd int, text string) {
+// to fit in a pipe is written at once, the rest as long as the shell lives.
+func (p *process) feed(fd int, text string) {
 	if len(text) <= 4096 {
 		syscall.Write(fd, []byte(text))
 		syscall.Close(fd)
 		return
 	}
-	w := os.NewFile(uintptr(fd), "|1")
-	go func() { // ends with the shell: nobody else reads
-		w.WriteString(text)
-		w.Close()
+	syscall.SetNonblock(fd, true) // for the poller, and so for the deadline
+	p.input = os.NewFile(uintptr(fd), "|1")
+	go func() {
+		p.input.WriteString(text)
+		p.input.Close()
 	}()
 }
+
+// errInterrupted is returned by fork when all are to end.
+var errInterrupted = errors.New("interrupted")
 
 func (ps *procs) fork(p *process, path string, argv, env []string, files []uintptr) error {
 	attr := &syscall.ProcAttr{
@@ -171,7 +182,7 @@ func (ps *procs) fork(p *process, path string, argv, env []string, files []uintp
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if ps.sig != 0 {
-		return syscall.EINTR
+		return errInterrupted
 	}
 	pid, err := syscall.ForkExec(path, argv, attr)
 	if err != nil {
@@ -303,6 +314,9 @@ func (ps *procs) reaped(p *process, ws syscall.WaitStatus) {
 			ps.live = append(ps.live[:i], ps.live[i+1:]...)
 			break
 		}
+	}
+	if p.input != nil {
+		p.input.SetWriteDeadline(time.Now())
 	}
 	if p.pidfd >= 0 {
 		syscall.Close(p.pidfd)

@@ -1,6 +1,7 @@
 package mk
 
 import (
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,18 +36,20 @@ func (ps *procs) waitAny(p *process, slots []*process) *process {
 		ps.collect(q)
 		return q
 	}
+	timeout := -1
 	fds := make([]unix.PollFd, len(list))
 	for i, q := range list {
 		fds[i] = unix.PollFd{Fd: int32(q.pidfd), Events: unix.POLLIN}
+		if q.pidfd < 0 {
+			timeout = 10 // Linux before 5.3; look every 10 ms
+		}
 	}
 	for {
-		unix.Poll(fds, -1)
+		unix.Poll(fds, timeout)
 		// The oldest comes first, as from wait(2).
 		for _, q := range ps.live {
-			for i := range fds {
-				if fds[i].Revents != 0 && list[i] == q && ps.collect(q) {
-					return q
-				}
+			if i := slices.Index(list, q); i >= 0 && (fds[i].Revents != 0 || q.pidfd < 0) && ps.collect(q) {
+				return q
 			}
 		}
 	}

@@ -346,9 +346,6 @@ func (r *run) setNproc() {
 	if r.debug('e') {
 		r.out.say(fmt.Sprintf("nprocs = %d\n", r.nproc))
 	}
-	for len(r.slots) < r.nproc {
-		r.slots = append(r.slots, nil)
-	}
 }
 
 func (r *run) setNrep() {

@@ -36,17 +36,19 @@ func run(ctx context.Context, c mk.Config, targets []string) error {
 // caught is the signal that ended the run, if one did.
 type caught struct{ sig syscall.Signal }
 
-// interruptible returns a context that ends at SIGINT, SIGTERM and SIGHUP,
-// where they are not ignored. A second one kills mk.
+// interruptible returns a context that ends at SIGINT, SIGTERM, SIGHUP and
+// SIGQUIT, where they are not ignored. A second one kills mk. SIGPIPE is
+// caught to make it an error of the write.
 func interruptible(parent context.Context) (context.Context, *caught) {
 	ctx, cancel := context.WithCancelCause(parent)
 	s := new(caught)
 	c := make(chan os.Signal, 1)
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		if !signal.Ignored(sig) {
 			signal.Notify(c, sig)
 		}
 	}
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go func() {
 		sig := (<-c).(syscall.Signal)
 		s.sig = sig
