@@ -193,19 +193,25 @@ type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return "export refused: " + e.Reason }
 
-// ask sends a global request and waits for its answer until ctx is done.
+// ask sends a global request and waits for its answer until ctx is done. What
+// waits for an answer that comes later ends with the connection.
 func (l *clientLink) ask(ctx context.Context, name string, payload []byte) (ok bool, reply []byte, err error) {
-	done := make(chan struct{})
-	l.wg.Go(func() {
-		defer close(done)
-		ok, reply, err = l.ssh.SendRequest(name, true, payload)
-	})
+	type answer struct {
+		ok    bool
+		reply []byte
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		ok, reply, err := l.ssh.SendRequest(name, true, payload)
+		answered <- answer{ok, reply, err}
+	}()
 	select {
-	case <-done:
-		if err == io.EOF {
-			err = errLost
+	case a := <-answered:
+		if a.err == io.EOF {
+			a.err = errLost
 		}
-		return ok, reply, err
+		return a.ok, a.reply, a.err
 	case <-ctx.Done():
 		return false, nil, ctx.Err()
 	}
