@@ -29,7 +29,7 @@ of a Store; Namespaces are several trees under one root.
 	        log          the step's output, as log
 	    artifacts/       what the run left, with its modes and times
 	    artifacts.mtree  mtree(5): type mode time size link sha256 of each artifact
-	    manifest         sha256sum(1) lines of every regular file, by name
+	    manifest         sha256sum(1) lines of every regular file, sorted
 	    manifest.sig     an SSH signature of manifest, in the namespace run@9ci
 	    ctl              commands: cancel, hold DURATION, keep, forget
 	/ci/ID.tar           the whole sealed run as one stream

@@ -51,11 +51,12 @@ type sum struct {
 
 func sha256sum(b []byte) [32]byte { return sha256.Sum256(b) }
 
-// formatManifest writes sums as sha256sum(1) does, in the order of names.
+// formatManifest writes sums as sha256sum(1) does, its lines sorted, as sort(1)
+// does where the locale is C.
 func formatManifest(sums []sum) []byte {
-	slices.SortFunc(sums, func(a, b sum) int { return strings.Compare(a.name, b.name) })
-	var b []byte
-	for _, s := range sums {
+	lines := make([]string, len(sums))
+	for i, s := range sums {
+		var b []byte
 		name := s.name
 		if strings.ContainsAny(name, "\\\n\r") {
 			b = append(b, '\\')
@@ -63,18 +64,22 @@ func formatManifest(sums []sum) []byte {
 		}
 		b = hex.AppendEncode(b, s.digest[:])
 		b = append(append(append(b, "  "...), name...), '\n')
+		lines[i] = string(b)
 	}
-	return b
+	slices.Sort(lines)
+	return []byte(strings.Join(lines, ""))
 }
 
 // sumEscape is how sha256sum(1) writes the names of lines that begin with a
 // backslash.
 var sumEscape = strings.NewReplacer("\\", `\\`, "\n", `\n`, "\r", `\r`)
 
-// parseManifest reads a manifest, whose names must be clean, of a sealed run,
-// sorted and each there once.
+// parseManifest reads a manifest, whose names must be clean and each there
+// once, and whose lines must be sorted.
 func parseManifest(b []byte) ([]sum, error) {
 	var sums []sum
+	var last []byte
+	seen := make(map[string]bool)
 	for n := 1; len(b) > 0; n++ {
 		bad := func(why string) ([]sum, error) {
 			return nil, fmt.Errorf("manifest line %d: %s", n, why)
@@ -105,9 +110,13 @@ func parseManifest(b []byte) ([]sum, error) {
 		if err := checkPath(name); err != nil {
 			return bad(err.Error())
 		}
-		if len(sums) > 0 && sums[len(sums)-1].name >= name {
-			return bad(fmt.Sprintf("%q is there twice or out of order", name))
+		if seen[name] {
+			return bad(fmt.Sprintf("%q is there twice", name))
 		}
+		if bytes.Compare(last, line) >= 0 {
+			return bad("it is out of order")
+		}
+		seen[name], last = true, line
 		sums = append(sums, sum{name, d})
 	}
 	return sums, nil

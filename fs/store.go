@@ -111,6 +111,7 @@ func openStore(dir string) (*Store, error) {
 	defer unlock()
 	if s.owner, err = lockFile(s.path("owner", s.token), false); err == nil {
 		if err = s.mend(); err == nil {
+			openStores.Store(s, true)
 			return s, nil
 		}
 		s.owner.Close()
@@ -119,6 +120,11 @@ func openStore(dir string) (*Store, error) {
 	s.flock.Close()
 	return nil, err
 }
+
+// openStores holds the Stores that were not closed. The garbage collector closes
+// files, and with them our locks, of a Store that nobody refers to any more
+// while its process lives on.
+var openStores sync.Map
 
 // Close ends the use of the store: it evicts, where the policy says once, the
 // runs of this Store. Runs that have not ended stay for Recover.
@@ -150,6 +156,7 @@ func (s *Store) Close() error {
 	}
 	s.owner.Close()
 	s.flock.Close()
+	openStores.Delete(s)
 	return cmp.Or(err, lerr)
 }
 
