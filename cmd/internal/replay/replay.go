@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -274,8 +275,22 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 	defer cancel(nil)
 	stall := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("it sent nothing for %v", stallTimeout)) })
 	defer stall.Stop()
-	n, err := fs.Walk(ctx, mux, path+".tar")
+	// What has not passed is not even fetched. The manifest will say whether
+	// this is the status that was signed.
+	n, err := fs.Walk(ctx, mux, path+"/status")
 	if err != nil {
+		return fs.Entry{}, err
+	}
+	status, err := fs.ReadAll(ctx, n)
+	if err != nil {
+		return fs.Entry{}, err
+	}
+	if st, err := fs.ParseStatus(string(status)); err != nil {
+		return fs.Entry{}, err
+	} else if st.State != "passed" {
+		return fs.Entry{}, fmt.Errorf("it %s", st.State)
+	}
+	if n, err = fs.Walk(ctx, mux, path+".tar"); err != nil {
 		return fs.Entry{}, err
 	}
 	f, err := n.Open(ctx, fs.OpenRead)
@@ -290,8 +305,10 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 		switch {
 		case err != nil:
 			return "", err
-		case !bytes.Contains(append([]byte("\n"), manifest...), fmt.Appendf(nil, "\n%s  key\n", Digest(key))):
+		case !lists(manifest, "key", key.Text()):
 			return "", errors.New("its key is another than the one asked for")
+		case !lists(manifest, "status", status):
+			return "", errors.New("its status is another than the one that was signed")
 		case time.Since(end) > maxAge:
 			return "", fmt.Errorf("it ended at %s, and CI_MAXAGE is %v", info.Get("end"), maxAge)
 		}
@@ -303,10 +320,14 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 	if err != nil {
 		return run, cmp.Or(context.Cause(ctx), err)
 	}
-	if run.State != "passed" {
-		return run, fmt.Errorf("it %s", run.State)
-	}
 	return run, nil
+}
+
+// lists reports whether a manifest says that the file of that name has the
+// text.
+func lists(manifest []byte, name string, text []byte) bool {
+	line := fmt.Appendf(nil, "%x  %s\n", sha256.Sum256(text), name)
+	return bytes.HasPrefix(manifest, line) || bytes.Contains(manifest, append([]byte("\n"), line...))
 }
 
 // A progress is a peer's bytes; they keep its stall from ending the transfer.

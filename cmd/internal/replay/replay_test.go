@@ -1,0 +1,273 @@
+package replay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
+)
+
+const (
+	commit = "0123456789abcdef0123456789abcdef01234567"
+	tree   = "76543210fedcba9876543210fedcba9876543210"
+)
+
+var conf = &config.Config{Net: "build", MaxAge: time.Hour}
+
+func newSigner(t *testing.T) ssh.Signer {
+	t.Helper()
+	s, err := sign.LoadKey(filepath.Join(t.TempDir(), "id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A peer is an executor elsewhere with one run.
+type peer struct {
+	id   string
+	tree fs.Dir
+}
+
+func newPeer(t *testing.T, by ssh.Signer, key fs.Attrs, state string, end time.Time) peer {
+	t.Helper()
+	s, err := fs.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	run, err := s.Create(commit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := 0
+	if state != "passed" {
+		code = 1
+	}
+	run.SetKey(key)
+	run.SetInfo(fs.Attrs{{Name: "tree", Value: tree}, {Name: "end", Value: end.UTC().Format(time.RFC3339)}})
+	run.Enter("test")
+	fmt.Fprintln(run.Stdout(), "fine")
+	run.Leave("test", state, code)
+	if err := run.Seal(t.Context(), state, code, func(m []byte) ([]byte, error) { return sign.Manifest(by, m) }); err != nil {
+		t.Fatal(err)
+	}
+	return peer{run.ID(), fs.NewTree(s, nil)}
+}
+
+// mux is a namespace at an orchestrator, with the answer of its find.
+type mux struct {
+	fs.Dir
+	answer string
+}
+
+func newMux(answer func(name string, p peer) string, peers map[string]peer) *mux {
+	m := &mux{}
+	var nodes []fs.Node
+	for _, name := range []string{"a", "b", "c"} {
+		if p, ok := peers[name]; ok {
+			nodes = append(nodes, fs.Named(p.tree, name))
+			m.answer += answer(name, p)
+		}
+	}
+	m.Dir = fs.NewDir("/", fs.NewDir("n", nodes...))
+	return m
+}
+
+func passed(name string, p peer) string {
+	return fmt.Sprintf("/n/%s/ci/%s passed 1.000 - - -\n", name, p.id)
+}
+
+func (m *mux) Walk(ctx context.Context, name string) (fs.Node, error) {
+	if name == "find" {
+		return find{m}, nil
+	}
+	return m.Dir.Walk(ctx, name)
+}
+
+type find struct{ m *mux }
+
+func (f find) Stat(context.Context) (fs.Stat, error) { return fs.Stat{Name: "find", Mode: 0o666}, nil }
+func (f find) Open(context.Context, fs.OpenMode) (fs.File, error) {
+	return f, nil
+}
+func (f find) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+	return strings.NewReader(f.m.answer).ReadAt(p, off)
+}
+func (f find) WriteAt(_ context.Context, p []byte, _ int64) (int, error) { return len(p), nil }
+func (f find) Close() error                                              { return nil }
+
+// cut is a tree whose tars end in an error.
+type cut struct{ fs.Dir }
+
+func (c cut) Walk(ctx context.Context, name string) (fs.Node, error) {
+	n, err := c.Dir.Walk(ctx, name)
+	if d, ok := n.(fs.Dir); ok && err == nil {
+		return cut{d}, nil
+	}
+	return cutFile{n}, err
+}
+
+type cutFile struct{ fs.Node }
+
+func (c cutFile) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
+	f, err := c.Node.Open(ctx, mode)
+	return openCut{f}, err
+}
+
+type openCut struct{ fs.File }
+
+func (c openCut) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if off >= 4096 {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return c.File.ReadAt(ctx, p[:min(len(p), 512)], off)
+}
+
+func TestFind(t *testing.T) {
+	alice, mallory := newSigner(t), newSigner(t)
+	key := Key(conf, commit, tree, []string{"test"})
+	other := Key(conf, commit, tree, []string{"other"})
+	now := time.Now()
+	good := newPeer(t, alice, key, "passed", now)
+	vanishes := peer{good.id, cut{newPeer(t, alice, key, "passed", now).tree}}
+	for _, tt := range []struct {
+		name  string
+		peers map[string]peer
+		from  string // whose run is replayed, or ""
+		said  string
+	}{
+		{"nobody", nil, "", ""},
+		{"one", map[string]peer{"a": good}, "a", ""},
+		{"first vanishes", map[string]peer{"a": vanishes, "b": good}, "b", "n/a/ci/0123456789ab.1 is not replayed: "},
+		{"all vanish", map[string]peer{"a": vanishes}, "", "unexpected EOF"},
+		{"signed by another", map[string]peer{"a": newPeer(t, mallory, key, "passed", now), "b": good}, "b", "is not trusted"},
+		{"another key", map[string]peer{"a": newPeer(t, alice, other, "passed", now)}, "", "its key is another"},
+		{"failed", map[string]peer{"a": newPeer(t, alice, key, "failed", now)}, "", "it failed"},
+		{"old", map[string]peer{"a": newPeer(t, alice, key, "passed", now.Add(-2*time.Hour))}, "", "CI_MAXAGE"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			store, err := fs.OpenStore(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			m := newMux(passed, tt.peers)
+			var said bytes.Buffer
+			r := &Replayer{Store: store, Signers: new(sign.Signers),
+				Mux: func(context.Context) (fs.Dir, error) { return m, nil },
+				Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
+			r.Signers.Add("alice", alice.PublicKey())
+			run, ok := r.Find(t.Context(), key, conf)
+			if ok != (tt.from != "") || !strings.Contains(said.String(), tt.said) {
+				t.Errorf("Find = %v, %v, said %q, want a run: %v, said %q", run.ID, ok, said.String(), tt.from != "", tt.said)
+			}
+			if ok {
+				if out, err := os.ReadFile(filepath.Join(run.Dir, "stdout")); string(out) != "fine\n" {
+					t.Errorf("the adopted run's stdout is %q, %v", out, err)
+				}
+				if run.Signer != sign.Fingerprint(alice.PublicKey()) {
+					t.Errorf("the adopted run's signer is %s", run.Signer)
+				}
+			}
+			// The store has what was adopted and nothing else, and the
+			// next one is replayed from it.
+			m.answer = ""
+			if again, found := r.Find(t.Context(), key, conf); found != ok || again.ID != run.ID {
+				t.Errorf("Find in the store = %v, %v, want %v, %v", again.ID, found, run.ID, ok)
+			}
+			for e := range store.Runs() {
+				if !ok {
+					t.Errorf("a run %s %s was left", e.ID, e.Status)
+				}
+			}
+		})
+	}
+}
+
+// An orchestrator that is down, or answers nonsense, is told of and is no
+// obstacle.
+func TestFindNoOrchestrator(t *testing.T) {
+	store, err := fs.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	key := Key(conf, commit, tree, []string{"test"})
+	var said bytes.Buffer
+	r := &Replayer{Store: store, Signers: new(sign.Signers),
+		Mux: func(context.Context) (fs.Dir, error) { return nil, errors.New("connection refused") },
+		Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
+	if _, ok := r.Find(t.Context(), key, conf); ok || said.String() != "orchestrator: connection refused\n" {
+		t.Errorf("Find = %v, said %q", ok, said.String())
+	}
+	said.Reset()
+	m := newMux(passed, nil)
+	m.answer = "garbage\n"
+	r.Mux = func(context.Context) (fs.Dir, error) { return m, nil }
+	if _, ok := r.Find(t.Context(), key, conf); ok || !strings.Contains(said.String(), `find answered "garbage`) {
+		t.Errorf("Find = %v, said %q", ok, said.String())
+	}
+}
+
+// Of those who asked for a key the first runs it, the others wait for him.
+func TestBefore(t *testing.T) {
+	alice, mallory := newSigner(t), newSigner(t)
+	r := &Replayer{Signers: new(sign.Signers)}
+	r.Signers.Add("alice", alice.PublicKey())
+	a, m := sign.Fingerprint(alice.PublicKey()), sign.Fingerprint(mallory.PublicKey())
+	for _, tt := range []struct {
+		name  string
+		found []offer
+		want  string
+	}{
+		{"nobody else", []offer{{"n/me/ci/1", "queued", "-", a}}, ""},
+		{"I am first", []offer{{"n/me/ci/1", "queued", "-", a}, {"n/a/ci/1", "queued", "-", a}}, ""},
+		{"alice is first", []offer{{"n/a/ci/1", "test", "9.000", a}, {"n/me/ci/1", "queued", "-", a}}, "n/a/ci/1"},
+		{"mallory is not waited for", []offer{{"n/m/ci/1", "test", "9.000", m}, {"n/me/ci/1", "queued", "-", a}}, ""},
+		{"nor is what has ended", []offer{{"n/a/ci/1", "failed", "9.000", a}}, ""},
+	} {
+		o, ok := r.before(tt.found, "n/me/ci/1")
+		if o.path != tt.want || ok != (tt.want != "") {
+			t.Errorf("%s: before = %q, %v, want %q", tt.name, o.path, ok, tt.want)
+		}
+	}
+}
+
+func TestKey(t *testing.T) {
+	base := string(Key(conf, commit, tree, []string{"test"}).Text())
+	for _, want := range []string{"arch=", "commit=" + commit, "coreos=debian-12/", "env=''", "net=build", "secrets=''", "target=test", "version=1"} {
+		if !strings.Contains("\n"+base, "\n"+want) {
+			t.Errorf("the key\n%slacks %s", base, want)
+		}
+	}
+	for name, c := range map[string]*config.Config{
+		"net":     {Net: "all"},
+		"env":     {Net: "build", Env: []string{"A=1"}},
+		"secrets": {Net: "build", Secrets: []string{"A=1"}},
+		"tree":    {Net: "build", MatchTree: true},
+	} {
+		text := string(Key(c, commit, tree, []string{"test"}).Text())
+		if text == base {
+			t.Errorf("%s does not change the key", name)
+		}
+		if name == "secrets" && strings.Contains(text, "A=1") {
+			t.Error("the value of a secret is in the key")
+		}
+		if name == "tree" && strings.Contains(text, commit) {
+			t.Error("the commit is in the key of a tree")
+		}
+	}
+}
