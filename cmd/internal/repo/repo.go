@@ -31,38 +31,39 @@ func Open(ctx context.Context, dir string) (*Repo, error) {
 		return nil, err
 	}
 	r := &Repo{Top: abs}
-	out, err := r.git(ctx, "rev-parse", "--path-format=absolute", "--is-bare-repository", "--git-common-dir")
-	if err != nil {
-		if strings.Contains(err.Error(), "not a git repository") {
-			return nil, fmt.Errorf("%s is not in a git repository: 9ci runs a commit, so git init and commit first", abs)
-		}
+	// In a bare repository the last question fails, once the others are answered.
+	out, err := r.git(ctx, "rev-parse", "--path-format=absolute", "--is-bare-repository", "--git-common-dir", "--show-toplevel")
+	lines := strings.Split(out, "\n")
+	switch {
+	case len(lines) >= 2 && lines[0] == "true":
+		return &Repo{Top: lines[1], GitDir: lines[1], Bare: true}, nil
+	case err != nil && strings.Contains(err.Error(), "not a git repository"):
+		return nil, fmt.Errorf("%s is not in a git repository: 9ci runs a commit, so git init and commit first", abs)
+	case err != nil:
 		return nil, err
+	case len(lines) != 3:
+		return nil, fmt.Errorf("git rev-parse answered %q", out)
 	}
-	bare, gitDir, _ := strings.Cut(out, "\n")
-	r.Bare, r.GitDir = bare == "true", gitDir
-	if r.Bare {
-		r.Top = gitDir
-		return r, nil
-	}
-	r.Top, err = r.git(ctx, "rev-parse", "--show-toplevel")
-	return r, err
+	return &Repo{Top: lines[2], GitDir: lines[1]}, nil
 }
 
-// git runs git with args and returns its output less the last newline.
+// git runs git with args and returns its output less the last newline, also
+// where it failed.
 func (r *Repo) git(ctx context.Context, args ...string) (string, error) {
 	cmd := r.command(ctx, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		if msg := strings.TrimSpace(stderr.String()); msg != "" {
-			return "", fmt.Errorf("git %s: %s", args[0], strings.TrimPrefix(msg, "fatal: "))
-		}
-		return "", fmt.Errorf("git %s: %w", args[0], err)
+	err := cmd.Run()
+	out := strings.TrimSuffix(stdout.String(), "\n")
+	switch msg := strings.TrimSpace(stderr.String()); {
+	case err == nil:
+		return out, nil
+	case ctx.Err() != nil:
+		return out, ctx.Err()
+	case msg != "":
+		return out, fmt.Errorf("git %s: %s", args[0], strings.TrimPrefix(msg, "fatal: "))
 	}
-	return strings.TrimSuffix(stdout.String(), "\n"), nil
+	return out, fmt.Errorf("git %s: %w", args[0], err)
 }
 
 func (r *Repo) command(ctx context.Context, args ...string) *exec.Cmd {
@@ -88,19 +89,21 @@ func cleanEnv() []string {
 
 // Resolve returns the commit that rev names, and its tree.
 func (r *Repo) Resolve(ctx context.Context, rev string) (commit, tree string, err error) {
-	out, err := r.git(ctx, "rev-parse", "--verify", "--quiet", "--end-of-options", rev+"^{commit}")
-	if err != nil {
-		if ctx.Err() != nil {
-			return "", "", ctx.Err()
+	out, err := r.git(ctx, "rev-list", "--max-count=1", "--no-commit-header", "--format=%H %T", "--end-of-options", rev+"^{commit}", "--")
+	if err == nil {
+		var ok bool
+		if commit, tree, ok = strings.Cut(out, " "); !ok {
+			return "", "", fmt.Errorf("git rev-list answered %q", out)
 		}
-		if _, err := r.git(ctx, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"); err != nil {
-			return "", "", fmt.Errorf("%s has no commits yet: commit something first", r.Top)
-		}
-		return "", "", fmt.Errorf("unknown revision %s: git log shows the revisions that %s has", rev, r.Top)
+		return commit, tree, nil
 	}
-	commit = out
-	tree, err = r.git(ctx, "rev-parse", "--verify", commit+"^{tree}")
-	return commit, tree, err
+	if ctx.Err() != nil {
+		return "", "", ctx.Err()
+	}
+	if _, err := r.git(ctx, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"); err != nil {
+		return "", "", fmt.Errorf("%s has no commits yet: commit something first", r.Top)
+	}
+	return "", "", fmt.Errorf("unknown revision %s: git log shows the revisions that %s has", rev, r.Top)
 }
 
 // Ancestors returns commit and the commits it descends from, nearest first,
@@ -120,9 +123,13 @@ func (r *Repo) Dirty(ctx context.Context) (int, error) {
 	return strings.Count(out, "\x00"), err
 }
 
-// Tracked reports whether git tracks the file of that name in the work tree.
+// Tracked reports whether a file of that name is in the work tree and git
+// tracks it.
 func (r *Repo) Tracked(ctx context.Context, name string) bool {
 	if r.Bare {
+		return false
+	}
+	if _, err := os.Lstat(filepath.Join(r.Top, name)); err != nil {
 		return false
 	}
 	_, err := r.git(ctx, "ls-files", "--error-unmatch", "--", name)

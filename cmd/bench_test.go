@@ -1,0 +1,171 @@
+package cmd_test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
+)
+
+// BenchmarkReplay is 9ci run -r -x from its start to its exit: a run of the
+// sample's size comes from another executor through an orchestrator, both on
+// the loopback, is verified, sealed and printed.
+func BenchmarkReplay(b *testing.B) {
+	work := b.TempDir()
+	repository := filepath.Join(work, "repo")
+	env := func(who string) []string {
+		return append(os.Environ(), "HOME="+work, "GIT_CONFIG_GLOBAL="+filepath.Join(work, "gitconfig"),
+			"NAMESPACE="+filepath.Join(work, who, "ns"), "XDG_STATE_HOME="+filepath.Join(work, who, "state"),
+			"XDG_CONFIG_HOME="+filepath.Join(work, who, "config"))
+	}
+	run := func(env []string, args ...string) string {
+		b.Helper()
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir, cmd.Env = repository, env
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			b.Fatalf("%v: %v\n%s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	// start starts a server and waits for words on its standard error.
+	start := func(env []string, words string, args ...string) string {
+		b.Helper()
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Env = env
+		stderr, err := cmd.StderrPipe()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() {
+			cmd.Process.Signal(os.Interrupt)
+			cmd.Wait()
+		})
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			if strings.Contains(lines.Text(), words) {
+				go func() {
+					for lines.Scan() {
+					}
+				}()
+				return lines.Text()
+			}
+		}
+		b.Fatalf("%v ended before it said %s", args, words)
+		return ""
+	}
+
+	for _, dir := range []string{"repo", "alice/ns", "bob/ns", "bob/config/9ci", ".ssh"} {
+		if err := os.MkdirAll(filepath.Join(work, dir), 0o700); err != nil {
+			b.Fatal(err)
+		}
+	}
+	alice, bob := env("alice"), env("bob")
+	run(alice, "git", "init", "-q")
+	run(alice, "git", "remote", "add", "origin", "https://example.org/alice/hello.git")
+	run(alice, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one")
+
+	keys := map[string]string{}
+	for _, who := range []string{"alice", "bob"} {
+		s, err := sign.LoadKey(filepath.Join(work, who, "config/9ci/id_ed25519"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		keys[who] = string(run(alice, "cat", filepath.Join(work, who, "config/9ci/id_ed25519.pub")))
+		if who == "alice" {
+			sealRun(b, filepath.Join(work, "alice/state/9ci/example.org/alice/hello"), repository,
+				func(m []byte) ([]byte, error) { return sign.Manifest(s, m) })
+		}
+	}
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(work, name), []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	write("bob/config/9ci/allowed_signers", "alice "+keys["alice"]+"\n")
+	line := start(alice, "addr=", filepath.Join(bin, "orchestrator"), "-a", "tcp!127.0.0.1!0", "-state", filepath.Join(work, "orch"))
+	write("orch/authorized_keys", keys["alice"]+"\n"+keys["bob"]+"\n")
+	_, addr, _ := strings.Cut(line, "addr=")
+	addr, _, _ = strings.Cut(addr, " ")
+	host, port, _ := strings.Cut(addr, ":")
+	write(".ssh/known_hosts", fmt.Sprintf("[%s]:%s %s\n", host, port, run(alice, "cat", filepath.Join(work, "orch/ssh_host_ed25519_key.pub"))))
+	alice, bob = append(alice, "CI_ORCHESTRATOR=ssh://"+addr, "CI_KEEP=9"), append(bob, "CI_ORCHESTRATOR=ssh://"+addr)
+	start(alice, "msg=serve", filepath.Join(bin, "9ci"), "serve")
+	run(alice, "sh", "-c", "echo repo $PWD | "+filepath.Join(bin, "9ci")+" write -a unix!$NAMESPACE/9ci ctl")
+	for deadline := time.Now().Add(time.Minute); ; {
+		cmd := exec.Command(filepath.Join(bin, "9ci"), "run", "-r", "-x", "-q")
+		cmd.Dir, cmd.Env = repository, bob
+		if err := cmd.Run(); err == nil {
+			break // alice is at the orchestrator
+		} else if time.Now().After(deadline) {
+			b.Fatal("alice did not come to the orchestrator")
+		}
+	}
+	for b.Loop() {
+		if out := run(bob, filepath.Join(bin, "9ci"), "run", "-r", "-x", "-q"); !strings.HasPrefix(out, "ok 1\n") {
+			b.Fatalf("the replay printed %q", out)
+		}
+	}
+}
+
+// sealRun puts a passed run of HEAD into a store.
+func sealRun(tb testing.TB, dir, repository string, by fs.SignFunc) {
+	ctx := tb.Context()
+	rp, err := repo.Open(ctx, repository)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	commit, tree, err := rp.Resolve(ctx, "HEAD")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	c, err := config.Load("", false, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s, err := fs.OpenStore(dir)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer s.Close()
+	run, err := s.Create(commit)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	run.SetKey(replay.Key(c, commit, tree, []string{"test"}))
+	run.SetInfo(fs.Attrs{{Name: "tree", Value: tree}, {Name: "host", Value: "alice"}})
+	for _, step := range fs.Steps {
+		run.Enter(step)
+		for i := range 10 {
+			fmt.Fprintf(run.Stdout(), "ok %d\n", i+1)
+		}
+		run.Leave(step, "passed", 0)
+	}
+	artifacts := tb.TempDir()
+	if err := os.WriteFile(filepath.Join(artifacts, "roman.tar"), make([]byte, 10240), 0o644); err != nil {
+		tb.Fatal(err)
+	}
+	root, err := os.OpenRoot(artifacts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer root.Close()
+	if err := run.AddArtifacts(ctx, root); err != nil {
+		tb.Fatal(err)
+	}
+	if err := run.Seal(ctx, "passed", 0, by); err != nil {
+		tb.Fatal(err)
+	}
+}
