@@ -128,31 +128,46 @@ func watch(ctx context.Context, run fs.Dir) (<-chan struct{}, error) {
 func (s *screen) printStep(ctx context.Context, name string, st fs.Status, log *stepLog) error {
 	test := name == "test"
 	progress := s.tty && !s.verbose && !s.quiet
-	if progress && !log.named {
+	if progress && !log.named && st.State != "skipped" {
 		log.named = true
-		if !test {
-			fmt.Fprintf(s.err, "%-16s", name)
-		} else {
+		if test {
 			fmt.Fprintf(s.err, "%s\n", name)
+		} else {
+			fmt.Fprintf(s.err, "%-16s", name)
 		}
 	}
 	switch {
 	case test:
-		if err := log.copy(ctx, s.out, s.err); err != nil {
-			return err
-		}
+		return log.copy(ctx, s.out, s.err)
 	case s.quiet:
 	case !progress:
-		if err := log.copy(ctx, s.err, s.err); err != nil {
-			return err
-		}
-	case st.State != "running":
+		return log.copy(ctx, s.err, s.err)
+	case st.State == "running":
+	case st.State == "skipped":
+		return log.copy(ctx, io.Discard, remarks{s.err})
+	default:
 		fmt.Fprintf(s.err, "%s %.1fs\n", st.State, st.Took.Seconds())
-		if st.State != "passed" && st.State != "skipped" {
-			return log.copy(ctx, s.err, s.err)
+		if st.State == "passed" {
+			return log.copy(ctx, io.Discard, remarks{s.err})
 		}
+		return log.copy(ctx, s.err, s.err)
 	}
 	return nil
+}
+
+// remarks lets through the lines that 9ci itself wrote to a step's log, as it
+// writes them whole.
+type remarks struct{ w io.Writer }
+
+func (r remarks) Write(p []byte) (int, error) {
+	for line := range bytes.Lines(p) {
+		if bytes.HasPrefix(line, []byte("9ci: ")) {
+			if _, err := r.w.Write(line); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return len(p), nil
 }
 
 // A stepLog reads the log of a step as it grows.
@@ -186,7 +201,11 @@ func (l *stepLog) copy(ctx context.Context, out, err io.Writer) error {
 		l.off += int64(n)
 		l.rest = append(l.rest, buf[:n]...)
 		if end := bytes.LastIndexByte(l.rest, '\n') + 1; end > 0 {
-			if err := fs.CopyLog(out, err, bytes.NewReader(l.rest[:end])); err != nil {
+			var j joiner
+			if err := fs.CopyLog(j.writer(out), j.writer(err), bytes.NewReader(l.rest[:end])); err != nil {
+				return err
+			}
+			if err := j.flush(); err != nil {
 				return err
 			}
 			l.rest = append(l.rest[:0], l.rest[end:]...)
@@ -198,6 +217,39 @@ func (l *stepLog) copy(ctx context.Context, out, err io.Writer) error {
 			return rerr
 		}
 	}
+}
+
+// A joiner makes few writes of many to several writers, in their order.
+type joiner struct {
+	to   io.Writer // where text goes
+	text []byte
+}
+
+func (j *joiner) writer(w io.Writer) io.Writer { return joined{j, w} }
+
+func (j *joiner) flush() error {
+	if len(j.text) == 0 {
+		return nil
+	}
+	_, err := j.to.Write(j.text)
+	j.text = j.text[:0]
+	return err
+}
+
+type joined struct {
+	j *joiner
+	w io.Writer
+}
+
+func (w joined) Write(p []byte) (int, error) {
+	if w.j.to != w.w {
+		if err := w.j.flush(); err != nil {
+			return 0, err
+		}
+		w.j.to = w.w
+	}
+	w.j.text = append(w.j.text, p...)
+	return len(p), nil
 }
 
 func readFile(ctx context.Context, dir fs.Dir, path string) ([]byte, error) {

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+
+	"9ci/fs"
+)
+
+// A stream notes each write to two outputs, in order.
+type stream struct {
+	mu  sync.Mutex
+	out []string
+}
+
+func (s *stream) writer(name string) io.Writer { return named{s, name} }
+
+type named struct {
+	s    *stream
+	name string
+}
+
+func (n named) Write(p []byte) (int, error) {
+	n.s.mu.Lock()
+	defer n.s.mu.Unlock()
+	n.s.out = append(n.s.out, n.name+strings.ReplaceAll(string(p), "\n", "|"))
+	return len(p), nil
+}
+
+// What a screen shows of a run as it goes on is what it shows of it later.
+func TestFollow(t *testing.T) {
+	ctx := t.Context()
+	store, err := fs.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	run, err := store.Create("0123456789abcdef0123456789abcdef01234567")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := fs.NewTree(store, nil)
+	n, err := fs.Walk(ctx, root, "ci/"+run.ID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := n.(fs.Dir)
+
+	var live stream
+	done := make(chan error)
+	go func() {
+		s := screen{out: live.writer("1 "), err: live.writer("2 ")}
+		_, err := s.follow(ctx, dir)
+		done <- err
+	}()
+	for _, step := range fs.Steps {
+		run.Enter(step)
+		if step == "post-test" {
+			run.Leave(step, "skipped", 0)
+			continue
+		}
+		if step == "clone" {
+			fmt.Fprintln(run.Stderr(), "9ci: a remark")
+		}
+		fmt.Fprintln(run.Stdout(), step, "out")
+		fmt.Fprint(run.Stderr(), step, " half")
+		run.Leave(step, "passed", 0)
+	}
+	if err := run.Seal(ctx, "passed", 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+
+	show := func(s screen) (out, err string) {
+		t.Helper()
+		var o, e bytes.Buffer
+		s.out, s.err = &o, &e
+		if st, err := s.follow(ctx, dir); err != nil || st.State != "passed" {
+			t.Fatalf("follow = %v, %v", st, err)
+		}
+		return o.String(), e.String()
+	}
+	out, errs := show(screen{})
+	var liveOut, liveErr strings.Builder
+	for _, w := range live.out {
+		b := &liveOut
+		if w[0] == '2' {
+			b = &liveErr
+		}
+		b.WriteString(strings.ReplaceAll(w[2:], "|", "\n"))
+	}
+	if liveOut.String() != out || liveErr.String() != errs {
+		t.Errorf("live, it showed\n%q\n%q\nand later\n%q\n%q", liveOut.String(), liveErr.String(), out, errs)
+	}
+	if out != "test out\n" {
+		t.Errorf("standard output is %q, want the test's alone", out)
+	}
+	if want := "boot out\nboot half9ci: a remark\nclone out\n"; !strings.HasPrefix(errs, want) {
+		t.Errorf("standard error is %q, want %q...", errs, want)
+	}
+	if out, errs := show(screen{quiet: true}); out != "test out\n" || errs != "test half" {
+		t.Errorf("-q shows %q and %q", out, errs)
+	}
+	_, errs = show(screen{tty: true})
+	if !strings.Contains(errs, "clone           passed 0.") || !strings.Contains(errs, "\n9ci: a remark\n") || strings.Contains(errs, "clone out") || strings.Contains(errs, "post-test") {
+		t.Errorf("a terminal shows %q", errs)
+	}
+}
