@@ -7,9 +7,17 @@ import (
 	"9ci/vm"
 )
 
-// From nothing to a guest that answers, and its end.
+// From nothing to a guest that answers: a kernel's start, and going on
+// from a saved machine.
 func BenchmarkStart(b *testing.B) {
+	b.Run("cold", func(b *testing.B) { benchmarkStart(b, true) })
+	b.Run("saved", func(b *testing.B) { benchmarkStart(b, false) })
+}
+
+func benchmarkStart(b *testing.B, cold bool) {
 	c := config(b)
+	c.Cold = cold
+	start(b, c).Kill() // it may be the one that is saved
 	for b.Loop() {
 		m, err := vm.Start(b.Context(), c)
 		if err != nil {

@@ -47,7 +47,7 @@ func double(t testing.TB, mode string) vm.Config {
 	}
 	return vm.Config{
 		Image: &vm.Image{Kernel: file, Root: file, Modules: file},
-		Guest: file, Mk: file, Accel: "tcg", CPUs: 1, Log: slog.New(slog.DiscardHandler),
+		Guest: file, Mk: file, Accel: "tcg", CPUs: 1, Cold: true, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -201,12 +201,15 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
+// holdMachine has this test binary start a machine and wait for its end.
+const holdMachine = "9CI_TEST_HOLD"
+
 // Our own death by kill -9 takes qemu along. The parent is this test
 // binary once more, running TestHoldMachine.
 func TestParentKilled(t *testing.T) {
 	double(t, "")
 	cmd := exec.Command(os.Args[0], "-test.run=^TestHoldMachine$", "-test.v")
-	cmd.Env = append(os.Environ(), "9CI_TEST_HOLD=1")
+	cmd.Env = append(os.Environ(), holdMachine+"=1")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -236,7 +239,7 @@ func TestParentKilled(t *testing.T) {
 }
 
 func TestHoldMachine(t *testing.T) {
-	if os.Getenv("9CI_TEST_HOLD") == "" {
+	if os.Getenv(holdMachine) == "" {
 		t.Skip("it is TestParentKilled's")
 	}
 	m := start(t, double(t, ""))

@@ -49,7 +49,7 @@ func ProbeKVM(ctx context.Context, c Config) (ok bool, why string) {
 	return true, ""
 }
 
-// badTime is how long a KVM that did not work is left alone.
+// badTime is how long a KVM, or a saved machine, that did not work is left alone.
 const badTime = 10 * time.Minute
 
 func firstError(ctx context.Context, c Config, checks ...func(context.Context, Config) error) error {

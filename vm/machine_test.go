@@ -7,16 +7,22 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"9ci/vm"
 )
+
+// imageCache is the user's.
+var imageCache string
 
 // programs are what the machines of these tests are given, built once.
 var programs struct{ guest, mk string }
@@ -25,8 +31,19 @@ func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == "qemu-system-x86_64" {
 		os.Exit(fakeQEMU())
 	}
+	if os.Getenv(holdMachine) != "" {
+		os.Exit(m.Run())
+	}
 	dir, err := os.MkdirTemp("", "9ci-vm-test")
 	if err == nil {
+		// The core OS is shared with all that runs here; saved machines,
+		// which are of these tests' programs, are not.
+		user, _ := os.UserCacheDir()
+		imageCache = filepath.Join(user, "9ci")
+		if os.Getenv("GOCACHE") == "" {
+			os.Setenv("GOCACHE", filepath.Join(user, "go-build"))
+		}
+		os.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
 		programs.guest = filepath.Join(dir, "guest")
 		programs.mk = filepath.Join(dir, "mk")
 		err = errors.Join(
@@ -55,7 +72,7 @@ func build(to, pkg string) error {
 // config is a machine's that a test may change and start.
 func config(t testing.TB) vm.Config {
 	t.Helper()
-	img, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Progress: os.Stderr})
+	img, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Cache: imageCache, Progress: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +115,6 @@ func TestMachine(t *testing.T) {
 		{Tag: "source", Dir: ro, Target: "/n/source", ReadOnly: true},
 	}
 	c.Net = true
-	c.Disk = 2 << 30
 	m := start(t, c)
 
 	stdout, stderr := sh(t, m, "echo out; echo err >&2; exit 7", 7)
@@ -227,4 +243,75 @@ func TestGuestLimits(t *testing.T) {
 		t.Errorf("a full disk: %q", stderr)
 	}
 	sh(t, m, "rm /src/big && test -z \"$(ip route)\" || ip link show eth0 | grep -q NO-CARRIER", 0)
+}
+
+// A machine that goes on from a saved one is as good as one that starts
+// cold, and is like no other.
+func TestSavedMachine(t *testing.T) {
+	c := config(t)
+	var log bytes.Buffer
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	ids := make(map[string]bool)
+	const n = 3
+	for i := range n {
+		c.Net = i%2 == 0
+		c.CPUs = 2
+		m := start(t, c)
+		id, _ := sh(t, m, "cat /proc/sys/kernel/random/uuid", 0)
+		ids[id] = true
+		if _, err := sh(t, m, "touch /src/mine && test $(ls /src | wc -l) = 1", 0); err != "" {
+			t.Error(err)
+		}
+		now, _ := sh(t, m, "date +%s", 0)
+		if s, err := strconv.ParseInt(strings.TrimSpace(now), 10, 64); err != nil || time.Since(time.Unix(s, 0)).Abs() > 5*time.Second {
+			t.Errorf("the guest's clock is at %s, want %d", now, time.Now().Unix())
+		}
+		want := "UP"
+		if !c.Net {
+			want = "DOWN"
+		}
+		if link, _ := sh(t, m, "ip -br link show eth0", 0); !strings.Contains(link, " "+want+" ") {
+			t.Errorf("network %v: %s", c.Net, link)
+		}
+		if err := m.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(ids) != n {
+		t.Errorf("%d machines have %d different random numbers", n, len(ids))
+	}
+	if got := strings.Count(log.String(), "start=saved"); got != n {
+		t.Errorf("%d machines went on from a saved one, want %d\n%s", got, n, &log)
+	}
+}
+
+// A state that is damaged is not used twice.
+func TestSavedMachineDamaged(t *testing.T) {
+	c := config(t)
+	c.Shares = []vm.Share{{Tag: "only here", Dir: t.TempDir()}}
+	var log bytes.Buffer
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	cache := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", cache)
+	start(t, c).Kill()
+	states, err := filepath.Glob(filepath.Join(cache, "9ci", "saved", "*", "state"))
+	if err != nil || len(states) != 1 {
+		t.Fatalf("states %q, %v, want one", states, err)
+	}
+	b, err := os.ReadFile(states[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(states[0], b[:len(b)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		sh(t, start(t, c), "true", 0)
+	}
+	if got := strings.Count(log.String(), "no saved machine"); got != 1 {
+		t.Errorf("told %d times, want once\n%s", got, &log)
+	}
+	if got := strings.Count(log.String(), "start=cold"); got != 2 {
+		t.Errorf("%d cold starts, want 2\n%s", got, &log)
+	}
 }

@@ -25,6 +25,8 @@ type qemu struct {
 	files []*os.File // from descriptor 3 on
 
 	agent, monitor socket
+	incoming       socket // carries a saved machine's state; only where one is resumed
+	in             int    // the descriptor of its other end
 }
 
 // A socket is our end of a pair.
@@ -49,7 +51,7 @@ func (q *qemu) lent() {
 // close closes what was not lent, and what nobody took.
 func (q *qemu) close() {
 	q.lent()
-	for _, s := range []*socket{&q.agent, &q.monitor} {
+	for _, s := range []*socket{&q.agent, &q.monitor, &q.incoming} {
 		if s.conn != nil {
 			s.conn.Close()
 		}
@@ -77,6 +79,7 @@ func (c *Config) complete(ctx context.Context) error {
 	if c.Memory < 128<<20 {
 		return fmt.Errorf("memory of %d MiB, want at least 128", c.Memory>>20)
 	}
+	c.Memory = (c.Memory + 1<<20 - 1) &^ (1<<20 - 1)
 	if c.CPUs == 0 {
 		c.CPUs = runtime.NumCPU()
 	}
@@ -119,8 +122,15 @@ func (c *Config) complete(ctx context.Context) error {
 	return nil
 }
 
-// prepare makes a qemu for c, which is complete.
-func prepare(ctx context.Context, c Config) (_ *qemu, err error) {
+// memory is where a guest's RAM is when it is not simply qemu's own.
+type memory struct {
+	file   *os.File
+	shared bool // what the guest writes is seen in the file: it is to be saved
+}
+
+// prepare makes a qemu for c, which is complete. With memory that is not
+// shared, it waits for the state that goes with it.
+func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 	q := &qemu{}
 	defer func() {
 		if err != nil {
@@ -158,13 +168,16 @@ func prepare(ctx context.Context, c Config) (_ *qemu, err error) {
 			line += fmt.Sprintf(" tsc_early_khz=%d tsc=reliable", khz)
 		}
 	}
+	if mem != nil {
+		machine += ",memory-backend=ram"
+	}
 	q.args = []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		// A guest that breaks out of qemu finds no exec and no setuid.
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-name", "9ci",
 		"-M", machine, "-cpu", cpu,
-		"-m", strconv.FormatInt((c.Memory+1<<20-1)>>20, 10), "-smp", strconv.Itoa(c.CPUs),
+		"-m", strconv.FormatInt(c.Memory>>20, 10), "-smp", strconv.Itoa(c.CPUs),
 		"-kernel", c.Image.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", initrd),
 		"-append", line,
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
@@ -174,6 +187,16 @@ func prepare(ctx context.Context, c Config) (_ *qemu, err error) {
 		"-device", "virtserialport,bus=serial.0,nr=1,chardev=agent,name=ci.agent",
 		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + escape(c.Image.Root),
 		"-device", "virtio-blk-device,drive=root",
+	}
+	if mem != nil {
+		q.args = append(q.args, "-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,share=%s,mem-path=/proc/self/fd/%d",
+			c.Memory, onOff(mem.shared), q.lend(mem.file)))
+		if !mem.shared {
+			if q.in, err = q.socket(&q.incoming); err != nil {
+				return nil, err
+			}
+			q.args = append(q.args, "-incoming", "defer")
+		}
 	}
 	if c.Disk > 0 {
 		f, err := scratch(ctx, c)
@@ -215,6 +238,13 @@ func (q *qemu) socket(ours *socket) (int, error) {
 	n := q.lend(os.NewFile(uintptr(fds[1]), "socket"))
 	ours.conn, err = net.FileConn(f)
 	return n, err
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
 }
 
 // escape makes s a value of one of qemu's options.
