@@ -21,4 +21,17 @@
 //
 // State is a directory of plain files: the host key and authorized_keys. All
 // else is rebuilt from the executors that are connected.
+//
+// # Wire
+//
+// SSH (RFC 4251 to 4254) with what OpenSSH adds, and four names of our own. A
+// client announces an export by the global request announce@9ci, whose payload
+// is attr=value lines (name, namespaces, address), and takes it back by
+// withdraw@9ci with the name. The orchestrator opens channels of type
+// 9p-export@9ci, each a 9P connection to the export, and ssh@9ci, to the
+// executor's own SSH server; both say the name, the aname, for whom (the
+// fingerprint of a key, or a principal and the fingerprint of its authority),
+// that key itself, the announcement's generation, and for how many milliseconds
+// the answer is waited for. All else is stock: the subsystems 9p, sftp and
+// 9p-export, the commands, forwardings with -R and jumps with -J.
 package orchestrator

@@ -142,7 +142,7 @@ func (d *directory) intend(ns string, q question, asker *conn) (release func(), 
 	var sh *share
 	if sp := d.spaces[ns]; sp != nil {
 		for _, x := range sp.shares {
-			if x.m.conn == asker {
+			if x.m.conn == asker && (sh == nil || x.runs[q.intent] != nil) {
 				sh = x
 			}
 		}

@@ -71,7 +71,7 @@ func TestGarbage(t *testing.T) {
 			io.ReadAll(c)
 		}
 		synctest.Wait()
-		if n, s := m.s.conns.Load(), m.s.startups.Load(); n != 0 || s != 0 {
+		if n, s := m.s.conns.count(), m.s.startups.Load(); n != 0 || s != 0 {
 			t.Errorf("%d connections and %d half-open ones are left", n, s)
 		}
 		l, _ := m.login(k)
@@ -280,4 +280,24 @@ func TestDeafExport(t *testing.T) {
 		sc.Close()
 		<-done
 	})
+}
+
+// One key does not take all connections.
+func TestTally(t *testing.T) {
+	var c tally
+	n := 0
+	for ; c.enter("a") == nil; n++ {
+	}
+	if n != maxConnsOfKey {
+		t.Errorf("%d connections of one key, want %d", n, maxConnsOfKey)
+	}
+	for ; c.enter(fmt.Sprint(n)) == nil; n++ {
+	}
+	if n != maxConns {
+		t.Errorf("%d connections, want %d", n, maxConns)
+	}
+	c.leave("a")
+	if err := c.enter("a"); err != nil || c.count() != maxConns {
+		t.Errorf("after one has left: %v, %d", err, c.count())
+	}
 }

@@ -77,18 +77,18 @@ func TestKeepalive(t *testing.T) {
 		_, nc := m.login(k)
 		l, _ := m.login(k)
 		synctest.Wait()
-		if n := m.s.conns.Load(); n != 2 {
+		if n := m.s.conns.count(); n != 2 {
 			t.Fatalf("%d connections, want 2", n)
 		}
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
-		if n := m.s.conns.Load(); n != 2 {
+		if n := m.s.conns.count(); n != 2 {
 			t.Errorf("%d connections after five idle minutes, want 2", n)
 		}
 		nc.freeze(true)
 		time.Sleep(keepaliveEvery + keepaliveSpread + keepaliveAnswer)
 		synctest.Wait()
-		if n := m.s.conns.Load(); n != 1 {
+		if n := m.s.conns.count(); n != 1 {
 			t.Errorf("%d connections, want 1: the stopped one is to go", n)
 		}
 		select {

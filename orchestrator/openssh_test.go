@@ -325,3 +325,21 @@ func TestOpenSSHFiles(t *testing.T) {
 		t.Errorf("grep -r: %q %v", b, err)
 	}
 }
+
+// A Unix socket does as well as a port.
+func TestOpenSSHUnix(t *testing.T) {
+	m := &testMux{t: t, dir: filepath.Join(t.TempDir(), "state"), home: t.TempDir()}
+	sock := filepath.Join(m.home, "sock")
+	l, err := ninep.Listen("unix!" + sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.start(l, Options{})
+	_, file := m.key("", "alice")
+	m.addr = "mux:22"
+	os.WriteFile(m.hosts, []byte("mux "+string(ssh.MarshalAuthorizedKey(m.s.HostKey()))), 0o600)
+	args := append(m.opensshArgs(file), "-o", "ProxyCommand=socat - UNIX-CONNECT:"+sock, "mux", "whoami")
+	if out, err := exec.CommandContext(t.Context(), "ssh", args...).CombinedOutput(); err != nil || !strings.Contains(string(out), "name=alice\n") {
+		t.Errorf("ssh by a socket: %q, %v", out, err)
+	}
+}

@@ -76,25 +76,37 @@ func (o *ownServer) run(ctx context.Context, ch ssh.Channel) {
 // A guestRoom is what a session at an executor's own server is in: the tree of
 // one namespace.
 type guestRoom struct {
-	o    *ownServer
-	ctx  context.Context
-	once func() (*ninep.Client, error)
-	wg   *sync.WaitGroup
+	o   *ownServer
+	ctx context.Context // of the session
+	wg  sync.WaitGroup
+
+	mu     sync.Mutex // guards client, and is held while it is made
+	client *ninep.Client
 }
 
-func (o *ownServer) enter(ctx context.Context) premises {
-	g := &guestRoom{o: o, ctx: ctx, wg: new(sync.WaitGroup)}
-	g.once = sync.OnceValues(func() (*ninep.Client, error) {
-		a, b := net.Pipe()
-		g.wg.Go(func() { o.serve(ctx, b, o.msg.Aname, g.user()) })
-		return ninep.Import(ctx, a, ninep.ImportOptions{Uname: o.msg.Requester, Aname: o.msg.Aname})
-	})
-	return g
+func (o *ownServer) enter(ctx context.Context) premises { return &guestRoom{o: o, ctx: ctx} }
+
+// root returns the tree, as this executor serves it to others.
+func (g *guestRoom) root() (fs.Dir, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.client == nil {
+		near, far := net.Pipe()
+		g.wg.Go(func() { g.o.serve(g.ctx, far, g.o.msg.Aname, g.user()) })
+		c, err := ninep.Import(g.ctx, near, ninep.ImportOptions{Uname: g.o.msg.Requester, Aname: g.o.msg.Aname})
+		if err != nil {
+			return nil, err
+		}
+		g.client = c
+	}
+	return g.client.Root(), nil
 }
 
 func (g *guestRoom) close() {
-	if c, err := g.once(); err == nil {
-		c.Close()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.client != nil {
+		g.client.Close()
 	}
 	g.wg.Wait()
 }
@@ -104,7 +116,7 @@ func (g *guestRoom) attach(ctx context.Context, _, aname string) (fs.Dir, error)
 }
 
 func (g *guestRoom) walk(ctx context.Context, _, path string) (fs.Node, error) {
-	c, err := g.once()
+	root, err := g.root()
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +124,7 @@ func (g *guestRoom) walk(ctx context.Context, _, path string) (fs.Node, error) {
 	if rest, ok := strings.CutPrefix(path+"/", g.o.msg.Aname+"/"); ok {
 		path = rest
 	}
-	return walk(ctx, c.Root(), path)
+	return walk(ctx, root, path)
 }
 
 // serve9P has the executor itself serve rwc, as it does the relay's.

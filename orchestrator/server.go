@@ -23,6 +23,7 @@ const (
 	startupsBegin = 64               // unauthenticated connections from which some are dropped at random,
 	startupsFull  = 512              // and from which all are
 	maxConns      = 16384
+	maxConnsOfKey = 4096 // of one key, so that it cannot take them all
 	maxAuthTries  = 3
 )
 
@@ -37,7 +38,7 @@ type Server struct {
 	trace   io.Writer
 
 	startups atomic.Int64 // connections that have not authenticated
-	conns    atomic.Int64 // connections that have
+	conns    tally        // connections that have
 }
 
 // Options are what a Server may be told.
@@ -169,14 +170,54 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 		return
 	}
 	nc.SetDeadline(time.Time{})
-	defer s.conns.Add(-1)
-	if s.conns.Add(1) > maxConns {
-		log.Warn("login", "err", errors.New("too many connections"))
+	c := newConn(s, sc, log)
+	if err := s.conns.enter(c.login.fingerprint()); err != nil {
+		log.Warn("login", "key", c.login.fingerprint(), "err", err)
 		return
 	}
-	c := newConn(s, sc, log)
+	defer s.conns.leave(c.login.fingerprint())
 	log.Debug("login", "key", c.login.fingerprint(), "uname", c.login.grant.name)
 	c.serve(ctx, chans, reqs)
+}
+
+// A tally counts connections, and those of each key.
+type tally struct {
+	mu    sync.Mutex // guards what follows
+	all   int
+	byKey map[string]int
+}
+
+func (t *tally) enter(key string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.all >= maxConns:
+		return errors.New("too many connections")
+	case t.byKey[key] >= maxConnsOfKey:
+		return errors.New("too many connections of one key")
+	}
+	if t.byKey == nil {
+		t.byKey = map[string]int{}
+	}
+	t.all++
+	t.byKey[key]++
+	return nil
+}
+
+func (t *tally) leave(key string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.all--
+	if t.byKey[key]--; t.byKey[key] == 0 {
+		delete(t.byKey, key)
+	}
+}
+
+// count returns how many connections there are.
+func (t *tally) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.all
 }
 
 // penalty returns what a login that ended with err costs.
