@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -594,117 +593,6 @@ func (r *Run) discard() error {
 		r.lock.Close()
 	}
 	return err
-}
-
-// reopen takes over the run of a dead process, whose file in .store/work is
-// given and locked.
-func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
-	dir := s.workPath(id)
-	if _, err := os.Lstat(dir); err != nil {
-		return nil, err
-	}
-	info, err := readAttrs(filepath.Join(dir, "info"))
-	if err != nil {
-		return nil, err
-	}
-	commit, err := parseOID(info.Get("commit"))
-	if err != nil {
-		return nil, err
-	}
-	key, err := readAttrs(filepath.Join(dir, "key"))
-	if err != nil {
-		return nil, err
-	}
-	status, err := readStatus(filepath.Join(dir, "status"))
-	if err != nil {
-		return nil, err
-	}
-	soften(dir)
-	reserve(lock, room) // as well as may be
-	r := s.newRun(commit)
-	r.id, r.dir, r.lock, r.key, r.status = id, dir, lock, key, status
-	_, r.seq, _ = splitID(id)
-	for _, a := range info {
-		if a.Value != "-" {
-			r.info = append(r.info, a)
-		}
-	}
-	r.start, _ = parseTime(info.Get("start"))
-	for i, name := range Steps {
-		if r.steps[i], err = readStatus(filepath.Join(dir, "step", name, "status")); err != nil {
-			return nil, err
-		}
-		if r.steps[i].State == "running" {
-			r.step, r.entered = i, r.steps[i].Time
-		}
-	}
-	if r.step >= 0 {
-		name := filepath.Join(dir, "step", Steps[r.step], "log")
-		if r.stepLog, err = os.OpenFile(name, os.O_RDWR|os.O_APPEND, 0o600); err != nil {
-			return nil, err
-		}
-	}
-	if err := r.openLogs(); err != nil {
-		return nil, err
-	}
-	for _, f := range []*os.File{r.log, r.stepLog} {
-		if f != nil {
-			if err := cutLog(f); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if !info.Has("end") || info.Get("end") == "-" {
-		r.info = r.info.With(Attr{"end", formatTime(lastChange(dir))})
-	}
-	return r, nil
-}
-
-// verdict returns how the run of a dead process ended.
-func (r *Run) verdict() (state string, code int) {
-	if r.status.Finished() { // it was being sealed
-		return r.status.State, r.status.Code
-	}
-	done := func(i int) bool { return r.steps[i].State == "passed" }
-	if done(testStep) && (done(artStep) || r.steps[artStep].State == "skipped") {
-		if s := &r.steps[postStep]; s.State == "queued" {
-			*s = Status{State: "error", Code: -1, Took: -1, Time: s.Time}
-		}
-		return "passed", 0
-	}
-	return "error", -1
-}
-
-func readStatus(name string) (Status, error) {
-	b, err := readSmall(name)
-	if err != nil {
-		return Status{}, err
-	}
-	return ParseStatus(string(b))
-}
-
-// cutLog cuts off half a line, which a kill may have left at a log's end.
-func cutLog(f *os.File) error {
-	fi, err := f.Stat()
-	if err != nil || fi.Size() == 0 {
-		return err
-	}
-	start := max(0, fi.Size()-maxLogLine)
-	b := make([]byte, fi.Size()-start)
-	if _, err := f.ReadAt(b, start); err != nil {
-		return err
-	}
-	return f.Truncate(start + int64(bytes.LastIndexByte(b, '\n')+1))
-}
-
-// lastChange returns when a file of the run was last written.
-func lastChange(dir string) (last time.Time) {
-	for _, name := range []string{"status", "info", "log", "stdout", "stderr"} {
-		if fi, err := os.Lstat(filepath.Join(dir, name)); err == nil && fi.ModTime().After(last) {
-			last = fi.ModTime()
-		}
-	}
-	return last
 }
 
 // noSpace reports whether err is of a full disk or quota.
