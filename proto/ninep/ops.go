@@ -147,7 +147,7 @@ func (r *request) walk(d *wire.Decoder) error {
 	r.c.mu.Lock()
 	open := r.fid.open
 	r.c.mu.Unlock()
-	if open && (n > 0 || r.dialect != DotL) { // v9fs clones open fids
+	if open && r.dialect != DotL { // where clients do walk from open fids
 		return errOpen
 	}
 	r.reply(plan9.Rwalk)
@@ -180,6 +180,9 @@ func (r *request) walk1(e *elem, name string) (*elem, error) {
 			return e, nil
 		}
 		return e.parent, nil
+	}
+	if name == "." && r.dialect == DotL { // listed there, so walked to
+		return e, nil
 	}
 	if !goodName(name) {
 		return nil, iofs.ErrNotExist

@@ -42,6 +42,9 @@ func appendDir(b []byte, st *fs.Stat) []byte {
 	q := qid(Plan9, st)
 	size := uint64(st.Size)
 	mode := uint32(st.Mode.Perm())
+	if st.Mode&iofs.ModeSymlink != 0 {
+		mode &= 0o555 // a link's mode means nothing
+	}
 	switch {
 	case st.Mode&iofs.ModeDir != 0:
 		mode |= plan9.DMDIR

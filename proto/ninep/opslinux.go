@@ -131,6 +131,10 @@ const (
 	cookieDotDot = 1<<62 | 1
 )
 
+// direntSize is what an entry of an Rreaddir has besides its name. Who asks for
+// less gets nothing, and no error.
+const direntSize = 24
+
 var errShort = errors.New("not one entry fits")
 
 func (r *request) readdir(offset uint64, count uint32) error {
@@ -145,7 +149,7 @@ func (r *request) readdir(offset uint64, count uint32) error {
 	at := len(r.out) + 4
 	r.out = le.AppendUint32(r.out, 0)
 	add := func(st *fs.Stat) bool {
-		if len(r.out)-at+24+len(st.Name) > most {
+		if len(r.out)-at+direntSize+len(st.Name) > most {
 			return false
 		}
 		r.out = wire.AppendQid(r.out, qid(DotL, st))
@@ -178,10 +182,10 @@ func (r *request) readdir(offset uint64, count uint32) error {
 		err = r.list(offset, add)
 	}
 	n := len(r.out) - at
-	if n == 0 && (full || err == errShort) {
+	if n == 0 && most > direntSize && (full || err == errShort) {
 		return iofs.ErrInvalid // as getdents(2) has it
 	}
-	if n == 0 && err != nil {
+	if n == 0 && err != nil && err != errShort {
 		return err
 	}
 	le.PutUint32(r.out[at-4:], uint32(n))
@@ -190,10 +194,12 @@ func (r *request) readdir(offset uint64, count uint32) error {
 
 func (r *request) statfs() {
 	r.reply(wire.Tstatfs + 1)
-	b := le.AppendUint32(r.out, 0x01021997) // V9FS_MAGIC
-	b = le.AppendUint32(b, 4096)            // bsize
-	b = append(b, make([]byte, 48)...)      // blocks bfree bavail files ffree fsid
-	r.out = le.AppendUint32(b, 255)         // namelen
+	// FUSE_SUPER_MAGIC: tail(1) believes that inotify(7) sees all changes
+	// where it finds V9FS_MAGIC, and here polls.
+	b := le.AppendUint32(r.out, 0x65735546)
+	b = le.AppendUint32(b, 4096)       // bsize
+	b = append(b, make([]byte, 48)...) // blocks bfree bavail files ffree fsid
+	r.out = le.AppendUint32(b, 255)    // namelen
 }
 
 // getlock says that nobody holds the lock.
