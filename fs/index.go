@@ -50,6 +50,7 @@ type record struct {
 	took   time.Duration
 	start  int64 // Unix seconds, or 0
 	end    int64 // Unix seconds
+	came   int64 // when the store got it, in Unix seconds
 	size   int64 // bytes on disk
 	deflt  bool  // it ran the default targets
 	seen   bool  // used while the index is compared with the disk
@@ -88,6 +89,7 @@ func (r *record) append(b []byte) []byte {
 	num(r.took.Milliseconds())
 	num(r.start)
 	num(r.end)
+	num(r.came)
 	num(r.size)
 	word(strconv.FormatBool(r.deflt))
 	word(dash(r.owner))
@@ -130,7 +132,7 @@ func (x *index) parse(line string) (*record, error) {
 	r.score, r.key = digest(), digest()
 	r.state = x.word(field())
 	r.code, r.took = int(num()), time.Duration(num())*time.Millisecond
-	r.start, r.end, r.size = num(), num(), num()
+	r.start, r.end, r.came, r.size = num(), num(), num(), num()
 	r.deflt, e = strconv.ParseBool(field())
 	fail(e)
 	if w := field(); w != "-" {

@@ -21,8 +21,8 @@ import (
 type Keep struct {
 	Once  bool          // the newest, until the Store is closed
 	Count int           // so many, the newest; negative keeps none
-	Age   time.Duration // those that ended no longer ago
-	Size  int64         // the newest, up to so many bytes together
+	Age   time.Duration // those that came no longer ago
+	Size  int64         // the newest, and more up to so many bytes together
 }
 
 // ParseKeep reads the words of CI_KEEP: once, a count, an age (90m, 12h, 7d,
@@ -176,8 +176,8 @@ func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
 		}
 		count, size = count+1, size+r.size
 		if (k.Count == 0 || count <= k.Count) &&
-			(k.Age == 0 || time.Since(time.Unix(r.end, 0)) <= k.Age) &&
-			(k.Size == 0 || size <= k.Size) {
+			(k.Age == 0 || time.Since(time.Unix(r.came, 0)) <= k.Age) &&
+			(k.Size == 0 || size <= k.Size || count == 1) {
 			continue
 		}
 		switch e := s.remove(r, closing); {

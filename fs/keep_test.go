@@ -90,11 +90,12 @@ func wantRuns(t *testing.T, s *Store, want ...string) {
 func TestEvict(t *testing.T) {
 	s := newStore(t)
 	now := time.Now()
-	ago := func(d time.Duration) Attr { return Attr{"end", formatTime(now.Add(-d))} }
 	day := 24 * time.Hour
 	var runs []string
 	for i := range 6 {
-		runs = append(runs, quick(t, s, commitA, ago(time.Duration(10-i)*day)))
+		id := quick(t, s, commitA)
+		s.index.byName(id).came = now.Add(-time.Duration(10-i) * day).Unix()
+		runs = append(runs, id)
 	}
 	newestFirst := func(from int) []string {
 		l := slices.Clone(runs[from:])
@@ -117,6 +118,9 @@ func TestEvict(t *testing.T) {
 	must(err)
 	must(s.Evict(Keep{Count: 5, Age: 8*day + time.Hour, Size: 3*e.Size + 10}))
 	wantRuns(t, s, newestFirst(3)...)
+	must(s.Evict(Keep{Size: 1})) // the newest stays, whatever its size
+	wantRuns(t, s, runs[5])
+	runs[3], runs[5] = runs[5], quick(t, s, commitA)
 	must(s.Keep(runs[3])) // does not count, and stays
 	must(s.Evict(Keep{Once: true}))
 	wantRuns(t, s, runs[5], runs[3])
@@ -267,6 +271,9 @@ func entries(s *Store) string {
 	var b strings.Builder
 	for e := range s.Runs() {
 		fmt.Fprintln(&b, e.ID, e.Status, e.Commit, e.Tree, e.Score, e.KeyDigest, e.Signer, e.Default, e.Size)
+		if r := s.index.byName(e.ID); r == nil || time.Since(time.Unix(r.came, 0)) > time.Hour {
+			fmt.Fprintln(&b, "came long ago")
+		}
 	}
 	return b.String()
 }
@@ -312,5 +319,27 @@ func TestIndexIsMended(t *testing.T) {
 		}
 		r.Discard()
 		s2.Close()
+	}
+}
+
+// A run that ended long ago is adopted to be read now: no policy takes it
+// away at once.
+func TestAdoptedRunIsKept(t *testing.T) {
+	maker, s := newStore(t), newStore(t)
+	id := quick(t, maker, commitA, Attr{"end", formatTime(time.Now().Add(-48 * time.Hour))})
+	s.SetKeep(Keep{Once: true, Age: time.Hour, Size: 1})
+	quick(t, s, commitB)
+	f, err := maker.openTar(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	e, err := s.Adopt(t.Context(), NewReader(t.Context(), f), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRuns(t, s, e.ID)
+	if last, err := s.Lookup("last"); err != nil || last.ID != e.ID {
+		t.Errorf("last is %s, %v, want %s", last.ID, err, e.ID)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // mend removes what dead processes left, and makes the index say what is on
@@ -114,6 +115,14 @@ func (s *Store) readRecord(id string, given map[uint64]bool) (*record, error) {
 	prefix, num, _ := splitID(id)
 	if r.commit.String()[:12] != prefix {
 		return nil, fmt.Errorf("%s is of commit %s", id, r.commit)
+	}
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	r.came = r.end
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		r.came = st.Ctim.Sec // when it got its name, as it never changed since
 	}
 	r.num, r.seq = num, num
 	for s.index.hasSeq(r.seq) || given[r.seq] { // an adopted run's number may be one of ours

@@ -487,6 +487,10 @@ func (r *Run) complain(err error) {
 		return
 	}
 	appendAll(r.stepLog, line)
+	if r.step == testStep { // stderr says what its log does
+		l, _ := ParseLogLine(line[:len(line)-1])
+		appendAll(r.stderr, l.bytes(nil))
+	}
 	if r.step >= firstLogged {
 		if n, err := appendAll(r.log, line); err == nil {
 			l, _ := ParseLogLine(line[:n-1])

@@ -248,6 +248,7 @@ func readText(f *os.File) ([]byte, error) {
 // place of the unfinished run where there was one. The caller holds the lock,
 // and the directory is complete and on disk.
 func (s *Store) publish(work string, r *record, run *Run) error {
+	r.came = time.Now().Unix()
 	if err := os.Rename(work, s.runPath(r.id())); err != nil {
 		return err
 	}
