@@ -57,7 +57,8 @@ func TestChurn(t *testing.T) {
 					}
 				}()
 				c.Export(ectx, a, func(ctx context.Context, rwc io.ReadWriteCloser, _ string, user fs.User) {
-					(&ninep.Server{User: user, Root: tree.root()}).Serve(ctx, rwc)
+					srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree.root(), nil }}
+					srv.Serve(ctx, rwc)
 				})
 				stop()
 				c.Close()

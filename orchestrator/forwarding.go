@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"io"
+	"maps"
 	"sync"
 	"time"
 
@@ -161,12 +162,66 @@ func (f *forwarder) find(path []string) *mux.Backend {
 	return b.Backend
 }
 
-// close lets go of all.
+// close lets go of all. The session has ended.
 func (f *forwarder) close() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	for sh, b := range f.held {
+	held := f.held
+	f.held = nil
+	f.mu.Unlock()
+	for sh, b := range held {
 		sh.letGo(f.l, b)
 	}
-	clear(f.held)
+}
+
+// abandon gives up executors that do not let the session go: they have not
+// answered its flushes. Other sessions of the same key attach there anew.
+func (f *forwarder) abandon() {
+	f.mu.Lock()
+	held := maps.Clone(f.held)
+	f.mu.Unlock()
+	for sh, b := range held {
+		sh.unlist(b)
+		b.Close()
+	}
+}
+
+// unlist keeps b from being found again.
+func (sh *share) unlist(b *backend) {
+	sh.backends.mu.Lock()
+	defer sh.backends.mu.Unlock()
+	for key, x := range sh.backends.byKey {
+		if x == b {
+			delete(sh.backends.byKey, key)
+		}
+	}
+}
+
+// A hangup is a client's connection that calls f when the client has been gone
+// for opTimeout and is not done with.
+type hangup struct {
+	io.ReadWriteCloser
+	f func()
+
+	mu    sync.Mutex // guards timer
+	timer *time.Timer
+}
+
+func (h *hangup) Read(p []byte) (int, error) {
+	n, err := h.ReadWriteCloser.Read(p)
+	if err != nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.timer == nil {
+			h.timer = time.AfterFunc(opTimeout, h.f)
+		}
+	}
+	return n, err
+}
+
+func (h *hangup) done() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.timer != nil {
+		h.timer.Stop()
+	}
 }

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/proto/ninep"
 )
 
 // Whoever does not log in is put out when the grace is over, and costs its
@@ -300,4 +304,60 @@ func TestTally(t *testing.T) {
 	if err := c.enter("a"); err != nil || c.count() != maxConns {
 		t.Errorf("after one has left: %v, %d", err, c.count())
 	}
+}
+
+// A deafConn is an executor's 9P connection on which answers stop coming.
+type deafConn struct {
+	io.ReadWriteCloser
+	deaf chan struct{} // closed when they stop
+	end  chan struct{}
+}
+
+func (d *deafConn) Write(p []byte) (int, error) {
+	select {
+	case <-d.deaf:
+		<-d.end
+		return 0, io.ErrClosedPipe
+	default:
+		return d.ReadWriteCloser.Write(p)
+	}
+}
+
+// An executor that stops answering 9P, and still answers SSH, holds no client
+// that has gone: what it has open there is given up.
+func TestDeafExecutorHoldsNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		l, _ := m.login(k)
+		tree := newTestTree()
+		tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+		deaf, end := make(chan struct{}), make(chan struct{})
+		defer close(end)
+		joined := make(chan bool, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go l.export(ctx, Announce{Name: "deaf", Namespaces: []string{hello}, Joined: func() { joined <- true }},
+			func(ctx context.Context, rwc io.ReadWriteCloser, _ string, user fs.User) {
+				srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree.root(), nil }}
+				srv.Serve(ctx, &deafConn{rwc, deaf, end})
+			})
+		<-joined
+		reader, _ := m.login(k)
+		root := m.treeOn(reader, hello)
+		if got := read(t, root, "n/deaf/status"); got != "mode=run\n" {
+			t.Fatalf("status = %q", got)
+		}
+		synctest.Wait()
+		before := m.s.conns.count()
+		close(deaf)
+		go fs.Walk(t.Context(), root, "n/deaf/ci/3f2a9c1d0b7e.1/stdout")
+		synctest.Wait()
+		reader.ssh.Close()
+		<-reader.done
+		time.Sleep(2 * opTimeout)
+		synctest.Wait()
+		if n := m.s.conns.count(); n != before-1 {
+			t.Errorf("%d connections are left, want %d", n, before-1)
+		}
+	})
 }

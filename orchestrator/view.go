@@ -106,8 +106,10 @@ func (v *view) shareAt(space []string, name string) *share {
 func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
 	f := newForwarder(v)
 	defer f.close()
+	h := &hangup{ReadWriteCloser: rwc, f: f.abandon}
+	defer h.done()
 	srv := mux.Server{Local: &ninep.Server{User: v.user(), Trace: v.trace(), Attach: v.attach}, Find: f.find}
-	return srv.Serve(ctx, rwc)
+	return srv.Serve(ctx, h)
 }
 
 // export makes rwc the 9P server of an executor, until it hangs up.
