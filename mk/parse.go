@@ -2,7 +2,6 @@ package mk
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -382,5 +381,5 @@ func (p *parser) syntax(line int, format string, args ...any) {
 
 // exit bails out after a message that was printed.
 func (p *parser) exit(format string, args ...any) {
-	panic(bail{errors.New(fmt.Sprintf(format, args...))})
+	panic(bail{fmt.Errorf(format, args...)})
 }

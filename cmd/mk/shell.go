@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -63,11 +64,11 @@ func shell(args []string) int {
 		}
 		syntax.Walk(stmt, posix)
 		err := r.Run(context.Background(), stmt)
-		code, ok := interp.IsExitStatus(err)
+		var code interp.ExitStatus
 		switch {
 		case err == nil:
 			status = 0
-		case ok:
+		case errors.As(err, &code):
 			status = int(code)
 		default:
 			os.Stderr.WriteString(name + ": " + err.Error() + "\n")
