@@ -62,7 +62,6 @@ type stem struct {
 
 // graph returns the node of target, with what it is made from.
 func (r *run) graph(target string) *node {
-	r.counts = make([]int32, r.nrules+1)
 	n := r.applyRules(target)
 	r.stat()
 	r.walk++

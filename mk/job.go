@@ -20,7 +20,8 @@ type run struct {
 	nodes    int32            // how many there are
 	slab     []node           // nodes to come
 	unknown  []*node          // whose time is not known yet
-	parents  [][]*node        // by node.index; nil until a job has run
+	parents  [][]*node        // by node.index, of the nodes of linked
+	linked   []*node          // below root; nil until a job has run
 	counts   []int32          // how often each rule is on the path
 	walk     int32
 	depth    int // of the path
@@ -90,6 +91,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 		parser:   &parser{Mkfile: m, ctx: ctx, out: out, file: "<nil>"},
 		made:     make([]*node, len(m.symbols)),
 		others:   make(map[string]*node),
+		counts:   make([]int32, m.nrules+1),
 		compared: make(map[[2]string]bool),
 		values:   make([][]string, len(internal)),
 		times:    make(map[string]int64),

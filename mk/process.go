@@ -129,6 +129,10 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 	if err == nil {
 		err = ps.fork(p, path, argv, env, files[:])
 	}
+	if err == syscall.E2BIG {
+		env = cutExports(env)
+		err = ps.fork(p, path, argv, env, files[:])
+	}
 	if err == syscall.ENOEXEC {
 		err = ps.fork(p, "/bin/sh", append([]string{"/bin/sh", path}, argv[1:]...), env, files[:])
 	}

@@ -117,18 +117,18 @@ func (p *parser) appendEnv(env []string, d *dialect, values [][]string) []string
 	return append(env, exports...)
 }
 
-// maxExport is how long a string in the environment may be on Linux, see
-// execve(2). Longer ones are cut where mk cuts them.
-const (
-	maxExport = 131071
-	cutExport = 16383
-)
-
 // export returns a variable as a string of the environment.
 func export(name string, words []string, d *dialect) string {
-	s := name + "=" + strings.Join(words, d.sep)
-	if len(s) > maxExport {
-		s = s[:cutExport]
+	return name + "=" + strings.Join(words, d.sep)
+}
+
+// cutExports returns env with each string cut where mk cuts it always, for a
+// system that does not take it whole.
+func cutExports(env []string) []string {
+	const most = 16383
+	env = slices.Clone(env)
+	for i, s := range env {
+		env[i] = s[:min(len(s), most)]
 	}
-	return s
+	return env
 }

@@ -18,7 +18,8 @@ func (r *run) make(target string) {
 		r.dumpNode("new target\n", n)
 		r.out.flush()
 	}
-	r.root, r.parents = n, nil
+	r.root = n
+	r.unlink()
 	r.walk++
 	r.clear(n)
 	did := false
@@ -77,10 +78,10 @@ func (n *node) unpretend() {
 // link notes for each node below n whose prereq it is. From then on only
 // nodes below which something has changed are looked at again.
 func (r *run) link(n *node) {
-	if r.parents != nil {
+	if r.linked != nil {
 		return
 	}
-	r.parents = make([][]*node, r.nodes)
+	r.parents = append(r.parents, make([][]*node, int(r.nodes)-len(r.parents))...)
 	r.walk++
 	r.linkBelow(n)
 }
@@ -89,6 +90,7 @@ func (r *run) linkBelow(n *node) {
 	if !r.visit(n) {
 		return
 	}
+	r.linked = append(r.linked, n)
 	for i := range n.prereqs {
 		if m := n.prereqs[i].n; m != nil {
 			r.parents[m.index] = append(r.parents[m.index], n)
@@ -97,9 +99,17 @@ func (r *run) linkBelow(n *node) {
 	}
 }
 
+// unlink undoes link, for the next target.
+func (r *run) unlink() {
+	for _, n := range r.linked {
+		r.parents[n.index] = nil
+	}
+	r.linked = nil
+}
+
 // changed has those nodes looked at again that n is a prereq of.
 func (r *run) changed(n *node) {
-	if r.parents == nil {
+	if r.linked == nil {
 		return
 	}
 	for _, p := range r.parents[n.index] {

@@ -76,8 +76,8 @@
 //
 // Plan9port's mk crashes or gives up where this one does not:
 //
-//   - A value that is longer than 16,383 bytes is exported whole, as long as
-//     the system takes it; from 128 KiB on it is cut there, as by plan9port's mk.
+//   - A value of more than 16,383 bytes is exported whole. Only where the system
+//     does not take that are all values cut there, as by plan9port's mk.
 //   - Names of 1000 bytes and more, chains of 3,600 rules and more, a P rule
 //     without prerequisites, ${x:A%B=C} where A and B overlap, a backslash or a
 //     dollar at the end of a file.
