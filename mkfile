@@ -6,7 +6,7 @@ BENCH=.
 FUZZTIME=1m
 
 # Debian packages: what 9ci runs, and the peers its tests run beside it.
-NEEDS=git openssh-client qemu-system-x86 mmdebstrap erofs-utils ca-certificates
+NEEDS=git openssh-client qemu-system-x86 mmdebstrap erofs-utils xz-utils ca-certificates
 PEERS=9base diod e2fsprogs fuse3 iproute2 libarchive-tools make ninja-build openssh-server rsync socat sshfs user-mode-linux
 
 all:V:

@@ -8,7 +8,7 @@ quit() {
 	status=$?
 	trap - EXIT INT TERM
 	for p in $pids; do kill "$p" 2>/dev/null && wait "$p" || :; done
-	[ "$status" = 0 ] || { cat "$tmp"/*.log; echo "the demo failed (status $status)"; } >&2
+	[ "$status" = 0 ] || { cat "$tmp"/*.log 2>/dev/null; echo "the demo failed (status $status)"; } >&2
 	rm -rf "$tmp"
 	exit "$status"
 }
