@@ -101,7 +101,7 @@ type (
 )
 
 const (
-	bootTime = 90 * time.Second // for a guest to answer, on a host that does much else
+	bootTime = 2 * time.Minute  // for a guest to answer, on a host that does much else
 	idleTime = 30 * time.Second // of silence until a guest is pinged, and again until it is given up
 	haltTime = 10 * time.Second // for a guest to power down
 )
@@ -139,10 +139,12 @@ func start(ctx context.Context, c Config) (m *Machine, err error) {
 			c.Log.Warn("no saved machine", "err", err)
 		}
 		from = "cold"
-		if m, err = launch(ctx, c, nil); err != nil {
-			return nil, err
+		m, err = first(ctx, c, nil)
+		if errors.Is(err, errSilent) {
+			c.Log.Warn("kernel hangs, starting another", "err", err)
+			m, err = first(ctx, c, nil)
 		}
-		if err := m.must(m.prepare(ctx, c)); err != nil {
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -151,6 +153,28 @@ func start(ctx context.Context, c Config) (m *Machine, err error) {
 	}
 	m.log.Info("machine", "accel", c.Accel, "start", from, "pid", m.process.Pid, "took", time.Since(begin))
 	return m, nil
+}
+
+// helloTime is how long a kernel may take to start. One that hangs does so
+// for good: under TCG, on a host with ten times more to do than it can, 1 in
+// 100 did, where the slowest of the others took 19 s.
+const helloTime = 40 * time.Second
+
+// errSilent is why a machine ended whose kernel did not start.
+var errSilent = fmt.Errorf("not in %v", helloTime)
+
+// first starts a machine with a kernel's start and prepares it.
+func first(ctx context.Context, c Config, mem *memory) (*Machine, error) {
+	m, err := launch(ctx, c, mem)
+	if err != nil {
+		return nil, err
+	}
+	hello, cancel := context.WithTimeoutCause(ctx, helloTime, errSilent)
+	defer cancel()
+	if err := m.must(m.guest.Hello(hello)); err != nil {
+		return nil, err
+	}
+	return m, m.must(m.prepare(ctx, c))
 }
 
 // launch starts a qemu for a machine.
@@ -201,7 +225,7 @@ func (m *Machine) must(err error) error {
 	return m.err
 }
 
-// prepare has a guest that starts put its system together.
+// prepare has a guest that has started put its system together.
 func (m *Machine) prepare(ctx context.Context, c Config) error {
 	if !c.Net {
 		if err := m.setLink(ctx, false); err != nil {

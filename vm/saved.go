@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -164,7 +165,7 @@ func findSaved(ctx context.Context, c Config) (*saved, error) {
 		return nil, errCold
 	}
 	if err := s.make(ctx, c, filepath.Join(top, "making")); err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, errSilent) {
 			s.spoil(err)
 		}
 		return nil, fmt.Errorf("save: %w", err)
@@ -204,14 +205,31 @@ func savedKey(c Config) (string, error) {
 }
 
 // make saves a machine like those of c, by way of the directory tmp.
-func (s *saved) make(ctx context.Context, c Config, tmp string) (err error) {
+func (s *saved) make(ctx context.Context, c Config, tmp string) error {
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(tmp, "empty"), 0o700); err != nil {
+	if err := os.Mkdir(tmp, 0o700); err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
+	// Here, as the name of a socket has 107 bytes at most.
+	dir, err := os.MkdirTemp("", "9ci-save")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	c.Console, c.Net = nil, true
+	c.Shares = slices.Clone(c.Shares)
+	for i := range c.Shares {
+		c.Shares[i].Dir = dir
+	}
+	socket := filepath.Join(dir, "socket")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
 	ram, err := os.OpenFile(filepath.Join(tmp, ramFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -220,41 +238,21 @@ func (s *saved) make(ctx context.Context, c Config, tmp string) (err error) {
 		ram.Close()
 		return err
 	}
-	c.Console, c.Net = nil, true
-	c.Shares = append([]Share(nil), c.Shares...)
-	for i := range c.Shares {
-		c.Shares[i].Dir = filepath.Join(tmp, "empty")
-	}
-	l, err := net.Listen("unix", filepath.Join(tmp, "socket"))
-	if err != nil {
-		ram.Close()
-		return err
-	}
-	defer l.Close()
-	m, err := launch(ctx, c, &memory{file: ram, shared: true})
+	m, err := first(ctx, c, &memory{file: ram, shared: true})
 	if err != nil {
 		return err
 	}
 	defer m.Kill()
-	if err := m.must(m.prepare(ctx, c)); err != nil {
-		return err
-	}
-	stream := make(chan error, 1)
-	go func() { stream <- receive(l, filepath.Join(tmp, stateFile)) }()
-	err = m.save(ctx, filepath.Join(tmp, "socket"))
+	received := make(chan error, 1)
+	go func() { received <- receive(l, filepath.Join(tmp, stateFile)) }()
+	err = m.save(ctx, socket)
 	if err != nil {
 		l.Close()
 	}
-	if e := <-stream; err == nil {
-		err = e
-	}
-	if err != nil {
+	if err := errors.Join(err, <-received); err != nil {
 		return err
 	}
 	m.Kill()
-	for _, name := range []string{"empty", "socket"} {
-		os.Remove(filepath.Join(tmp, name))
-	}
 	if err := os.RemoveAll(s.dir); err != nil {
 		return err
 	}

@@ -228,15 +228,20 @@ func asError(m message) (*RunError, error) {
 	return &RunError{syscall.Errno(binary.LittleEndian.Uint32(m.data)), string(m.data[4:])}, nil
 }
 
-// Prepare waits for the guest's hello and has it put its system together.
-func (c *Client) Prepare(ctx context.Context, p Prepare) error {
+// Hello waits for the guest's.
+func (c *Client) Hello(ctx context.Context) error {
 	select {
 	case <-c.hello:
+		return nil
 	case <-c.done:
 		return c.Err()
 	case <-ctx.Done():
 		return fmt.Errorf("guest did not say hello: %w", context.Cause(ctx))
 	}
+}
+
+// Prepare has a guest that said hello put its system together.
+func (c *Client) Prepare(ctx context.Context, p Prepare) error {
 	return c.become(ctx, tPrep, p)
 }
 

@@ -71,7 +71,7 @@ func newGuest(t testing.TB, idle time.Duration) (*Client, *os.Process) {
 			t.Errorf("guest: %v\n%s", err, &stderr)
 		}
 	})
-	if err := c.Prepare(t.Context(), Prepare{}); err != nil {
+	if err := errors.Join(c.Hello(t.Context()), c.Prepare(t.Context(), Prepare{})); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Boot(t.Context(), Boot{Env: []string{"BOOT=yes"}}); err != nil {

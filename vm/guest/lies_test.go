@@ -106,7 +106,7 @@ func newLiar(t testing.TB, say string) *Client {
 	ran := make(chan bool)
 	go func() {
 		defer close(ran)
-		if c.Prepare(t.Context(), Prepare{}) == nil && c.Boot(t.Context(), Boot{}) == nil {
+		if c.Hello(t.Context()) == nil && c.Prepare(t.Context(), Prepare{}) == nil && c.Boot(t.Context(), Boot{}) == nil {
 			blocked := writerFunc(func(p []byte) (int, error) { <-c.Done(); return len(p), nil })
 			c.Run(t.Context(), Cmd{Args: []string{"x"}, Stdout: blocked, Stderr: blocked})
 		}
