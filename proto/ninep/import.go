@@ -27,6 +27,10 @@ type ImportOptions struct {
 	// Dialect, if not None, is the only one to speak. By default it is
 	// 9P2000.L where the peer has it, for its links and times.
 	Dialect Dialect
+
+	// More, if set, makes further connections to the same server, for
+	// Stream on a long link.
+	More func(ctx context.Context) (io.ReadWriteCloser, error)
 }
 
 const defaultMsize = 128<<10 + wire.IOHeader
@@ -42,6 +46,11 @@ type Client struct {
 	link *link
 	root *importedDir
 	list listing
+
+	options ImportOptions
+	dial    func(context.Context) (io.ReadWriteCloser, error)
+	more    sync.Mutex // guards others
+	others  []*Client  // further connections
 }
 
 // Import makes the tree at the other end of rwc an fs.Dir. Close closes rwc.
@@ -99,7 +108,7 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 		l.close()
 		return nil, err
 	}
-	c := &Client{link: l}
+	c := &Client{link: l, options: o, dial: o.More}
 	c.root = &importedDir{imported{c: c}}
 	return c, nil
 }
@@ -158,6 +167,12 @@ func (c *Client) RTT() time.Duration { return time.Duration(c.link.rtt.Load()) }
 
 // Close ends the connection; operations that are under way fail.
 func (c *Client) Close() error {
+	c.more.Lock()
+	defer c.more.Unlock()
+	for _, o := range c.others {
+		o.Close()
+	}
+	c.others = nil
 	c.link.close()
 	return nil
 }
