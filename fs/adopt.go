@@ -270,7 +270,7 @@ func (a *adoption) next() (*tar.Header, error) {
 		return nil, refuse("the tar ends early")
 	}
 	if err != nil && err != io.EOF {
-		if errors.Is(err, tar.ErrHeader) || err == io.ErrUnexpectedEOF {
+		if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || err == io.ErrUnexpectedEOF {
 			return nil, refuse("%w", err)
 		}
 		return nil, err

@@ -329,6 +329,15 @@ func TestAdoptRefuses(t *testing.T) {
 	copy(huge[124:], "77777777777") // manifest of 8 GiB
 	fixSum(huge)
 	raw("huge manifest", huge, "manifest is over")
+	pax := bytes.Clone(good[:512]) // a pax header of 16 MiB
+	pax[156] = 'x'
+	copy(pax[124:], "00100000000")
+	fixSum(pax)
+	raw("huge pax header", append(append(pax, make([]byte, 16<<20)...), good...), "refused: ")
+	sparse := bytes.Clone(good)
+	sparse[156] = 'S'
+	fixSum(sparse)
+	raw("sparse", sparse, "refused: ")
 	s.MaxOutput = 100
 	raw("too much output", good, "are over 100 bytes")
 	s.MaxOutput = 0

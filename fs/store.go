@@ -222,7 +222,7 @@ func (s *Store) nextNumber() (uint64, error) {
 	if err == nil {
 		err = os.Rename(tmp.Name(), name)
 	}
-	return n, err
+	return n, cmp.Or(err, syncDir(s.path()))
 }
 
 // readSmall reads a file of ours that is never large.

@@ -180,7 +180,8 @@ func (d ciDir) Walk(ctx context.Context, name string) (Node, error) {
 	if e.ID == name {
 		return runDir{d.t, e.ID, d.q.child(name)}, nil
 	}
-	return alias{d.t, name, e.ID, runDir{d.t, e.ID, d.q.child(name)}, d.q.child(name)}, nil
+	run := runDir{d.t, e.ID, d.q.child(name)}
+	return alias{name, e.ID, run, run}, nil
 }
 
 func (d ciDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error) {
@@ -238,8 +239,8 @@ func (d artifactsDir) Walk(ctx context.Context, name string) (Node, error) {
 	if err != nil {
 		return nil, bare(err)
 	}
-	q := d.q.child(name)
-	return alias{d.t, name, "../ci/" + name + "/artifacts", d.t.artifacts(e.ID, q), q}, nil
+	run := runDir{d.t, e.ID, d.q.child(name)}
+	return alias{name, "../ci/" + name + "/artifacts", d.t.artifacts(e.ID, run.q), run}, nil
 }
 
 func (d artifactsDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error) {
@@ -251,11 +252,10 @@ func (d artifactsDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat,
 // An alias is a symbolic link to a directory of the tree, and that directory
 // with qid.paths of its own.
 type alias struct {
-	t      *tree
 	name   string
 	target string
 	dir    Dir
-	q      qpath
+	run    runDir // whose time it has, and the alias's own qpath
 }
 
 func aliasStat(name, target string, q qpath, mtime time.Time) Stat {
@@ -266,11 +266,11 @@ func aliasStat(name, target string, q qpath, mtime time.Time) Stat {
 }
 
 func (a alias) Stat(ctx context.Context) (Stat, error) {
-	st, err := a.dir.Stat(ctx)
+	st, err := a.run.Stat(ctx)
 	if err != nil {
 		return Stat{}, err
 	}
-	return aliasStat(a.name, a.target, a.q, st.ModTime), nil
+	return aliasStat(a.name, a.target, a.run.q, st.ModTime), nil
 }
 
 func (a alias) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
 
 	"9ci/fs"
 	"9ci/fs/treetest"
@@ -12,6 +13,21 @@ import (
 func TestTree(t *testing.T) {
 	_, root := treetest.New(t)
 	treetest.Test(t, root)
+}
+
+// The standard library's test of file systems passes too.
+func TestIOFS(t *testing.T) {
+	s, root := treetest.New(t)
+	failed, running := treetest.FailedCommit[:12]+".2", treetest.RunningCommit[:12]+".3"
+	// It opens every link, and this run has one that leads out.
+	if err := s.Forget(treetest.PassedCommit[:12] + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	err := fstest.TestFS(fs.IOFS(t.Context(), root), "index", "ctl", "ci/"+failed+"/manifest",
+		"ci/"+failed+"/step/test/log", "ci/"+running+"/stdout", "artifacts/"+failed, "artifacts/"+running)
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 func TestNamespace(t *testing.T) {
