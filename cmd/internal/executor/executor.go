@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -235,7 +236,7 @@ func (e *Executor) create(req Request, key fs.Attrs, share bool) (*fs.Run, *job,
 }
 
 func (e *Executor) do(run *fs.Run, req Request, j *job) error {
-	dir, err := os.MkdirTemp("", "9ci-")
+	dir, err := scratch()
 	if err != nil {
 		return err
 	}
@@ -249,6 +250,22 @@ func (e *Executor) do(run *fs.Run, req Request, j *job) error {
 		e.Log.Error("run", "run", j.id, "err", err)
 	}
 	return err
+}
+
+// scratch makes a directory for what a run needs on the host while it lives,
+// and removes those of processes that were killed.
+func scratch() (string, error) {
+	old, err := filepath.Glob(filepath.Join(os.TempDir(), "9ci-*-*"))
+	if err != nil {
+		return "", err
+	}
+	for _, name := range old {
+		var pid int
+		if n, _ := fmt.Sscanf(filepath.Base(name), "9ci-%d-", &pid); n == 1 && syscall.Kill(pid, 0) == syscall.ESRCH {
+			os.RemoveAll(name)
+		}
+	}
+	return os.MkdirTemp("", fmt.Sprintf("9ci-%d-*", os.Getpid()))
 }
 
 func (e *Executor) forget(j *job) {

@@ -123,6 +123,10 @@ func (r *running) close() {
 	os.RemoveAll(r.dir)
 }
 
+// diskSize is what a machine may write. The disk is sparse: it takes what is
+// written, until the run ends.
+const diskSize = 64 << 30
+
 // Where things are in the machine.
 const (
 	srcDir        = "/src"
@@ -164,6 +168,7 @@ func (r *running) boot(ctx context.Context) error {
 		Memory: c.Memory,
 		CPUs:   c.CPUs,
 		Net:    c.Net != "none",
+		Disk:   diskSize,
 		Log:    r.e.Log,
 		Shares: []vm.Share{
 			{Tag: "source", Dir: source, Target: sourceShare, ReadOnly: true},
