@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // Where the kernel says what it knows of the counter's rate, as it does on
@@ -28,5 +29,19 @@ func TestTSC(t *testing.T) {
 	want *= 1000
 	if got := float64(tscKHz()); got < want*0.995 || got > want*1.005 {
 		t.Errorf("tscKHz() = %v, want %v", got, want)
+	}
+}
+
+// A process's CPU time grows while it works.
+func TestCPUTime(t *testing.T) {
+	used, err := cpuTime(os.Getpid())
+	for start := used; err == nil && used < start+50*time.Millisecond; {
+		used, err = cpuTime(os.Getpid())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := cpuTime(-1); err == nil {
+		t.Error("CPU time of nobody: no error")
 	}
 }

@@ -101,9 +101,9 @@ type (
 )
 
 const (
-	bootTime = 2 * time.Minute  // for a guest to answer, on a host that does much else
+	bootTime = 5 * time.Minute  // for a guest to answer, on a host with ten times more to do than it can
 	idleTime = 30 * time.Second // of silence until a guest is pinged, and again until it is given up
-	haltTime = 10 * time.Second // for a guest to power down
+	haltTime = 30 * time.Second // for a guest to power down
 )
 
 // GuestPath is where the guest program is in a machine, for its other commands.
@@ -140,7 +140,7 @@ func start(ctx context.Context, c Config) (m *Machine, err error) {
 		}
 		from = "cold"
 		m, err = first(ctx, c, nil)
-		if errors.Is(err, errSilent) {
+		if errors.Is(err, errHangs) {
 			c.Log.Warn("kernel hangs, starting another", "err", err)
 			m, err = first(ctx, c, nil)
 		}
@@ -155,22 +155,14 @@ func start(ctx context.Context, c Config) (m *Machine, err error) {
 	return m, nil
 }
 
-// helloTime is how long a kernel may take to start. One that hangs does so
-// for good: under TCG, on a host with ten times more to do than it can, 1 in
-// 100 did, where the slowest of the others took 19 s.
-const helloTime = 40 * time.Second
-
-// errSilent is why a machine ended whose kernel did not start.
-var errSilent = fmt.Errorf("not in %v", helloTime)
-
 // first starts a machine with a kernel's start and prepares it.
 func first(ctx context.Context, c Config, mem *memory) (*Machine, error) {
 	m, err := launch(ctx, c, mem)
 	if err != nil {
 		return nil, err
 	}
-	hello, cancel := context.WithTimeoutCause(ctx, helloTime, errSilent)
-	defer cancel()
+	hello, stop := watchStart(ctx, m.process.Pid, startIdle, startCPU)
+	defer stop()
 	if err := m.must(m.guest.Hello(hello)); err != nil {
 		return nil, err
 	}
@@ -432,7 +424,7 @@ func (m *Machine) setLink(ctx context.Context, up bool) error {
 var errShutdown = errors.New("shut down")
 
 // Shutdown has the guest write its disks out and power off, and kills the
-// machine when it has not after ten seconds, or ctx is done, which is an
+// machine when it has not after half a minute, or ctx is done, which is an
 // error. Nothing is left of the machine when it returns.
 func (m *Machine) Shutdown(ctx context.Context) error {
 	m.mu.Lock()

@@ -165,7 +165,7 @@ func findSaved(ctx context.Context, c Config) (*saved, error) {
 		return nil, errCold
 	}
 	if err := s.make(ctx, c, filepath.Join(top, "making")); err != nil {
-		if ctx.Err() == nil && !errors.Is(err, errSilent) {
+		if ctx.Err() == nil && !errors.Is(err, errHangs) {
 			s.spoil(err)
 		}
 		return nil, fmt.Errorf("save: %w", err)

@@ -55,7 +55,7 @@ type Exit struct {
 
 // killTime is how long a guest has to report the end of a command that it
 // was told to kill. One that does not is of no more use.
-const killTime = 30 * time.Second
+const killTime = time.Minute
 
 // A remote is a command of a Client. Its Client's mu guards it until gone.
 type remote struct {
