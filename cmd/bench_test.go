@@ -10,11 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"9ci/cmd/internal/config"
-	"9ci/cmd/internal/replay"
-	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
-	"9ci/fs"
 )
 
 // BenchmarkReplay is 9ci run -r -x from its start to its exit: a run of the
@@ -85,8 +81,10 @@ func BenchmarkReplay(b *testing.B) {
 		}
 		keys[who] = string(run(alice, "cat", filepath.Join(work, who, "config/9ci/id_ed25519.pub")))
 		if who == "alice" {
-			sealRun(b, filepath.Join(work, "alice/state/9ci/example.org/alice/hello"), repository,
-				func(m []byte) ([]byte, error) { return sign.Manifest(s, m) })
+			if err := sealRun(b.Context(), filepath.Join(work, "alice/state/9ci/example.org/alice/hello"), repository,
+				func(m []byte) ([]byte, error) { return sign.Manifest(s, m) }); err != nil {
+				b.Fatal(err)
+			}
 		}
 	}
 	write := func(name, text string) {
@@ -117,55 +115,5 @@ func BenchmarkReplay(b *testing.B) {
 		if out := run(bob, filepath.Join(bin, "9ci"), "run", "-r", "-x", "-q"); !strings.HasPrefix(out, "ok 1\n") {
 			b.Fatalf("the replay printed %q", out)
 		}
-	}
-}
-
-// sealRun puts a passed run of HEAD into a store.
-func sealRun(tb testing.TB, dir, repository string, by fs.SignFunc) {
-	ctx := tb.Context()
-	rp, err := repo.Open(ctx, repository)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	commit, tree, err := rp.Resolve(ctx, "HEAD")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	c, err := config.Load("", false, nil)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	s, err := fs.OpenStore(dir)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer s.Close()
-	run, err := s.Create(commit)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	run.SetKey(replay.Key(c, commit, tree, []string{"test"}))
-	run.SetInfo(fs.Attrs{{Name: "tree", Value: tree}, {Name: "host", Value: "alice"}})
-	for _, step := range fs.Steps {
-		run.Enter(step)
-		for i := range 10 {
-			fmt.Fprintf(run.Stdout(), "ok %d\n", i+1)
-		}
-		run.Leave(step, "passed", 0)
-	}
-	artifacts := tb.TempDir()
-	if err := os.WriteFile(filepath.Join(artifacts, "roman.tar"), make([]byte, 10240), 0o644); err != nil {
-		tb.Fatal(err)
-	}
-	root, err := os.OpenRoot(artifacts)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer root.Close()
-	if err := run.AddArtifacts(ctx, root); err != nil {
-		tb.Fatal(err)
-	}
-	if err := run.Seal(ctx, "passed", 0, by); err != nil {
-		tb.Fatal(err)
 	}
 }

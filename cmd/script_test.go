@@ -2,6 +2,7 @@ package cmd_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,12 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
 )
 
 // bin holds the programs under test.
@@ -120,6 +127,7 @@ func TestScripts(t *testing.T) {
 			"status":  status,
 			"init":    initRepo,
 			"commit":  commit,
+			"ran":     ran,
 
 			"orchestrator": startOrchestrator,
 			"user":         user,
@@ -156,6 +164,63 @@ func commit(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(ts.Exec("git", "add", "-A"))
 	ts.Check(ts.Exec("git", "commit", "-q", "-m", strings.Join(args, " ")))
+}
+
+// ran puts a passed run of HEAD, signed by the user, into his store, as if a
+// machine had made it.
+func ran(ts *testscript.TestScript, neg bool, args []string) {
+	s, err := sign.LoadKey(strings.TrimSuffix(publicKey(ts, filepath.Base(filepath.Dir(ts.Getenv("NAMESPACE")))), ".pub"))
+	ts.Check(err)
+	ts.Check(sealRun(context.Background(), filepath.Join(ts.Getenv("XDG_STATE_HOME"), "9ci/example.org/alice/hello"), ts.MkAbs("."),
+		func(m []byte) ([]byte, error) { return sign.Manifest(s, m) }))
+}
+
+// sealRun puts a passed run of HEAD into the store at dir.
+func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc) error {
+	rp, err := repo.Open(ctx, repository)
+	if err != nil {
+		return err
+	}
+	commit, tree, err := rp.Resolve(ctx, "HEAD")
+	if err != nil {
+		return err
+	}
+	c, err := config.Load("", false, nil)
+	if err != nil {
+		return err
+	}
+	s, err := fs.OpenStore(dir)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	run, err := s.Create(commit)
+	if err != nil {
+		return err
+	}
+	run.SetKey(replay.Key(c, commit, tree, []string{"test"}))
+	run.SetInfo(fs.Attrs{{Name: "tree", Value: tree}, {Name: "host", Value: "elsewhere"}})
+	for _, step := range fs.Steps {
+		run.Enter(step)
+		for i := range 10 {
+			fmt.Fprintf(run.Stdout(), "ok %d\n", i+1)
+		}
+		run.Leave(step, "passed", 0)
+	}
+	artifacts, err := os.MkdirTemp("", "artifacts")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(artifacts)
+	if err := os.WriteFile(filepath.Join(artifacts, "roman.tar"), make([]byte, 10240), 0o644); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(artifacts)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return errors.Join(run.AddArtifacts(ctx, root), run.Seal(ctx, "passed", 0, by))
 }
 
 // startOrchestrator starts one on a port of its own, for the users to come.

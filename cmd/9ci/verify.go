@@ -48,6 +48,9 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 			dir = run.Dir
 		}
 	} else {
+		if _, err := os.Stat(filepath.Join(dir, "manifest")); err != nil {
+			return exitError, fmt.Errorf("%s is not the directory of a run, and this is no repository whose runs it might be one of", dir)
+		}
 		key, err := sign.LoadKey(c.Key)
 		if err != nil {
 			return exitError, err
