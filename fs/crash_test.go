@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -18,6 +19,9 @@ import (
 // The test binary is also the writer that the tests kill.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("FS_TEST_WRITER"); dir != "" {
+		if tar := os.Getenv("FS_TEST_TAR"); tar != "" {
+			adopter(dir, tar)
+		}
 		writer(dir, os.Getenv("FS_TEST_STOP"))
 		return
 	}
@@ -72,14 +76,41 @@ func writer(dir, stop string) {
 	}
 }
 
+// adopter adopts a tar and forgets the run, again and again.
+func adopter(dir, name string) {
+	fail := func(err error) {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	s, err := OpenStore(dir)
+	if err != nil {
+		fail(err)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		fail(err)
+	}
+	for {
+		e, err := s.Adopt(context.Background(), bytes.NewReader(b), nil)
+		if err != nil {
+			fail(err)
+		}
+		fmt.Println(e.ID)
+		if err := s.Forget(e.ID); err != nil {
+			fail(err)
+		}
+	}
+}
+
 func testSign([]byte) ([]byte, error) {
 	return []byte("-----BEGIN SSH SIGNATURE-----\nU1NIU0lHAAAAAQAAAANrZXk=\n-----END SSH SIGNATURE-----\n"), nil
 }
 
-func startWriter(t *testing.T, dir, stop string) (*exec.Cmd, *bufio.Scanner) {
+func startWriter(t *testing.T, dir, stop string, env ...string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "FS_TEST_WRITER="+dir, "FS_TEST_STOP="+stop, "TMPDIR="+t.TempDir())
+	cmd.Env = append(cmd.Env, env...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +154,41 @@ func TestKillLosesNoSealedRun(t *testing.T) {
 	}
 	if len(told) < kills/2 {
 		t.Errorf("only %d runs were sealed", len(told))
+	}
+}
+
+// A process is killed while it adopts and removes a run: the next finds it
+// whole or not at all, and nothing else.
+func TestKillAdopter(t *testing.T) {
+	id, good := goodTar(t)
+	name := filepath.Join(t.TempDir(), "run.tar")
+	if err := os.WriteFile(name, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "store")
+	t.Cleanup(func() { removeAll(dir) })
+	for range 15 {
+		cmd, lines := startWriter(t, dir, "", "FS_TEST_TAR="+name)
+		lines.Scan()
+		timer := time.AfterFunc(rand.N(60*time.Millisecond), func() { cmd.Process.Kill() })
+		for lines.Scan() {
+			if strings.HasPrefix(lines.Text(), "error") {
+				t.Fatal(lines.Text())
+			}
+		}
+		cmd.Wait()
+		timer.Stop()
+		s, err := OpenStore(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Get(id); err == nil {
+			wantRuns(t, s, id)
+			verifyRun(t, s, id)
+		} else {
+			wantRuns(t, s)
+		}
+		s.Close()
 	}
 }
 
