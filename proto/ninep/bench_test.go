@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,16 +114,38 @@ func BenchmarkServers(b *testing.B) {
 			}
 			defer conn.Close()
 			g := newGenerator(b, conn, server.aname)
+			bench := func(name string, n int, f func(*testing.B, int)) {
+				b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+					before := cpuTime(cmd.Process.Pid)
+					f(b, n)
+					// The server's own, which another's load does not change.
+					b.ReportMetric(float64(cpuTime(cmd.Process.Pid)-before)/float64(b.N), "cpu-ns/op")
+				})
+			}
 			for _, n := range []int{1, 8} {
-				b.Run(fmt.Sprintf("seq64k/%d", n), func(b *testing.B) { g.sequential(b, n) })
+				bench("seq64k", n, g.sequential)
 			}
 			for _, n := range []int{1, 32} {
-				b.Run(fmt.Sprintf("rand4k/%d", n), func(b *testing.B) { g.random(b, n) })
-				b.Run(fmt.Sprintf("stat/%d", n), func(b *testing.B) { g.stats(b, n) })
-				b.Run(fmt.Sprintf("small/%d", n), func(b *testing.B) { g.small(b, n) })
+				bench("rand4k", n, g.random)
+				bench("stat", n, g.stats)
+				bench("small", n, g.small)
 			}
 		})
 	}
+}
+
+// cpuTime is what a process has used of the processors: utime and stime of
+// proc(5), in ticks of 10 ms.
+func cpuTime(pid int) time.Duration {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
+	}
+	u, _ := strconv.Atoi(f[11])
+	s, _ := strconv.Atoi(f[12])
+	return time.Duration(u+s) * 10 * time.Millisecond
 }
 
 // A generator keeps a number of requests outstanding. Each slot goes through

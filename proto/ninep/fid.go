@@ -66,14 +66,19 @@ func qid(d Dialect, st *fs.Stat) plan9.Qid {
 func (r *request) unpin() {
 	r.c.mu.Lock()
 	f := r.fid
-	if f == nil {
-		r.c.mu.Unlock()
-		return
-	}
 	r.fid = nil
+	r.c.mu.Unlock()
+	if f != nil {
+		r.c.release(f)
+	}
+}
+
+// release gives back one pin of f.
+func (c *conn) release(f *fid) {
+	c.mu.Lock()
 	f.users--
 	last := f.gone && f.users == 0
-	r.c.mu.Unlock()
+	c.mu.Unlock()
 	if last {
 		f.close()
 	}

@@ -3,6 +3,7 @@ package wire
 import (
 	"io"
 	"sync"
+	"syscall"
 )
 
 // maxQueued bounds the bytes that wait for a peer that does not read; whoever
@@ -15,39 +16,68 @@ const mergeLimit = 16 << 10
 // A Sender writes frames in the order they were put. Whoever finds nobody
 // writing writes, for others too, so that a burst goes out in one write.
 type Sender struct {
-	w io.Writer
+	w    io.Writer
+	sock syscall.RawConn // of w, if files can be sent to it
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // queued fell, or the Sender failed
-	queue   [][]byte
+	queue   []piece
 	queued  int
 	writing bool
 	err     error
 }
 
+// A piece is what is written at a time: bytes, and behind them a stretch of a
+// file.
+type piece struct {
+	b    []byte
+	file *Stretch
+}
+
+func (p piece) size() int {
+	if p.file != nil {
+		return len(p.b) + p.file.Len
+	}
+	return len(p.b)
+}
+
 func NewSender(w io.Writer) *Sender {
-	s := &Sender{w: w}
+	s := &Sender{w: w, sock: sendsFiles(w)}
 	s.room.L = &s.mu
 	return s
 }
 
+// SendsFiles reports whether PutFile may be called.
+func (s *Sender) SendsFiles() bool { return s.sock != nil }
+
 // Put queues whole frames. It never blocks, and takes b over.
-func (s *Sender) Put(b []byte) {
+func (s *Sender) Put(b []byte) { s.put(piece{b: b}) }
+
+// PutFile queues frames the last of which ends with the bytes of file.
+func (s *Sender) PutFile(b []byte, file *Stretch) { s.put(piece{b, file}) }
+
+func (s *Sender) put(p piece) {
 	s.mu.Lock()
-	s.queue = append(s.queue, b)
-	s.queued += len(b)
+	dead := s.err != nil && !s.writing
+	if !dead {
+		s.queue = append(s.queue, p)
+		s.queued += p.size()
+	}
 	s.mu.Unlock()
+	if dead {
+		drop([]piece{p})
+	}
 }
 
 // Flush writes what is queued, or leaves it to whoever is writing and then
 // waits until there is room again.
 func (s *Sender) Flush() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for s.writing && s.queued > maxQueued && s.err == nil {
 		s.room.Wait()
 	}
 	if s.writing || s.err != nil {
+		defer s.mu.Unlock()
 		return s.err
 	}
 	s.writing = true
@@ -64,30 +94,60 @@ func (s *Sender) Flush() error {
 		s.room.Broadcast()
 	}
 	s.writing = false
-	return s.err
+	err := s.err
+	s.unlockFailed()
+	return err
+}
+
+// unlockFailed gives back what will not be written. It does so without s.mu:
+// Done may need locks that are held over put.
+func (s *Sender) unlockFailed() {
+	var q []piece
+	if s.err != nil && !s.writing {
+		q, s.queue = s.queue, nil
+	}
+	s.mu.Unlock()
+	drop(q)
 }
 
 // write sends q: small frames as one, large ones as they are, so that data is
 // never copied on its way.
-func (s *Sender) write(q [][]byte) (n int, err error) {
-	for _, b := range q {
-		n += len(b)
+func (s *Sender) write(q []piece) (n int, err error) {
+	bytesOnly := true
+	for _, p := range q {
+		n += p.size()
+		bytesOnly = bytesOnly && p.file == nil
 	}
-	if len(q) > 1 && n <= mergeLimit {
+	if len(q) > 1 && bytesOnly && n <= mergeLimit {
 		all := GetBuffer()
-		for _, b := range q {
-			all = append(all, b...)
-			PutBuffer(b)
+		for _, p := range q {
+			all = append(all, p.b...)
+			PutBuffer(p.b)
 		}
-		q = append(q[:0], all)
+		q = append(q[:0], piece{b: all})
 	}
-	for _, b := range q {
-		if err == nil {
-			_, err = s.w.Write(b)
+	for i, p := range q {
+		_, err = s.w.Write(p.b)
+		if err == nil && p.file != nil {
+			err = p.file.send(s.sock)
 		}
-		PutBuffer(b)
+		if err != nil {
+			drop(q[i:])
+			return n, err
+		}
+		drop(q[i : i+1])
 	}
-	return n, err
+	return n, nil
+}
+
+// drop gives back what pieces hold.
+func drop(q []piece) {
+	for _, p := range q {
+		PutBuffer(p.b)
+		if p.file != nil {
+			p.file.Done()
+		}
+	}
 }
 
 // Room waits until the peer has read enough for more to be said to it. Somebody
@@ -108,7 +168,7 @@ func (s *Sender) Fail(err error) {
 		s.err = err
 	}
 	s.room.Broadcast()
-	s.mu.Unlock()
+	s.unlockFailed()
 }
 
 var buffers sync.Pool
