@@ -53,9 +53,9 @@ type Config struct {
 	// Env is every command's in the guest: NAME=VALUE.
 	Env []string
 
-	// Cold has the kernel start anew. Else, under TCG and without a Disk,
-	// a machine goes on from where one like it was saved, in a tenth of
-	// the time; the first of its kind is saved, in the user's cache.
+	// Cold has the kernel start anew. Else, under TCG, a machine goes on
+	// from where one like it was saved, in a tenth of the time; the first
+	// of its kind is saved, in the user's cache.
 	Cold bool
 }
 
@@ -147,9 +147,9 @@ func start(ctx context.Context, c Config) (m *Machine, err error) {
 		if err != nil {
 			return nil, err
 		}
-	}
-	if err := m.must(m.boot(ctx, c)); err != nil {
-		return nil, err
+		if err := m.must(m.boot(ctx, c)); err != nil {
+			return nil, err
+		}
 	}
 	m.log.Info("machine", "accel", c.Accel, "start", from, "pid", m.process.Pid, "took", time.Since(begin))
 	return m, nil

@@ -115,6 +115,7 @@ func TestMachine(t *testing.T) {
 		{Tag: "source", Dir: ro, Target: "/n/source", ReadOnly: true},
 	}
 	c.Net = true
+	c.Disk = 4 << 30
 	m := start(t, c)
 
 	stdout, stderr := sh(t, m, "echo out; echo err >&2; exit 7", 7)
@@ -252,10 +253,10 @@ func TestSavedMachine(t *testing.T) {
 	var log bytes.Buffer
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	ids := make(map[string]bool)
-	const n = 3
+	const n = 4
 	for i := range n {
 		c.Net = i%2 == 0
-		c.CPUs = 2
+		c.Disk = int64(i/2) << 30 // both kinds
 		m := start(t, c)
 		id, _ := sh(t, m, "cat /proc/sys/kernel/random/uuid", 0)
 		ids[id] = true

@@ -285,7 +285,8 @@ func writeInitramfs(w io.Writer, c Config) error {
 	return archive.close()
 }
 
-// scratch makes a disk with an empty file system and no name.
+// scratch makes a disk with an empty file system and no name. Two of a
+// size are equal: a saved machine may have looked at one and see another.
 func scratch(ctx context.Context, c Config) (*os.File, error) {
 	mkfs, err := lookTool("mkfs.ext4")
 	if err != nil {
@@ -301,7 +302,8 @@ func scratch(ctx context.Context, c Config) (*os.File, error) {
 		return nil, fmt.Errorf("disk: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m0", "-O", "^has_journal,^resize_inode",
-		"-E", "lazy_itable_init=1,nodiscard", "/proc/self/fd/3")
+		"-U", rootUUID, "-E", "lazy_itable_init=1,nodiscard,hash_seed="+rootUUID, "/proc/self/fd/3")
+	cmd.Env = append(os.Environ(), fmt.Sprint("E2FSPROGS_FAKE_TIME=", epoch))
 	cmd.ExtraFiles = []*os.File{f}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		f.Close()

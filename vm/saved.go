@@ -41,9 +41,9 @@ const savedKept = 3
 // errCold is resume's where a machine is to start cold.
 var errCold = errors.New("cold")
 
-// resume returns a machine that went on from a saved one and awaits boot.
+// resume returns a machine that goes on from a saved one.
 func resume(ctx context.Context, c Config) (*Machine, error) {
-	if c.Cold || c.Accel != "tcg" || c.Disk > 0 {
+	if c.Cold || c.Accel != "tcg" {
 		return nil, errCold
 	}
 	s, err := findSaved(ctx, c)
@@ -63,7 +63,11 @@ func resume(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := m.must(m.load(ctx, c, state)); err != nil {
+	err = m.load(ctx, c, state)
+	if err == nil {
+		err = m.boot(ctx, c)
+	}
+	if err := m.must(err); err != nil {
 		if ctx.Err() == nil {
 			s.spoil(err)
 		}
@@ -197,7 +201,7 @@ func savedKey(c Config) (string, error) {
 			return "", err
 		}
 	}
-	fmt.Fprintf(h, "%s %s %d %d %d\n", c.Image.Dir, c.Image.Digest, c.Memory, c.CPUs, tscKHz())
+	fmt.Fprintf(h, "%s %s %d %d %d %d\n", c.Image.Dir, c.Image.Digest, c.Memory, c.CPUs, c.Disk, tscKHz())
 	for _, s := range c.Shares {
 		fmt.Fprintf(h, "%q\n", s.Tag)
 	}

@@ -30,23 +30,39 @@ type step[T any] struct {
 	do   func(T) error
 }
 
-// prepare puts the system together, as it is in every machine.
+// prepare does what is the same in all machines that go on from this one.
+// A disk is each one's own: with one, little more than the kernel is.
 func prepare(p guest.Prepare, m *modules) error {
-	return steps(p, []step[guest.Prepare]{
-		{"modules", m.loadAll},
-		{"root", mountRoot},     // the core OS, and what is written over it
-		{"kernel", mountKernel}, // /dev, /proc and the like
-		{"enter", enter},        // it becomes /
-		{"cgroup", groups},
-		{"network", network},
-	})
+	all := []step[guest.Prepare]{{"modules", m.loadAll}}
+	if !p.Disk {
+		all = append(all, assemble...)
+	}
+	return steps(p, all)
 }
 
-// boot makes it the machine that b is of.
-func boot(b guest.Boot) error {
-	return steps(b, []step[guest.Boot]{
+// assemble puts the system together.
+var assemble = []step[guest.Prepare]{
+	{"root", mountRoot},     // the core OS, and what is written over it
+	{"kernel", mountKernel}, // /dev, /proc and the like
+	{"enter", enter},        // it becomes /
+	{"cgroup", groups},
+	{"network", network},
+}
+
+// boot makes what prepare left the machine that b is of.
+func boot(b guest.Boot, p guest.Prepare) error {
+	if err := steps(b, []step[guest.Boot]{
 		{"clock", setClock},
 		{"seed", seed},
+	}); err != nil {
+		return err
+	}
+	if p.Disk {
+		if err := steps(p, assemble); err != nil {
+			return err
+		}
+	}
+	return steps(b, []step[guest.Boot]{
 		{"files", writeFiles},
 		{"mounts", mountShares},
 	})

@@ -30,11 +30,15 @@ func initialize() {
 	port, err := openPort("ci.agent")
 	check("port", err)
 
+	var made guest.Prepare
 	s := guest.Server{
-		Env:     environment,
-		Prepare: func(p guest.Prepare) error { return prepare(p, m) },
-		Boot:    boot,
-		Halt:    halt,
+		Env: environment,
+		Prepare: func(p guest.Prepare) error {
+			made = p
+			return prepare(p, m)
+		},
+		Boot: func(b guest.Boot) error { return boot(b, made) },
+		Halt: halt,
 	}
 	check("serve", s.Serve(port))
 	halt() // the host hung up

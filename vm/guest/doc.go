@@ -10,8 +10,8 @@
 // go to the guest, R-messages to the host:
 //
 //	Rhello  id=0 version[s]              the guest is there; sent once, first
-//	Tprep   id=0 json                    put the system together: type Prepare
-//	Rprep   id=0                         it is; a machine may be saved now, and resumed many times
+//	Tprep   id=0 json                    do what is the same in all machines of a kind: type Prepare
+//	Rprep   id=0                         done; a machine may be saved now, and resumed many times
 //	Tboot   id=0 json                    what this machine is to be: type Boot
 //	Rboot   id=0                         it is that
 //	Rerror  id errno[4] text             the Tprep, Tboot or Trun of that id failed
@@ -80,7 +80,7 @@ const (
 
 // Prepare says what is the same in all machines that are made of one.
 type Prepare struct {
-	Disk bool // the second disk is ext4, for all that the guest writes; else memory
+	Disk bool // the second disk is ext4, for all that the guest writes; else memory. It is used from Boot on
 }
 
 // Boot says what a machine is to be when it is ready.
