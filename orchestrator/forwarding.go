@@ -154,6 +154,9 @@ func (f *forwarder) find(path []string) *mux.Backend {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.held == nil {
+		return nil // closed
+	}
 	b := f.held[sh]
 	if b == nil {
 		b = sh.hold(f.l)
