@@ -98,7 +98,10 @@ type watchedConn struct {
 func (w *watchedConn) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	if w.waiting == nil {
-		w.waiting = time.AfterFunc(opTimeout, w.suspect)
+		w.waiting = time.AfterFunc(opTimeout, func() {
+			w.rest() // the next write waits anew
+			w.suspect()
+		})
 	}
 	w.mu.Unlock()
 	return w.ReadWriteCloser.Write(p)
