@@ -23,7 +23,7 @@ test:V: needs peers all
 check:V: needs peers all
 	test -z "$(gofmt -l . | tee /dev/stderr)"
 	go vet $PKG
-	go run honnef.co/go/tools/cmd/staticcheck@2026.1 $PKG
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $PKG
 	go run golang.org/x/vuln/cmd/govulncheck@latest $PKG ||
 		echo 'govulncheck did not pass, or its database cannot be had here' >&2
 	CGO_ENABLED=1 go test -race -short -count=1 -timeout=60m $PKG

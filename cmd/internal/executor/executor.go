@@ -202,7 +202,7 @@ func (e *Executor) create(req Request, key fs.Attrs, share bool) (*fs.Run, *job,
 	defer e.mu.Unlock()
 	if share {
 		for _, j := range e.jobs {
-			if j.key == digest {
+			if j.key == digest && j.ctx.Err() == nil { // not one that is being cancelled
 				return nil, j, nil
 			}
 		}
