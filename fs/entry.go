@@ -70,7 +70,7 @@ func (s *Store) listed() (sealed []*record, runs []*Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.index.refresh()
-	return s.index.bySeq, s.runs
+	return s.index.share(), s.runs
 }
 
 // newestFirst yields the runs, sealed or not, that listed returned.

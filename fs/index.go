@@ -31,6 +31,7 @@ type index struct {
 	byID    []*record // by commit and number
 	byTree  []*record
 	byScore []*record
+	shared  bool              // somebody reads bySeq without our lock
 	dead    int               // lines of the file that say nothing any more
 	words   map[string]string // signers and owners, each held once
 	textLen int64             // of all lines of the tree's index file
@@ -299,18 +300,34 @@ type list struct {
 	order   func(a, b *record) int
 }
 
+// share returns the runs by seq. The slice is not changed afterwards.
+func (x *index) share() []*record {
+	x.shared = true
+	return x.bySeq
+}
+
+// unshare makes lists that may be changed.
+func (x *index) unshare() {
+	if x.shared {
+		x.bySeq = slices.Clone(x.bySeq)
+		x.shared = false
+	}
+}
+
 func (x *index) add(r *record) {
+	x.unshare()
 	for _, l := range x.lists() {
 		i, _ := slices.BinarySearchFunc(*l.records, r, l.order)
-		*l.records = slices.Insert(slices.Clip(*l.records), i, r)
+		*l.records = slices.Insert(*l.records, i, r)
 	}
 	x.textLen += int64(r.lineLen())
 }
 
 func (x *index) remove(r *record) {
+	x.unshare()
 	for _, l := range x.lists() {
 		if i, ok := slices.BinarySearchFunc(*l.records, r, l.order); ok {
-			*l.records = slices.Concat((*l.records)[:i], (*l.records)[i+1:])
+			*l.records = slices.Delete(*l.records, i, i+1)
 		}
 	}
 	x.textLen -= int64(r.lineLen())

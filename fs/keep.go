@@ -171,7 +171,7 @@ func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
 				continue
 			}
 		}
-		if kept[r.id()] {
+		if len(kept) > 0 && kept[r.id()] {
 			continue
 		}
 		count, size = count+1, size+r.size

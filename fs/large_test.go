@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,6 +152,13 @@ func TestManyRuns(t *testing.T) {
 		}
 	}
 	t.Logf("lookup: %v each", time.Since(start)/1000)
+	start = time.Now()
+	s.mu.Lock()
+	for _, r := range slices.Clone(s.index.bySeq[:1000]) {
+		s.index.remove(r)
+	}
+	s.mu.Unlock()
+	t.Logf("remove: %v each", time.Since(start)/1000)
 	line, _, _ := strings.Cut(mustRead(t, root, "status"), "\n")
 	if line != "mode=-" {
 		t.Errorf("status begins with %q", line)
