@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"9ci/fs"
@@ -72,7 +73,7 @@ func (a *Announce) check() error {
 		return errors.New("an announcement names no namespace")
 	case len(a.Namespaces) > maxShares:
 		return fmt.Errorf("an announcement of %d namespaces: at most %d", len(a.Namespaces), maxShares)
-	case len(a.Address) > maxAddress || !utf8.ValidString(a.Address) || strings.ContainsFunc(a.Address, func(r rune) bool { return r <= ' ' || r == 0x7f }):
+	case len(a.Address) > maxAddress || !utf8.ValidString(a.Address) || strings.ContainsFunc(a.Address, func(r rune) bool { return r == ' ' || unicode.IsControl(r) }):
 		return fmt.Errorf("address %q: want host:port", a.Address)
 	}
 	for _, ns := range a.Namespaces {

@@ -70,6 +70,7 @@ type share struct {
 	since    time.Time
 	runs     map[string]*run // by id
 	keys     int             // bytes of their keys
+	intents  int             // open find files that say this executor is going to run something
 	silent   time.Time       // when the executor last did not answer; zero once it has
 	backends backends
 	root     fs.Dir // the tree as the orchestrator itself reads it; nil while it cannot

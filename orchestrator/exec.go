@@ -9,6 +9,7 @@ import (
 	iofs "io/fs"
 	"slices"
 	"strings"
+	"unicode"
 
 	"9ci/fs"
 )
@@ -220,7 +221,9 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 		return
 	}
 	fmt.Fprintf(w, "%s %d %s %s", st.Mode, st.Size, stamp(st.ModTime), st.Name)
-	if st.Target != "" {
+	if strings.ContainsFunc(st.Target, unicode.IsControl) {
+		fmt.Fprintf(w, " -> %q", st.Target)
+	} else if st.Target != "" {
 		fmt.Fprintf(w, " -> %s", st.Target)
 	}
 	fmt.Fprintln(w)

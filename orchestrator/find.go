@@ -19,6 +19,7 @@ import (
 const (
 	maxQuestion = 64 << 10                // bytes written to find
 	maxAnswers  = 256                     // lines read back
+	maxIntents  = 256                     // of an executor in a namespace
 	findTimeout = 1500 * time.Millisecond // for keys that have not been read yet
 )
 
@@ -150,6 +151,10 @@ func (d *directory) intend(ns string, q question, asker *conn) (release func(), 
 	if sh == nil {
 		return nil, errors.New("find: an intent comes from a connection that exports the namespace")
 	}
+	if sh.intents >= maxIntents {
+		return nil, fmt.Errorf("find: an executor has %d intents at most", maxIntents)
+	}
+	sh.intents++
 	r := sh.runs[q.intent]
 	if r == nil {
 		r = d.put(sh, run{id: q.intent, status: fs.Status{State: "queued", Code: -1, Took: -1, Time: time.Now()}})
@@ -161,6 +166,7 @@ func (d *directory) intend(ns string, q question, asker *conn) (release func(), 
 	return func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		sh.intents--
 		if r.intents--; r.intents == 0 && !r.listed && sh.runs[r.id] == r {
 			delete(sh.runs, r.id)
 		}

@@ -121,6 +121,37 @@ func TestFindFollowsTheExecutor(t *testing.T) {
 	})
 }
 
+// An executor announces no end of runs.
+func TestTooManyIntents(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		l, _ := m.login(k)
+		if err := m.exportOn(l, Announce{Name: "box", Namespaces: []string{hello}}, newTestTree().root()); err != nil {
+			t.Fatal(err)
+		}
+		root := m.treeOn(l, hello)
+		ask := func(n int) (string, fs.File) {
+			return find(t, root, fmt.Sprintf("commit=%s intent=3f2a9c1d0b7e.%d", testCommit, n+1))
+		}
+		var open []fs.File
+		for i := range maxIntents {
+			answer, f := ask(i)
+			if !strings.HasPrefix(answer, "/") {
+				t.Fatalf("intent %d: %q", i, answer)
+			}
+			open = append(open, f)
+		}
+		if answer, _ := ask(maxIntents); !strings.Contains(answer, "intents at most") {
+			t.Errorf("one more: %.100q", answer)
+		}
+		open[0].Close()
+		synctest.Wait()
+		if answer, _ := ask(maxIntents); !strings.HasPrefix(answer, "/") {
+			t.Errorf("after one was closed: %.100q", answer)
+		}
+	})
+}
+
 func TestParseQuestion(t *testing.T) {
 	good := string(testKey(testCommit).Text())
 	for _, test := range []struct{ text, err string }{

@@ -52,6 +52,7 @@ func TestOpenSSHCommands(t *testing.T) {
 	tree.add("3f2a9c1d0b7e.2", testCommit, "failed")
 	tree.files["ci/3f2a9c1d0b7e.1/artifacts/big"] = strings.Repeat("0123456789abcdef", 50000)
 	tree.links["ci/3f2a9c1d0b7e.1/artifacts/link"] = "size"
+	tree.links["ci/3f2a9c1d0b7e.1/artifacts/escape"] = "a\x1b[2J"
 	tree.links["ci/3f2a9c1d0b7e.1/artifacts/away"] = "../../../../../etc/passwd"
 	root := m.tree(m.dial(k), hello)
 	ev := watchEvents(t, root)
@@ -79,6 +80,7 @@ func TestOpenSSHCommands(t *testing.T) {
 		{"ls n", "laptop.9\n", "", 0},
 		{"ls -l n/laptop.9/ci/3f2a9c1d0b7e.1", "-r--r--r-- 18 1970-01-01T00:00:01Z stdout\n", "", 0},
 		{"stat ci/3f2a9c1d0b7e", "ci/3f2a9c1d0b7e -> ../n/laptop.9/ci/3f2a9c1d0b7e.1", "", 0},
+		{"ls -l n/laptop.9/ci/3f2a9c1d0b7e.1/artifacts", `escape -> "a\x1b[2J"`, "", 0},
 		{"wait n/laptop.9/ci/3f2a9c1d0b7e.1", "passed 0 ", "", 0},
 		{"wait n/laptop.9/ci/3f2a9c1d0b7e.2", "failed 1 ", "", 1},
 		{"whoami", "rights='read publish'\nnamespaces=" + hello, "", 0},

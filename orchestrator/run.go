@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"9ci/fs"
 )
@@ -60,7 +61,7 @@ func parseIndexLine(line string) (run, error) {
 	if r.score != "" && (len(r.score) != 64 || !hex(r.score)) {
 		return run{}, fmt.Errorf("%.80q is no score", r.score)
 	}
-	if len(r.signer) > maxSigner || strings.ContainsFunc(r.signer, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+	if len(r.signer) > maxSigner || strings.ContainsFunc(r.signer, unicode.IsControl) {
 		return run{}, errors.New("a signer that cannot be printed")
 	}
 	return r, nil
