@@ -105,6 +105,9 @@ func sh(t *testing.T, m *vm.Machine, script string, want int) (stdout, stderr st
 
 // One machine, as a run uses it: commands, a share, podman, power down.
 func TestMachine(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	c := config(t)
 	rw, ro := t.TempDir(), t.TempDir()
 	if err := os.WriteFile(filepath.Join(ro, "from host"), []byte("hello\n"), 0o644); err != nil {
@@ -288,6 +291,9 @@ func TestSavedMachine(t *testing.T) {
 
 // A state that is damaged is not used twice.
 func TestSavedMachineDamaged(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	c := config(t)
 	c.Shares = []vm.Share{{Tag: "only here", Dir: t.TempDir()}}
 	var log bytes.Buffer

@@ -35,6 +35,11 @@ const (
 	badFile   = "bad"   // instead: why this one cannot be
 )
 
+// resumeTime is how long a machine has to go on from a saved one. It takes
+// a fraction of a second, three on a host with ten times more to do than
+// it can.
+const resumeTime = time.Minute
+
 // savedKept is how many are kept: each holds some 200 MB.
 const savedKept = 3
 
@@ -54,18 +59,20 @@ func resume(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer ram.Close()
 	state, err := os.ReadFile(filepath.Join(s.dir, stateFile))
 	if err != nil {
-		ram.Close()
 		return nil, err
 	}
-	m, err := launch(ctx, c, &memory{file: ram})
+	soon, cancel := context.WithTimeoutCause(ctx, resumeTime, fmt.Errorf("not ready after %v", resumeTime))
+	defer cancel()
+	m, err := launch(soon, c, &memory{file: ram})
 	if err != nil {
 		return nil, err
 	}
-	err = m.load(ctx, c, state)
+	err = m.load(soon, c, state)
 	if err == nil {
-		err = m.boot(ctx, c)
+		err = m.boot(soon, c)
 	}
 	if err := m.must(err); err != nil {
 		if ctx.Err() == nil {
@@ -184,12 +191,18 @@ func savedKey(c Config) (string, error) {
 	if err != nil {
 		return "", errCold // whose error is a better one
 	}
-	fi, err := os.Stat(qemu)
+	self, err := os.Executable() // whose version gives qemu its arguments
 	if err != nil {
 		return "", err
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%s %d %d\n", qemu, fi.Size(), fi.ModTime().UnixNano())
+	for _, name := range []string{qemu, self} {
+		fi, err := os.Stat(name)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%s %d %d\n", name, fi.Size(), fi.ModTime().UnixNano())
+	}
 	for _, name := range []string{"/proc/sys/kernel/random/boot_id", c.Guest, c.Mk} {
 		f, err := os.Open(name)
 		if err != nil {
@@ -238,8 +251,8 @@ func (s *saved) make(ctx context.Context, c Config, tmp string) error {
 	if err != nil {
 		return err
 	}
+	defer ram.Close()
 	if err := ram.Truncate(c.Memory); err != nil {
-		ram.Close()
 		return err
 	}
 	m, err := first(ctx, c, &memory{file: ram, shared: true})

@@ -260,6 +260,9 @@ func (c *Client) become(ctx context.Context, kind byte, v any) error {
 	if err != nil {
 		return err
 	}
+	if len(b) > MaxSize-headerSize {
+		return fmt.Errorf("guest: files and environment of %d bytes: %w", len(b), syscall.E2BIG)
+	}
 	c.mu.Lock()
 	c.asked = kind
 	c.mu.Unlock()
@@ -306,14 +309,19 @@ func (c *Client) keepalive() {
 	}
 }
 
+// lostTime is how long a reader has to come to the end of a connection
+// that took no more writes: what it reads on the way may say why.
+const lostTime = time.Second
+
 // lost is the connection's error, for a write that failed with err.
 func (c *Client) lost(err error) error {
+	t := time.NewTimer(lostTime)
+	defer t.Stop()
 	select {
 	case <-c.done:
-		return c.Err()
-	default:
+	case <-t.C:
+		c.fail(fmt.Errorf("%w: %w", ErrHungUp, err))
 	}
-	c.fail(fmt.Errorf("%w: %w", ErrHungUp, err))
 	return c.Err()
 }
 
