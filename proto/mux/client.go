@@ -192,13 +192,23 @@ func (c *client) read() error {
 // send moves replies to out and has them written.
 func (c *client) send() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.closed {
+		c.mu.Unlock()
 		return
 	}
 	if len(c.unsent) > 0 {
 		c.out.Put(c.unsent)
 		c.unsent = nil
+	}
+	c.mu.Unlock()
+	if c.out.TryFlush() {
+		return
+	}
+	// It must be waited for, which is the writer's to do.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
 	}
 	select {
 	case c.wake <- struct{}{}:
@@ -209,7 +219,7 @@ func (c *client) send() {
 // say queues a whole R-message. c.mu is held.
 func (c *client) say(frame []byte) {
 	c.trace("->", frame)
-	if len(frame) > wire.ReadBuffer {
+	if len(frame) > sessionBuffer {
 		if len(c.unsent) > 0 {
 			c.out.Put(c.unsent)
 			c.unsent = nil

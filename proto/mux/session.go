@@ -58,6 +58,10 @@ type pending struct {
 	flushes  int // Tflushes that name the tag: until they are answered it is not free
 }
 
+// sessionBuffer is what a session reads at a time. Larger answers are passed on
+// without a copy.
+const sessionBuffer = 32 << 10
+
 // maxPending leaves tags for the flushes of what is pending.
 const maxPending = 30000
 
@@ -75,7 +79,7 @@ func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, m
 		rwc.Close()
 		return nil, err
 	}
-	fr := wire.NewReader(rwc)
+	fr := wire.NewReaderSize(rwc, sessionBuffer)
 	frame, err := fr.Next(wire.MaxVersion)
 	if err == nil && (frame[4] != plan9.Rversion || !wire.Layouts[d][plan9.Rversion].Fits(frame)) {
 		err = fmt.Errorf("answered with %s", wire.Text(d, frame, 64))

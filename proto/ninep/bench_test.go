@@ -158,7 +158,7 @@ type generator struct {
 }
 
 func newGenerator(b testing.TB, conn net.Conn, aname string) *generator {
-	g := &generator{b: b, conn: conn, fr: wire.NewReader(conn)}
+	g := &generator{b: b, conn: conn, fr: wire.NewReaderSize(conn, 32<<10)}
 	v := le.AppendUint32(wire.Begin(nil, plan9.Tversion, plan9.NOTAG), 64<<10)
 	g.rpc(wire.End(wire.AppendString(v, "9P2000.L"), 0))
 	a := le.AppendUint32(wire.Begin(nil, plan9.Tattach, 0), 0)
@@ -226,7 +226,7 @@ func (g *generator) run(n, total int, step func(b []byte, slot, op, i int, rx []
 		}
 		rx := g.reply()
 		advance(int(le.Uint16(rx[5:])), rx)
-		if len(rx) > wire.ReadBuffer {
+		if len(rx) > 32<<10 {
 			wire.PutBuffer(rx)
 		}
 	}

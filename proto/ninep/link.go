@@ -265,7 +265,7 @@ func (l *link) discard(fid uint32) {
 // read takes the answers until the connection ends, and then fails what is
 // outstanding. It trusts no length, tag or type.
 func (l *link) read() {
-	err := l.readAll(wire.NewReader(l.rwc))
+	err := l.readAll(wire.NewReaderSize(l.rwc, 32<<10))
 	l.rwc.Close()
 	l.mu.Lock()
 	if l.closing || err == io.EOF {

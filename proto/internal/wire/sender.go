@@ -4,6 +4,8 @@ import (
 	"io"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxQueued bounds the bytes that wait for a peer that does not read; whoever
@@ -113,19 +115,10 @@ func (s *Sender) unlockFailed() {
 // write sends q: small frames as one, large ones as they are, so that data is
 // never copied on its way.
 func (s *Sender) write(q []piece) (n int, err error) {
-	bytesOnly := true
 	for _, p := range q {
 		n += p.size()
-		bytesOnly = bytesOnly && p.file == nil
 	}
-	if len(q) > 1 && bytesOnly && n <= mergeLimit {
-		all := GetBuffer()
-		for _, p := range q {
-			all = append(all, p.b...)
-			PutBuffer(p.b)
-		}
-		q = append(q[:0], piece{b: all})
-	}
+	q = merge(q)
 	for i, p := range q {
 		_, err = s.w.Write(p.b)
 		if err == nil && p.file != nil {
@@ -140,6 +133,25 @@ func (s *Sender) write(q []piece) (n int, err error) {
 	return n, nil
 }
 
+// merge makes one piece of small ones.
+func merge(q []piece) []piece {
+	n := 0
+	for _, p := range q {
+		if n += len(p.b); p.file != nil || n > mergeLimit {
+			return q
+		}
+	}
+	if len(q) < 2 {
+		return q
+	}
+	all := GetBuffer()
+	for _, p := range q {
+		all = append(all, p.b...)
+		PutBuffer(p.b)
+	}
+	return []piece{{b: all}}
+}
+
 // drop gives back what pieces hold.
 func drop(q []piece) {
 	for _, p := range q {
@@ -148,6 +160,58 @@ func drop(q []piece) {
 			p.file.Done()
 		}
 	}
+}
+
+// TryFlush writes what the peer takes without being waited for, and reports
+// whether that was all. What is left is for Flush.
+func (s *Sender) TryFlush() bool {
+	s.mu.Lock()
+	if s.writing || s.err != nil || s.sock == nil {
+		defer s.mu.Unlock()
+		return len(s.queue) == 0 && !s.writing
+	}
+	s.writing = true
+	q := merge(s.queue)
+	s.queue = nil
+	s.mu.Unlock()
+	total, err := 0, error(nil)
+	for len(q) > 0 && q[0].file == nil {
+		n := 0
+		n, err = s.tryWrite(q[0].b)
+		total += n
+		if n < len(q[0].b) {
+			q[0].b = q[0].b[n:]
+			break
+		}
+		PutBuffer(q[0].b)
+		q = q[1:]
+	}
+	s.mu.Lock()
+	s.queue = append(q, s.queue...)
+	s.queued -= total
+	s.writing = false
+	if err != nil && s.err == nil {
+		s.err = err
+	}
+	s.room.Broadcast()
+	done := len(s.queue) == 0
+	s.unlockFailed()
+	return done
+}
+
+// tryWrite makes one attempt that does not wait.
+func (s *Sender) tryWrite(b []byte) (n int, err error) {
+	werr := s.sock.Write(func(fd uintptr) bool {
+		n, err = unix.Write(int(fd), b)
+		return true
+	})
+	if err == unix.EAGAIN || err == unix.EINTR {
+		return 0, nil
+	}
+	if werr != nil {
+		err = werr
+	}
+	return max(n, 0), err
 }
 
 // Room waits until the peer has read enough for more to be said to it. Somebody

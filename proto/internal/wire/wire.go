@@ -121,8 +121,12 @@ type Reader struct {
 
 const ReadBuffer = 4096
 
-func NewReader(r io.Reader) *Reader {
-	return &Reader{r: r, buf: make([]byte, ReadBuffer)}
+func NewReader(r io.Reader) *Reader { return NewReaderSize(r, ReadBuffer) }
+
+// NewReaderSize returns a Reader that takes up to size bytes at a time, for
+// whoever has few connections and much to read.
+func NewReaderSize(r io.Reader, size int) *Reader {
+	return &Reader{r: r, buf: make([]byte, size)}
 }
 
 // Buffered reports whether next will not have to wait.
@@ -132,8 +136,8 @@ func (fr *Reader) Buffered() bool {
 }
 
 // Next returns the next frame of at most max bytes. It is valid until the
-// following call; one that is longer than ReadBuffer is the caller's to keep,
-// or to give to PutBuffer.
+// following call; one that is longer than the Reader's buffer is the caller's to
+// keep, or to give to PutBuffer.
 func (fr *Reader) Next(max uint32) ([]byte, error) {
 	if err := fr.fill(4); err != nil {
 		return nil, err
