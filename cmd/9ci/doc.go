@@ -13,6 +13,8 @@ run that another executor made of the same revision.
 	9ci mount [-a ADDR] DIR
 	9ci verify REV|DIR
 	9ci image build|ls
+	9ci doctor
+	9ci init
 
 # Description
 
@@ -65,7 +67,10 @@ signal comes.
 Verify checks a run without any executor, and reports its content, its
 metadata and its signature apart.
 
-Image builds the core OS, or lists what there is.
+Image builds the core OS, or lists what there is. Doctor says what this machine
+lacks, and the command that mends it. Init writes a mkfile, a .env, a hook that
+hands each commit to the daemon, and what has other CI call 9ci, where the
+repository has none yet.
 
 # Environment
 

@@ -22,11 +22,7 @@ func TestManual(t *testing.T) {
 	synopsis, _, _ := strings.Cut(manual, "# Description")
 	var lines []string
 	for _, c := range commands() {
-		name := c.name
-		if name == "run" {
-			name = "[run]"
-		}
-		lines = append(lines, "\t9ci "+name+" "+c.args+"\n")
+		lines = append(lines, "\t"+strings.Replace(c.synopsis(), "9ci run", "9ci [run]", 1)+"\n")
 	}
 	if want := strings.Join(lines, ""); !strings.Contains(synopsis, want) {
 		t.Errorf("the synopsis is not\n%s", want)

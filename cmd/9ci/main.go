@@ -28,6 +28,8 @@ type command struct {
 	do         func(ctx context.Context, args []string) (int, error)
 }
 
+func (c command) synopsis() string { return strings.TrimSpace("9ci " + c.name + " " + c.args) }
+
 func commands() []command {
 	return []command{
 		{"run", "[-f] [-n] [-q] [-v] [-x] [-r] [-b] [--raw] [-D] [rev [target...]]", runCommand},
@@ -40,6 +42,8 @@ func commands() []command {
 		{"mount", "[-a ADDR] DIR", mountCommand},
 		{"verify", "REV|DIR", verifyCommand},
 		{"image", "build|ls", imageCommand},
+		{"doctor", "", doctorCommand},
+		{"init", "", initCommand},
 	}
 }
 
@@ -90,7 +94,7 @@ func usage() string {
 	var b strings.Builder
 	b.WriteString("usage: 9ci\n")
 	for _, c := range commands() {
-		fmt.Fprintf(&b, "       9ci %s %s\n", c.name, c.args)
+		fmt.Fprintf(&b, "       %s\n", c.synopsis())
 	}
 	return b.String()
 }
@@ -101,7 +105,7 @@ func parseFlags(f *flag.FlagSet, args []string, min, max int) error {
 	synopsis := ""
 	for _, c := range commands() {
 		if c.name == f.Name() {
-			synopsis = "usage: 9ci " + c.name + " " + c.args
+			synopsis = "usage: " + c.synopsis()
 		}
 	}
 	f.Usage = func() {}

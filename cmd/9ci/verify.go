@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
@@ -25,10 +24,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	}
 	dir := f.Arg(0)
 	rp, rerr := repo.Open(ctx, ".")
-	c, err := config.Load("", false, nil)
-	if rerr == nil {
-		c, err = config.Load(rp.Top, rp.Tracked(ctx, ".env"), nil)
-	}
+	c, err := loadConfig(ctx)
 	if err != nil {
 		return exitError, err
 	}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/sign"
+	"9ci/orchestrator"
+	"9ci/proto/ninep"
+	"9ci/vm"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// A finding is what doctor says of one thing: what there is, or what is
+// missing and the command that mends it.
+type finding struct {
+	what, has string
+	lacks     error
+	optional  bool // runs work without it
+}
+
+// doctorCommand says what this machine lacks. Its status is 1 if runs cannot
+// work here.
+func doctorCommand(ctx context.Context, args []string) (int, error) {
+	if err := parseFlags(newFlags("doctor"), args, 0, 0); err != nil {
+		return exitError, err
+	}
+	code := 0
+	for _, f := range examine(ctx) {
+		switch {
+		case f.lacks == nil:
+			fmt.Printf("%-14s ok: %s\n", f.what, f.has)
+		case f.optional:
+			fmt.Printf("%-14s no: %v\n", f.what, f.lacks)
+		default:
+			fmt.Printf("%-14s missing: %v\n", f.what, f.lacks)
+			code = 1
+		}
+	}
+	return code, nil
+}
+
+func examine(ctx context.Context) []finding {
+	var all []finding
+	tool := func(name, pkg string, optional bool) bool {
+		f := finding{what: name, optional: optional}
+		path, err := exec.LookPath(name)
+		if f.has = path; err != nil {
+			f.lacks = fmt.Errorf("apt-get install %s", pkg)
+		}
+		all = append(all, f)
+		return err == nil
+	}
+	tool("git", "git", false)
+	qemu := tool("qemu-system-x86_64", "qemu-system-x86", false)
+	tool("mkfs.ext4", "e2fsprogs", false)
+
+	image, err := vm.LookupImage("")
+	core := finding{what: "core OS"}
+	if err == nil {
+		core.has = image.Label + " " + image.Digest
+	} else {
+		core.lacks = errors.New("9ci image build")
+		tool("mmdebstrap", "mmdebstrap", false)
+		tool("mkfs.erofs", "erofs-utils", false)
+		tool("xz", "xz-utils", false)
+	}
+	all = append(all, core)
+	if qemu && image != nil {
+		f := finding{what: "KVM", has: "it works", optional: true}
+		if ok, why := vm.ProbeKVM(ctx, vm.Config{Image: image}); !ok {
+			f.lacks = fmt.Errorf("%s: machines run all the same, slowly", why)
+		}
+		all = append(all, f)
+	}
+	tool("fusermount3", "fuse3", true)
+
+	dir, err := ninep.Namespace()
+	all = append(all, finding{what: "namespace", has: dir, lacks: err})
+	c, err := loadConfig(ctx)
+	all = append(all, finding{what: "configuration", has: config.Dir(), lacks: err})
+	if err != nil {
+		return all
+	}
+	key, err := sign.LoadKey(c.Key)
+	f := finding{what: "key", lacks: err}
+	if err == nil {
+		f.has = c.Key + " " + sign.Fingerprint(key.PublicKey())
+	}
+	all = append(all, f)
+	if key != nil && c.Orchestrator != "" {
+		conn, err := orchestrator.Dial(ctx, c.Orchestrator, orchestrator.DialOptions{Signers: []ssh.Signer{key}})
+		if err == nil {
+			conn.Close()
+		}
+		all = append(all, finding{what: "orchestrator", has: c.Orchestrator, lacks: err, optional: true})
+	}
+	return all
+}
+
+// loadConfig reads the configuration of the repository one stands in, or of
+// none.
+func loadConfig(ctx context.Context) (*config.Config, error) {
+	if rp, err := repo.Open(ctx, "."); err == nil {
+		return config.Load(rp.Top, rp.Tracked(ctx, ".env"), nil)
+	}
+	return config.Load("", false, nil)
+}
