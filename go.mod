@@ -10,18 +10,15 @@ require (
 	github.com/hugelgupf/p9 v0.3.0
 	github.com/pkg/sftp v1.13.12
 	github.com/rogpeppe/go-internal v1.15.0
-	github.com/u-root/u-root v0.11.1-0.20230807200058-f87ad7ccb594
 	golang.org/x/crypto v0.58.0
 	golang.org/x/sync v0.17.0
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
-	golang.org/x/time v0.16.0
 	mvdan.cc/sh/v3 v3.14.1
 )
 
 require (
 	github.com/digitalocean/go-libvirt v0.0.0-20220804181439-8648fbde413e // indirect
-	github.com/dustin/go-humanize v1.0.1 // indirect
 	github.com/josharian/native v1.1.0 // indirect
 	github.com/kr/fs v0.1.0 // indirect
 	github.com/pierrec/lz4/v4 v4.1.18 // indirect
