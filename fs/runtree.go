@@ -235,6 +235,7 @@ func (f waitFile) Stat(ctx context.Context) (Stat, error) {
 		return st, nil
 	}
 	st.ModTime, st.Size = time.Unix(rec.end, 0), int64(len(rec.status().String())+1)
+	st.Version = rec.vers()
 	return st, nil
 }
 
@@ -287,7 +288,7 @@ func (f liveFile) Stat(ctx context.Context) (Stat, error) {
 		return Stat{}, bare(err)
 	}
 	defer f.t.s.release(f.id, l)
-	st.ModTime = time.Unix(rec.end, 0)
+	st.ModTime, st.Version = time.Unix(rec.end, 0), rec.vers()
 	st.Size, err = l.liveSize()
 	return st, err
 }

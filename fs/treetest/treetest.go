@@ -564,8 +564,13 @@ func (w *walker) testSealed(id string, info fs.Attrs) {
 	if stdout.String() != w.read(dir+"/stdout") || stderr.String() != w.read(dir+"/stderr") {
 		w.Errorf("stdout and stderr are not what step/test/log says")
 	}
-	if w.stat(dir).Version == 0 && w.stat(dir).Path != 0 {
-		w.Errorf("the qid.vers of a sealed run is 0")
+	for _, name := range []string{"", "/stdout", "/step", "/artifacts", "/live", "/wait", ".tar"} {
+		if st := w.stat(dir + name); st.Version == 0 && st.Path != 0 {
+			w.Errorf("the qid.vers of the sealed %s%s is 0", dir, name)
+		}
+	}
+	if st := w.stat(dir + "/ctl"); st.Version != 0 {
+		w.Errorf("the qid.vers of %s/ctl is %d, want 0", dir, st.Version)
 	}
 	end, err := time.Parse(time.RFC3339, info.Get("end"))
 	if err != nil {
