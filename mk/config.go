@@ -52,10 +52,6 @@ type Config struct {
 	Nano     bool   // -N: compare times in nanoseconds, not seconds
 	WhatIf   string // -w: names, separated by commas, that were modified just now
 
-	// Group starts each recipe in a process group of its own, so that
-	// what it started ends with it when the run is cancelled.
-	Group bool
-
 	// Builtin is the command line that runs a POSIX shell where MKSHELL
 	// is sh and there is none, and where MKSHELL is builtin. It is called
 	// as sh would be. Nil: a missing shell is an error.

@@ -26,7 +26,7 @@ func try(t *testing.T, ctx context.Context, text string, targets ...string) (dir
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	m, err := mk.Parse(ctx, mk.Config{Dir: dir, Exec: true, Stdout: &out, Stderr: &errs, Group: true})
+	m, err := mk.Parse(ctx, mk.Config{Dir: dir, Exec: true, Stdout: &out, Stderr: &errs})
 	if err == nil {
 		err = m.Run(ctx, targets...)
 	}
@@ -125,7 +125,7 @@ func TestCancel(t *testing.T) {
 				cancel(cause)
 			}()
 			var out bytes.Buffer
-			m, err := mk.Parse(ctx, mk.Config{Dir: dir, Exec: true, Stdout: &out, Stderr: &out, Group: true})
+			m, err := mk.Parse(ctx, mk.Config{Dir: dir, Exec: true, Stdout: &out, Stderr: &out})
 			if err == nil {
 				err = m.Run(ctx)
 			}

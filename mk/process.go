@@ -31,67 +31,20 @@ type procs struct {
 	paths map[string]string
 	self  string // our pid
 
-	mu   sync.Mutex // guards live, and that nobody in it is reaped while signalled
-	live []*process
-	sig  syscall.Signal // that was sent to all, 0 for none
+	mu          sync.Mutex // guards what follows, and that nobody is reaped while signalled
+	live        []*process
+	interrupted bool         // no more are started
+	held        []descendant // of live, once they are interrupted
+	released    bool         // all is over
 }
 
 func newProcs(cfg *Config, out *output, w *streams) *procs {
 	return &procs{cfg: cfg, out: out, w: w, paths: make(map[string]string)}
 }
 
-// Interrupt, as the cause of a context's end, is the signal that recipes get.
-type Interrupt struct{ Signal syscall.Signal }
-
-func (i Interrupt) Error() string {
-	switch i.Signal {
-	case syscall.SIGINT:
-		return "interrupt"
-	case syscall.SIGHUP:
-		return "hangup"
-	}
-	return "kill" // SIGTERM, in Plan 9's words
-}
-
-// grace is how long recipes may take to end when interrupted.
-const grace = 5 * time.Second
-
 // watch interrupts all processes when ctx ends, until stop is called.
 func (ps *procs) watch(ctx context.Context) (stop func() bool) {
 	return context.AfterFunc(ctx, func() { ps.interrupt(context.Cause(ctx)) })
-}
-
-// interrupt sends all processes the signal of cause, and kills those that
-// have not ended in time.
-func (ps *procs) interrupt(cause error) {
-	sig := syscall.SIGTERM
-	var i Interrupt
-	if errors.As(cause, &i) {
-		sig = i.Signal
-	}
-	ps.signal(sig)
-	time.AfterFunc(grace, func() { ps.signal(syscall.SIGKILL) })
-}
-
-func (ps *procs) signal(sig syscall.Signal) {
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	ps.sig = sig
-	for _, p := range ps.live {
-		ps.kill(p, sig)
-	}
-}
-
-// kill sends a process that was not reaped a signal.
-func (ps *procs) kill(p *process, sig syscall.Signal) {
-	pid := p.pid
-	if p.done {
-		return // or never started: 0 would be everybody in our group
-	}
-	if ps.cfg.Group {
-		pid = -pid
-	}
-	syscall.Kill(pid, sig)
 }
 
 // pid returns our process id, $pid.
@@ -180,12 +133,12 @@ func (ps *procs) fork(p *process, path string, argv, env []string, files []uintp
 		Dir:   ps.cfg.Dir,
 		Env:   env,
 		Files: files,
-		Sys:   &syscall.SysProcAttr{Setpgid: ps.cfg.Group},
+		Sys:   new(syscall.SysProcAttr),
 	}
 	setPidFD(attr.Sys, &p.pidfd)
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if ps.sig != 0 {
+	if ps.interrupted {
 		return errInterrupted
 	}
 	pid, err := syscall.ForkExec(path, argv, attr)
@@ -238,7 +191,7 @@ func (ps *procs) backquote(ctx context.Context, sh *shell, text string, env []st
 	b, err := readAll(r, b)
 	r.Close()
 	if err != nil {
-		ps.kill(p, syscall.SIGKILL)
+		ps.signal(syscall.SIGKILL, false) // and the parser bails out
 	}
 	ps.wait(p)
 	if len(b) > n && b[len(b)-1] == '\n' {
@@ -300,6 +253,7 @@ func (ps *procs) reap() {
 	for len(ps.live) > 0 {
 		ps.wait(ps.live[0])
 	}
+	ps.release()
 }
 
 // reaped takes note of how a process has ended.

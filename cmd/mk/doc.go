@@ -82,10 +82,10 @@
 //     without prerequisites, ${x:A%B=C} where A and B overlap, a backslash or a
 //     dollar at the end of a file.
 //   - A graph takes time and memory in proportion to its size.
-//   - SIGINT, SIGTERM and SIGHUP reach the recipes that run; mk waits for
-//     them, five seconds at most, removes their targets with attribute D, and
-//     dies of the signal. Without a controlling terminal each recipe has a
-//     process group, and all of it gets the signal.
+//   - SIGINT, SIGTERM, SIGHUP and SIGQUIT reach the recipes that run and all
+//     that they have started (a terminal sees to that itself); mk waits for
+//     them, kills them after five seconds, removes their targets with attribute
+//     D, and dies of the signal.
 //   - Includes nest 1,000 deep; the next one is skipped with a warning.
 //   - -dp and -dg print small numbers for addresses.
 //

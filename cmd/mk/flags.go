@@ -47,7 +47,6 @@ func parseArgs(args []string) (c mk.Config, targets []string, ok bool) {
 		Stdin:   os.Stdin,
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
-		Group:   !hasTerminal(),
 		Builtin: builtin(),
 	}
 	var words []string // of $MKFLAGS
@@ -85,15 +84,4 @@ func parseArgs(args []string) (c mk.Config, targets []string, ok bool) {
 	c.Flags = strings.Join(append(words, c.Vars...), " ")
 	c.Args = targets
 	return c, targets, true
-}
-
-// hasTerminal tells whether there is a terminal whose interrupts reach the
-// recipes without us. They must then stay in its foreground process group.
-func hasTerminal() bool {
-	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return false
-	}
-	f.Close()
-	return true
 }

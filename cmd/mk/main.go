@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,9 +19,12 @@ func main() {
 		os.Stderr.WriteString(usage)
 		os.Exit(1)
 	}
-	ctx, sig := interruptible(context.Background())
+	ctx := interruptible(context.Background())
 	if run(ctx, c, targets) != nil {
-		sig.die()
+		var i mk.Interrupt
+		if errors.As(context.Cause(ctx), &i) {
+			die(i.Signal)
+		}
 		os.Exit(1)
 	}
 }
@@ -33,15 +37,11 @@ func run(ctx context.Context, c mk.Config, targets []string) error {
 	return m.Run(ctx, targets...)
 }
 
-// caught is the signal that ended the run, if one did.
-type caught struct{ sig syscall.Signal }
-
 // interruptible returns a context that ends at SIGINT, SIGTERM, SIGHUP and
 // SIGQUIT, where they are not ignored. A second one kills mk. SIGPIPE is
 // caught to make it an error of the write.
-func interruptible(parent context.Context) (context.Context, *caught) {
+func interruptible(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(parent)
-	s := new(caught)
 	c := make(chan os.Signal, 1)
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		if !signal.Ignored(sig) {
@@ -51,17 +51,29 @@ func interruptible(parent context.Context) (context.Context, *caught) {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	go func() {
 		sig := (<-c).(syscall.Signal)
-		s.sig = sig
 		signal.Reset()
-		cancel(mk.Interrupt{Signal: sig})
+		cancel(mk.Interrupt{
+			Signal:    sig,
+			Delivered: (sig == syscall.SIGINT || sig == syscall.SIGQUIT) && hasTerminal(),
+		})
 	}()
-	return ctx, s
+	return ctx
 }
 
-// die ends the process by the signal, so that who started it learns of that.
-func (s *caught) die() {
-	if s.sig != 0 {
-		syscall.Kill(os.Getpid(), s.sig)
-		select {}
+// die ends the process by a signal, so that who started it learns of that.
+func die(sig syscall.Signal) {
+	signal.Reset(sig)
+	syscall.Kill(os.Getpid(), sig)
+	select {}
+}
+
+// hasTerminal tells whether there is a terminal, whose interrupts reach the
+// recipes as they reach us.
+func hasTerminal() bool {
+	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return false
 	}
+	f.Close()
+	return true
 }
