@@ -44,14 +44,22 @@ const (
 // every connection that was served has ended. A connection that is lost, or
 // cannot be made, is made again, for as long as it takes.
 //
-// It reports a RefusedError where the orchestrator does not take the first
-// announcement: later ones are tried again.
+// It reports a RefusedError where the orchestrator does not take the
+// announcement, unless it has taken it before: then it is tried again. It
+// reports net.ErrClosed when the Conn is closed.
 func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 	if err := a.check(); err != nil {
 		return fmt.Errorf("orchestrator: export: %w", err)
 	}
+	joined, told := false, a.Joined
+	a.Joined = func() {
+		joined = true
+		if told != nil {
+			told()
+		}
+	}
 	bound := backoffFirst
-	for first := true; ; first = false {
+	for {
 		began := time.Now()
 		l, err := c.connect(ctx)
 		if err == nil {
@@ -61,7 +69,9 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, net.ErrClosed), first && errors.As(err, &refused):
+		case c.ctx.Err() != nil:
+			return fmt.Errorf("orchestrator: %s: %w", c.addr, net.ErrClosed)
+		case !joined && errors.As(err, &refused):
 			return fmt.Errorf("orchestrator: %s: %w", c.addr, err)
 		}
 		if time.Since(began) > backoffMost {
@@ -76,6 +86,7 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 		case <-time.After(delay):
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-c.ctx.Done():
 		}
 		bound = min(2*bound, backoffMost)
 	}

@@ -186,6 +186,52 @@ func TestExportReconnects(t *testing.T) {
 	ev.await("/n/a join")
 }
 
+// What is refused is said, also where the orchestrator was not there at first.
+func TestExportRefusedLater(t *testing.T) {
+	m := startMux(t)
+	k, _ := m.key("read", "alice")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	os.WriteFile(m.hosts, []byte(knownhosts.Line([]string{addr}, m.s.HostKey())+"\n"), 0o600)
+	c, err := Open("ssh://"+addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { // hangs up on the first, and carries the second
+		for i := range 2 {
+			a, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if i == 0 {
+				a.Close()
+				continue
+			}
+			b, err := net.Dial("tcp", m.addr)
+			if err != nil {
+				a.Close()
+				return
+			}
+			wg.Go(func() { io.Copy(a, b); a.Close() })
+			wg.Go(func() { io.Copy(b, a); b.Close() })
+		}
+	})
+	defer l.Close()
+	var lost []error
+	err = c.Export(t.Context(), Announce{Name: "a", Namespaces: []string{hello}, Lost: func(err error) { lost = append(lost, err) }}, nil)
+	var refused *RefusedError
+	if !errors.As(err, &refused) || len(lost) != 1 || !strings.Contains(lost[0].Error(), "it hung up") && !strings.Contains(lost[0].Error(), "handshake failed") {
+		t.Errorf("Export: %v, after %v", err, lost)
+	}
+	c.Close()
+}
+
 // A proxy carries connections until it is told to cut them.
 type proxy struct {
 	addr string

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -169,8 +171,8 @@ func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
 		err = fmt.Errorf("the handshake took too long: %w", ctx.Err())
 	case err != nil && strings.Contains(err.Error(), "unable to authenticate"): // the package has no error for it
 		err = c.keyError()
-	case err != nil:
-		err = fmt.Errorf("%w (is it an orchestrator, and are there fewer connections than it takes?)", err)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		err = fmt.Errorf("it hung up: it is no SSH server, or takes no more connections from here for now: %w", err)
 	}
 	if err != nil {
 		nc.Close()

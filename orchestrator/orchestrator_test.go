@@ -152,7 +152,7 @@ func (m *testMux) export(c *Conn, a Announce, tree fs.Dir) (stop func()) {
 	}
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := <-done; !errors.Is(err, context.Canceled) && !errors.Is(err, net.ErrClosed) {
 			m.t.Errorf("Export: %v", err)
 		}
 	})
