@@ -46,10 +46,10 @@ const Version = "9ci.guest.1"
 
 // Limits on what a peer may send.
 const (
-	MaxSize     = 1 << 20   // of a message, its header included
-	MaxData     = 32 << 10  // bytes in a Tinput, Rstdout or Rstderr: what the kernel takes in one write to a port
-	Window      = 512 << 10 // bytes of a command's messages sent and not yet taken, in each direction
-	MaxCommands = 64        // commands at once
+	MaxSize     = 1 << 20             // of a message, its header included
+	MaxData     = 32<<10 - headerSize // bytes in a Tinput, Rstdout or Rstderr: the kernel takes such a message in one write to a port
+	Window      = 512 << 10           // bytes of a command's messages sent and not yet taken, in each direction
+	MaxCommands = 64                  // commands at once
 )
 
 // maxText is the longest error text taken from a guest.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // start starts c with env before its own. What it returns wants serve.
@@ -76,6 +78,7 @@ func start(c Command, env []string) (*command, error) {
 				return fail(err)
 			}
 			ours, theirs = append(ours, r), append(theirs, w)
+			widen(r)
 			p.out = append(p.out, stream{kind, r})
 			attr.Files = append(attr.Files, w.Fd())
 		}
@@ -86,6 +89,18 @@ func start(c Command, env []string) (*command, error) {
 		return fail(&os.PathError{Op: "exec", Path: path, Err: err})
 	}
 	return p, nil
+}
+
+// pipeSize is that of an output pipe: several messages, so that fewer
+// switches between a command and this process carry more.
+const pipeSize = 256 << 10
+
+// widen makes a pipe hold more. One that stays as it is does as well.
+func widen(pipe *os.File) {
+	ioctl(pipe, func(fd int) error {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize)
+		return err
+	})
 }
 
 // environ is env without the earlier ones of a name that comes again.
