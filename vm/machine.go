@@ -80,6 +80,7 @@ type Machine struct {
 	console *console // the guest's
 	stderr  *console // qemu's
 
+	dir      string   // where its disk is
 	incoming net.Conn // to a qemu that waits for a saved state; in is the descriptor of its end there
 	in       int
 
@@ -179,6 +180,7 @@ func launch(ctx context.Context, c Config, mem *memory) (*Machine, error) {
 	m := &Machine{
 		log:     c.Log,
 		accel:   c.Accel,
+		dir:     c.Dir,
 		console: &console{to: c.Console},
 		stderr:  &console{},
 		exited:  make(chan struct{}),
@@ -308,6 +310,8 @@ func (m *Machine) watch() {
 		lost = m.guest.Err
 	case <-m.monitor.done:
 		lost = func() error { return errMonitor }
+	case <-m.monitor.full:
+		m.end(fmt.Errorf("no room for its disk in %s: %w", m.dir, syscall.ENOSPC))
 	}
 	if lost != nil {
 		t := time.NewTimer(lastTime)

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -247,6 +248,23 @@ func TestGuestLimits(t *testing.T) {
 		t.Errorf("a full disk: %q", stderr)
 	}
 	sh(t, m, "rm /src/big && test -z \"$(ip route)\" || ip link show eth0 | grep -q NO-CARRIER", 0)
+}
+
+// A host without room for what a guest writes ends the machine, which
+// would wait for room for ever.
+func TestHostDiskFull(t *testing.T) {
+	c := config(t)
+	if err := syscall.Mount("tmpfs", c.Dir, "tmpfs", 0, "size=16m"); err != nil {
+		t.Skipf("needs to mount a small disk: %v", err)
+	}
+	defer syscall.Unmount(c.Dir, syscall.MNT_DETACH)
+	c.Disk = 1 << 30
+	m := start(t, c)
+	_, err := m.Run(t.Context(), vm.Cmd{Args: []string{"sh", "-c", "head -c 100M /dev/zero >/src/big; sync"}})
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), c.Dir) {
+		t.Errorf("Run: %v, want %v", err, syscall.ENOSPC)
+	}
+	<-m.Done()
 }
 
 // A machine that goes on from a saved one is as good as one that starts

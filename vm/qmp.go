@@ -26,6 +26,7 @@ import (
 type monitor struct {
 	ask   chan question
 	cut   chan struct{} // closed by the relay when either side has hung up
+	full  chan struct{} // closed by the relay when qemu has stopped for want of room on a disk
 	done  chan struct{} // closed by the owner when all of it has ended
 	relay net.Conn      // to qemu
 }
@@ -72,6 +73,7 @@ func newMonitor(c net.Conn) (*monitor, error) {
 	m := &monitor{
 		ask:   make(chan question),
 		cut:   make(chan struct{}),
+		full:  make(chan struct{}),
 		done:  make(chan struct{}),
 		relay: c,
 	}
@@ -80,9 +82,9 @@ func newMonitor(c net.Conn) (*monitor, error) {
 	return m, nil
 }
 
-// forward carries lines both ways but events, which it drops, until either
-// side closes. A machine's end is seen by its process's, which no event
-// can tell sooner or better.
+// forward carries lines both ways but events, until either side closes.
+// It drops those but one: a machine's end is seen by its process's, which
+// no event can tell sooner or better.
 func (m *monitor) forward(near, far net.Conn) {
 	var wg sync.WaitGroup
 	defer close(m.cut)
@@ -93,6 +95,7 @@ func (m *monitor) forward(near, far net.Conn) {
 		io.Copy(far, near)
 		far.Close()
 	})
+	full := false
 	r := bufio.NewReaderSize(far, qmpLine)
 	for {
 		line, err := r.ReadSlice('\n')
@@ -104,6 +107,10 @@ func (m *monitor) forward(near, far net.Conn) {
 			return
 		}
 		if e.Event != "" {
+			if e.Event == "BLOCK_IO_ERROR" && e.Data["nospace"] == true && !full {
+				full = true
+				close(m.full)
+			}
 			continue
 		}
 		if _, err := near.Write(line); err != nil {
