@@ -28,6 +28,7 @@ type mux struct {
 	name      string // ours, below n
 	namespace string
 	tree      fs.Dir
+	asks      bool // a run is asked for at once
 	say       func(format string, args ...any)
 	joined    chan struct{}  // closed when we are at the orchestrator
 	wg        sync.WaitGroup // of export
@@ -49,11 +50,11 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
 	}
-	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), say: say, joined: make(chan struct{})}
+	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), asks: e.Mode != "daemon", say: say, joined: make(chan struct{})}
 	if ns := conn.Namespace(); ns != "" {
 		m.namespace = ns
 	}
-	if e.Mode != "daemon" {
+	if m.asks {
 		m.name = fmt.Sprintf("%s.%d", e.Host, os.Getpid())
 	}
 	return m, nil
@@ -91,16 +92,25 @@ func importTree(ctx context.Context, conn *orchestrator.Conn, namespace string) 
 	return c, nil
 }
 
-// export shows our tree at the orchestrator until ctx is done.
+// export shows our tree at the orchestrator until ctx is done. Each time that
+// ends, or cannot begin, it is said once.
 func (m *mux) export(ctx context.Context) {
 	if m == nil {
 		return
 	}
 	m.wg.Go(func() {
+		down := m.asks // what is wrong now the search for a replay says
+		first := sync.OnceFunc(func() { close(m.joined) })
 		a := orchestrator.Announce{
 			Name:       m.name,
 			Namespaces: []string{m.namespace},
-			Joined:     sync.OnceFunc(func() { close(m.joined) }),
+			Joined:     func() { down = false; first() },
+			Lost: func(err error) {
+				if !down {
+					m.say("%v: it is tried again", err)
+				}
+				down = true
+			},
 		}
 		if err := m.conn.Export(ctx, a, m.serve); ctx.Err() == nil {
 			m.say("%v", err)
