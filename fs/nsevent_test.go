@@ -2,11 +2,11 @@ package fs_test
 
 import (
 	"bufio"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"9ci/fs"
+	"9ci/fs/treetest"
 )
 
 // The root of a daemon tells of the runs of all its namespaces, also of one
@@ -16,11 +16,7 @@ func TestNamespacesEvent(t *testing.T) {
 	var ns fs.Namespaces
 	root := ns.Root([]fs.Node{ns.Event()}, "event")
 	add := func(name string) *fs.Store {
-		s, err := fs.OpenStore(filepath.Join(t.TempDir(), name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
+		s := treetest.NewStore(t)
 		ns.Add(name, fs.NewTree(s, nil))
 		return s
 	}

@@ -280,6 +280,15 @@ func TestAliases(t *testing.T) {
 	}
 	is("last", r.ID())
 	is("9999999", r.ID())
+	r2, err := s.Create("9999999999999999999999999999999999999999")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r2.SetKey(Attrs{{"target", "lint"}})
+	is("9999999", r.ID()) // default targets first
+	r2.SetKey(Attrs{{"target", "test"}})
+	is("9999999", r2.ID()) // then newest
+	is("last", r2.ID())
 
 	// An alias is a directory with qids of its own.
 	for _, dir := range []string{"ci/last", "ci/" + commitA[:7], "artifacts/" + newer} {

@@ -28,15 +28,7 @@ func treeOf(commit string) string { return commit[20:] + commit[:20] }
 // closed when the test ends.
 func New(t testing.TB) (*fs.Store, fs.Dir) {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "store")
-	s, err := fs.OpenStore(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		s.Close()
-		removeAll(dir)
-	})
+	s := NewStore(t)
 	passed := begin(t, s, PassedCommit, 7)
 	must(t, passed.Seal(context.Background(), "passed", 0, Sign))
 	failed := begin(t, s, FailedCommit, 4)
@@ -48,6 +40,20 @@ func New(t testing.TB) (*fs.Store, fs.Dir) {
 	must(t, running.Enter("test"))
 	fmt.Fprint(running.Stdout(), "so far\n")
 	return s, fs.NewTree(s, Control{})
+}
+
+// NewStore returns an empty store in a temporary directory, which is closed
+// and removed when the test ends.
+func NewStore(t testing.TB) *fs.Store {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := fs.OpenStore(dir)
+	must(t, err)
+	t.Cleanup(func() {
+		s.Close()
+		removeAll(dir)
+	})
+	return s
 }
 
 // removeAll removes what a store keeps read-only.
