@@ -200,19 +200,7 @@ func (n *node) Readlink(op context.Context) ([]byte, syscall.Errno) {
 func (n *node) Open(op context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	ctx, cancel := request(n.ctx, op)
 	defer cancel()
-	var m fs.OpenMode
-	switch flags & syscall.O_ACCMODE {
-	case syscall.O_RDONLY:
-		m = fs.OpenRead
-	case syscall.O_WRONLY:
-		m = fs.OpenWrite
-	default:
-		m = fs.OpenRead | fs.OpenWrite
-	}
-	if flags&syscall.O_TRUNC != 0 {
-		m |= fs.OpenTrunc
-	}
-	f, st, err := n.open(ctx, m)
+	f, st, err := n.open(ctx, ninep.OpenMode(flags))
 	if err != nil {
 		return nil, 0, errno(err)
 	}

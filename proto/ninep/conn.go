@@ -216,8 +216,13 @@ func (c *conn) watch() {
 	if op&1 == 0 || c.dead {
 		return // whoever runs the next operation arms again
 	}
-	if op != rd.seen || len(c.tags) >= maxWaiting {
+	if op != rd.seen {
 		rd.seen = op
+		c.arm()
+		return
+	}
+	if len(c.tags) >= 2*maxWaiting {
+		rd.cur.cancel() // so that the connection goes on all the same
 		c.arm()
 		return
 	}

@@ -144,7 +144,8 @@ func (m *model) next(tag uint16, op, a, b byte) (frame []byte, want string) {
 		return wire.End(frame, 0), fails
 	case 5:
 		set(plan9.Tflush)
-		frame = le.AppendUint16(wire.Begin(nil, plan9.Tflush, tag), uint16(b))
+		// Of what was never asked: a read of ctl could go unanswered.
+		frame = le.AppendUint16(wire.Begin(nil, plan9.Tflush, tag), 1000+uint16(b))
 		return wire.End(frame, 0), ok("Rflush")
 	case 6:
 		set(plan9.Tread)

@@ -256,22 +256,25 @@ func (r *request) topen(mode uint8) error {
 
 // tlopen takes the flags of Linux's open(2).
 func (r *request) tlopen(flags uint32) error {
-	var m fs.OpenMode
+	if flags&syscall.O_DIRECTORY != 0 && !r.elem.st.IsDir() {
+		return fs.ErrNotDir
+	}
+	return r.open(OpenMode(flags), wire.Tlopen+1)
+}
+
+// OpenMode is what the flags of Linux's open(2) ask for.
+func OpenMode(flags uint32) fs.OpenMode {
+	m := fs.OpenRead | fs.OpenWrite
 	switch flags & syscall.O_ACCMODE {
 	case syscall.O_RDONLY:
 		m = fs.OpenRead
 	case syscall.O_WRONLY:
 		m = fs.OpenWrite
-	default:
-		m = fs.OpenRead | fs.OpenWrite
 	}
 	if flags&syscall.O_TRUNC != 0 {
 		m |= fs.OpenTrunc
 	}
-	if flags&syscall.O_DIRECTORY != 0 && !r.elem.st.IsDir() {
-		return fs.ErrNotDir
-	}
-	return r.open(m, wire.Tlopen+1)
+	return m
 }
 
 func (r *request) open(m fs.OpenMode, typ uint8) error {

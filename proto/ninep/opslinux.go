@@ -3,6 +3,7 @@ package ninep
 import (
 	"errors"
 	iofs "io/fs"
+	"syscall"
 
 	"9ci/fs"
 	"9ci/proto/internal/wire"
@@ -118,6 +119,9 @@ func (r *request) readlink() error {
 	}
 	if st.Mode&iofs.ModeSymlink == 0 {
 		return iofs.ErrInvalid
+	}
+	if len(st.Target) > 4096 { // PATH_MAX
+		return syscall.ENAMETOOLONG
 	}
 	r.reply(wire.Treadlink + 1)
 	r.out = wire.AppendString(r.out, st.Target)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"9ci/fs"
@@ -116,7 +117,11 @@ func (r *request) cancel() {
 // run performs the operation and appends its reply to out.
 func (r *request) run() {
 	r.start = len(r.out)
-	if err := r.do(); err != nil {
+	err := r.do()
+	if err == nil && len(r.out)-r.start > int(r.msize) {
+		err = syscall.ENAMETOOLONG // of a link, say
+	}
+	if err != nil {
 		r.fail(err)
 	} else {
 		wire.End(r.out, r.start)

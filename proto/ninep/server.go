@@ -39,7 +39,11 @@ type Server struct {
 // protocol, or ctx is done. It closes rwc, and returns only when every request
 // has ended. A hangup between two frames is no error.
 func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
-	user := s.User
+	return s.serve(ctx, rwc, s.User)
+}
+
+// serve is Serve for a user who is known, or the zero User.
+func (s *Server) serve(ctx context.Context, rwc io.ReadWriteCloser, user fs.User) error {
 	if user == (fs.User{}) {
 		user = fs.User{UID: -1, Anonymous: true}
 	}
@@ -60,7 +64,7 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 
 // ServeListener serves every connection that l accepts, until ctx is done.
 // It closes l, and returns when the last connection has ended. Whoever comes
-// by a listener that is no Unix socket is Anonymous.
+// by a listener that is no Unix socket is Anonymous, whatever User says.
 func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
@@ -88,7 +92,8 @@ func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
 			continue
 		}
 		pause = 0
-		wg.Go(func() { s.Serve(ctx, c) })
+		// How a connection ends is its peer's affair.
+		wg.Go(func() { s.serve(ctx, c, fs.User{}) })
 	}
 }
 
