@@ -57,7 +57,7 @@ type Config struct {
 	// as sh would be. Nil: a missing shell is an error.
 	Builtin []string
 
-	// OnBuiltin, if set, is called once, when Builtin is first used.
+	// OnBuiltin, if set, is called each time Builtin is used.
 	OnBuiltin func()
 }
 

@@ -179,7 +179,6 @@ func (ps *procs) lookPath(name string, env []string) (string, error) {
 
 func (ps *procs) builtin() {
 	if f := ps.cfg.OnBuiltin; f != nil {
-		ps.cfg.OnBuiltin = nil
 		f()
 	}
 }

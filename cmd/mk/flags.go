@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"strings"
+	"sync"
 
 	"9ci/mk"
 )
@@ -32,7 +33,7 @@ var flags = map[byte]struct {
 	't': {0, func(c *mk.Config, _ string) { c.Touch = true }},
 	'u': {0, func(c *mk.Config, _ string) { c.Usage = true }},
 	'v': {0, func(c *mk.Config, _ string) {
-		c.OnBuiltin = func() { os.Stderr.WriteString("mk: using the built-in shell\n") }
+		c.OnBuiltin = sync.OnceFunc(func() { os.Stderr.WriteString("mk: using the built-in shell\n") })
 	}},
 	'w': {'w', func(c *mk.Config, s string) { c.WhatIf += " " + s }},
 	'N': {0, func(c *mk.Config, _ string) { c.Nano = true }},
