@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"9ci/mk"
 )
@@ -20,13 +21,25 @@ func main() {
 		os.Exit(1)
 	}
 	ctx := interruptible(context.Background())
-	if run(ctx, c, targets) != nil {
+	if err := run(ctx, c, targets); err != nil {
+		if interrupted(err) { // We were too, as by a terminal, but may not know yet.
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
 		var i mk.Interrupt
 		if errors.As(context.Cause(ctx), &i) {
 			die(i.Signal)
 		}
 		os.Exit(1)
 	}
+}
+
+// interrupted tells whether a recipe was.
+func interrupted(err error) bool {
+	var e *mk.ExitError
+	return errors.As(err, &e) && (e.Status == "signal 2" || e.Status == "signal 3")
 }
 
 func run(ctx context.Context, c mk.Config, targets []string) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -163,45 +164,57 @@ func TestEmptyRoot(t *testing.T) {
 }
 
 // A signal reaches what a recipe has started, a half-made target with
-// attribute D goes, and mk dies of the signal.
+// attribute D goes, and mk dies of the signal; also where all of them get it,
+// as from a terminal.
 func TestInterrupt(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		dir := writeMkfile(t, "out:D:\n\techo half >$target; sh -c 'echo $$; exec sleep 1000'; true\n")
-		cmd := mkCmd(t, dir)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
-		r, w, err := os.Pipe()
+	for _, c := range []struct {
+		sig syscall.Signal
+		all bool
+	}{{syscall.SIGINT, false}, {syscall.SIGTERM, false}, {syscall.SIGINT, true}} {
+		t.Run(fmt.Sprintf("%v all=%v", c.sig, c.all), func(t *testing.T) { testInterrupt(t, c.sig, c.all) })
+	}
+}
+
+func testInterrupt(t *testing.T, sig syscall.Signal, all bool) {
+	dir := writeMkfile(t, "out:D:\n\techo half >$target; sh -c 'echo $$; exec sleep 1000'; true\n")
+	cmd := mkCmd(t, dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	b := make([]byte, 1000)
+	for got := ""; strings.Count(got, "\n") < 2; { // the recipe and the pid of sleep
+		n, err := r.Read(b)
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd.Stdout = w
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		w.Close()
-		b := make([]byte, 1000)
-		for got := ""; strings.Count(got, "\n") < 2; { // the recipe and the pid of sleep
-			n, err := r.Read(b)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got += string(b[:n])
-		}
-		cmd.Process.Signal(sig)
-		err = cmd.Wait()
-		if n, err := r.Read(b); n > 0 || err == nil { // blocks as long as sleep lives
-			t.Errorf("%v: read %q after mk's end", sig, b[:n])
-		}
-		r.Close()
-		if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != sig {
-			t.Errorf("%v: mk ended with %v", sig, err)
-		}
-		if _, err := os.Stat(filepath.Join(dir, "out")); err == nil {
-			t.Errorf("%v: out is still there", sig)
-		}
-		if !strings.Contains(stderr.String(), "deleting 'out'") {
-			t.Errorf("%v: stderr %q", sig, stderr.String())
-		}
+		got += string(b[:n])
+	}
+	pid := cmd.Process.Pid
+	if all {
+		pid = -pid
+	}
+	syscall.Kill(pid, sig)
+	err = cmd.Wait()
+	if n, err := r.Read(b); n > 0 || err == nil { // blocks as long as sleep lives
+		t.Errorf("read %q after mk's end", b[:n])
+	}
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != sig {
+		t.Errorf("mk ended with %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "out")); err == nil {
+		t.Error("out is still there")
+	}
+	if !strings.Contains(stderr.String(), "deleting 'out'") {
+		t.Errorf("stderr %q", stderr.String())
 	}
 }
