@@ -21,10 +21,10 @@ var rewrite = flag.Bool("update", false, "rewrite the plans and outputs in testd
 
 // A mkCase is an archive of testdata/case. Its comment tells the story. In
 // it, a line "arg ARG" adds to the command line, "env NAME=VALUE" to the
-// environment, "time NAME SECONDS" says when a file was modified, and "peer
-// differs" that 9base's mk does something else. Its files are put in an empty
-// directory, but for plan, stdout, stderr, made and exit, which are what comes
-// out.
+// environment, "time NAME SECONDS" says when a file was modified, "need NAME"
+// names a command without which the case is skipped, and "peer differs" says
+// that 9base's mk does something else. Its files are put in an empty directory,
+// but for plan, stdout, stderr, made and exit, which are what comes out.
 type mkCase struct {
 	*txtar.Archive
 	args   []string
@@ -60,6 +60,10 @@ func readCase(t *testing.T, name string) *mkCase {
 			var n int64
 			fmt.Sscan(rest, &file, &n)
 			c.times[file] = n
+		case "need":
+			if _, err := exec.LookPath(rest); err != nil {
+				t.Skip(err)
+			}
 		case "peer":
 			c.differ = true
 		}
