@@ -349,11 +349,7 @@ func (n *importedDir) Open(context.Context, fs.OpenMode) (fs.File, error) {
 func (n *imported) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
 	l := n.c.link
 	fid, calls, err := n.visit(ctx, true, func(fid uint32) []*call {
-		b := le.AppendUint32(nil, fid)
-		if l.dialect == Plan9 {
-			return append([]*call{{typ: plan9.Topen, body: append(b, plan9Mode(mode))}}, n.statCalls(fid)...)
-		}
-		return append([]*call{{typ: wire.Tlopen, body: le.AppendUint32(b, linuxFlags(mode))}}, n.statCalls(fid)...)
+		return append([]*call{openCall(l.dialect, fid, mode)}, n.statCalls(fid)...)
 	})
 	if err != nil {
 		return nil, n.fail("open", err)
@@ -370,6 +366,68 @@ func (n *imported) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) 
 		return nil, n.fail("open", err)
 	}
 	return &importedFile{link: l, fid: fid, st: st, name: n.name()}, nil
+}
+
+// firstRead is what ReadAll asks for before it knows the size.
+const firstRead = 32 << 10
+
+// ReadAll reads a small file that never changes in one round trip: walk, open,
+// stat, read and clunk go out in one burst. It is what fs.ReadAll calls.
+func (n *imported) ReadAll(ctx context.Context) ([]byte, error) {
+	l := n.c.link
+	f := &importedFile{link: l}
+	buf := make([]byte, min(firstRead, f.chunk()))
+	_, calls, err := n.visit(ctx, false, func(fid uint32) []*call {
+		f.fid = fid
+		return slices.Concat([]*call{openCall(l.dialect, fid, fs.OpenRead)}, n.statCalls(fid), []*call{f.readCall(buf, 0)})
+	})
+	if err != nil {
+		return nil, n.fail("read", err)
+	}
+	last := len(calls) - 1
+	st, err := n.statOf(calls[1:last])
+	for _, c := range []*call{calls[last], calls[0]} {
+		if c.err != nil {
+			err = c.err
+		}
+	}
+	if err != nil {
+		return nil, n.fail("read", err)
+	}
+	b := buf[:calls[last].n]
+	if st.Version != 0 && int64(len(b)) == st.Size {
+		return b, nil
+	}
+	o, err := n.Open(ctx, fs.OpenRead)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Close()
+	for {
+		if cap(b)-len(b) < firstRead {
+			b = slices.Grow(b, max(len(b), f.chunk()))
+		}
+		m, err := o.ReadAt(ctx, b[len(b):cap(b)], int64(len(b)))
+		b = b[:len(b)+m]
+		if err == io.EOF {
+			return b, nil
+		}
+		if err != nil {
+			return b, err
+		}
+	}
+}
+
+func (n *importedDir) ReadAll(context.Context) ([]byte, error) {
+	return nil, n.fail("read", fs.ErrIsDir)
+}
+
+func openCall(d Dialect, fid uint32, mode fs.OpenMode) *call {
+	b := le.AppendUint32(nil, fid)
+	if d == Plan9 {
+		return &call{typ: plan9.Topen, body: append(b, plan9Mode(mode))}
+	}
+	return &call{typ: wire.Tlopen, body: le.AppendUint32(b, linuxFlags(mode))}
 }
 
 func plan9Mode(m fs.OpenMode) (mode uint8) {

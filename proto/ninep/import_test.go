@@ -6,6 +6,8 @@ import (
 	iofs "io/fs"
 	"net"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"9ci/fs"
@@ -149,6 +151,45 @@ func TestImportCtl(t *testing.T) {
 			t.Errorf("WriteAt(bad) = %v, want %v", err, iofs.ErrInvalid)
 		}
 	})
+}
+
+// A small file is one round trip, whatever it takes.
+func TestImportBurst(t *testing.T) {
+	dialects(t, func(t *testing.T, d Dialect) {
+		root, _ := testtree.New()
+		big := strings.Repeat("0123456789", 30000)
+		root.Add(testtree.NewNode("big", 50, 0o444, big))
+		conn := &countedConn{Conn: serve(t, &Server{Root: root})}
+		c, err := Import(t.Context(), conn, ImportOptions{Dialect: d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		n := walk(t, c.Root(), "ci", "last", "status")
+		before := conn.writes.Load()
+		if b, err := fs.ReadAll(t.Context(), n); err != nil || string(b) != "passed 0 1.500 -\n" {
+			t.Errorf("ReadAll = %q, %v", b, err)
+		}
+		if n := conn.writes.Load() - before; n != 1 {
+			t.Errorf("it took %d writes, want 1", n)
+		}
+		if b, err := fs.ReadAll(t.Context(), walk(t, c.Root(), "big")); err != nil || string(b) != big {
+			t.Errorf("ReadAll(big) = %d bytes, %v", len(b), err)
+		}
+		if _, err := fs.ReadAll(t.Context(), c.Root()); !errors.Is(err, fs.ErrIsDir) {
+			t.Errorf("ReadAll(/) = %v, want %v", err, fs.ErrIsDir)
+		}
+	})
+}
+
+type countedConn struct {
+	net.Conn
+	writes atomic.Int64
+}
+
+func (c *countedConn) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
 }
 
 // A reader gives up, and the tree's read with it.
