@@ -10,7 +10,9 @@
 // A machine leaves nothing: what it writes goes to memory or to a disk
 // that has no name, its sockets have none either, and qemu dies with the
 // process that started it. Directories of the host are seen in it where
-// it is given Shares, by 9P.
+// it is given Shares, by 9P. What is the same in every machine is kept in
+// the user's cache: images, and machines that were saved when they had
+// just started, from which others go on (Config.Cold).
 //
 // The host is where the machine's word ends. What a guest sends is bounded
 // and checked; a machine that floods, stalls, panics or dies ends with an

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -59,68 +56,6 @@ func (q *qemu) close() {
 }
 
 const program = "qemu-system-x86_64"
-
-// complete checks c and fills in what it leaves open.
-func (c *Config) complete(ctx context.Context) error {
-	if c.Image == nil {
-		return errors.New("no image")
-	}
-	for _, f := range []struct{ what, name string }{
-		{"kernel", c.Image.Kernel}, {"core OS", c.Image.Root}, {"modules", c.Image.Modules},
-		{"guest", c.Guest}, {"mk", c.Mk},
-	} {
-		if _, err := os.Stat(f.name); err != nil {
-			return fmt.Errorf("%s: %w", f.what, err)
-		}
-	}
-	if c.Memory == 0 {
-		c.Memory = 2 << 30
-	}
-	if c.Memory < 128<<20 {
-		return fmt.Errorf("memory of %d MiB, want at least 128", c.Memory>>20)
-	}
-	c.Memory = (c.Memory + 1<<20 - 1) &^ (1<<20 - 1)
-	if c.CPUs == 0 {
-		c.CPUs = runtime.NumCPU()
-	}
-	if c.Disk != 0 && c.Disk < 64<<20 {
-		return fmt.Errorf("disk of %d bytes, want none or at least 64 MiB", c.Disk)
-	}
-	if c.Dir == "" {
-		c.Dir = "/var/tmp"
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	tags := make(map[string]bool)
-	for _, s := range c.Shares {
-		if s.Tag == "" || len(s.Tag) > 31 || tags[s.Tag] {
-			return fmt.Errorf("share %q: tag is empty, too long or taken", s.Tag)
-		}
-		tags[s.Tag] = true
-		if !filepath.IsAbs(s.Dir) || s.Target != "" && !filepath.IsAbs(s.Target) {
-			return fmt.Errorf("share %q: %s to %s: not absolute", s.Tag, s.Dir, s.Target)
-		}
-		if fi, err := os.Stat(s.Dir); err != nil {
-			return fmt.Errorf("share %q: %w", s.Tag, err)
-		} else if !fi.IsDir() {
-			return fmt.Errorf("share %q: %s: not a directory", s.Tag, s.Dir)
-		}
-	}
-	switch c.Accel {
-	case "kvm", "tcg":
-	case "":
-		c.Accel = "tcg"
-		if ok, why := ProbeKVM(ctx, *c); ok {
-			c.Accel = "kvm"
-		} else {
-			c.Log.Info("no kvm", "why", why)
-		}
-	default:
-		return fmt.Errorf("accelerator %q, want kvm or tcg", c.Accel)
-	}
-	return nil
-}
 
 // memory is where a guest's RAM is when it is not simply qemu's own.
 type memory struct {

@@ -8,7 +8,7 @@
 // As PID 1 it loads the modules of its initramfs, waits for a host on the
 // virtio-serial port ci.agent, makes the core OS its root as that host
 // asks, and then runs commands for it: the protocol is that of package
-// 9ci/vm/guest. Its messages go to the kernel's log.
+// 9ci/vm/guest. What it has to say goes to the console.
 //
 // Guest serve speaks the same protocol on its standard input, a socket,
 // as an ordinary process of an ordinary system: a machine for tests.

@@ -30,7 +30,6 @@ type Server struct {
 	mu      sync.Mutex // guards the rest
 	cmds    map[uint32]*command
 	streams map[*os.File]bool // reading ends that are open; longer than their command where it left somebody behind
-	stopped bool
 }
 
 // Serve says hello and then does what the host asks until the host hangs
@@ -213,7 +212,6 @@ func (s *Server) run(m message) error {
 func (s *Server) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopped = true
 	for _, c := range s.cmds {
 		c.window.shutdown()
 		c.input.shutdown()

@@ -1,0 +1,125 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// A Config says what machine to start.
+type Config struct {
+	Image *Image // from EnsureImage
+
+	// Guest and Mk are static programs of this host: PID 1, and the mk
+	// of /usr/lib/plan9/bin. They go into the initramfs, not the Image.
+	Guest, Mk string
+
+	Memory int64 // the guest's RAM in bytes, in whole MiB; 0: 2 GiB
+	CPUs   int   // 0: all of this host's
+
+	// Accel is kvm or tcg. Empty is kvm where ProbeKVM finds that it works.
+	Accel string
+
+	// Net is whether the guest reaches the network, by qemu's user
+	// network: what this host reaches, from this host's address, this
+	// host's own loopback (at 10.0.2.2) included. SetNet changes it.
+	Net bool
+
+	Shares []Share
+
+	// Disk is the size in bytes of a sparse disk for all that the guest
+	// writes outside its shares: /src, /tmp, podman's store and what is
+	// written over the core OS. 0 is memory: faster, and 80% of Memory at
+	// most. It lies in Dir without a name.
+	Disk int64
+
+	Log     *slog.Logger // nil: none
+	Console io.Writer    // gets the guest's console, and must not block; nil: nobody
+	Dir     string       // for Disk; empty: /var/tmp
+
+	// Env is every command's in the guest: NAME=VALUE.
+	Env []string
+
+	// Cold has the kernel start anew. Else, under TCG, a machine goes on
+	// from where one like it was saved, in a tenth of the time; the first
+	// of its kind is saved, in the user's cache.
+	Cold bool
+}
+
+// A Share is a directory of the host that the guest sees by 9P. What the
+// guest writes there is owned by this process's user; where that is root,
+// root in the guest makes devices and set-user-ID files there too, so
+// that nobody else should be able to walk to Dir.
+type Share struct {
+	Tag      string // its name on the wire, at most 31 bytes; unique
+	Dir      string // here
+	Target   string // there; empty: not mounted at boot
+	ReadOnly bool   // writes get EROFS, from qemu: root in the guest cannot change that
+}
+
+// complete checks c and fills in what it leaves open.
+func (c *Config) complete(ctx context.Context) error {
+	if c.Image == nil {
+		return errors.New("no image")
+	}
+	for _, f := range []struct{ what, name string }{
+		{"kernel", c.Image.Kernel}, {"core OS", c.Image.Root}, {"modules", c.Image.Modules},
+		{"guest", c.Guest}, {"mk", c.Mk},
+	} {
+		if _, err := os.Stat(f.name); err != nil {
+			return fmt.Errorf("%s: %w", f.what, err)
+		}
+	}
+	if c.Memory == 0 {
+		c.Memory = 2 << 30
+	}
+	if c.Memory < 128<<20 {
+		return fmt.Errorf("memory of %d MiB, want at least 128", c.Memory>>20)
+	}
+	c.Memory = (c.Memory + 1<<20 - 1) &^ (1<<20 - 1)
+	if c.CPUs == 0 {
+		c.CPUs = runtime.NumCPU()
+	}
+	if c.Disk != 0 && c.Disk < 64<<20 {
+		return fmt.Errorf("disk of %d bytes, want none or at least 64 MiB", c.Disk)
+	}
+	if c.Dir == "" {
+		c.Dir = "/var/tmp"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	tags := make(map[string]bool)
+	for _, s := range c.Shares {
+		if s.Tag == "" || len(s.Tag) > 31 || tags[s.Tag] {
+			return fmt.Errorf("share %q: tag is empty, too long or taken", s.Tag)
+		}
+		tags[s.Tag] = true
+		if !filepath.IsAbs(s.Dir) || s.Target != "" && !filepath.IsAbs(s.Target) {
+			return fmt.Errorf("share %q: %s to %s: not absolute", s.Tag, s.Dir, s.Target)
+		}
+		if fi, err := os.Stat(s.Dir); err != nil {
+			return fmt.Errorf("share %q: %w", s.Tag, err)
+		} else if !fi.IsDir() {
+			return fmt.Errorf("share %q: %s: not a directory", s.Tag, s.Dir)
+		}
+	}
+	switch c.Accel {
+	case "kvm", "tcg":
+	case "":
+		c.Accel = "tcg"
+		if ok, why := ProbeKVM(ctx, *c); ok {
+			c.Accel = "kvm"
+		} else {
+			c.Log.Info("no kvm", "why", why)
+		}
+	default:
+		return fmt.Errorf("accelerator %q, want kvm or tcg", c.Accel)
+	}
+	return nil
+}

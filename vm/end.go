@@ -1,0 +1,81 @@
+package vm
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// lastTime is how long a qemu has to end whose sockets have. Mostly they
+// close because it ends, and then its own status says more.
+const lastTime = time.Second
+
+// watch ends the machine when any part of it has ended, and closes done.
+// That qemu has ended is what counts: the others only hasten it.
+func (m *Machine) watch() {
+	var lost func() error
+	select {
+	case <-m.exited:
+	case <-m.guest.Done():
+		lost = m.guest.Err
+	case <-m.monitor.done:
+		lost = func() error { return errMonitor }
+	case <-m.monitor.full:
+		m.end(fmt.Errorf("no room for its disk in %s: %w", m.dir, syscall.ENOSPC))
+	}
+	if lost != nil {
+		t := time.NewTimer(lastTime)
+		select {
+		case <-m.exited:
+		case <-t.C:
+			m.end(lost())
+		}
+		t.Stop()
+	}
+	<-m.exited
+	m.guest.Close()
+	m.monitor.close()
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.err = m.explain(m.reason)
+	close(m.done)
+}
+
+// explain says why the machine ended: for a reason that we had, or one
+// that the console or qemu's status shows, with what they said last.
+func (m *Machine) explain(reason error) error {
+	if reason == errKilled || reason == errShutdown {
+		return reason
+	}
+	if reason == nil {
+		if line := m.console.find("Kernel panic"); line != "" {
+			reason = fmt.Errorf("guest panicked: %s", line)
+		} else if m.status == nil {
+			reason = errors.New("the guest powered off or reset itself")
+		} else {
+			reason = fmt.Errorf("qemu: %w", m.status)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		*console
+	}{{"qemu", m.stderr}, {"console", m.console}} {
+		if text := c.last(); text != "" {
+			reason = fmt.Errorf("%w\n%s: %s", reason, c.name, strings.ReplaceAll(text, "\n", "\n"+c.name+": "))
+		}
+	}
+	return reason
+}
+
+// end kills qemu for a reason, the first of which counts.
+func (m *Machine) end(reason error) {
+	m.mu.Lock()
+	if m.reason == nil {
+		m.reason = reason
+	}
+	m.mu.Unlock()
+	m.process.Kill()
+}
