@@ -139,6 +139,9 @@ func TestLinux(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a kernel")
 	}
+	if raceEnabled {
+		t.Skip("the race detector does not start in user-mode-linux")
+	}
 	if os.Getuid() != 0 {
 		t.Skip("only root's files can be the machine's root file system")
 	}
