@@ -58,9 +58,8 @@ func (m marks) pfuse() bool { return m.msize8k && !m.auth && !m.flush }
 
 // A reader is the state of whoever has the reader's role.
 type reader struct {
-	fr   *wire.Reader
-	out  []byte // replies that are complete
-	sent int    // bytes of files that were queued behind replies
+	fr  *wire.Reader
+	out []byte // replies that are complete
 
 	// op is odd while an operation runs, and grows with each. watch sets it to
 	// 0 to take the role away; the operation then goes on by itself.
@@ -99,7 +98,7 @@ func (c *conn) serve(ctx context.Context) error {
 // role; only in the first case it sends an error.
 func (c *conn) read(rd *reader) {
 	for {
-		if !rd.fr.Buffered() || len(rd.out)+rd.sent >= flushAt {
+		if !rd.fr.Buffered() || len(rd.out) >= flushAt {
 			if err := c.send(rd); err != nil {
 				c.end <- err
 				return
@@ -135,7 +134,6 @@ func (c *conn) send(rd *reader) error {
 		c.out.Put(rd.out)
 		rd.out = nil
 	}
-	rd.sent = 0
 	return c.out.Flush()
 }
 
@@ -185,11 +183,6 @@ func (c *conn) step(rd *reader, frame []byte) (mine bool, err error) {
 	r.run()
 	if rd.op.CompareAndSwap(op, op+1) {
 		rd.out = r.out
-		if r.stretch != nil {
-			c.out.PutFile(rd.out, r.stretch)
-			rd.out = nil
-			rd.sent += r.stretch.Len
-		}
 		return true, nil
 	}
 	r.out = append(wire.GetBuffer(), r.out[r.start:]...)

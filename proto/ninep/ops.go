@@ -401,9 +401,6 @@ func (r *request) read(d *wire.Decoder) error {
 	if r.elem.st.Size == 0 {
 		n = min(count, liveMost)
 	}
-	if n >= sendfileLeast && r.sendFile(n) {
-		return nil
-	}
 	return r.readInto(r, n)
 }
 

@@ -38,8 +38,6 @@ type request struct {
 	out   []byte // the reply grows at its end
 	start int    // of the reply
 
-	stretch *wire.Stretch // of a file, follows out
-
 	// Guarded by conn.mu.
 	async     bool     // is in conn.tags
 	flushed   bool     // must not be answered, nor have an effect from now on
@@ -125,9 +123,6 @@ func (r *request) run() {
 		r.fail(err)
 	} else {
 		wire.End(r.out, r.start)
-		if r.stretch != nil {
-			le.PutUint32(r.out[r.start:], uint32(len(r.out)-r.start+r.stretch.Len))
-		}
 		r.c.traceFrame("->", r.dialect, r.out[r.start:])
 	}
 	r.unpin()
@@ -291,30 +286,18 @@ func (c *conn) finish(r *request) {
 	if c.tags[r.tag] == r {
 		delete(c.tags, r.tag)
 	}
-	switch {
-	case r.flushed:
+	if r.flushed {
 		wire.PutBuffer(r.out)
-	case r.stretch != nil:
-		c.out.PutFile(r.out, r.stretch)
-		r.out = nil
-		for _, tag := range r.flushes {
-			r.out = c.appendFlushed(r.out, tag)
-		}
-		c.out.Put(r.out)
-	default:
+	} else {
 		for _, tag := range r.flushes {
 			r.out = c.appendFlushed(r.out, tag)
 		}
 		c.out.Put(r.out)
 	}
-	unsent := r.flushed && r.stretch != nil
 	r.out = nil
 	holds := r.holds
 	r.holds = nil
 	c.mu.Unlock()
-	if unsent {
-		r.stretch.Done()
-	}
 	c.out.Flush()
 	for _, f := range holds {
 		c.drain(f)

@@ -19,67 +19,42 @@ const mergeLimit = 16 << 10
 // writing writes, for others too, so that a burst goes out in one write.
 type Sender struct {
 	w    io.Writer
-	sock syscall.RawConn // of w, if files can be sent to it
+	sock syscall.RawConn // of w, if that is a socket
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // queued fell, or the Sender failed
-	queue   []piece
+	queue   [][]byte
 	queued  int
 	writing bool
 	err     error
 }
 
-// A piece is what is written at a time: bytes, and behind them a stretch of a
-// file.
-type piece struct {
-	b    []byte
-	file *Stretch
-}
-
-func (p piece) size() int {
-	if p.file != nil {
-		return len(p.b) + p.file.Len
-	}
-	return len(p.b)
-}
-
 func NewSender(w io.Writer) *Sender {
-	s := &Sender{w: w, sock: sendsFiles(w)}
+	s := &Sender{w: w}
 	s.room.L = &s.mu
+	if c, ok := w.(syscall.Conn); ok {
+		s.sock, _ = c.SyscallConn()
+	}
 	return s
 }
 
-// SendsFiles reports whether PutFile may be called.
-func (s *Sender) SendsFiles() bool { return s.sock != nil }
-
 // Put queues whole frames. It never blocks, and takes b over.
-func (s *Sender) Put(b []byte) { s.put(piece{b: b}) }
-
-// PutFile queues frames the last of which ends with the bytes of file.
-func (s *Sender) PutFile(b []byte, file *Stretch) { s.put(piece{b, file}) }
-
-func (s *Sender) put(p piece) {
+func (s *Sender) Put(b []byte) {
 	s.mu.Lock()
-	dead := s.err != nil && !s.writing
-	if !dead {
-		s.queue = append(s.queue, p)
-		s.queued += p.size()
-	}
+	s.queue = append(s.queue, b)
+	s.queued += len(b)
 	s.mu.Unlock()
-	if dead {
-		drop([]piece{p})
-	}
 }
 
 // Flush writes what is queued, or leaves it to whoever is writing and then
 // waits until there is room again.
 func (s *Sender) Flush() error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for s.writing && s.queued > maxQueued && s.err == nil {
 		s.room.Wait()
 	}
 	if s.writing || s.err != nil {
-		defer s.mu.Unlock()
 		return s.err
 	}
 	s.writing = true
@@ -96,70 +71,39 @@ func (s *Sender) Flush() error {
 		s.room.Broadcast()
 	}
 	s.writing = false
-	err := s.err
-	s.unlockFailed()
-	return err
-}
-
-// unlockFailed gives back what will not be written. It does so without s.mu:
-// Done may need locks that are held over put.
-func (s *Sender) unlockFailed() {
-	var q []piece
-	if s.err != nil && !s.writing {
-		q, s.queue = s.queue, nil
-	}
-	s.mu.Unlock()
-	drop(q)
+	return s.err
 }
 
 // write sends q: small frames as one, large ones as they are, so that data is
 // never copied on its way.
-func (s *Sender) write(q []piece) (n int, err error) {
-	for _, p := range q {
-		n += p.size()
+func (s *Sender) write(q [][]byte) (n int, err error) {
+	for _, b := range q {
+		n += len(b)
 	}
-	q = merge(q)
-	for i, p := range q {
-		_, err = s.w.Write(p.b)
-		if err == nil && p.file != nil {
-			err = p.file.send(s.sock)
+	for _, b := range merge(q) {
+		if err == nil {
+			_, err = s.w.Write(b)
 		}
-		if err != nil {
-			drop(q[i:])
-			return n, err
-		}
-		drop(q[i : i+1])
+		PutBuffer(b)
 	}
-	return n, nil
+	return n, err
 }
 
-// merge makes one piece of small ones.
-func merge(q []piece) []piece {
+// merge makes one of small pieces.
+func merge(q [][]byte) [][]byte {
 	n := 0
-	for _, p := range q {
-		if n += len(p.b); p.file != nil || n > mergeLimit {
-			return q
-		}
+	for _, b := range q {
+		n += len(b)
 	}
-	if len(q) < 2 {
+	if len(q) < 2 || n > mergeLimit {
 		return q
 	}
 	all := GetBuffer()
-	for _, p := range q {
-		all = append(all, p.b...)
-		PutBuffer(p.b)
+	for _, b := range q {
+		all = append(all, b...)
+		PutBuffer(b)
 	}
-	return []piece{{b: all}}
-}
-
-// drop gives back what pieces hold.
-func drop(q []piece) {
-	for _, p := range q {
-		PutBuffer(p.b)
-		if p.file != nil {
-			p.file.Done()
-		}
-	}
+	return [][]byte{all}
 }
 
 // TryFlush writes what the peer takes without being waited for, and reports
@@ -175,15 +119,15 @@ func (s *Sender) TryFlush() bool {
 	s.queue = nil
 	s.mu.Unlock()
 	total, err := 0, error(nil)
-	for len(q) > 0 && q[0].file == nil {
+	for len(q) > 0 {
 		n := 0
-		n, err = s.tryWrite(q[0].b)
+		n, err = s.tryWrite(q[0])
 		total += n
-		if n < len(q[0].b) {
-			q[0].b = q[0].b[n:]
+		if n < len(q[0]) {
+			q[0] = q[0][n:]
 			break
 		}
-		PutBuffer(q[0].b)
+		PutBuffer(q[0])
 		q = q[1:]
 	}
 	s.mu.Lock()
@@ -194,9 +138,8 @@ func (s *Sender) TryFlush() bool {
 		s.err = err
 	}
 	s.room.Broadcast()
-	done := len(s.queue) == 0
-	s.unlockFailed()
-	return done
+	defer s.mu.Unlock()
+	return len(s.queue) == 0
 }
 
 // tryWrite makes one attempt that does not wait.
@@ -232,7 +175,7 @@ func (s *Sender) Fail(err error) {
 		s.err = err
 	}
 	s.room.Broadcast()
-	s.unlockFailed()
+	s.mu.Unlock()
 }
 
 var buffers sync.Pool

@@ -13,9 +13,9 @@ import (
 	"9ci/fs"
 )
 
-// Files on disk go to a socket without a copy: the bytes are the same, also of
-// a file that became shorter since it was walked to, and the files are closed.
-func TestSendFile(t *testing.T) {
+// Files on disk over a socket: the bytes are the same, also of a file that
+// became shorter since it was walked to, and the files are closed.
+func TestDisk(t *testing.T) {
 	data := make([]byte, 3<<20+777)
 	for i := range data {
 		data[i] = byte(rand.Int())
