@@ -109,7 +109,9 @@ func TestRunIsSealedAsServed(t *testing.T) {
 	for _, tool := range []string{"tar", "bsdtar"} {
 		d := filepath.Join(out, tool)
 		os.Mkdir(d, 0o755)
-		if msg, err := exec.Command(tool, "-xpf", tarName, "-C", d).CombinedOutput(); err != nil {
+		cmd := exec.Command(tool, "-xpf", tarName, "-C", d)
+		cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // bsdtar wants to know what names are in
+		if msg, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v\n%s", tool, err, msg)
 		}
 		rep, err := VerifyDir(filepath.Join(d, id))

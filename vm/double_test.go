@@ -75,7 +75,7 @@ func fakeQEMU() int {
 		return 0
 	case "silent":
 		fmt.Println("[    0.1] stuck here")
-		select {}
+		io.Copy(io.Discard, monitor)
 	case "no qmp":
 		go io.Copy(io.Discard, monitor)
 	default:

@@ -68,6 +68,11 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 		},
 		Replayer: &replay.Replayer{Store: store, Signers: trusted, Say: say},
 	}
+	if mode == "daemon" {
+		if err := h.Resume(ctx); err != nil {
+			say("%v", err)
+		}
+	}
 	if _, err := store.Recover(ctx, h.Sign); err != nil {
 		say("%v", err)
 	}

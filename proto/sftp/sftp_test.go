@@ -195,7 +195,7 @@ func TestSSHFS(t *testing.T) {
 	}()
 	dir := t.TempDir()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	cmd := exec.Command("sshfs", "-f", "-o", "directport="+port, "localhost:/", dir)
+	cmd := exec.Command("sshfs", "-f", "-o", "directport="+port, "127.0.0.1:/", dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

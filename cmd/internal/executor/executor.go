@@ -180,18 +180,67 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 				return id, errors.Join(err, run.Discard())
 			}
 		}
-		j.goes = true
-		close(j.decided)
-		e.wg.Go(func() {
-			defer release()
-			defer e.forget(j)
-			if e.Queue.enter(j.ctx) == nil { // else it was cancelled, and ends in its first step
-				defer e.Queue.leave()
-			}
-			j.err = e.do(run, req, j)
-		})
+		e.start(run, req, j, release)
 		return run.ID(), nil
 	}
+}
+
+// start lets a run go when its turn has come. release is called when it has
+// ended.
+func (e *Executor) start(run *fs.Run, req Request, j *job, release func()) {
+	j.goes = true
+	close(j.decided)
+	e.wg.Go(func() {
+		defer release()
+		defer e.forget(j)
+		if e.Queue.enter(j.ctx) == nil { // else it was cancelled, and ends in its first step
+			defer e.Queue.leave()
+		}
+		j.err = e.do(run, req, j)
+	})
+}
+
+// Resume starts the runs that were queued when the process that had taken
+// them was killed. One that cannot be started as it was asked for is sealed in
+// error.
+func (e *Executor) Resume(ctx context.Context) error {
+	runs, err := e.Store.Resume()
+	for _, run := range runs {
+		req, rerr := e.request(ctx, run)
+		if rerr != nil {
+			run.Enter("boot")
+			fmt.Fprintf(run.Stderr(), "9ci: %v\n", rerr)
+			run.Leave("boot", "error", 125)
+			err = errors.Join(err, run.Seal(ctx, "error", 125, e.Sign))
+			continue
+		}
+		e.mu.Lock()
+		j := e.addJob(run.ID(), replay.Digest(run.Key()))
+		e.mu.Unlock()
+		e.start(run, req, j, func() {})
+	}
+	return err
+}
+
+// request makes of a run's key and info what was asked for.
+func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
+	key := run.Key()
+	targets, err := fs.SplitWords(key.Get("target"))
+	if err != nil {
+		return Request{}, err
+	}
+	match := "commit"
+	if key.Has("tree") {
+		match = "tree"
+	}
+	c, err := config.Load(e.Repo.Top, e.Repo.Tracked(ctx, ".env"), map[string]string{
+		"CI_NET": key.Get("net"), "CI_MATCH": match, "CI_ENV": key.Get("env"), "CI_SECRETS": key.Get("secrets"),
+	})
+	if err != nil {
+		return Request{}, err
+	}
+	commit, tree, err := e.Repo.Resolve(ctx, run.Info().Get("commit"))
+	return Request{Commit: commit, Tree: tree, Targets: targets, Config: c}, err
 }
 
 // create makes a run for req, or returns the job of one that goes on for the
@@ -223,16 +272,21 @@ func (e *Executor) create(req Request, key fs.Attrs, share bool) (*fs.Run, *job,
 	if err != nil {
 		return nil, nil, errors.Join(err, run.Discard())
 	}
-	j := &job{id: run.ID(), decided: make(chan struct{}), done: make(chan struct{})}
-	if share {
-		j.key = digest
+	if !share {
+		digest = ""
 	}
+	return run, e.addJob(run.ID(), digest), nil
+}
+
+// addJob notes that a run has not ended. The caller holds e.mu.
+func (e *Executor) addJob(id, key string) *job {
+	j := &job{id: id, key: key, decided: make(chan struct{}), done: make(chan struct{})}
 	j.ctx, j.cancel = context.WithCancelCause(e.Context)
 	if e.jobs == nil {
 		e.jobs = make(map[string]*job)
 	}
-	e.jobs[j.id] = j
-	return run, j, nil
+	e.jobs[id] = j
+	return j
 }
 
 func (e *Executor) do(run *fs.Run, req Request, j *job) error {
