@@ -12,7 +12,7 @@ run that another executor made of the same revision.
 	9ci write [-a ADDR] PATH
 	9ci mount [-a ADDR] DIR
 	9ci verify REV|DIR
-	9ci image build|ls
+	9ci image build|ls|gc
 	9ci doctor
 	9ci init
 
@@ -67,7 +67,7 @@ signal comes.
 Verify checks a run without any executor, and reports its content, its
 metadata and its signature apart.
 
-Image builds the core OS, or lists what there is. Doctor says what this machine
+Image builds the core OS, lists what there is, or removes all but the one in use. Doctor says what this machine
 lacks, and the command that mends it. Init writes a mkfile, a .env, a hook that
 hands each commit to the daemon, and what has other CI call 9ci, where the
 repository has none yet.

@@ -41,7 +41,7 @@ func commands() []command {
 		{"write", "[-a ADDR] PATH", writeCommand},
 		{"mount", "[-a ADDR] DIR", mountCommand},
 		{"verify", "REV|DIR", verifyCommand},
-		{"image", "build|ls", imageCommand},
+		{"image", "build|ls|gc", imageCommand},
 		{"doctor", "", doctorCommand},
 		{"init", "", initCommand},
 	}

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -12,7 +10,6 @@ import (
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
-	"9ci/vm"
 )
 
 // verifyCommand checks a run on disk: a directory, or the store's run of a
@@ -86,31 +83,4 @@ func tellReport(r fs.Report, trusted *sign.Signers) (code int) {
 	}
 	line("signature", "", err.Error())
 	return code
-}
-
-func imageCommand(ctx context.Context, args []string) (int, error) {
-	f := newFlags("image")
-	if err := parseFlags(f, args, 1, 1); err != nil {
-		return exitError, err
-	}
-	switch f.Arg(0) {
-	case "build":
-		im, err := vm.EnsureImage(ctx, vm.ImageOptions{Progress: os.Stderr})
-		if err != nil {
-			return exitError, err
-		}
-		fmt.Println(im.Label, im.Digest)
-		return 0, nil
-	case "ls":
-		im, err := vm.LookupImage("")
-		if errors.Is(err, iofs.ErrNotExist) {
-			return 0, nil
-		}
-		if err != nil {
-			return exitError, err
-		}
-		fmt.Println(im.Label, im.Digest)
-		return 0, nil
-	}
-	return exitError, fmt.Errorf("unknown command image %s: want build or ls", f.Arg(0))
 }

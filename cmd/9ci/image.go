@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"9ci/vm"
+)
+
+// imageCommand builds the core OS, lists what the cache holds, or removes all
+// of that but the one in use.
+func imageCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("image")
+	if err := parseFlags(f, args, 1, 1); err != nil {
+		return exitError, err
+	}
+	var images []*vm.Image
+	var err error
+	switch f.Arg(0) {
+	case "build":
+		images = make([]*vm.Image, 1)
+		images[0], err = vm.EnsureImage(ctx, vm.ImageOptions{Progress: os.Stderr})
+	case "ls":
+		images, err = vm.Images("")
+	case "gc":
+		err = vm.CollectImages(ctx, "")
+	default:
+		err = fmt.Errorf("unknown command image %s: want build, ls or gc", f.Arg(0))
+	}
+	if err != nil {
+		return exitError, err
+	}
+	for _, im := range images {
+		fmt.Println(im.Label, im.Digest)
+	}
+	return 0, nil
+}
