@@ -164,30 +164,37 @@ type diskDir struct{ diskNode }
 
 func (d diskDir) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }
 
-func (d diskDir) Walk(_ context.Context, name string) (Node, error) {
+func (d diskDir) Walk(ctx context.Context, name string) (Node, error) {
+	n, _, err := d.WalkStat(ctx, name)
+	return n, err
+}
+
+// WalkStat is Walk and the node's Stat, for a look at the disk less. Doors ask
+// a Dir whether it has this method.
+func (d diskDir) WalkStat(_ context.Context, name string) (Node, Stat, error) {
 	if checkName(name) != nil {
-		return nil, iofs.ErrNotExist
+		return nil, Stat{}, iofs.ErrNotExist
 	}
 	p, vers, release, err := d.disk.acquire()
 	if err != nil {
-		return nil, err
+		return nil, Stat{}, err
 	}
 	defer release()
 	n := d.entry(name)
 	st, err := n.lstat(p, vers)
 	if err != nil {
-		return nil, err
+		return nil, Stat{}, err
 	}
 	if vers != anyVersion {
 		n.st = st
 	}
 	switch m := st.Mode; {
 	case m.IsDir():
-		return diskDir{n}, nil
+		return diskDir{n}, st, nil
 	case m.IsRegular(), m&iofs.ModeSymlink != 0:
-		return n, nil
+		return n, st, nil
 	}
-	return nil, iofs.ErrNotExist
+	return nil, Stat{}, iofs.ErrNotExist
 }
 
 func (d diskDir) entry(name string) diskNode {
