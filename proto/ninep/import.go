@@ -372,7 +372,8 @@ func (n *imported) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) 
 const firstRead = 32 << 10
 
 // ReadAll reads a small file that never changes in one round trip: walk, open,
-// stat, read and clunk go out in one burst. It is what fs.ReadAll calls.
+// stat, read and clunk go out in one burst. Any other is read from the start
+// of one open file. It is what fs.ReadAll calls.
 func (n *imported) ReadAll(ctx context.Context) ([]byte, error) {
 	l := n.c.link
 	f := &importedFile{link: l}
@@ -398,12 +399,14 @@ func (n *imported) ReadAll(ctx context.Context) ([]byte, error) {
 	if st.Version != 0 && int64(len(b)) == st.Size {
 		return b, nil
 	}
+	// It goes on, or it may: what follows must be of the same open file, for
+	// a text may have been replaced meanwhile.
 	o, err := n.Open(ctx, fs.OpenRead)
 	if err != nil {
 		return nil, err
 	}
 	defer o.Close()
-	for {
+	for b = b[:0]; ; {
 		if cap(b)-len(b) < firstRead {
 			b = slices.Grow(b, max(len(b), f.chunk()))
 		}
