@@ -292,8 +292,9 @@ func TestSavedMachine(t *testing.T) {
 		if !c.Net {
 			want = "DOWN"
 		}
-		if link, _ := sh(t, m, "ip -br link show eth0", 0); !strings.Contains(link, " "+want+" ") {
-			t.Errorf("network %v: %s", c.Net, link)
+		// The kernel tells of a change of the link when it comes to it.
+		if link, _ := sh(t, m, "for i in $(seq 100); do ip -br link show eth0 | grep ' "+want+" ' && break; sleep 0.1; done", 0); link == "" {
+			t.Errorf("network %v: eth0 is not %s", c.Net, want)
 		}
 		if err := m.Shutdown(t.Context()); err != nil {
 			t.Error(err)
