@@ -112,7 +112,7 @@ func (m *Machine) must(err error) error {
 	if err == nil {
 		return nil
 	}
-	if !errors.Is(err, guest.ErrHungUp) && !errors.Is(err, errMonitor) {
+	if !errors.Is(err, guest.ErrHungUp) && !errors.Is(err, guest.ErrClosed) && !errors.Is(err, errMonitor) {
 		m.end(err)
 	} // else watch knows more, now or soon
 	<-m.done

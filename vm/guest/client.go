@@ -37,7 +37,8 @@ var ErrStalled = errors.New("guest does not answer")
 // ErrHungUp is why a connection ended that its other end closed.
 var ErrHungUp = errors.New("guest hung up")
 
-var errClosed = errors.New("closed")
+// ErrClosed is why a connection ended that Close closed.
+var ErrClosed = errors.New("closed")
 
 // NewClient speaks to the guest at the other end of rwc, which the Client
 // closes. Once booted, a guest that is silent for the time idle is pinged,
@@ -73,7 +74,7 @@ func newClient(rwc io.ReadWriteCloser, idle time.Duration) *Client {
 // Done is closed when the connection has ended; Err then says why.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err is nil until Done. It wraps ErrHungUp or ErrStalled, or says how
+// Err is nil until Done. It wraps ErrHungUp, ErrStalled or ErrClosed, or says how
 // the guest broke the protocol.
 func (c *Client) Err() error {
 	c.mu.Lock()
@@ -83,7 +84,7 @@ func (c *Client) Err() error {
 
 // Close hangs up, which kills all that still runs, and waits for Done.
 func (c *Client) Close() error {
-	c.fail(errClosed)
+	c.fail(ErrClosed)
 	<-c.done
 	return nil
 }
