@@ -43,11 +43,6 @@ func newElem(ctx context.Context, parent *elem, n fs.Node) (*elem, error) {
 	return &elem{n, parent, st}, nil
 }
 
-// alias reports whether st is a link that can be walked through.
-func alias(st *fs.Stat) bool {
-	return st.Mode&(iofs.ModeSymlink|iofs.ModeDir) == iofs.ModeSymlink|iofs.ModeDir
-}
-
 // qid is how the dialect sees a file. 9P2000 has no links: an alias is a
 // directory there, any other link a file. In 9P2000.L an alias has the type of
 // both: the Linux client looks at the mode alone, and Import knows by it what

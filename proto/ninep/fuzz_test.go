@@ -291,7 +291,7 @@ func useTree(ctx context.Context, conn net.Conn) {
 		return
 	}
 	defer c.Close()
-	sts, err := c.Root().ReadDir(ctx, 0, 100)
+	sts, _ := c.Root().ReadDir(ctx, 0, 100) // what came before an error counts
 	for _, st := range sts {
 		if !goodName(st.Name) || st.Size < 0 || st.Path >= 1<<56 {
 			panic(fmt.Sprintf("an impossible entry: %+v", st))

@@ -27,7 +27,6 @@ type link struct {
 	out     *wire.Sender
 	dialect Dialect
 	msize   uint32
-	root    plan9.Qid
 	slots   *semaphore.Weighted // of maxCalls
 	serial  atomic.Bool         // the peer does not keep the order of a burst
 	rtt     atomic.Int64        // least time a call took, in ns
