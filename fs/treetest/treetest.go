@@ -23,14 +23,24 @@ import (
 	"9ci/fs"
 )
 
+// Lacks is what a door by its nature cannot carry. Everything else is asked of
+// every door.
+type Lacks struct {
+	Links    bool // an alias is a directory, and a link a file that holds its target
+	Paths    bool // no Stat tells the qid.path
+	Versions bool // no Stat tells the qid.vers
+	Writes   bool // no ctl can be opened for writing
+}
+
 // Test tests the rules of the tree at root, which has at least one run, and
-// does not change while it is tested. What a door cannot carry is not asked of
-// it: a tree without qid.paths or links is one whose Stats have none.
+// does not change while it is tested.
 //
-// It writes to /ctl where that can be opened for writing, a command that does
-// not exist.
-func Test(t *testing.T, root fs.Dir) {
-	w := &walker{T: t, root: root, ci: true, paths: make(map[uint64]string)}
+// It writes to /ctl, where the User may, a command that does not exist.
+func Test(t *testing.T, root fs.Dir) { TestDoor(t, root, Lacks{}) }
+
+// TestDoor is Test through a door that lacks something.
+func TestDoor(t *testing.T, root fs.Dir, lacks Lacks) {
+	w := &walker{T: t, root: root, ci: true, lacks: lacks, paths: make(map[uint64]string)}
 	t.Run("tree", func(t *testing.T) { w.in(t).dir("", root) })
 	t.Run("root", func(t *testing.T) { w.in(t).testRoot() })
 	ids := w.names("ci")
@@ -54,7 +64,8 @@ func TestDir(t *testing.T, root fs.Dir) {
 type walker struct {
 	*testing.T
 	root  fs.Dir
-	ci    bool              // root is ci(4), not any directory
+	ci    bool // root is ci(4), not any directory
+	lacks Lacks
 	paths map[uint64]string // qid.path -> the file that has it
 }
 
@@ -188,9 +199,6 @@ func (w *walker) entry(name string, d fs.Dir, e fs.Stat) {
 		return
 	}
 	if sub, ok := n.(fs.Dir); ok {
-		if strings.HasPrefix(name, "artifacts/") {
-			return // an alias, where there are no links
-		}
 		w.dir(name, sub)
 		return
 	}
@@ -200,8 +208,11 @@ func (w *walker) entry(name string, d fs.Dir, e fs.Stat) {
 
 // path tests a qid.path.
 func (w *walker) path(name string, st fs.Stat) {
-	if st.Path == 0 {
+	if w.lacks.Paths {
 		return
+	}
+	if st.Path == 0 {
+		w.Errorf("qid.path of %q is 0", name)
 	}
 	if st.Path >= 1<<56 {
 		w.Errorf("qid.path of %q = %#x, not below 2^56", name, st.Path)
@@ -380,10 +391,14 @@ func (w *walker) testRoot() {
 		}
 	}
 	slices.Sort(ids)
-	for _, dir := range []string{"ci", "artifacts"} {
-		if got := w.names(dir); !slices.Equal(got, ids) {
-			w.Errorf("/%s lists %q, /index %q", dir, got, ids)
-		}
+	if got := w.names("ci"); !slices.Equal(got, ids) {
+		w.Errorf("/ci lists %q, /index %q", got, ids)
+	}
+	if w.lacks.Links {
+		ids = nil // they would be the artifacts once more
+	}
+	if got := w.names("artifacts"); !slices.Equal(got, ids) {
+		w.Errorf("/artifacts lists %q, want %q", got, ids)
 	}
 	w.absent("ci/0000000")
 	w.absent("ci/000000000000.1")
@@ -413,12 +428,15 @@ func (w *walker) testCtl(name string, commands []string) {
 	}
 	f, err := w.walk(name).Open(ctx, fs.OpenRead|fs.OpenWrite)
 	if err != nil {
-		if !errors.Is(err, iofs.ErrPermission) && !errors.Is(err, fs.ErrReadOnly) {
-			w.Errorf("Open(%q) for writing = %v, want nil or %v", name, err, iofs.ErrPermission)
+		if !w.lacks.Writes || !errors.Is(err, iofs.ErrPermission) {
+			w.Errorf("Open(%q) for writing: %v", name, err)
 		}
 		return
 	}
 	defer f.Close()
+	if w.lacks.Writes {
+		w.Errorf("Open(%q) for writing is no error", name)
+	}
 	if n, err := f.WriteAt(ctx, []byte("frobnicate\n"), 0); err == nil {
 		w.Errorf("a bad command written to %s = %d, nil, want an error", name, n)
 	}
@@ -510,7 +528,10 @@ func (w *walker) testAliases(id string, info fs.Attrs) {
 			if !st.IsDir() {
 				w.Errorf("%s is neither a link nor a directory", full)
 			}
-			if st.Path != 0 && st.Path == own.Path {
+			if !w.lacks.Links {
+				w.Errorf("%s is no link", full)
+			}
+			if st.Path == own.Path && !w.lacks.Paths {
 				w.Errorf("%s has the qid.path of the run", full)
 			}
 		} else if !idForm.MatchString(st.Target) {
@@ -565,7 +586,7 @@ func (w *walker) testSealed(id string, info fs.Attrs) {
 		w.Errorf("stdout and stderr are not what step/test/log says")
 	}
 	for _, name := range []string{"", "/stdout", "/step", "/artifacts", "/live", "/wait", ".tar"} {
-		if st := w.stat(dir + name); st.Version == 0 && st.Path != 0 {
+		if st := w.stat(dir + name); st.Version == 0 && !w.lacks.Versions {
 			w.Errorf("the qid.vers of the sealed %s%s is 0", dir, name)
 		}
 	}

@@ -10,6 +10,6 @@ import (
 func TestTree(t *testing.T) {
 	dialects(t, func(t *testing.T, d Dialect) {
 		_, root := treetest.New(t)
-		treetest.Test(t, importTest(t, &Server{Root: root, User: me()}, d).Root())
+		treetest.TestDoor(t, importTest(t, &Server{Root: root, User: me()}, d).Root(), treetest.Lacks{Links: d == Plan9})
 	})
 }
