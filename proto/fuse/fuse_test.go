@@ -19,15 +19,13 @@ import (
 // mount mounts the test tree, and unmounts it when the test ends.
 func mount(t *testing.T) (dir string, log *testtree.Log) {
 	t.Helper()
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip("this machine has no /dev/fuse")
-	}
 	root, log := testtree.New()
 	return mountTree(t, root), log
 }
 
 func mountTree(t *testing.T, root fs.Dir) string {
 	t.Helper()
+	needFuse(t)
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -41,16 +39,31 @@ func mountTree(t *testing.T, root fs.Dir) string {
 			t.Errorf("after unmounting: %v, %v", es, err)
 		}
 	})
+	awaitMount(t, dir, done)
+	return dir
+}
+
+func needFuse(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip("this machine has no /dev/fuse")
+	}
+}
+
+// awaitMount returns when something is mounted on dir. done says that the
+// server ended.
+func awaitMount(t *testing.T, dir string, done chan error) {
+	t.Helper()
 	var before, now syscall.Stat_t
 	syscall.Stat(filepath.Dir(dir), &before)
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		if err := syscall.Stat(dir, &now); err == nil && now.Dev != before.Dev {
-			return dir
+			return
 		}
 		select {
 		case err := <-done:
 			done <- err
-			t.Fatalf("Mount = %v", err)
+			t.Fatalf("the server ended: %v", err)
 		default:
 		}
 		if time.Now().After(deadline) {
