@@ -169,8 +169,7 @@ func (d diskDir) Walk(ctx context.Context, name string) (Node, error) {
 	return n, err
 }
 
-// WalkStat is Walk and the node's Stat, for a look at the disk less. Doors ask
-// a Dir whether it has this method.
+// WalkStat is Walk and the node's Stat, for a look at the disk less.
 func (d diskDir) WalkStat(_ context.Context, name string) (Node, Stat, error) {
 	if checkName(name) != nil {
 		return nil, Stat{}, iofs.ErrNotExist

@@ -35,6 +35,32 @@ func Entries(ctx context.Context, d Dir) iter.Seq2[Stat, error] {
 	}
 }
 
+// Child returns the entry of d that one of its listings described by st. A Dir
+// that has a method of that name, because it need not ask anybody, is asked
+// to.
+func Child(ctx context.Context, d Dir, st Stat) (Node, error) {
+	if c, ok := d.(interface{ Child(Stat) Node }); ok {
+		return c.Child(st), nil
+	}
+	return d.Walk(ctx, st.Name)
+}
+
+// WalkStat returns the entry of d of that name, and its Stat. A Dir that has a
+// method of that name, because it need not look twice, is asked to.
+func WalkStat(ctx context.Context, d Dir, name string) (Node, Stat, error) {
+	if w, ok := d.(interface {
+		WalkStat(context.Context, string) (Node, Stat, error)
+	}); ok {
+		return w.WalkStat(ctx, name)
+	}
+	n, err := d.Walk(ctx, name)
+	if err != nil {
+		return nil, Stat{}, err
+	}
+	st, err := n.Stat(ctx)
+	return n, st, err
+}
+
 // Walk walks from d through the names of a slash-separated path; "" is d
 // itself. It reports ErrNotDir where it would go on through a file.
 func Walk(ctx context.Context, d Dir, path string) (Node, error) {

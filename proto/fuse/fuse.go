@@ -143,11 +143,8 @@ func (n *node) Lookup(op context.Context, name string, out *fuse.EntryOut) (*gof
 	if err := fs.Access(ctx, &st, 1); err != nil {
 		return nil, errno(err)
 	}
-	c, err := d.Walk(ctx, name)
+	c, st, err := fs.WalkStat(ctx, d, name)
 	if err != nil {
-		return nil, errno(err)
-	}
-	if st, err = c.Stat(ctx); err != nil {
 		return nil, errno(err)
 	}
 	fill(&out.Attr, &st)

@@ -48,9 +48,9 @@ type Client struct {
 	list listing
 
 	options ImportOptions
-	dial    func(context.Context) (io.ReadWriteCloser, error)
-	more    sync.Mutex // guards others
-	others  []*Client  // further connections
+	life    context.Context // ends with Close
+	end     func()
+	others  []elsewhere // by further connections
 }
 
 // Import makes the tree at the other end of rwc an fs.Dir. Close closes rwc.
@@ -108,7 +108,11 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 		l.close()
 		return nil, err
 	}
-	c := &Client{link: l, options: o, dial: o.More}
+	c := &Client{link: l, options: o}
+	c.life, c.end = context.WithCancel(context.Background())
+	if o.More != nil {
+		c.others = newElsewhere(streamLinks - 1)
+	}
 	c.root = &importedDir{imported{c: c}}
 	return c, nil
 }
@@ -167,12 +171,10 @@ func (c *Client) RTT() time.Duration { return time.Duration(c.link.rtt.Load()) }
 
 // Close ends the connection; operations that are under way fail.
 func (c *Client) Close() error {
-	c.more.Lock()
-	defer c.more.Unlock()
+	c.end()
 	for _, o := range c.others {
-		o.Close()
+		o.close()
 	}
-	c.others = nil
 	c.link.close()
 	return nil
 }
@@ -328,18 +330,32 @@ func (n *imported) statOf(calls []*call) (fs.Stat, error) {
 
 // Walk asks the peer for the entry of that name.
 func (n *importedDir) Walk(ctx context.Context, name string) (fs.Node, error) {
+	c, _, err := n.WalkStat(ctx, name)
+	return c, err
+}
+
+// WalkStat is Walk and the Stat of what it found, in one round trip. It is what
+// fs.WalkStat calls.
+func (n *importedDir) WalkStat(ctx context.Context, name string) (fs.Node, fs.Stat, error) {
 	if !goodName(name) {
-		return nil, n.fail("walk", iofs.ErrNotExist)
+		return nil, fs.Stat{}, n.fail("walk", iofs.ErrNotExist)
 	}
 	c := n.child(name)
 	st, err := c.Stat(ctx)
 	if err != nil {
-		return nil, err
+		return nil, st, err
 	}
+	return n.Child(st), st, nil
+}
+
+// Child is Walk to an entry that was listed, and asks nobody. It is what
+// fs.Child calls.
+func (n *importedDir) Child(st fs.Stat) fs.Node {
+	c := n.child(st.Name)
 	if st.IsDir() {
-		return &importedDir{c}, nil
+		return &importedDir{c}
 	}
-	return &c, nil
+	return &c
 }
 
 func (n *importedDir) Open(context.Context, fs.OpenMode) (fs.File, error) {

@@ -111,11 +111,33 @@ func (n *importedDir) ReadDir(ctx context.Context, after uint64, count int) ([]f
 	return sts, nil
 }
 
-// statBurst is how many entries are asked after in one go.
-const statBurst = 256
+// statBurst is how many entries are asked after in one go, and farBurst how
+// many when a listing goes on: far away the round trips are what counts.
+const (
+	statBurst = 256
+	farBurst  = 1024
+)
 
 func (n *importedDir) readDirLinux(ctx context.Context, after uint64, count int) ([]fs.Stat, error) {
-	count = min(count, statBurst)
+	ahead, goesOn := n.c.list.take(n.path, after, count)
+	if len(ahead) > 0 {
+		return ahead, nil
+	}
+	burst := min(count, statBurst)
+	if goesOn {
+		burst = max(burst, farBurst)
+	}
+	sts, err := n.readDirBurst(ctx, after, burst)
+	if err != nil || len(sts) == 0 {
+		return nil, err
+	}
+	now := sts[:min(count, len(sts))]
+	n.c.list.put(n.path, now[len(now)-1].Cookie, sts[len(now):])
+	return now, nil
+}
+
+// readDirBurst asks for at most count entries behind a cookie.
+func (n *importedDir) readDirBurst(ctx context.Context, after uint64, count int) ([]fs.Stat, error) {
 	// Rounds that bring nothing to show, only "." and "..", or names that
 	// vanished, are few where the peer is honest.
 	for range 100 {
@@ -238,12 +260,36 @@ func (n *importedDir) stats(ctx context.Context, sts []fs.Stat) ([]fs.Stat, erro
 	return kept, nil
 }
 
-// A listing remembers the last directory read in 9P2000, whose offsets cannot
-// be resumed. A cookie is the number of entries before it.
+// A listing remembers the last directory that was read. In 9P2000, whose
+// offsets cannot be resumed, that is all of it, and a cookie is the number of
+// entries before it; in 9P2000.L it is what was read ahead.
 type listing struct {
-	mu   sync.Mutex
-	path []string
-	sts  []fs.Stat
+	mu    sync.Mutex
+	path  []string
+	sts   []fs.Stat
+	after uint64 // 9P2000.L: the cookie that sts follow
+}
+
+// take returns at most n entries that were read ahead behind a cookie. goesOn
+// reports that the listing is the one that was read last.
+func (l *listing) take(path []string, after uint64, n int) (sts []fs.Stat, goesOn bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if after == 0 || l.after != after || !slices.Equal(l.path, path) {
+		return nil, false
+	}
+	sts = l.sts[:min(n, len(l.sts))]
+	if len(sts) > 0 {
+		l.sts, l.after = l.sts[len(sts):], sts[len(sts)-1].Cookie
+	}
+	return sts, true
+}
+
+// put remembers what follows a cookie.
+func (l *listing) put(path []string, after uint64, sts []fs.Stat) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.path, l.after, l.sts = path, after, sts
 }
 
 // maxListing bounds what a peer can make us remember.

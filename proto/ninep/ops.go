@@ -190,20 +190,11 @@ func (r *request) walk1(e *elem, name string) (*elem, error) {
 	if err := fs.Access(r, &e.st, 1); err != nil {
 		return nil, err
 	}
-	if d, ok := dir.(interface {
-		WalkStat(context.Context, string) (fs.Node, fs.Stat, error)
-	}); ok {
-		n, st, err := d.WalkStat(r, name)
-		if err != nil {
-			return nil, err
-		}
-		return &elem{n, e, st}, nil
-	}
-	n, err := dir.Walk(r, name)
+	n, st, err := fs.WalkStat(r, dir, name)
 	if err != nil {
 		return nil, err
 	}
-	return newElem(r, e, n)
+	return &elem{n, e, st}, nil
 }
 
 // bind gives e to newfid, or to the fid itself where they are the same.

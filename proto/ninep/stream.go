@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"9ci/fs"
@@ -13,6 +14,7 @@ import (
 // What a stream may have under way. 16 MiB fill a link of 1 Gbit/s and 130 ms.
 const (
 	streamChunk = 128 << 10
+	streamFirst = 8 // chunks
 	streamMost  = 16 << 20
 	streamLinks = 4
 	longLink    = 5 * time.Millisecond // from here on one connection is not enough
@@ -21,27 +23,38 @@ const (
 // Stream opens n and reads it from its start to its end, with as many reads
 // under way as make it faster: it starts with a few, and doubles them as long
 // as that brings more. A file of a Client with ImportOptions.More is read over
-// several connections if the peer is far away. A live file is read as it grows.
+// several connections if the peer is far away; it waits for none but the
+// first. A live file is read as it grows.
 //
 // The reader ends with io.ErrUnexpectedEOF if the file is shorter than its
 // Stat said. It must be closed; that ends all reads.
 func Stream(ctx context.Context, n fs.Node) (io.ReadCloser, error) {
-	st, err := n.Stat(ctx)
-	if err != nil {
-		return nil, err
-	}
 	f, err := n.Open(ctx, fs.OpenRead)
 	if err != nil {
 		return nil, err
 	}
+	var st fs.Stat
+	if i, ok := f.(*importedFile); ok {
+		st = i.st
+	} else if st, err = n.Stat(ctx); err != nil {
+		f.Close()
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &stream{ctx: ctx, cancel: cancel, files: []fs.File{f}, size: st.Size, window: 4}
+	s := &stream{ctx: ctx, cancel: cancel, files: []fs.File{f}, size: st.Size, window: streamFirst}
 	if st.Version == 0 || st.Size == 0 {
 		s.window = 0 // one read after the other
 		return s, nil
 	}
-	if i, ok := n.(*imported); ok && st.Size > streamChunk {
-		s.files = append(s.files, i.c.openElsewhere(ctx, i)...)
+	if i, ok := n.(*imported); ok && st.Size > streamFirst*streamChunk && i.c.RTT() >= longLink {
+		s.more = make(chan fs.File, len(i.c.others))
+		for _, o := range i.c.others {
+			s.opens.Go(func() {
+				if f := o.open(ctx, i); f != nil {
+					s.more <- f
+				}
+			})
+		}
 	}
 	return s, nil
 }
@@ -50,10 +63,13 @@ func Stream(ctx context.Context, n fs.Node) (io.ReadCloser, error) {
 type stream struct {
 	ctx    context.Context
 	cancel func()
-	files  []fs.File // the same one, by several connections
+	files  []fs.File    // the same one, by several connections
+	more   chan fs.File // it again, by those that were made meanwhile
+	opens  sync.WaitGroup
 	size   int64
 
 	at     int64   // the next byte to be asked for
+	turn   int     // which of files is asked next
 	parts  []*part // under way, in order
 	window int     // how many may be; 0: no part at all
 	rest   []byte  // of the last part, not read yet
@@ -107,8 +123,14 @@ func (s *stream) next() error {
 			p.buf = make([]byte, n)
 		}
 		p.buf = p.buf[:n]
-		f := s.files[s.at/streamChunk%int64(len(s.files))]
-		go p.read(s.ctx, f, s.at)
+		select {
+		case f := <-s.more:
+			s.files = append(s.files, f)
+			s.rate = 0 // the rate so far was of fewer
+		default:
+		}
+		s.turn = (s.turn + 1) % len(s.files)
+		go p.read(s.ctx, s.at, s.files[s.turn], s.files[0])
 		s.at += n
 		s.parts = append(s.parts, p)
 	}
@@ -139,15 +161,20 @@ func (s *stream) measure() {
 	s.round, s.start = 0, now
 }
 
-func (p *part) read(ctx context.Context, f fs.File, off int64) {
+// read reads the part from f, or by the first connection where another fails.
+func (p *part) read(ctx context.Context, off int64, f, first fs.File) {
 	defer close(p.done)
 	for at := 0; at < len(p.buf); {
 		n, err := f.ReadAt(ctx, p.buf[at:], off+int64(at))
 		at += n
-		if errors.Is(err, io.EOF) {
-			err = fmt.Errorf("%d bytes are missing: %w", len(p.buf)-at, io.ErrUnexpectedEOF)
-		}
-		if err != nil && at < len(p.buf) {
+		switch {
+		case err == nil || at == len(p.buf):
+		case errors.Is(err, io.EOF):
+			p.err = fmt.Errorf("%d bytes are missing: %w", len(p.buf)-at, io.ErrUnexpectedEOF)
+			return
+		case f != first && ctx.Err() == nil:
+			f = first
+		default:
 			p.err = err
 			return
 		}
@@ -159,40 +186,82 @@ func (s *stream) Close() error {
 	for _, p := range s.parts {
 		<-p.done
 	}
+	s.opens.Wait()
+	for len(s.more) > 0 {
+		s.files = append(s.files, <-s.more)
+	}
 	for _, f := range s.files {
 		f.Close()
 	}
 	return nil
 }
 
-// openElsewhere opens n by further connections, if the peer is far away and
-// there is a way to have them. That it cannot is no error.
-func (c *Client) openElsewhere(ctx context.Context, n *imported) (files []fs.File) {
-	c.more.Lock()
-	defer c.more.Unlock()
-	if c.dial == nil || c.ended() || c.RTT() < longLink {
+// An elsewhere is the same tree by a further connection, which is made when
+// it is first of use.
+type elsewhere struct {
+	client chan *Client // holds it, or nil where there is none, while nobody looks
+}
+
+func newElsewhere(n int) []elsewhere {
+	list := make([]elsewhere, n)
+	for i := range list {
+		list[i].client = make(chan *Client, 1)
+		list[i].client <- nil
+	}
+	return list
+}
+
+// open opens what n is, or returns nil: that it cannot is no error.
+func (e elsewhere) open(ctx context.Context, n *imported) fs.File {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(n.c.life, cancel)()
+	var c *Client
+	select {
+	case c = <-e.client:
+	case <-ctx.Done():
 		return nil
 	}
-	for len(c.others) < streamLinks-1 {
-		rwc, err := c.dial(ctx)
-		if err != nil {
-			break
-		}
-		o := c.options
-		o.More = nil
-		other, err := Import(ctx, rwc, o)
-		if err != nil {
-			break
-		}
-		c.others = append(c.others, other)
+	if c != nil && c.ended() {
+		c.Close()
+		c = nil
 	}
-	for _, o := range c.others {
-		f, err := (&imported{c: o, path: n.path}).Open(ctx, fs.OpenRead)
-		if err == nil {
-			files = append(files, f)
-		}
+	if c == nil && n.c.life.Err() == nil {
+		c = n.c.again(ctx)
 	}
-	return files
+	e.client <- c
+	if c == nil {
+		return nil
+	}
+	f, err := (&imported{c: c, path: n.path}).Open(ctx, fs.OpenRead)
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
+// again imports the same tree by a further connection, or returns nil.
+func (c *Client) again(ctx context.Context) *Client {
+	rwc, err := c.options.More(ctx)
+	if err != nil {
+		return nil
+	}
+	o := c.options
+	o.More = nil
+	other, err := Import(ctx, rwc, o)
+	if err != nil {
+		return nil
+	}
+	return other
+}
+
+// close is called when the Client that e is of is being closed. No other
+// connection is made after.
+func (e elsewhere) close() {
+	if c := <-e.client; c != nil {
+		c.Close()
+	}
+	e.client <- nil
 }
 
 func (c *Client) ended() bool {

@@ -92,11 +92,8 @@ func (h *handler) lookup(p string, follow bool) (fs.Node, fs.Stat, error) {
 		if err := fs.Access(h.ctx, &here.st, 1); err != nil {
 			return nil, st, err
 		}
-		n, err := dir.Walk(h.ctx, name)
+		n, st, err := fs.WalkStat(h.ctx, dir, name)
 		if err != nil {
-			return nil, st, err
-		}
-		if st, err = n.Stat(h.ctx); err != nil {
 			return nil, st, err
 		}
 		if st.Mode&iofs.ModeSymlink != 0 && (follow || len(rest) > 0) {
