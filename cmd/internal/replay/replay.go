@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -17,6 +16,7 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
+	"9ci/proto/ninep"
 )
 
 // A Replayer finds a run that can stand for one that was asked for.
@@ -293,14 +293,12 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 	if n, err = fs.Walk(ctx, mux, path+".tar"); err != nil {
 		return fs.Entry{}, err
 	}
-	f, err := n.Open(ctx, fs.OpenRead)
+	s, err := ninep.Stream(ctx, n)
 	if err != nil {
 		return fs.Entry{}, err
 	}
-	defer f.Close()
-	// A tar is read by headers of 512 bytes: each would be a round trip.
-	tar := bufio.NewReaderSize(&progress{fs.NewReader(ctx, f), stall}, 1<<20)
-	run, err := r.Store.Adopt(ctx, tar, func(manifest, sig []byte, info fs.Attrs) (string, error) {
+	defer s.Close()
+	run, err := r.Store.Adopt(ctx, &progress{s, stall}, func(manifest, sig []byte, info fs.Attrs) (string, error) {
 		end, err := time.Parse(time.RFC3339, info.Get("end"))
 		switch {
 		case err != nil:
