@@ -84,7 +84,7 @@ func importTree(ctx context.Context, conn *orchestrator.Conn, namespace string) 
 	if err != nil {
 		return nil, err
 	}
-	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Aname: namespace})
+	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Aname: namespace, More: conn.Import})
 	if err != nil {
 		rwc.Close()
 		return nil, fmt.Errorf("%s: %w", namespace, err)

@@ -96,7 +96,10 @@ func dialPlace(ctx context.Context, addr, aname string) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	c, err := ninep.Import(ctx, conn, ninep.ImportOptions{Aname: aname})
+	c, err := ninep.Import(ctx, conn, ninep.ImportOptions{
+		Aname: aname,
+		More:  func(ctx context.Context) (io.ReadWriteCloser, error) { return ninep.Dial(ctx, addr) },
+	})
 	if err != nil {
 		conn.Close()
 		return place{}, fmt.Errorf("%s: %w", addr, err)
@@ -207,29 +210,6 @@ func catCommand(ctx context.Context, args []string) (int, error) {
 	return 0, nil
 }
 
-// copyFile writes all of a file to w, as it comes.
-func copyFile(ctx context.Context, w io.Writer, n fs.Node) error {
-	f, err := n.Open(ctx, fs.OpenRead)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	buf := make([]byte, 256<<10)
-	for off := int64(0); ; {
-		n, err := f.ReadAt(ctx, buf, off)
-		off += int64(n)
-		if _, err := w.Write(buf[:n]); err != nil {
-			return err
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
 func cpCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("cp")
 	addr := f.String("a", "", "")
@@ -249,62 +229,6 @@ func cpCommand(ctx context.Context, args []string) (int, error) {
 		return 1, err
 	}
 	return 0, nil
-}
-
-// copyTree copies a file, or a directory with all that is in it, with modes
-// and times. The names of the tree are a peer's: os.Root keeps them below to.
-func copyTree(ctx context.Context, n fs.Node, to string) error {
-	parent, err := os.OpenRoot(filepath.Dir(to))
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	return copyNode(ctx, n, parent, filepath.Base(to))
-}
-
-func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error {
-	st, err := n.Stat(ctx)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	d, isDir := n.(fs.Dir)
-	switch {
-	case isDir:
-		if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, iofs.ErrExist) {
-			return err
-		}
-		list, err := readDir(ctx, d)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		for _, e := range list {
-			c, err := d.Walk(ctx, e.Name)
-			if err == nil {
-				err = copyNode(ctx, c, root, name+"/"+e.Name)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if err := root.Chmod(name, st.Mode.Perm()|0o200); err != nil {
-			return err
-		}
-	case st.Mode&iofs.ModeSymlink != 0:
-		return root.Symlink(st.Target, name)
-	default:
-		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		err = copyFile(ctx, f, n)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		if err := root.Chmod(name, st.Mode.Perm()); err != nil {
-			return err
-		}
-	}
-	return root.Chtimes(name, st.ModTime, st.ModTime)
 }
 
 func waitCommand(ctx context.Context, args []string) (int, error) {

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+
+	"9ci/fs"
+	"9ci/proto/ninep"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// copyTree copies a file, or a directory with all that is in it, with modes
+// and times. The names of the tree are a peer's: os.Root keeps them below to.
+func copyTree(ctx context.Context, n fs.Node, to string) error {
+	parent, err := os.OpenRoot(filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return copyNode(ctx, n, parent, filepath.Base(to))
+}
+
+// copyNode is copyTree to a name in root.
+func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error {
+	st, err := n.Stat(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	c := copier{root: root}
+	c.small, ctx = errgroup.WithContext(ctx)
+	c.small.SetLimit(smallAtOnce)
+	err = c.node(ctx, n, st, name)
+	if err := c.small.Wait(); err != nil { // which ends what else goes on
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	// A directory gets its mode and time when nothing more is put in it.
+	for i := len(c.dirs) - 1; i >= 0; i-- {
+		if err := c.meta(c.dirs[i].name, c.dirs[i].st, 0o200); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// The peer may be far away, where each file takes a round trip: many small ones
+// are copied at once. A large file is read as fast as it comes by itself.
+const (
+	smallFile   = 32 << 10
+	smallAtOnce = 256
+)
+
+// A copier is a call of copyNode.
+type copier struct {
+	root  *os.Root
+	small *errgroup.Group
+	dirs  []copied
+}
+
+type copied struct {
+	name string
+	st   fs.Stat
+}
+
+func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) error {
+	d, isDir := n.(fs.Dir)
+	switch {
+	case isDir:
+		if err := c.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, iofs.ErrExist) {
+			return err
+		}
+		c.dirs = append(c.dirs, copied{name, st})
+		for e, err := range fs.Entries(ctx, d) {
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			n, err := fs.Child(ctx, d, e)
+			if err == nil {
+				err = c.node(ctx, n, e, name+"/"+e.Name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	case st.Mode&iofs.ModeSymlink != 0:
+		return c.root.Symlink(st.Target, name)
+	case st.Version != 0 && st.Size <= smallFile:
+		c.small.Go(func() error {
+			b, err := fs.ReadAll(ctx, n)
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return c.file(st, name, func(w io.Writer) error {
+				_, err := w.Write(b)
+				return err
+			})
+		})
+		return nil
+	}
+	return c.file(st, name, func(w io.Writer) error { return copyFile(ctx, w, n) })
+}
+
+// file makes a file of what fill writes.
+func (c *copier) file(st fs.Stat, name string, fill func(io.Writer) error) error {
+	f, err := c.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(fill(f), f.Close()); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return c.meta(name, st, 0)
+}
+
+func (c *copier) meta(name string, st fs.Stat, also iofs.FileMode) error {
+	if err := c.root.Chmod(name, st.Mode.Perm()|also); err != nil {
+		return err
+	}
+	return c.root.Chtimes(name, st.ModTime, st.ModTime)
+}
+
+// copyFile writes all of a file to w, as it comes.
+func copyFile(ctx context.Context, w io.Writer, n fs.Node) error {
+	r, err := ninep.Stream(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	// An *os.File would read by ways of its own.
+	_, err = io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, 256<<10))
+	return err
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"9ci/fs"
+	"9ci/fs/treetest"
+	"9ci/proto/ninep"
+)
+
+// importDir imports a directory as somebody who may read what others may.
+func importDir(t *testing.T, dir string) fs.Dir {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far := net.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- (&ninep.Server{Root: fs.DiskDir(root, "/")}).Serve(context.Background(), far) }()
+	c, err := ninep.Import(t.Context(), near, ninep.ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		<-done
+		root.Close()
+	})
+	return c.Root()
+}
+
+// A copy has the bytes, modes, times and links of a tree.
+func TestCopy(t *testing.T) {
+	from, to := filepath.Join(t.TempDir(), "from"), filepath.Join(t.TempDir(), "to")
+	treetest.MakeArtifacts(t, from)
+	big := make([]byte, 3<<20+1)
+	for i := range big {
+		big[i] = byte(rand.Int())
+	}
+	if err := os.Mkdir(filepath.Join(from, "many"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 600 {
+		name := filepath.Join(from, "many", fmt.Sprint(i))
+		if err := os.WriteFile(name, big[i:2*i], 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(from, "big"), big, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	when := time.Unix(1500000000, 0)
+	if err := os.Chtimes(filepath.Join(from, "many"), when, when); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyTree(t.Context(), importDir(t, from), to); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	filepath.WalkDir(from, func(name string, _ iofs.DirEntry, err error) error {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+		rel, _ := filepath.Rel(from, name)
+		copied := filepath.Join(to, rel)
+		a, err := os.Lstat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.Lstat(copied)
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		if a.Mode() != b.Mode() {
+			t.Errorf("%s has mode %v, want %v", rel, b.Mode(), a.Mode())
+		}
+		switch {
+		case a.Mode()&iofs.ModeSymlink != 0:
+			x, _ := os.Readlink(name)
+			if y, _ := os.Readlink(copied); x != y {
+				t.Errorf("%s points to %q, want %q", rel, y, x)
+			}
+			return nil
+		case a.Mode().IsRegular():
+			x, _ := os.ReadFile(name)
+			if y, _ := os.ReadFile(copied); !bytes.Equal(x, y) {
+				t.Errorf("%s has %d bytes, want the %d of the original", rel, len(y), len(x))
+			}
+		}
+		if !a.ModTime().Equal(b.ModTime()) {
+			t.Errorf("%s is of %v, want %v", rel, b.ModTime(), a.ModTime())
+		}
+		return nil
+	})
+	if n < 610 {
+		t.Errorf("compared %d files", n)
+	}
+
+	// What cannot be read is named.
+	if err := os.WriteFile(filepath.Join(from, "many", "secret"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := copyTree(t.Context(), importDir(t, from), to+"2")
+	if !errors.Is(err, iofs.ErrPermission) || !bytes.Contains([]byte(err.Error()), []byte("many/secret")) {
+		t.Errorf("copyTree = %v, want %v for many/secret", err, iofs.ErrPermission)
+	}
+}
