@@ -28,13 +28,15 @@ const patience = 10 * time.Millisecond
 // A conn is one connection. One goroutine at a time has the role of its
 // reader: it decodes requests and runs them in order.
 type conn struct {
-	srv  *Server
-	rwc  io.ReadWriteCloser
-	user fs.User
-	ctx  context.Context // ends with the connection
-	out  *wire.Sender
-	end  chan error     // the last reader's
-	wg   sync.WaitGroup // every goroutine of the connection
+	srv    *Server
+	rwc    io.ReadWriteCloser
+	user   fs.User
+	ctx    context.Context // ends with the connection
+	cancel func()
+	unhook func() bool // from cancel's closing of rwc
+	out    *wire.Sender
+	end    chan error     // the last reader's
+	wg     sync.WaitGroup // every goroutine of the connection but serve's
 
 	armed atomic.Bool // watch will be called
 	timer *time.Timer
@@ -72,35 +74,44 @@ func newConn(s *Server, rwc io.ReadWriteCloser, user fs.User) *conn {
 	return &conn{srv: s, rwc: rwc, user: user, out: wire.NewSender(rwc), end: make(chan error, 1)}
 }
 
+// serve reads on the goroutine of its caller, so that an idle connection has no
+// other. Its frames are small, so that this one's stack is.
 func (c *conn) serve(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	c.ctx = fs.WithUser(ctx, c.user)
-	stop := context.AfterFunc(ctx, func() { c.rwc.Close() })
-	defer stop()
-
-	c.timer = time.AfterFunc(time.Hour, c.watch)
-	c.timer.Stop()
-	defer c.timer.Stop()
-
-	c.rd = &reader{fr: wire.NewReader(c.rwc)}
-	c.wg.Go(func() { c.read(c.rd) })
+	c.begin(ctx)
+	c.read(c.rd)
 	err := <-c.end
-	c.rwc.Close()
-	c.out.Fail(io.ErrClosedPipe)
-	c.reset(true)
-	cancel()
 	c.wg.Wait()
 	return err
 }
 
+func (c *conn) begin(ctx context.Context) {
+	ctx, c.cancel = context.WithCancel(ctx)
+	c.ctx = fs.WithUser(ctx, c.user)
+	c.unhook = context.AfterFunc(ctx, func() { c.rwc.Close() })
+	c.timer = time.AfterFunc(time.Hour, c.watch)
+	c.timer.Stop()
+	c.rd = &reader{fr: wire.NewReader(c.rwc)}
+}
+
+// hangup ends the connection and all that goes on in it. The last reader
+// calls it.
+func (c *conn) hangup(err error) {
+	c.unhook()
+	c.rwc.Close()
+	c.out.Fail(io.ErrClosedPipe)
+	c.reset(true)
+	c.cancel()
+	c.timer.Stop()
+	c.end <- err
+}
+
 // read runs requests until the connection ends or another goroutine takes the
-// role; only in the first case it sends an error.
+// role; in the first case it hangs up.
 func (c *conn) read(rd *reader) {
 	for {
 		if !rd.fr.Buffered() || len(rd.out) >= flushAt {
 			if err := c.send(rd); err != nil {
-				c.end <- err
+				c.hangup(err)
 				return
 			}
 		}
@@ -113,13 +124,13 @@ func (c *conn) read(rd *reader) {
 		frame, err := rd.fr.Next(max)
 		if err != nil {
 			c.send(rd) // whoever shut down only his sending side still listens
-			c.end <- err
+			c.hangup(err)
 			return
 		}
 		mine, err := c.step(rd, frame)
 		if err != nil {
 			c.send(rd)
-			c.end <- err
+			c.hangup(err)
 			return
 		}
 		if !mine {

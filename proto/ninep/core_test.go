@@ -8,7 +8,6 @@ import (
 	iofs "io/fs"
 	"net"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -317,50 +316,6 @@ func TestErrors(t *testing.T) {
 	ename, _ := encodeError(errors.New("no such target:\n\tfoo"))
 	if got := EnameError(ename); got.Error() != "no such target:; \tfoo" {
 		t.Errorf("came as %q", got)
-	}
-}
-
-// A connection that says nothing and a reader that waits cost little.
-func TestMemory(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector takes memory of its own")
-	}
-	const n = 1000
-	root, log := testtree.New()
-	arrived, _ := log.Watch()
-	s := &Server{Root: root, User: fs.User{Name: "g", UID: 1}}
-	var ws []*talk
-	measure := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapInuse + m.StackInuse
-	}
-	before := measure()
-	for range n {
-		ws = append(ws, dialWire(t, s, Plan9, 8216))
-	}
-	// The test's own end has a buffer and a pipe too.
-	if per := (measure() - before) / n; per > 16<<10+wire.ReadBuffer {
-		t.Errorf("an idle connection and its client cost %d bytes, want at most 16 KiB and the client's", per)
-	} else {
-		t.Logf("an idle connection and its client cost %d bytes", per)
-	}
-	w := ws[0]
-	w.send("Twalk tag 1 fid 0 newfid 1 wname [ci last live]")
-	w.want("Rwalk tag 1 wqid * * *")
-	w.send("Topen tag 1 fid 1 mode 0")
-	w.want("Ropen tag 1 qid * iounit 0")
-	before = measure()
-	for i := range n {
-		w.send("Tread tag %d fid 1 offset 0 count 8192", i)
-		<-arrived
-	}
-	if per := (measure() - before) / n; per > 6<<10 {
-		t.Errorf("a blocked reader costs %d bytes, want at most 6 KiB", per)
-	} else {
-		t.Logf("a blocked reader costs %d bytes", per)
 	}
 }
 

@@ -44,22 +44,27 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 
 // serve is Serve for a user who is known, or the zero User.
 func (s *Server) serve(ctx context.Context, rwc io.ReadWriteCloser, user fs.User) error {
-	if user == (fs.User{}) {
-		user = fs.User{UID: -1, Anonymous: true}
+	user, err := peer(rwc, user)
+	if err != nil {
+		rwc.Close()
+		return fmt.Errorf("9p: who is there: %w", err)
 	}
-	if u, ok := rwc.(*net.UnixConn); ok {
-		peer, err := PeerUser(u)
-		if err != nil {
-			rwc.Close()
-			return fmt.Errorf("9p: who is there: %w", err)
-		}
-		user = peer
-	}
-	err := newConn(s, rwc, user).serve(ctx)
+	err = newConn(s, rwc, user).serve(ctx)
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) && ctx.Err() != nil {
 		return nil
 	}
 	return err
+}
+
+// peer is who is at the other end of rwc, if not user.
+func peer(rwc io.ReadWriteCloser, user fs.User) (fs.User, error) {
+	if u, ok := rwc.(*net.UnixConn); ok {
+		return PeerUser(u)
+	}
+	if user == (fs.User{}) {
+		user = fs.User{UID: -1, Anonymous: true}
+	}
+	return user, nil
 }
 
 // ServeListener serves every connection that l accepts, until ctx is done.
