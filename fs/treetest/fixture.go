@@ -56,6 +56,36 @@ func NewStore(t testing.TB) *fs.Store {
 	return s
 }
 
+// NewLarge returns a store with n passed runs, and its tree. Only the first of
+// them is there with its files: of the others there is what the store's index
+// says, which is enough to list, walk to and stat them.
+func NewLarge(t testing.TB, n int) (*fs.Store, fs.Dir) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := fs.OpenStore(dir)
+	must(t, err)
+	t.Cleanup(func() {
+		s.Close()
+		removeAll(dir)
+	})
+	must(t, begin(t, s, PassedCommit, 7).Seal(context.Background(), "passed", 0, Sign))
+	index := filepath.Join(dir, ".store", "index")
+	text, err := os.ReadFile(index)
+	must(t, err)
+	// The line of a run begins with a word and two numbers: its place in
+	// listings, and that of its id.
+	f := strings.SplitN(strings.TrimSuffix(string(text), "\n"), " ", 4)
+	if len(f) != 4 || f[1] != "1" || f[2] != "1" || strings.Contains(f[3], "\n") {
+		t.Fatalf("the index of one run is %q", text)
+	}
+	for i := 2; i <= n; i++ {
+		text = fmt.Appendf(text, "%s %d %d %s\n", f[0], i, i, f[3])
+	}
+	must(t, os.WriteFile(index, text, 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, ".store", "next"), fmt.Appendln(nil, n+1), 0o600))
+	return s, fs.NewTree(s, Control{})
+}
+
 // removeAll removes what a store keeps read-only.
 func removeAll(dir string) {
 	filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {

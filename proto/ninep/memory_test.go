@@ -13,6 +13,7 @@ import (
 	"9ci/fs/treetest"
 	"9ci/proto/internal/wire"
 
+	"9fans.net/go/plan9"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,7 +51,7 @@ func (c plainConn) ask(messages ...string) {
 		have += m
 		for have >= 4 && have >= int(le.Uint32(buf)) {
 			size := int(le.Uint32(buf))
-			if text := wire.Text(c.d, buf[:size], 200); buf[4] == wire.Rlerror || buf[4] == 107 {
+			if text := wire.Text(c.d, buf[:size], 200); buf[4] == wire.Rlerror || buf[4] == plan9.Rerror {
 				c.t.Fatalf("%q got %s", messages, text)
 			}
 			have = copy(buf, buf[size:have])
@@ -186,4 +187,146 @@ func liveSize(t testing.TB, root fs.Dir) int64 {
 		t.Fatal(err)
 	}
 	return st.Size
+}
+
+// What a client does in a directory of a hundred thousand runs costs the server
+// nothing that grows with them, but the store's own index.
+func TestManyRuns(t *testing.T) {
+	const n = 100000
+	_, root := treetest.NewLarge(t, n)
+	if _, err := walk(t, root, "ci").(fs.Dir).ReadDir(t.Context(), 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	sock := filepath.Join(t.TempDir(), "sock")
+	l, err := Listen(sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- (&Server{Root: root}).ServeListener(ctx, l) }()
+	defer func() { cancel(); <-done }()
+
+	var conns []plainConn
+	dial := func(d Dialect) plainConn {
+		c := dialPlain(t, sock, d)
+		conns = append(conns, c)
+		c.ask(fmt.Sprintf("Tversion tag -1 msize 65536 version %s", d))
+		attach := "Tattach tag 1 fid 0 afid -1 uname glenda aname \"\""
+		if d == DotL {
+			attach += " n_uname -1"
+		}
+		c.ask(attach, "Twalk tag 2 fid 0 newfid 1 wname [ci]")
+		return c
+	}
+	defer func() {
+		for _, c := range conns {
+			unix.Close(c.fd)
+		}
+	}()
+	first := dial(DotL)
+	first.ask("Tlopen tag 1 fid 1 flags 0")
+	before := memory()
+	flat := func(what string) {
+		t.Helper()
+		if grown := memory() - before; grown > 2<<20 {
+			t.Errorf("%s: the heap has grown by %d bytes", what, grown)
+		}
+	}
+
+	// One lists them all, and nineteen others are in the midst of it.
+	count, cookie := 0, uint64(0)
+	for page := 0; ; page++ {
+		b := first.data(fmt.Sprintf("Treaddir tag 1 fid 1 offset %d count 65000", cookie))
+		if len(b) == 0 {
+			break
+		}
+		sts, last, err := entries(append(le.AppendUint32(nil, uint32(len(b))), b...), cookie, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count += len(sts)
+		if cookie = last; page%10 == 0 {
+			c := dial(DotL)
+			c.ask("Tlopen tag 1 fid 1 flags 0", fmt.Sprintf("Treaddir tag 1 fid 1 offset %d count 4096", cookie))
+			flat(fmt.Sprintf("page %d", page))
+		}
+	}
+	if count != n {
+		t.Errorf("/ci lists %d runs, want %d", count, n)
+	}
+	flat("the listing")
+	if len(conns) < 5 {
+		t.Errorf("only %d were in the midst of a listing", len(conns))
+	}
+
+	// In 9P2000 it lists the newest.
+	c := dial(Plan9)
+	c.ask("Topen tag 1 fid 1 mode 0")
+	b := c.data("Tread tag 1 fid 1 offset 0 count 65000")
+	newest := 0
+	for len(b) > 2 {
+		st, err := stat9(b[:2+le.Uint16(b)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = b[2+le.Uint16(b):]
+		newest++
+		if want := fmt.Sprintf("%s.%d", treetest.PassedCommit[:12], n-40+newest); st.Name != want {
+			t.Errorf("entry %d is %s, want %s", newest, st.Name, want)
+		}
+	}
+	if newest != 40 {
+		t.Errorf("in 9P2000 /ci lists %d runs, want 40", newest)
+	}
+	flat("the listing in 9P2000")
+
+	for i := 1; i <= n; i += n / 1000 {
+		first.ask(fmt.Sprintf("Twalk tag 1 fid 0 newfid 2 wname [ci %s.%d]", treetest.PassedCommit[:12], i),
+			"Tgetattr tag 2 fid 2 mask 2047", "Tclunk tag 3 fid 2")
+	}
+	flat("walk and stat")
+
+	// Who imports the tree holds no more of it than he asked for at a time.
+	conn, err := Dial(t.Context(), sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	imported, err := Import(t.Context(), conn, ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer imported.Close()
+	count = 0
+	for _, err := range fs.Entries(t.Context(), walk(t, imported.Root(), "ci").(fs.Dir)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if count++; count%(n/10) == 0 {
+			flat(fmt.Sprintf("run %d of an imported tree", count))
+		}
+	}
+	if count != n {
+		t.Errorf("the imported /ci lists %d runs, want %d", count, n)
+	}
+}
+
+// data sends a T-message that reads, and returns what was read.
+func (c plainConn) data(message string) []byte {
+	c.t.Helper()
+	c.send(message)
+	frame := make([]byte, 4, 64<<10)
+	for have := 0; have < len(frame); {
+		m, err := unix.Read(c.fd, frame[have:])
+		if err != nil || m == 0 {
+			c.t.Fatalf("read %d bytes, %v", m, err)
+		}
+		if have += m; have == 4 {
+			frame = frame[:le.Uint32(frame)]
+		}
+	}
+	if typ := frame[4]; typ != plan9.Rread && typ != wire.Treaddir+1 {
+		c.t.Fatalf("%q got %s", message, wire.Text(c.d, frame, 200))
+	}
+	return frame[wire.HeaderSize+4:]
 }
