@@ -9,11 +9,18 @@ import (
 // st for what the bits of rwx, 0 to 7, say. Every door asks it before it opens
 // a file or walks in a directory. Groups are nobody's here: a member counts as
 // one of the others. What uid 0 may do is the tree's to say.
+//
+// A file that is Public can be read by all: its Mode is part of what is served
+// and no rule about who may see it. So are the artifacts of a run, which its
+// tar holds too, and the files of an imported tree, whose server decides.
 func Access(ctx context.Context, st *Stat, rwx iofs.FileMode) error {
 	u := UserOf(ctx)
 	perm := st.Mode.Perm()
 	if u.UID >= 0 && u.UID == int64(st.UID) {
 		perm >>= 6
+	}
+	if st.Public {
+		perm |= 0o5
 	}
 	if perm&rwx != rwx && u.UID != 0 {
 		return iofs.ErrPermission

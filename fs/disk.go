@@ -89,12 +89,13 @@ func (n diskNode) stat(d diskStat, vers uint32) Stat {
 		}
 		d.uid, d.gid = uid, gid
 	}
+	public := vers != anyVersion // what a run left, and not any directory
 	if vers == anyVersion {
 		ns := d.time.UnixNano()
 		vers = uint32(ns^ns>>32^d.size) | 1
 	}
 	return Stat{Name: n.name, Mode: d.mode, Size: d.size, ModTime: d.time, UID: d.uid, GID: d.gid,
-		Path: n.q.path(), Version: vers, Target: d.target}
+		Path: n.q.path(), Version: vers, Target: d.target, Public: public}
 }
 
 // bare returns an error without the path of this machine.

@@ -57,6 +57,7 @@ type Stat struct {
 	GID     uint32
 	Path    uint64 // qid.path: stable, unique in the tree, below 2^56
 	Version uint32 // qid.vers: 0 for a live file, nonzero for one that never changes again
+	Public  bool   // whoever may walk to it may read it, whatever Mode says
 	Target  string // where a symbolic link or an alias points
 	Cookie  uint64 // in a listing: resumes ReadDir behind this entry; never 0
 }

@@ -44,6 +44,9 @@ func importDir(t *testing.T, dir string) fs.Dir {
 func TestCopy(t *testing.T) {
 	from, to := filepath.Join(t.TempDir(), "from"), filepath.Join(t.TempDir(), "to")
 	treetest.MakeArtifacts(t, from)
+	if err := os.Remove(filepath.Join(from, "mine")); err != nil {
+		t.Fatal(err)
+	}
 	big := make([]byte, 3<<20+1)
 	for i := range big {
 		big[i] = byte(rand.Int())

@@ -151,6 +151,7 @@ func MakeArtifacts(t testing.TB, dir string) {
 	write("empty", "", 0o444)
 	write("live", "not what blocks\n", 0o644)
 	write("blanks # and = signs", "odd\n", 0o644)
+	write("mine", "his own\n", 0o600)
 	write("Grüße", "utf-8\n", 0o604)
 	write(strings.Repeat("long", 50), strings.Repeat("x", 100000), 0o644)
 	must(t, os.Symlink("bin/hello", filepath.Join(dir, "link")))

@@ -33,7 +33,7 @@ func statLinux(b []byte) (fs.Stat, error) {
 	}
 	st := fs.Stat{
 		Mode: goMode(mode), Size: int64(size), ModTime: time.Unix(int64(sec), int64(nsec)).UTC(),
-		UID: uid, GID: gid, Path: qidPath(q.Path), Version: q.Vers,
+		UID: uid, GID: gid, Path: qidPath(q.Path), Version: q.Vers, Public: true,
 	}
 	if q.Type&plan9.QTSYMLINK != 0 && q.Type&plan9.QTDIR != 0 {
 		st.Mode |= iofs.ModeDir // an alias: see qid
@@ -86,7 +86,7 @@ func stat9(b []byte) (fs.Stat, error) {
 		Name: p.Name, Mode: iofs.FileMode(p.Mode & 0o777), Size: int64(p.Length),
 		ModTime: time.Unix(int64(p.Mtime), 0).UTC(),
 		Path:    qidPath(p.Qid.Path), Version: p.Qid.Vers,
-		UID: peerNumber(p.Uid), GID: peerNumber(p.Gid),
+		UID: peerNumber(p.Uid), GID: peerNumber(p.Gid), Public: true,
 	}
 	if p.Mode&plan9.DMDIR != 0 {
 		st.Mode |= iofs.ModeDir
