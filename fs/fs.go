@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	iofs "io/fs"
+	"os"
 	"time"
 )
 
@@ -45,6 +46,17 @@ type File interface {
 	ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 	WriteAt(ctx context.Context, p []byte, off int64) (int, error)
 	Close() error
+}
+
+// An Extenter is a File whose bytes lie on disk, in one file of the host's or in
+// several. It never blocks. A door may have the kernel send them from there.
+type Extenter interface {
+	File
+
+	// Extent returns where the n bytes from off on lie: in f from at on.
+	// f is valid until done is called, which must be before Close. A nil
+	// f says that they are not all in one place.
+	Extent(off int64, n int) (f *os.File, at int64, done func())
 }
 
 // A Stat describes a file, as stat(5) does.

@@ -306,29 +306,56 @@ func clear0(p []byte, n int64) int {
 }
 
 func (f *tarFile) readMember(i int, p []byte, off int64) (int, error) {
-	f.mu.Lock()
-	m := f.open
-	if f.done {
-		f.mu.Unlock()
-		return 0, os.ErrClosed
+	m, err := f.use(i)
+	if err != nil {
+		return 0, err
 	}
+	defer f.unuse(m)
+	return m.ReadAt(p, off)
+}
+
+// Extent implements Extenter: the data of a member are in its file.
+func (f *tarFile) Extent(off int64, n int) (*os.File, int64, func()) {
+	i := sort.Search(len(f.t.members), func(i int) bool { return f.t.members[i].dataEnd() > off })
+	if i == len(f.t.members) {
+		return nil, 0, nil
+	}
+	at := off - f.t.members[i].off - f.t.members[i].head
+	if at < 0 || at+int64(n) > f.t.members[i].size {
+		return nil, 0, nil
+	}
+	m, err := f.use(i)
+	if err != nil {
+		return nil, 0, nil
+	}
+	return m.File, at, func() { f.unuse(m) }
+}
+
+// use opens member i, unless it was the last one that was used.
+func (f *tarFile) use(i int) (*tarMember, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done {
+		return nil, os.ErrClosed
+	}
+	m := f.open
 	if m == nil || m.i != i {
 		file, err := f.l.open(f.t.members[i].name)
 		if err != nil {
-			f.mu.Unlock()
-			return 0, err
+			return nil, err
 		}
 		f.put(m)
 		m = &tarMember{File: file, i: i, users: 1} // one for f.open
 		f.open = m
 	}
 	m.users++
-	f.mu.Unlock()
-	n, err := m.ReadAt(p, off)
+	return m, nil
+}
+
+func (f *tarFile) unuse(m *tarMember) {
 	f.mu.Lock()
 	f.put(m)
 	f.mu.Unlock()
-	return n, err
 }
 
 // put gives back a use of m, which may be nil. f.mu is held.

@@ -194,6 +194,11 @@ func (c *conn) step(rd *reader, frame []byte) (mine bool, err error) {
 	r.run()
 	if rd.op.CompareAndSwap(op, op+1) {
 		rd.out = r.out
+		if r.data.N > 0 {
+			rd.out = nil
+			c.out.PutData(r.out, r.data)
+			return true, c.out.Flush()
+		}
 		return true, nil
 	}
 	r.out = append(wire.GetBuffer(), r.out[r.start:]...)

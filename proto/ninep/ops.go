@@ -345,7 +345,7 @@ func (r *request) openFile(st *fs.Stat, m fs.OpenMode) (f fs.File, live bool, er
 	if err != nil {
 		return nil, false, err
 	}
-	_, disk := f.(syscall.Conn) // a file of the host's never waits
+	_, disk := f.(fs.Extenter) // never waits
 	return f, st.Version == 0 && !disk, nil
 }
 
@@ -401,14 +401,44 @@ func (r *request) read(d *wire.Decoder) error {
 	if r.elem.st.Size == 0 {
 		n = min(count, liveMost)
 	}
+	if n >= sendFrom && r.sendFile(n) {
+		return nil
+	}
 	return r.readInto(r, n)
+}
+
+// sendFrom is from how many bytes on a copy costs more than a system call.
+const sendFrom = 16 << 10
+
+// sendFile replies with n bytes which the kernel takes from a file on disk, if
+// it can.
+func (r *request) sendFile(n int) bool {
+	x, ok := r.file.(fs.Extenter)
+	if !ok || !r.c.out.Socket() || r.c.srv.Trace != nil {
+		return false
+	}
+	f, off, done := x.Extent(int64(r.offset), n)
+	if f == nil {
+		return false
+	}
+	r.reply(plan9.Rread)
+	r.out = le.AppendUint32(r.out, uint32(n))
+	r.c.mu.Lock()
+	pinned := r.fid // until the data is sent
+	r.fid = nil
+	r.c.mu.Unlock()
+	r.data = wire.Data{File: f, Off: off, N: n, Done: func() {
+		done()
+		r.c.release(pinned)
+	}}
+	return true
 }
 
 // readInto puts up to n bytes of the file straight into the reply.
 func (r *request) readInto(ctx context.Context, n int) error {
 	r.reply(plan9.Rread)
 	at := len(r.out)
-	r.out = grow(r.out, 4+n)
+	r.out = wire.Grow(r.out, 4+n)
 	m, err := r.file.ReadAt(ctx, r.out[at+4:at+4+n], int64(r.offset))
 	if m < 0 || m > n {
 		return fs.ErrIO
@@ -421,16 +451,6 @@ func (r *request) readInto(ctx context.Context, n int) error {
 	return nil
 }
 
-// grow lengthens b by n bytes.
-func grow(b []byte, n int) []byte {
-	if cap(b)-len(b) >= n {
-		return b[:len(b)+n]
-	}
-	nb := make([]byte, len(b)+n, max(len(b), flushAt)+n)
-	copy(nb, b)
-	return nb // b may still be looked at: see conn.watch
-}
-
 func (r *request) readLive(count int) error {
 	r.c.mu.Lock()
 	pfuse := r.dialect == Plan9 && r.c.marks.pfuse()
@@ -441,7 +461,7 @@ func (r *request) readLive(count int) error {
 		defer t.Stop()
 	}
 	first := min(count, liveProbe)
-	r.out = make([]byte, 0, wire.HeaderSize+4+first)
+	r.out = wire.NewBuffer(wire.HeaderSize + 4 + first)
 	if err := r.readInto(r, first); err != nil {
 		return err
 	}
@@ -451,7 +471,7 @@ func (r *request) readLive(count int) error {
 	// More may be there; what is not must not be waited for.
 	more := min(count, liveMost) - first
 	r.out = append(wire.GetBuffer(), r.out...)
-	r.out = grow(r.out, more)
+	r.out = wire.Grow(r.out, more)
 	n, err := r.file.ReadAt(noWait{r}, r.out[wire.HeaderSize+4+first:], int64(r.offset)+int64(first))
 	if err != nil || n < 0 || n > more {
 		n = 0

@@ -35,8 +35,9 @@ type request struct {
 	offset uint64 // of a read
 	count  uint32
 
-	out   []byte // the reply grows at its end
-	start int    // of the reply
+	out   []byte    // the reply grows at its end
+	start int       // of the reply
+	data  wire.Data // what the reply ends with, of a file on disk
 
 	// Guarded by conn.mu.
 	async     bool     // is in conn.tags
@@ -122,7 +123,7 @@ func (r *request) run() {
 	if err != nil {
 		r.fail(err)
 	} else {
-		wire.End(r.out, r.start)
+		le.PutUint32(r.out[r.start:], uint32(len(r.out)-r.start+r.data.N))
 		r.c.traceFrame("->", r.dialect, r.out[r.start:])
 	}
 	r.unpin()
@@ -288,11 +289,12 @@ func (c *conn) finish(r *request) {
 	}
 	if r.flushed {
 		wire.PutBuffer(r.out)
+		defer r.data.Free()
 	} else {
+		c.out.PutData(r.out, r.data)
 		for _, tag := range r.flushes {
-			r.out = c.appendFlushed(r.out, tag)
+			c.out.Put(c.appendFlushed(wire.GetBuffer(), tag))
 		}
-		c.out.Put(r.out)
 	}
 	r.out = nil
 	holds := r.holds

@@ -42,12 +42,21 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 	return s.serve(ctx, rwc, s.User)
 }
 
+// sendBuffer is asked for as SO_SNDBUF of a Unix socket. The kernel gives what
+// net.core.wmem_max allows.
+const sendBuffer = 256 << 10
+
 // serve is Serve for a user who is known, or the zero User.
 func (s *Server) serve(ctx context.Context, rwc io.ReadWriteCloser, user fs.User) error {
 	user, err := peer(rwc, user)
 	if err != nil {
 		rwc.Close()
 		return fmt.Errorf("9p: who is there: %w", err)
+	}
+	if u, ok := rwc.(*net.UnixConn); ok {
+		// The default is full with three large replies, and the one who
+		// waits for room then sleeps until most of it is read.
+		u.SetWriteBuffer(sendBuffer)
 	}
 	err = newConn(s, rwc, user).serve(ctx)
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) && ctx.Err() != nil {

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"io"
+	"os"
 	"sync"
 	"syscall"
 
@@ -23,10 +24,38 @@ type Sender struct {
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // queued fell, or the Sender failed
-	queue   [][]byte
+	queue   []piece
 	queued  int
 	writing bool
 	err     error
+}
+
+// A piece is part of what is to be sent: bytes, and data of a file behind them.
+type piece struct {
+	b    []byte
+	data Data
+}
+
+// Data are N bytes of File, from Off on.
+type Data struct {
+	File *os.File
+	Off  int64
+	N    int
+	Done func() // called once, when File is not needed any more
+}
+
+func (p *piece) size() int { return len(p.b) + p.data.N }
+
+func (p *piece) free() {
+	PutBuffer(p.b)
+	p.data.Free()
+}
+
+// Free is for data that will not be sent.
+func (d Data) Free() {
+	if d.Done != nil {
+		d.Done()
+	}
 }
 
 func NewSender(w io.Writer) *Sender {
@@ -38,12 +67,25 @@ func NewSender(w io.Writer) *Sender {
 	return s
 }
 
+// Socket reports whether w is a socket, so that PutData may be used.
+func (s *Sender) Socket() bool { return s.sock != nil }
+
 // Put queues whole frames. It never blocks, and takes b over.
-func (s *Sender) Put(b []byte) {
+func (s *Sender) Put(b []byte) { s.put(piece{b: b}) }
+
+// PutData is Put for frames of which the last one ends with data, which the
+// kernel takes from the file. It is for who sends by Flush alone.
+func (s *Sender) PutData(b []byte, d Data) { s.put(piece{b, d}) }
+
+func (s *Sender) put(p piece) {
 	s.mu.Lock()
-	s.queue = append(s.queue, b)
-	s.queued += len(b)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		defer p.free()
+		return
+	}
+	s.queue = append(s.queue, p)
+	s.queued += p.size()
 }
 
 // Flush writes what is queued, or leaves it to whoever is writing and then
@@ -65,8 +107,8 @@ func (s *Sender) Flush() error {
 		n, err := s.write(q)
 		s.mu.Lock()
 		s.queued -= n
-		if err != nil && s.err == nil {
-			s.err = err
+		if err != nil {
+			s.fail(err)
 		}
 		s.room.Broadcast()
 	}
@@ -76,34 +118,95 @@ func (s *Sender) Flush() error {
 
 // write sends q: small frames as one, large ones as they are, so that data is
 // never copied on its way.
-func (s *Sender) write(q [][]byte) (n int, err error) {
-	for _, b := range q {
-		n += len(b)
+func (s *Sender) write(q []piece) (n int, err error) {
+	for i := range q {
+		n += q[i].size()
 	}
-	for _, b := range merge(q) {
-		if err == nil {
-			_, err = s.w.Write(b)
+	for _, p := range merge(q) {
+		if err == nil && p.data.N > 0 {
+			err = s.writeData(p)
+		} else if err == nil {
+			_, err = s.w.Write(p.b)
 		}
-		PutBuffer(b)
+		p.free()
 	}
 	return n, err
 }
 
-// merge makes one of small pieces.
-func merge(q [][]byte) [][]byte {
+// writeData sends p by sendfile(2).
+func (s *Sender) writeData(p piece) error {
+	b, d := p.b, p.data
+	src, err := d.File.SyscallConn()
+	if err != nil {
+		return err
+	}
+	werr := s.sock.Write(func(fd uintptr) bool {
+		for len(b)+d.N > 0 {
+			n := 0
+			if len(b) > 0 {
+				flags := unix.MSG_NOSIGNAL
+				if d.N > 0 {
+					flags |= unix.MSG_MORE
+				}
+				n, err = unix.SendmsgN(int(fd), b, nil, nil, flags)
+				b = b[max(n, 0):]
+			} else {
+				cerr := src.Control(func(file uintptr) { n, err = unix.Sendfile(int(fd), int(file), &d.Off, d.N) })
+				if d.N -= max(n, 0); cerr != nil {
+					err = cerr
+				}
+				if n == 0 && err == nil || err == unix.EINVAL {
+					b, err = readRest(&d)
+				}
+			}
+			switch err {
+			case nil, unix.EINTR:
+				err = nil
+			case unix.EAGAIN:
+				err = nil
+				return false
+			default:
+				return true
+			}
+		}
+		return true
+	})
+	if werr != nil {
+		return werr
+	}
+	return err
+}
+
+// readRest reads what is left of d, where the file system knows no sendfile or
+// the file was cut off meanwhile. The frame has said how much follows, so
+// what is missing is zeros, as it is in a page sent before the cut.
+func readRest(d *Data) ([]byte, error) {
+	b := make([]byte, d.N)
+	d.N = 0
+	if _, err := d.File.ReadAt(b, d.Off); err != nil && err != io.EOF {
+		return nil, err
+	}
+	return b, nil
+}
+
+// merge makes one of small pieces, if there is no data of files among them.
+func merge(q []piece) []piece {
 	n := 0
-	for _, b := range q {
-		n += len(b)
+	for i := range q {
+		if q[i].data.N > 0 {
+			return q
+		}
+		n += len(q[i].b)
 	}
 	if len(q) < 2 || n > mergeLimit {
 		return q
 	}
 	all := GetBuffer()
-	for _, b := range q {
-		all = append(all, b...)
-		PutBuffer(b)
+	for _, p := range q {
+		all = append(all, p.b...)
+		p.free()
 	}
-	return [][]byte{all}
+	return []piece{{b: all}}
 }
 
 // TryFlush writes what the peer takes without being waited for, and reports
@@ -121,21 +224,21 @@ func (s *Sender) TryFlush() bool {
 	total, err := 0, error(nil)
 	for len(q) > 0 {
 		n := 0
-		n, err = s.tryWrite(q[0])
+		n, err = s.tryWrite(q[0].b)
 		total += n
-		if n < len(q[0]) {
-			q[0] = q[0][n:]
+		if n < len(q[0].b) {
+			q[0].b = q[0].b[n:]
 			break
 		}
-		PutBuffer(q[0])
+		q[0].free()
 		q = q[1:]
 	}
 	s.mu.Lock()
 	s.queue = append(q, s.queue...)
 	s.queued -= total
 	s.writing = false
-	if err != nil && s.err == nil {
-		s.err = err
+	if err != nil {
+		s.fail(err)
 	}
 	s.room.Broadcast()
 	defer s.mu.Unlock()
@@ -171,24 +274,20 @@ func (s *Sender) Room() error {
 // Fail makes every flush return err from now on.
 func (s *Sender) Fail(err error) {
 	s.mu.Lock()
-	if s.err == nil {
-		s.err = err
-	}
+	s.fail(err)
 	s.room.Broadcast()
 	s.mu.Unlock()
 }
 
-var buffers sync.Pool
-
-func GetBuffer() []byte {
-	if p, ok := buffers.Get().(*[]byte); ok {
-		return (*p)[:0]
+// fail keeps the first error and drops what is queued. s.mu is held.
+func (s *Sender) fail(err error) {
+	if s.err == nil {
+		s.err = err
 	}
-	return make([]byte, 0, 4096)
-}
-
-func PutBuffer(b []byte) {
-	if cap(b) >= 4096 && cap(b) <= 2*MaxMsize {
-		buffers.Put(&b)
+	q := s.queue
+	s.queue = nil
+	for i := range q {
+		s.queued -= q[i].size()
+		defer q[i].free()
 	}
 }

@@ -126,7 +126,8 @@ func NewReader(r io.Reader) *Reader { return NewReaderSize(r, ReadBuffer) }
 // NewReaderSize returns a Reader that takes up to size bytes at a time, for
 // whoever has few connections and much to read.
 func NewReaderSize(r io.Reader, size int) *Reader {
-	return &Reader{r: r, buf: make([]byte, size)}
+	size -= headroom
+	return &Reader{r: r, buf: NewBuffer(size)[:size]}
 }
 
 // Buffered reports whether next will not have to wait.
@@ -155,11 +156,7 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 		fr.lo += n
 		return b, nil
 	}
-	b := GetBuffer()
-	if cap(b) < n {
-		b = make([]byte, n)
-	}
-	b = b[:n]
+	b := Grow(GetBuffer(), n)
 	got := copy(b, fr.buf[fr.lo:fr.hi])
 	fr.lo, fr.hi = 0, 0
 	if _, err := io.ReadFull(fr.r, b[got:]); err != nil {
