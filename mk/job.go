@@ -242,6 +242,9 @@ func (r *run) schedule() {
 		r.out.say("recipe='" + text + "'")
 	}
 	r.out.flush()
+	if r.out.broken != nil {
+		panic(bail{r.out.broken})
+	}
 	r.link(r.root)
 	var args []string
 	if j.rule.attr&noMinusE == 0 {

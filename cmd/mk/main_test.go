@@ -218,3 +218,25 @@ func testInterrupt(t *testing.T, sig syscall.Signal, all bool) {
 		t.Errorf("stderr %q", stderr.String())
 	}
 }
+
+// Nobody reads what mk prints: it starts no recipe any more, and is not killed.
+func TestBrokenPipe(t *testing.T) {
+	dir := writeMkfile(t, "all:V: a b\na:Q:\n\ttouch a\nb: a\n\ttouch b\n")
+	cmd := mkCmd(t, dir)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	cmd.Stdout = w
+	err = cmd.Run()
+	w.Close()
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.ExitStatus() != 1 {
+		t.Errorf("mk ended with %v, want exit status 1", err)
+	}
+	for name, want := range map[string]bool{"a": true, "b": false} {
+		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != want {
+			t.Errorf("%s is there: %v, want %v", name, err == nil, want)
+		}
+	}
+}
