@@ -4,6 +4,8 @@ import (
 	"io"
 	"syscall"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 // input is a mkfile as a stream of bytes.
@@ -128,8 +130,9 @@ func (in *input) next(elide bool) int {
 	}
 }
 
-// file is a descriptor that is read without the runtime's poller, which takes
-// longer to set up than a mkfile to read.
+// file is a descriptor that is read and written without the runtime's poller,
+// which takes longer to set up than a mkfile to read, and without os.File, which
+// makes of EPIPE on descriptors 1 and 2 the end of the process.
 type file int
 
 func openFile(name string) (file, error) {
@@ -154,6 +157,22 @@ func (f file) Read(b []byte) (int, error) {
 		}
 		return n, nil
 	}
+}
+
+func (f file) Write(b []byte) (n int, err error) {
+	for n < len(b) {
+		m, err := syscall.Write(int(f), b[n:])
+		switch err {
+		case nil:
+			n += m
+		case syscall.EINTR:
+		case syscall.EAGAIN: // somebody has made it non-blocking
+			unix.Poll([]unix.PollFd{{Fd: int32(f), Events: unix.POLLOUT}}, -1)
+		default:
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 func (f file) Close() error { return syscall.Close(int(f)) }

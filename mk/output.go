@@ -1,7 +1,6 @@
 package mk
 
 import (
-	"errors"
 	"os"
 	"syscall"
 )
@@ -10,7 +9,7 @@ import (
 // bio(3) does, in blocks of 8192 bytes, and flushed before a process starts;
 // errors and explanations are not buffered, and overtake it.
 type output struct {
-	stdout, stderr *os.File
+	stdout, stderr file
 	buf            []byte
 	broken         error // that there is nobody to read stdout
 }
@@ -19,7 +18,7 @@ type output struct {
 const bsize = 8192
 
 func newOutput(stdout, stderr *os.File) *output {
-	return &output{stdout: stdout, stderr: stderr, buf: make([]byte, 0, bsize)}
+	return &output{stdout: file(stdout.Fd()), stderr: file(stderr.Fd())}
 }
 
 // print adds s to the buffered output.
@@ -45,10 +44,10 @@ func (o *output) flush() {
 func (o *output) say(s string) { o.write([]byte(s)) }
 
 func (o *output) write(b []byte) {
-	if _, err := o.stdout.Write(b); errors.Is(err, syscall.EPIPE) {
+	if _, err := o.stdout.Write(b); err == syscall.EPIPE {
 		o.broken = err
 	}
 }
 
 // error writes s to the standard error output.
-func (o *output) error(s string) { o.stderr.WriteString(s) }
+func (o *output) error(s string) { o.stderr.Write([]byte(s)) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/signal"
 	"syscall"
 	"time"
 
@@ -51,31 +50,21 @@ func run(ctx context.Context, c mk.Config, targets []string) error {
 }
 
 // interruptible returns a context that ends at SIGINT, SIGTERM, SIGHUP and
-// SIGQUIT, where they are not ignored. A second one kills mk. SIGPIPE is
-// caught to make it an error of the write.
+// SIGQUIT, where they are not ignored. A second one kills mk.
 func interruptible(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(parent)
-	c := make(chan os.Signal, 1)
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
-		if !signal.Ignored(sig) {
-			signal.Notify(c, sig)
-		}
-	}
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	go func() {
-		sig := (<-c).(syscall.Signal)
-		signal.Reset()
+	catch(func(sig syscall.Signal) {
 		cancel(mk.Interrupt{
 			Signal:    sig,
 			Delivered: (sig == syscall.SIGINT || sig == syscall.SIGQUIT) && hasTerminal(),
 		})
-	}()
+	}, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	return ctx
 }
 
-// die ends the process by a signal, so that who started it learns of that.
+// die ends the process by a signal that was caught, so that who started it
+// learns of that.
 func die(sig syscall.Signal) {
-	signal.Reset(sig)
 	syscall.Kill(os.Getpid(), sig)
 	select {}
 }

@@ -170,7 +170,10 @@ func TestInterrupt(t *testing.T) {
 	for _, c := range []struct {
 		sig syscall.Signal
 		all bool
-	}{{syscall.SIGINT, false}, {syscall.SIGTERM, false}, {syscall.SIGINT, true}} {
+	}{
+		{syscall.SIGINT, false}, {syscall.SIGTERM, false}, {syscall.SIGHUP, false}, {syscall.SIGQUIT, false},
+		{syscall.SIGINT, true}, {syscall.SIGQUIT, true},
+	} {
 		t.Run(fmt.Sprintf("%v all=%v", c.sig, c.all), func(t *testing.T) { testInterrupt(t, c.sig, c.all) })
 	}
 }
@@ -216,6 +219,18 @@ func testInterrupt(t *testing.T, sig syscall.Signal, all bool) {
 	}
 	if !strings.Contains(stderr.String(), "deleting 'out'") {
 		t.Errorf("stderr %q", stderr.String())
+	}
+}
+
+// A signal that is ignored where mk starts, as under nohup(1), stays so.
+func TestIgnoredSignal(t *testing.T) {
+	dir := writeMkfile(t, "all:VQ:\n\tkill -HUP $pid; echo survived\n")
+	cmd := mkCmd(t, dir)
+	cmd.Args = append([]string{"sh", "-c", "trap '' HUP; exec \"$@\"", "sh"}, cmd.Args...)
+	cmd.Path = "/bin/sh"
+	out, err := cmd.CombinedOutput()
+	if want := "survived\n"; err != nil || string(out) != want {
+		t.Errorf("mk = %q, %v, want %q", out, err, want)
 	}
 }
 
