@@ -52,13 +52,11 @@ type Config struct {
 	Nano     bool   // -N: compare times in nanoseconds, not seconds
 	WhatIf   string // -w: names, separated by commas, that were modified just now
 
-	// Builtin is the command line that runs a POSIX shell where MKSHELL
-	// is sh and there is none, and where MKSHELL is builtin. It is called
-	// as sh would be. Nil: a missing shell is an error.
-	Builtin []string
-
-	// OnBuiltin, if set, is called each time Builtin is used.
-	OnBuiltin func()
+	// Builtin returns the command line of a POSIX shell, which is called as
+	// sh would be, or nil. It is asked each time that is to run a command:
+	// where MKSHELL is sh and there is none, and where MKSHELL is builtin.
+	// Nil: a missing shell is an error.
+	Builtin func() []string
 }
 
 // environ returns the environment the mkfile starts with.

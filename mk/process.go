@@ -75,9 +75,9 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 	}
 	files[1], files[2] = stdout.Fd(), ps.w.stderr.Fd()
 	p := &process{pidfd: -1}
-	path, err := ps.lookPath(argv[0], env)
-	if err == nil && path == "" {
-		argv, path = append(ps.cfg.Builtin[:len(ps.cfg.Builtin):len(ps.cfg.Builtin)], argv[1:]...), ps.cfg.Builtin[0]
+	path, builtin, err := ps.lookPath(argv[0], env)
+	if builtin != nil {
+		argv = append(builtin[:len(builtin):len(builtin)], argv[1:]...)
 	}
 	if err == nil {
 		err = ps.fork(p, path, argv, env, files[:])
@@ -155,32 +155,35 @@ func (ps *procs) fatal(what string, err error) {
 	panic(bail{fmt.Errorf("%s: %w", what, err)})
 }
 
-// lookPath finds a command as execvp(3) does, in the PATH of env. An empty
-// path is the built-in shell.
-func (ps *procs) lookPath(name string, env []string) (string, error) {
-	if name == "builtin" && ps.cfg.Builtin != nil {
-		ps.builtin()
-		return "", nil
+// lookPath finds a command as execvp(3) does, in the PATH of env. Where it is
+// the built-in shell its command line is returned too.
+func (ps *procs) lookPath(name string, env []string) (path string, builtin []string, err error) {
+	if name == "builtin" {
+		if argv := ps.builtin(); argv != nil {
+			return argv[0], argv, nil
+		}
 	}
 	path, ok := ps.paths[name]
 	if !ok {
-		var err error
 		if path, err = searchPath(ps.cfg, name, env); err != nil {
-			if name == "sh" && ps.cfg.Builtin != nil && !isFile("/bin/sh") {
-				ps.builtin()
-				return "", nil
+			if name == "sh" && !isFile("/bin/sh") {
+				if argv := ps.builtin(); argv != nil {
+					return argv[0], argv, nil
+				}
 			}
-			return "", err
+			return "", nil, err
 		}
 		ps.paths[name] = path
 	}
-	return path, nil
+	return path, nil, nil
 }
 
-func (ps *procs) builtin() {
-	if f := ps.cfg.OnBuiltin; f != nil {
-		f()
+// builtin returns the command line of the built-in shell, nil if there is none.
+func (ps *procs) builtin() []string {
+	if f := ps.cfg.Builtin; f != nil {
+		return f()
 	}
+	return nil
 }
 
 // backquote runs text and appends its output to b, without a last newline.

@@ -69,6 +69,9 @@ func (s *streams) close() {
 	for _, f := range s.opened {
 		f.Close()
 	}
+	if len(s.pipes) == 0 {
+		return
+	}
 	t := time.AfterFunc(linger, func() {
 		for _, r := range s.pipes {
 			r.Close()
@@ -97,7 +100,7 @@ func searchPath(c *Config, name string, env []string) (string, error) {
 		}
 	}
 	var err error = syscall.ENOENT
-	for _, dir := range strings.Split(path, ":") {
+	for dir := range strings.SplitSeq(path, ":") {
 		if dir == "" {
 			dir = "."
 		}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 
 	"9ci/mk"
 )
@@ -33,7 +34,13 @@ var flags = map[byte]struct {
 	't': {0, func(c *mk.Config, _ string) { c.Touch = true }},
 	'u': {0, func(c *mk.Config, _ string) { c.Usage = true }},
 	'v': {0, func(c *mk.Config, _ string) {
-		c.OnBuiltin = sync.OnceFunc(func() { os.Stderr.WriteString("mk: using the built-in shell\n") })
+		c.Builtin = sync.OnceValue(func() []string {
+			argv := builtin()
+			if argv != nil {
+				syscall.Write(2, []byte("mk: using the built-in shell\n")) // os.Stderr would die of SIGPIPE
+			}
+			return argv
+		})
 	}},
 	'w': {'w', func(c *mk.Config, s string) { c.WhatIf += " " + s }},
 	'N': {0, func(c *mk.Config, _ string) { c.Nano = true }},
@@ -48,7 +55,7 @@ func parseArgs(args []string) (c mk.Config, targets []string, ok bool) {
 		Stdin:   os.Stdin,
 		Stdout:  os.Stdout,
 		Stderr:  os.Stderr,
-		Builtin: builtin(),
+		Builtin: builtin,
 	}
 	var words []string // of $MKFLAGS
 	i := 0
