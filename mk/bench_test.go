@@ -17,16 +17,21 @@ import (
 // there are, on the same files. Each is a whole process; MB is the memory it
 // needed at most, where that is more than this one's.
 
-// built is our mk, made once.
+// built is our mk, made once, and copied as mk install does: like the peers it
+// then is in the page cache in one piece, and not as the linker has left it.
 var built = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "mk")
 	if err != nil {
 		return "", err
 	}
-	name := filepath.Join(dir, "mk")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", name, "9ci/cmd/mk")
+	linked := filepath.Join(dir, "linked")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", linked, "9ci/cmd/mk")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%v: %s", err, out)
+	}
+	name := filepath.Join(dir, "mk")
+	if out, err := exec.Command("cp", linked, name).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%v: %s", err, out)
 	}
 	return name, nil
