@@ -13,12 +13,10 @@ import (
 // to the end of its first recipe: for each signal that package goes to another
 // thread and back.
 func catch(f func(syscall.Signal), signals ...syscall.Signal) {
-	var pipe [2]int
-	if err := syscall.Pipe2(pipe[:], syscall.O_CLOEXEC); err != nil {
+	if err := syscall.Pipe2(signalPipe[:], syscall.O_CLOEXEC); err != nil {
 		os.Stderr.WriteString("mk: pipe: " + err.Error() + "\n")
 		os.Exit(1)
 	}
-	signalPipe = int32(pipe[1])
 	caught := &sigaction{handler: onSignal, flags: saOnStack | saRestart | saRestorer, restorer: sigReturn, mask: ^uint64(0)}
 	for i, sig := range signals {
 		var old sigaction
@@ -32,7 +30,7 @@ func catch(f func(syscall.Signal), signals ...syscall.Signal) {
 	go func() {
 		var b [1]byte
 		for {
-			if n, _ := syscall.Read(pipe[0], b[:]); n == 1 {
+			if n, _ := syscall.Read(signalPipe[0], b[:]); n == 1 {
 				break
 			}
 		}
@@ -45,8 +43,8 @@ func catch(f func(syscall.Signal), signals ...syscall.Signal) {
 	}()
 }
 
-// signalPipe is where onSignal writes a signal's number.
-var signalPipe int32
+// signalPipe is the pipe into which onSignal writes a signal's number.
+var signalPipe [2]int
 
 // onSignal and sigReturn are addresses of functions for sigaction(2). The one
 // handles a signal, on the stack that the runtime has set up for its own

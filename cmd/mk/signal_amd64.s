@@ -5,7 +5,7 @@
 TEXT onSignal<>(SB),NOSPLIT|NOFRAME,$0
 	PUSHQ	DI
 	MOVL	$1, AX // write(2)
-	MOVL	·signalPipe(SB), DI
+	MOVQ	·signalPipe+8(SB), DI
 	MOVQ	SP, SI
 	MOVL	$1, DX
 	SYSCALL
