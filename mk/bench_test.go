@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,7 +16,8 @@ import (
 
 // The benchmarks run our mk beside 9base's, GNU make and ninja, those that
 // there are, on the same files. Each is a whole process; MB is the memory it
-// needed at most, where that is more than this one's.
+// needed at most, where that is more than this one's; p50-ns is the median of
+// the times whose mean is ns/op, which what else the machine does moves less.
 
 // built is our mk, made once, and copied as mk install does: like the peers it
 // then is in the page cache in one piece, and not as the linker has left it.
@@ -71,6 +73,7 @@ func tools(b *testing.B) []tool {
 func (tl tool) run(b *testing.B, dir string, before func(), args ...string) {
 	b.Helper()
 	var most int64
+	var took []time.Duration
 	ours := rss(b)
 	for b.Loop() {
 		if before != nil {
@@ -80,11 +83,15 @@ func (tl tool) run(b *testing.B, dir string, before func(), args ...string) {
 		}
 		cmd := exec.Command(tl.path, append(tl.args[:len(tl.args):len(tl.args)], args...)...)
 		cmd.Dir = dir
+		start := time.Now()
 		if out, err := cmd.CombinedOutput(); err != nil {
 			b.Fatalf("%s: %v\n%.500s", tl.name, err, out)
 		}
+		took = append(took, time.Since(start))
 		most = max(most, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
 	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2]), "p50-ns")
 	if most > max(ours, rss(b)) { // else it is ours, that of before exec(2)
 		b.ReportMetric(float64(most)/1024, "MB")
 	}
