@@ -102,6 +102,8 @@ func TestMount(t *testing.T) {
 		{"tar cf - . | tar tf - | sort | tail -1", "./link\n"},
 		{"(echo x > empty) 2>/dev/null || echo refused", "refused\n"},
 		{"(touch new) 2>/dev/null || echo refused", "refused\n"},
+		{"for c in 'rm -f empty' 'rmdir ci' 'mkdir new' 'mkfifo new' 'ln empty new' 'ln -s empty new' 'mv empty new' 'touch empty' 'chmod 777 empty'; do " +
+			"$c 2>&1 | grep -q 'Read-only file system' || echo $c is not refused; done; ls", "ci\nctl\nempty\nlink\n"},
 		{"(echo bad > ctl) 2>/dev/null || echo refused", "refused\n"},
 	} {
 		if got := sh(t, dir, test.script); got != test.want {

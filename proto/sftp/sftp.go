@@ -2,7 +2,12 @@
 // sshfs can list, stat and copy it.
 //
 // Aliases are symbolic links, as they are in 9P2000.L. Links are followed
-// within the tree: one that leads out of it leads nowhere.
+// within the tree: one that leads out of it leads nowhere. A recent sshfs shows
+// links that are absolute or go up, as those in /artifacts do, with
+// -o no_contain_symlinks.
+//
+// Answers come in the order of the requests, so a read that waits for more of a
+// live file holds up what follows it on its connection.
 package sftp
 
 import (
