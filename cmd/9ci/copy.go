@@ -16,7 +16,9 @@ import (
 )
 
 // copyTree copies a file, or a directory with all that is in it, with modes
-// and times. The names of the tree are a peer's: os.Root keeps them below to.
+// and times. An alias in it is copied as the link that it is; one that n is, as
+// the directory. The names of the tree are a peer's: os.Root keeps them below
+// to.
 func copyTree(ctx context.Context, n fs.Node, to string) error {
 	parent, err := os.OpenRoot(filepath.Dir(to))
 	if err != nil {
@@ -31,6 +33,9 @@ func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error 
 	st, err := n.Stat(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	if _, ok := n.(fs.Dir); ok {
+		st.Mode &^= iofs.ModeSymlink
 	}
 	c := copier{root: root}
 	c.small, ctx = errgroup.WithContext(ctx)
@@ -73,6 +78,8 @@ type copied struct {
 func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) error {
 	d, isDir := n.(fs.Dir)
 	switch {
+	case st.Mode&iofs.ModeSymlink != 0:
+		return c.root.Symlink(st.Target, name)
 	case isDir:
 		if err := c.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, iofs.ErrExist) {
 			return err
@@ -91,8 +98,6 @@ func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) e
 			}
 		}
 		return nil
-	case st.Mode&iofs.ModeSymlink != 0:
-		return c.root.Symlink(st.Target, name)
 	case st.Version != 0 && st.Size <= smallFile:
 		c.small.Go(func() error {
 			b, err := fs.ReadAll(ctx, n)

@@ -121,3 +121,29 @@ func TestCopy(t *testing.T) {
 		t.Errorf("copyTree = %v, want %v for many/secret", err, iofs.ErrPermission)
 	}
 }
+
+// Each run is copied once: what leads to it is a link. The alias that is asked
+// for is the directory.
+func TestCopyRuns(t *testing.T) {
+	_, tree := treetest.New(t)
+	to, id := t.TempDir(), treetest.PassedCommit[:12]+".1"
+	if err := copyTree(t.Context(), tree, filepath.Join(to, "all")); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(to, "all", "artifacts", id)
+	if got, err := os.Readlink(name); err != nil || got != "../ci/"+id+"/artifacts" {
+		t.Errorf("Readlink(%s) = %q, %v", name, got, err)
+	}
+	alias, err := fs.Walk(t.Context(), tree, "ci/"+treetest.PassedCommit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := copyTree(t.Context(), alias, filepath.Join(to, "run")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{filepath.Join(name, "size"), filepath.Join(to, "run/artifacts/size")} {
+		if b, err := os.ReadFile(name); string(b) != "42\n" {
+			t.Errorf("%s = %q, %v", name, b, err)
+		}
+	}
+}
