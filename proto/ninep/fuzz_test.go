@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"9ci/fs"
+	"9ci/proto/internal/load"
 	"9ci/proto/internal/testtree"
 	"9ci/proto/internal/wire"
 
@@ -119,7 +120,7 @@ func (m *model) next(tag uint16, op, a, b byte) (frame []byte, want string) {
 	switch op % 8 {
 	case 0, 1:
 		newfid, names := uint32(b>>4%6), modelPaths[int(b)%len(modelPaths)]
-		frame = appendWalk(nil, int(tag), fid, newfid, names...)
+		frame = load.AppendWalk(nil, int(tag), fid, newfid, names...)
 		return frame, m.walk(f, fid, newfid, names, fails, ok)
 	case 2:
 		set(plan9.Topen)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/load"
 	"9ci/proto/internal/testtree"
 	"9ci/proto/internal/wire"
 
@@ -53,13 +54,13 @@ func stress(t *testing.T, rnd *rand.Rand) {
 		switch rnd.IntN(6) {
 		case 0, 1:
 			names := [][]string{{"ci"}, {"link"}, {"ctl"}, {"empty"}, {"nothing"}, {"ci", "last", "status"}}[rnd.IntN(6)]
-			frame = appendWalk(nil, tag, 0, newfid, names...)
+			frame = load.AppendWalk(nil, tag, 0, newfid, names...)
 		case 2:
-			frame = appendFid(nil, plan9.Topen, tag, fid, plan9.OREAD)
+			frame = load.AppendFid(nil, plan9.Topen, tag, fid, plan9.OREAD)
 		case 3:
-			frame = appendRead(nil, plan9.Tread, tag, fid, 0, 100)
+			frame = load.AppendRead(nil, plan9.Tread, tag, fid, 0, 100)
 		case 4:
-			frame = appendFid(nil, plan9.Tclunk, tag, fid)
+			frame = load.AppendFid(nil, plan9.Tclunk, tag, fid)
 		case 5:
 			old := max(0, tag-1-rnd.IntN(6))
 			frame = wire.End(le.AppendUint16(wire.Begin(nil, plan9.Tflush, uint16(tag)), uint16(old)), 0)
