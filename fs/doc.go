@@ -53,9 +53,9 @@ sealed, and manifest.sig only where somebody signed.
 A directory lists every stored byte once, and nothing that blocks: live, wait,
 event, the tars and the aliases in /ci can be walked to and are not listed.
 /artifacts lists its aliases. An alias is a symbolic link that leads on; to a
-client without links (9P2000) it is a directory with qids of its own, /artifacts
-lists none, /ci lists the forty newest runs, and a symbolic link among the
-artifacts is a file that holds its target.
+client without links (9P2000) it is a directory with qids of its own, so that a
+copy of all of /artifacts is a second copy there, /ci lists the forty newest
+runs, and a symbolic link among the artifacts is a file that holds its target.
 
 # Texts
 

@@ -222,8 +222,7 @@ func (t *tree) runs(ctx context.Context, after uint64, n int, stat func(id strin
 	return list, nil
 }
 
-// An artifactsDir is /artifacts, which lists an alias for each run. To a client
-// without links it lists none: he would copy all artifacts twice.
+// An artifactsDir is /artifacts, which lists an alias for each run.
 type artifactsDir struct {
 	t *tree
 	q qpath
@@ -245,9 +244,6 @@ func (d artifactsDir) Walk(ctx context.Context, name string) (Node, error) {
 }
 
 func (d artifactsDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error) {
-	if Linkless(ctx) {
-		return nil, nil
-	}
 	return d.t.runs(ctx, after, n, func(id string, _ uint32, mtime time.Time) Stat {
 		return aliasStat(id, "../ci/"+id+"/artifacts", d.q.child(id), mtime)
 	})
