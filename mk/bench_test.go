@@ -36,7 +36,7 @@ var built = sync.OnceValues(func() (string, error) {
 	if out, err := exec.Command("cp", linked, name).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%v: %s", err, out)
 	}
-	return name, nil
+	return name, os.Remove(linked)
 })
 
 // A tool is a command that makes the files of a directory.
