@@ -46,8 +46,8 @@ func (p *parser) dumpRules(title string, rules []*rule) {
 		p.out.print(fmt.Sprintf("\tRule %d: %s[%d] attr=%x next=%d chain=%d alltarget='%s'",
 			r.number+1, r.file, r.line, uint16(r.attr), number(rules, i+1),
 			number(chain, slices.Index(chain, r)+1), strings.Join(r.targets, " ")))
-		if r.prog != "" {
-			p.out.print(" prog='" + r.prog + "'")
+		if r.prog != nil {
+			p.out.print(" prog='" + *r.prog + "'")
 		}
 		p.out.print(fmt.Sprintf("\n\ttarget=%s: %s\n\trecipe@%d='%s'\n", r.target, strings.Join(r.tail, " "), r.number+1, r.recipe))
 	}
@@ -68,8 +68,8 @@ func (r *run) dumpNode(title string, n *node) {
 			stem = a.stem.text
 		}
 		r.out.print(fmt.Sprintf("%sArc@%x.%x: n=%x r=%x flag=0x0 stem='%s'", indent, r.id(n), i, r.id(a.n), a.rule.number+1, stem))
-		if a.rule.prog != "" {
-			r.out.print(" prog='" + a.rule.prog + "'")
+		if a.rule.prog != nil {
+			r.out.print(" prog='" + *a.rule.prog + "'")
 		}
 		r.out.print("\n")
 		if a.n != nil {

@@ -41,11 +41,13 @@ func (m *Mkfile) Rules() []Rule {
 			Target:  r.target,
 			Targets: m.onlyKnown(r.targets),
 			Attr:    r.attr.String(),
-			Prog:    r.prog,
 			Meta:    r.attr&meta != 0,
 			Recipe:  r.recipe,
 			File:    r.file,
 			Line:    r.line - 1,
+		}
+		if r.prog != nil {
+			out.Prog = *r.prog
 		}
 		if r.tail[0] != "" {
 			out.Prereqs = m.onlyKnown(r.tail)

@@ -157,7 +157,7 @@ func (p *parser) statement(line string, override bool) {
 	}
 	kind, head, tail := line[i], line[:i], line[i+1:]
 	var attr attr
-	var prog string
+	var prog *string
 	switch {
 	case kind == '<' && tail != "" && tail[0] == '|':
 		kind, tail = '|', tail[1:]
@@ -210,7 +210,7 @@ func (p *parser) assignAttr(s string) (a attr, rest string) {
 }
 
 // ruleAttr cuts the attributes off what follows a rule's first colon.
-func (p *parser) ruleAttr(s string) (a attr, prog, rest string) {
+func (p *parser) ruleAttr(s string) (a attr, prog *string, rest string) {
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; c {
 		case ':':
@@ -228,7 +228,8 @@ func (p *parser) ruleAttr(s string) (a attr, prog, rest string) {
 			if j < 0 {
 				p.syntax(p.in.line, "missing trailing :")
 			}
-			prog = s[i+1 : i+j]
+			text := s[i+1 : i+j]
+			prog = &text
 			i += j - 1
 		case 'Q':
 			a |= quiet

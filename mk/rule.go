@@ -27,7 +27,7 @@ type header struct {
 	targets []string
 	tail    []string // prereqs; one empty word where there are none
 	recipe  string
-	prog    string // of attribute P
+	prog    *string // of attribute P, which may be empty; nil without P
 	file    string
 	line    int
 	shell   *shell

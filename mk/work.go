@@ -289,7 +289,7 @@ func (r *run) update(n *node, fake bool) {
 		n.time = r.timeOf(n.name, true)
 		n.flags &^= canPretend | pretending
 		for i := range n.prereqs {
-			if a := &n.prereqs[i]; a.rule.prog != "" && a.n != nil {
+			if a := &n.prereqs[i]; a.rule.prog != nil && a.n != nil {
 				r.outOfDate(n, a, true)
 			}
 		}
@@ -306,7 +306,7 @@ func (r *run) update(n *node, fake bool) {
 // outOfDate tells whether n is, with respect to a's node. What the program
 // of attribute P says is remembered until eval is true.
 func (r *run) outOfDate(n *node, a *arc, eval bool) bool {
-	if a.rule.prog != "" {
+	if a.rule.prog != nil {
 		key := [2]string{n.name, a.n.name}
 		stale, ok := r.compared[key]
 		if !ok || eval {
@@ -324,7 +324,7 @@ func (r *run) outOfDate(n *node, a *arc, eval bool) bool {
 // compare runs the program of attribute P. Its failure means out of date.
 func (r *run) compare(rule *rule, target, prereq string) bool {
 	r.out.flush()
-	cmd := rule.prog + " '" + target + "' '" + prereq + "'\n"
+	cmd := *rule.prog + " '" + target + "' '" + prereq + "'\n"
 	r.trace("pipecmd='" + cmd + "'\n")
 	proc := r.procs.start(rule.shell, []string{"-c", cmd}, nil, nil, r.env(rule.shell.dialect))
 	for !r.waitProcess(proc) {
