@@ -290,6 +290,7 @@ func (r *run) waitProcess(p *process) bool {
 	if r.ctx.Err() != nil {
 		panic(bail{context.Cause(r.ctx)})
 	}
+	r.traceEnd(q)
 	if q == p {
 		return true
 	}
@@ -299,9 +300,6 @@ func (r *run) waitProcess(p *process) bool {
 
 // ended sees to a job that has ended.
 func (r *run) ended(slot int, p *process) {
-	if r.debug('e') {
-		r.out.say(fmt.Sprintf("waitup got pid=%d, status='%s'\n", p.pid, p.status))
-	}
 	r.count()
 	j := p.job
 	r.slots[slot] = nil
@@ -362,6 +360,11 @@ func (p *parser) trace(s string) {
 	if p.debug('e') {
 		p.out.say(s)
 	}
+}
+
+// traceEnd prints how a process has ended, for -de.
+func (p *parser) traceEnd(q *process) {
+	p.trace("waitup got pid=" + strconv.Itoa(q.pid) + ", status='" + q.status + "'\n")
 }
 
 // count adds up for how long how many jobs have run.

@@ -307,7 +307,9 @@ func (p *parser) includeProgram(cmd string) {
 		defer r.Close() // in time for a command that is not read to its end
 		p.nest(cmd, r)
 	}()
-	if status := p.procs.wait(proc); status != "" {
+	status := p.procs.wait(proc)
+	p.traceEnd(proc)
+	if status != "" {
 		p.out.error("bad include program status\n")
 		p.exit("bad include program status: %s: %s", cmd, status)
 	}
