@@ -82,10 +82,11 @@
 //     without prerequisites, ${x:A%B=C} where A and B overlap, a backslash or a
 //     dollar at the end of a file.
 //   - A graph takes time and memory in proportion to its size.
-//   - SIGINT, SIGTERM, SIGHUP and SIGQUIT reach the recipes that run and all
-//     that they have started (a terminal sees to that itself); mk waits for
-//     them, kills them after five seconds, removes their targets with attribute
-//     D, and dies of the signal.
+//   - SIGINT, SIGTERM, SIGHUP and SIGQUIT reach the recipes that run and their
+//     descendants (a terminal sees to that itself), but not what one of these
+//     left behind when it ended; mk waits for the recipes, kills them after
+//     five seconds, removes their targets with attribute D, and dies of the
+//     signal.
 //   - Includes nest 1,000 deep; the next one is skipped with a warning.
 //   - -dp and -dg print small numbers for addresses.
 //
