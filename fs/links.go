@@ -11,5 +11,5 @@ func WithoutLinks(ctx context.Context) context.Context {
 	return context.WithValue(ctx, linklessKey{}, true)
 }
 
-// Linkless reports whether ctx is from WithoutLinks.
-func Linkless(ctx context.Context) bool { return ctx.Value(linklessKey{}) != nil }
+// linkless reports whether ctx is from WithoutLinks.
+func linkless(ctx context.Context) bool { return ctx.Value(linklessKey{}) != nil }

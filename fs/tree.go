@@ -197,7 +197,7 @@ func (d ciDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error)
 func (t *tree) runs(ctx context.Context, after uint64, n int, stat func(id string, vers uint32, mtime time.Time) Stat) ([]Stat, error) {
 	sealed, runs := t.s.listed()
 	first := uint64(0)
-	if Linkless(ctx) {
+	if linkless(ctx) {
 		first = t.s.newest(plainRuns)
 	}
 	after = max(after, first)
