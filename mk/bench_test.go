@@ -81,20 +81,31 @@ func (tl tool) run(b *testing.B, dir string, before func(), args ...string) {
 			before()
 			b.StartTimer()
 		}
-		cmd := exec.Command(tl.path, append(tl.args[:len(tl.args):len(tl.args)], args...)...)
-		cmd.Dir = dir
-		start := time.Now()
-		if out, err := cmd.CombinedOutput(); err != nil {
-			b.Fatalf("%s: %v\n%.500s", tl.name, err, out)
-		}
-		took = append(took, time.Since(start))
-		most = max(most, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
+		t, kib := tl.once(b, dir, args...)
+		took = append(took, t)
+		most = max(most, kib)
 	}
-	slices.Sort(took)
-	b.ReportMetric(float64(took[len(took)/2]), "p50-ns")
+	b.ReportMetric(median(took), "p50-ns")
 	if most > max(ours, rss(b)) { // else it is ours, that of before exec(2)
 		b.ReportMetric(float64(most)/1024, "MB")
 	}
+}
+
+// once runs the tool, and returns what it took: time, and memory in KiB.
+func (tl tool) once(b *testing.B, dir string, args ...string) (time.Duration, int64) {
+	cmd := exec.Command(tl.path, append(tl.args[:len(tl.args):len(tl.args)], args...)...)
+	cmd.Dir = dir
+	start := time.Now()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.Fatalf("%s: %v\n%.500s", tl.name, err, out)
+	}
+	return time.Since(start), cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
+}
+
+// median returns the median of times in nanoseconds.
+func median(times []time.Duration) float64 {
+	slices.Sort(times)
+	return float64(times[len(times)/2])
 }
 
 // rss is the most memory this process has needed, in KiB.
@@ -194,14 +205,29 @@ func (p *project) null(b *testing.B, with9base bool) {
 	}
 }
 
-// Start to end of one recipe.
+// Start to end of one recipe. In turn with 9base's mk, so that both see the same
+// machine, mk should need no more than 1.5 of its time.
 func BenchmarkStart(b *testing.B) {
 	p := newProject(b)
 	p.rule("all", "", ": do nothing", true)
 	p.write(b)
-	for _, tl := range tools(b) {
+	all := tools(b)
+	for _, tl := range all {
 		b.Run(tl.name, func(b *testing.B) { tl.run(b, p.dir, nil) })
 	}
+	if len(all) < 2 || all[1].name != "9base" {
+		return
+	}
+	b.Run("inturn", func(b *testing.B) {
+		var ours, theirs []time.Duration
+		for b.Loop() {
+			t, _ := all[0].once(b, p.dir)
+			ours = append(ours, t)
+			t, _ = all[1].once(b, p.dir)
+			theirs = append(theirs, t)
+		}
+		b.ReportMetric(median(ours)/median(theirs), "ratio")
+	})
 }
 
 // Ten thousand recipes that a shell has to run, two at a time.
