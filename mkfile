@@ -19,6 +19,7 @@ demo:V: needs all
 test:V: needs peers all
 	go vet $PKG
 	go test -count=1 -timeout=30m $PKG
+	$BIN/mk FUZZTIME=1000x fuzz
 
 check:V: needs peers all
 	test -z "$(gofmt -l . | tee /dev/stderr)"
