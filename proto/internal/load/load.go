@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +18,6 @@ import (
 	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
-	"golang.org/x/sys/unix"
 )
 
 var le = binary.LittleEndian
@@ -56,16 +56,12 @@ func Dir(b *testing.B) string {
 	return dir
 }
 
-// dialBlocking connects without Go's poller between the load and the socket:
-// what is measured is the server, not the wakeups of this process.
-func dialBlocking(b *testing.B, sock string) *os.File {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
+// dial connects to a server that may not listen yet.
+func dial(b *testing.B, sock string) net.Conn {
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if err = unix.Connect(fd, &unix.SockaddrUnix{Name: sock}); err == nil {
-			return os.NewFile(uintptr(fd), sock)
+		conn, err := net.Dial("unix", sock)
+		if err == nil {
+			return conn
 		}
 		if time.Now().After(deadline) {
 			b.Fatal(err)
@@ -95,7 +91,7 @@ func Server(b *testing.B, cmd *exec.Cmd, sock, aname string, base ...string) {
 		b.Skip(err)
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	conn := dialBlocking(b, sock)
+	conn := dial(b, sock)
 	defer conn.Close()
 	g := newGenerator(b, conn, aname, base)
 	bench := func(name string, n int, f func(*testing.B, int)) {
