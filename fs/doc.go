@@ -84,9 +84,9 @@ order, with a newline behind each F. A part of a line waits 50 ms for its rest.
 Our files have mode 0444 in directories of 0555, an artifact what it had; but
 what its owner could not read is readable for him. Whoever may read a run may
 read all of it: the mode of an artifact is kept and keeps nobody out, for ID.tar
-holds it as well. Nothing can be written but a ctl. A sealed run's files are of its end. A qid.path is a hash of the file's
-path, below 2^56; qid.vers is 0 where a file may still change, and comes from
-the run's score in a sealed run.
+holds it as well. Nothing can be written but a ctl. A sealed run's files are of
+its end. A qid.path is a hash of the file's path, below 2^56; qid.vers is 0 where
+a file may still change, and comes from the run's score in a sealed run.
 
 A ctl has mode 0666, and takes commands from authenticated users: over a Unix
 socket from the executor's own user and root. Who came in unauthenticated does
