@@ -172,7 +172,7 @@ func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
 	case err != nil && strings.Contains(err.Error(), "unable to authenticate"): // the package has no error for it
 		err = c.keyError()
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-		err = fmt.Errorf("it hung up: it is no SSH server, or takes no more connections from here for now: %w", err)
+		err = fmt.Errorf("it hung up: it is no SSH server, or has too many connections from here already: %w", err)
 	}
 	if err != nil {
 		nc.Close()

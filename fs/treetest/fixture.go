@@ -46,14 +46,19 @@ func New(t testing.TB) (*fs.Store, fs.Dir) {
 // and removed when the test ends.
 func NewStore(t testing.TB) *fs.Store {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "store")
+	s, _ := newStore(t)
+	return s
+}
+
+func newStore(t testing.TB) (s *fs.Store, dir string) {
+	dir = filepath.Join(t.TempDir(), "store")
 	s, err := fs.OpenStore(dir)
 	must(t, err)
 	t.Cleanup(func() {
 		s.Close()
 		removeAll(dir)
 	})
-	return s
+	return s, dir
 }
 
 // NewLarge returns a store with n passed runs, and its tree. Only the first of
@@ -61,13 +66,7 @@ func NewStore(t testing.TB) *fs.Store {
 // says, which is enough to list, walk to and stat them.
 func NewLarge(t testing.TB, n int) (*fs.Store, fs.Dir) {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "store")
-	s, err := fs.OpenStore(dir)
-	must(t, err)
-	t.Cleanup(func() {
-		s.Close()
-		removeAll(dir)
-	})
+	s, dir := newStore(t)
 	must(t, begin(t, s, PassedCommit, 7).Seal(context.Background(), "passed", 0, Sign))
 	index := filepath.Join(dir, ".store", "index")
 	text, err := os.ReadFile(index)

@@ -3,6 +3,7 @@ package treetest
 import (
 	"context"
 	iofs "io/fs"
+	"os"
 	"path"
 
 	"9ci/fs"
@@ -22,6 +23,21 @@ type View interface {
 	ReadDir(name string) ([]fs.Stat, error)
 
 	Open(name string, mode fs.OpenMode) (fs.File, error)
+}
+
+// Flags are those of open(2) for mode, for a View that has them.
+func Flags(mode fs.OpenMode) int {
+	flags := os.O_RDONLY
+	switch mode &^ fs.OpenTrunc {
+	case fs.OpenWrite:
+		flags = os.O_WRONLY
+	case fs.OpenRead | fs.OpenWrite:
+		flags = os.O_RDWR
+	}
+	if mode&fs.OpenTrunc != 0 {
+		flags |= os.O_TRUNC
+	}
+	return flags
 }
 
 // Tree is the tree that v shows, for Test. A link that leads to a directory

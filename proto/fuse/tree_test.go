@@ -129,17 +129,7 @@ func (v view) ReadDir(name string) ([]fs.Stat, error) {
 }
 
 func (v view) Open(name string, mode fs.OpenMode) (fs.File, error) {
-	flags := unix.O_RDONLY
-	switch mode &^ fs.OpenTrunc {
-	case fs.OpenWrite:
-		flags = unix.O_WRONLY
-	case fs.OpenRead | fs.OpenWrite:
-		flags = unix.O_RDWR
-	}
-	if mode&fs.OpenTrunc != 0 {
-		flags |= unix.O_TRUNC
-	}
-	fd, err := unix.Open(v.path(name), flags|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(v.path(name), treetest.Flags(mode)|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -1,9 +1,7 @@
 package ninep
 
 import (
-	"context"
 	"fmt"
-	"path/filepath"
 	"runtime"
 	"runtime/metrics"
 	"testing"
@@ -117,14 +115,7 @@ func TestMemory(t *testing.T) {
 	}
 	dialects(t, func(t *testing.T, d Dialect) {
 		_, root := treetest.New(t)
-		sock := filepath.Join(t.TempDir(), "sock")
-		l, err := Listen(sock)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- (&Server{Root: root}).ServeListener(ctx, l) }()
+		sock := listen(t, &Server{Root: root})
 		attach := "Tattach tag 1 fid 0 afid -1 uname glenda aname \"\""
 		open := "Topen tag 3 fid 1 mode 0"
 		if d == DotL {
@@ -136,8 +127,6 @@ func TestMemory(t *testing.T) {
 			for _, c := range conns {
 				unix.Close(c.fd)
 			}
-			cancel()
-			<-done
 		}()
 		dial := func() plainConn {
 			c := dialPlain(t, sock, d)
@@ -197,15 +186,7 @@ func TestManyRuns(t *testing.T) {
 	if _, err := walk(t, root, "ci").(fs.Dir).ReadDir(t.Context(), 0, 1); err != nil {
 		t.Fatal(err)
 	}
-	sock := filepath.Join(t.TempDir(), "sock")
-	l, err := Listen(sock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- (&Server{Root: root}).ServeListener(ctx, l) }()
-	defer func() { cancel(); <-done }()
+	sock := listen(t, &Server{Root: root})
 
 	var conns []plainConn
 	dial := func(d Dialect) plainConn {

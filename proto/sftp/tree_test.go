@@ -90,18 +90,8 @@ func (v view) ReadDir(name string) ([]fs.Stat, error) {
 // Open opens the file by a connection of its own: answers come in the order of
 // the requests, so one read that blocks holds up whatever follows it.
 func (v view) Open(name string, mode fs.OpenMode) (fs.File, error) {
-	flags := os.O_RDONLY
-	switch mode &^ fs.OpenTrunc {
-	case fs.OpenWrite:
-		flags = os.O_WRONLY
-	case fs.OpenRead | fs.OpenWrite:
-		flags = os.O_RDWR
-	}
-	if mode&fs.OpenTrunc != 0 {
-		flags |= os.O_TRUNC
-	}
 	c := v.dial()
-	f, err := c.OpenFile(abs(name), flags)
+	f, err := c.OpenFile(abs(name), treetest.Flags(mode))
 	if err != nil {
 		c.Close()
 		return nil, known(err)
