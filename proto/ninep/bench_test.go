@@ -12,13 +12,9 @@ import (
 	"9ci/proto/internal/load"
 )
 
-// TestMain lets this binary be a server: of the benchmarks, so that it is a
-// process of its own as diod is, and in the machine of TestLinux.
+// TestMain lets this binary be a server of the benchmarks, so that it is a
+// process of its own as diod is.
 func TestMain(m *testing.M) {
-	if sock := os.Getenv("SERVE"); sock != "" {
-		fmt.Fprintln(os.Stderr, umlServe(sock))
-		os.Exit(1)
-	}
 	if addr := os.Getenv("NINEP_BENCH_SERVER"); addr != "" {
 		l, err := Listen(addr)
 		if err == nil {
