@@ -58,27 +58,44 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 	if rp.Bare {
 		return exitError, fmt.Errorf("%s is a bare repository: init wants a work tree to write to", rp.Top)
 	}
+	// A link of the repository's must not lead what is written out of it.
+	top, err := os.OpenRoot(rp.Top)
+	if err != nil {
+		return exitError, err
+	}
+	defer top.Close()
+	gitDir, err := os.OpenRoot(rp.GitDir)
+	if err != nil {
+		return exitError, err
+	}
+	defer gitDir.Close()
 	for _, f := range initFiles {
-		name := filepath.Join(rp.Top, f.name)
-		if rest, ok := strings.CutPrefix(f.name, ".git/"); ok {
-			name = filepath.Join(rp.GitDir, rest)
+		root, name := top, f.name
+		if rest, ok := strings.CutPrefix(name, ".git/"); ok {
+			root, name = gitDir, rest
 		}
-		if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
-			return exitError, err
-		}
-		w, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, f.mode)
-		if errors.Is(err, iofs.ErrExist) {
+		switch err := writeNew(root, name, f.mode, f.text); {
+		case errors.Is(err, iofs.ErrExist):
 			fmt.Printf("%s is there already\n", f.name)
-			continue
-		}
-		if err != nil {
+		case err != nil:
 			return exitError, err
+		default:
+			fmt.Printf("%s\n", f.name)
 		}
-		_, err = w.WriteString(f.text)
-		if err = errors.Join(err, w.Close()); err != nil {
-			return exitError, err
-		}
-		fmt.Printf("%s\n", f.name)
 	}
 	return 0, nil
+}
+
+// writeNew makes a file, and the directories that lead to it, unless something
+// of that name is there.
+func writeNew(root *os.Root, name string, mode iofs.FileMode, text string) error {
+	if err := root.MkdirAll(filepath.Dir(name), 0o777); err != nil {
+		return err
+	}
+	w, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	_, err = w.WriteString(text)
+	return errors.Join(err, w.Close())
 }

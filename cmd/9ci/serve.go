@@ -177,6 +177,9 @@ func (s *server) add(ctx context.Context, path string) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("repo %s: want an absolute path", path)
 	}
+	if strings.ContainsRune(path, '\n') { // the list of them has one a line
+		return fmt.Errorf("repo %q: a path with a newline cannot be kept: rename the directory", path)
+	}
 	rp, err := repo.Open(ctx, path)
 	if err != nil {
 		return err
