@@ -58,17 +58,6 @@ type Store struct {
 // defaultMaxOutput bounds what a guest that floods its output can write.
 const defaultMaxOutput = 4 << 30
 
-// StateDir returns the directory of all stores of this user:
-// $XDG_STATE_HOME/9ci, or ~/.local/state/9ci. The store of a namespace is in
-// the directory of that name below it.
-func StateDir() string {
-	dir := os.Getenv("XDG_STATE_HOME")
-	if !filepath.IsAbs(dir) { // the specification: relative ones are ignored
-		dir = filepath.Join(os.Getenv("HOME"), ".local", "state")
-	}
-	return filepath.Join(dir, "9ci")
-}
-
 // OpenStore opens the store in dir, which it makes where there is none. It
 // removes what dead processes left half-adopted or half-evicted; their
 // unfinished runs are [Store.Recover]'s.

@@ -32,7 +32,7 @@ func TestDialHostKey(t *testing.T) {
 	hosts := filepath.Join(m.home, ".ssh", "known_hosts")
 	os.Mkdir(filepath.Dir(hosts), 0o700)
 	dial := func() error {
-		c, err := Dial(t.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}})
+		c, err := Dial(t.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: hosts})
 		if err == nil {
 			c.Close()
 		}

@@ -25,7 +25,7 @@ var ErrKey = errors.New("this key may not enter")
 // DialOptions are what a client brings.
 type DialOptions struct {
 	Signers    []ssh.Signer // keys and certificates, tried in this order: three at most
-	KnownHosts string       // default ~/.ssh/known_hosts
+	KnownHosts string       // the file of that name; one that is not there knows no host
 	Log        *slog.Logger // of reconnects; nil: nowhere
 }
 

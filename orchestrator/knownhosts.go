@@ -7,7 +7,6 @@ import (
 	iofs "io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -27,13 +26,6 @@ type knownHosts struct {
 }
 
 func openKnownHosts(path string) (*knownHosts, error) {
-	if path == "" {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return nil, err
-		}
-		path = filepath.Join(home, ".ssh", "known_hosts")
-	}
 	is, err := knownhosts.New(path)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return &knownHosts{path: path}, nil

@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 )
 
-// Images returns every whole image in a cache (empty: the user's), in the
-// order of their labels and digests. That of LookupImage is among them.
+// Images returns every whole image in a cache, in the order of their labels
+// and digests. That of LookupImage is among them.
 func Images(cache string) ([]*Image, error) {
 	labels, err := labelDirs(cache)
 	if err != nil {
@@ -31,10 +31,9 @@ func Images(cache string) ([]*Image, error) {
 	return out, nil
 }
 
-// CollectImages removes what a cache holds (empty: the user's) but the
-// image of LookupImage: those of other labels, older ones, and what is
-// left of a build that died. It waits for builds that go on. Machines that
-// run keep what they run from.
+// CollectImages removes what a cache holds but the image of LookupImage:
+// those of other labels, older ones, and what is left of a build that died.
+// It waits for builds that go on. Machines that run keep what they run from.
 func CollectImages(ctx context.Context, cache string) error {
 	labels, err := labelDirs(cache)
 	if err != nil {

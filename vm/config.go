@@ -45,9 +45,13 @@ type Config struct {
 	// Env is every command's in the guest: NAME=VALUE.
 	Env []string
 
+	// Cache is the directory in which machines are saved, and what was found
+	// of KVM is kept; empty: neither is.
+	Cache string
+
 	// Cold has the kernel start anew. Else, under TCG, a machine goes on
 	// from where one like it was saved, in a tenth of the time; the first
-	// of its kind is saved, in the user's cache.
+	// of its kind is saved, in Cache.
 	Cold bool
 }
 

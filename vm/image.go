@@ -23,7 +23,7 @@ import (
 // may differ by Debian's updates; their digests then do.
 const CoreOS = "debian-12/1"
 
-// An Image is a core OS in the user's cache. Nothing changes its files.
+// An Image is a core OS in a cache. Nothing changes its files.
 type Image struct {
 	Label   string // CoreOS
 	Digest  string // SHA-256 in hex of the list of its files' digests and sizes
@@ -35,7 +35,7 @@ type Image struct {
 
 // ImageOptions say where an image is kept and who is told of its making.
 type ImageOptions struct {
-	Cache    string    // empty: $XDG_CACHE_HOME/9ci, or ~/.cache/9ci
+	Cache    string    // the directory it is in, absolute
 	Progress io.Writer // gets a line for each step of a build; nil: nobody
 }
 
@@ -84,8 +84,8 @@ func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 	return lookup(dir)
 }
 
-// LookupImage returns the image in a cache (empty: the user's). Where
-// there is none its error wraps [iofs.ErrNotExist].
+// LookupImage returns the image in a cache. Where there is none its error
+// wraps [iofs.ErrNotExist].
 func LookupImage(cache string) (*Image, error) {
 	dir, err := imageDir(cache)
 	if err != nil {
@@ -98,12 +98,8 @@ func LookupImage(cache string) (*Image, error) {
 // link current to one of them; the lock of who builds; while one does,
 // build.
 func imageDir(cache string) (string, error) {
-	if cache == "" {
-		c, err := os.UserCacheDir()
-		if err != nil {
-			return "", fmt.Errorf("vm: no cache for the core OS: %w", err)
-		}
-		cache = filepath.Join(c, "9ci")
+	if !filepath.IsAbs(cache) {
+		return "", fmt.Errorf("vm: cache %q of the core OS: not absolute", cache)
 	}
 	return filepath.Join(cache, "coreos", filepath.FromSlash(CoreOS)), nil
 }

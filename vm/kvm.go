@@ -18,8 +18,7 @@ import (
 // Guest, run under KVM here, and if not why. A /dev/kvm may be missing or
 // forbidden; or it opens, and guests hang or run thousands of times too
 // slowly. It takes two or three seconds at most, and the first time only:
-// what ran is remembered in the user's cache for this boot, this qemu and
-// this kernel, what did not for ten minutes, since a busy host may be why.
+// what ran is remembered in c.Cache for this boot, this qemu and this kernel, what did not for ten minutes, since a busy host may be why.
 func ProbeKVM(ctx context.Context, c Config) (ok bool, why string) {
 	if err := firstError(ctx, c, hasExtensions, opensKVM); err != nil {
 		return false, err.Error()
@@ -61,10 +60,10 @@ func firstError(ctx context.Context, c Config, checks ...func(context.Context, C
 	return nil
 }
 
-// kvmMemo is the file that holds what the slow checks found.
+// kvmMemo is the file that holds what the slow checks found, or "" where there
+// is no cache.
 func kvmMemo(c Config) string {
-	dir, err := os.UserCacheDir()
-	if err != nil {
+	if c.Cache == "" {
 		return ""
 	}
 	h := sha256.New()
@@ -76,12 +75,15 @@ func kvmMemo(c Config) string {
 			fmt.Fprintf(h, "%s %d %d\n", name, fi.Size(), fi.ModTime().UnixNano())
 		}
 	}
-	return filepath.Join(dir, "9ci", "kvm", fmt.Sprintf("%x", h.Sum(nil)))
+	return filepath.Join(c.Cache, "kvm", fmt.Sprintf("%x", h.Sum(nil)))
 }
 
 // remember writes a memo, and forgets those of other boots. Without one
 // the checks are made again.
 func remember(memo, text string) {
+	if memo == "" {
+		return
+	}
 	dir := filepath.Dir(memo)
 	old, _ := filepath.Glob(filepath.Join(dir, "*"))
 	for _, name := range old {

@@ -14,8 +14,7 @@ import (
 // Whatever this machine's /dev/kvm is, the probe ends soon and says why;
 // and the slow checks agree with the quick ones.
 func TestProbeKVM(t *testing.T) {
-	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	c := vm.Config{Image: &vm.Image{}, Guest: programs.guest}
+	c := vm.Config{Image: &vm.Image{}, Guest: programs.guest, Cache: t.TempDir()}
 	start := time.Now()
 	ok, why := vm.ProbeKVM(t.Context(), c)
 	if took := time.Since(start); took > 4*time.Second {
@@ -67,5 +66,12 @@ func TestRemember(t *testing.T) {
 	}
 	if b, err := os.ReadFile(got[0]); string(b) != "bad luck" {
 		t.Errorf("memo = %q, %v", b, err)
+	}
+	// Without a cache nothing is kept, and no file of the working directory is
+	// taken for an old memo.
+	t.Chdir(filepath.Join(dir, "kvm"))
+	vm.Remember("", "ok")
+	if _, err := os.Stat("new"); err != nil {
+		t.Errorf("a memo without a name: %v", err)
 	}
 }

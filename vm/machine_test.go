@@ -22,8 +22,8 @@ import (
 	"9ci/vm"
 )
 
-// imageCache is the user's.
-var imageCache string
+// imageCache is the user's, and savedCache one of these tests'.
+var imageCache, savedCache string
 
 // programs are what the machines of these tests are given, built once.
 var programs struct{ guest, mk string }
@@ -41,10 +41,7 @@ func TestMain(m *testing.M) {
 		// which are of these tests' programs, are not.
 		user, _ := os.UserCacheDir()
 		imageCache = filepath.Join(user, "9ci")
-		if os.Getenv("GOCACHE") == "" {
-			os.Setenv("GOCACHE", filepath.Join(user, "go-build"))
-		}
-		os.Setenv("XDG_CACHE_HOME", filepath.Join(dir, "cache"))
+		savedCache = filepath.Join(dir, "cache")
 		programs.guest = filepath.Join(dir, "guest")
 		programs.mk = filepath.Join(dir, "mk")
 		err = errors.Join(
@@ -77,7 +74,7 @@ func config(t testing.TB) vm.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return vm.Config{Image: img, Guest: programs.guest, Mk: programs.mk, Memory: 1 << 30, CPUs: 1, Dir: t.TempDir()}
+	return vm.Config{Image: img, Guest: programs.guest, Mk: programs.mk, Memory: 1 << 30, CPUs: 1, Dir: t.TempDir(), Cache: savedCache}
 }
 
 func start(t testing.TB, c vm.Config) *vm.Machine {
@@ -317,10 +314,9 @@ func TestSavedMachineDamaged(t *testing.T) {
 	c.Shares = []vm.Share{{Tag: "only here", Dir: t.TempDir()}}
 	var log bytes.Buffer
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
-	cache := t.TempDir()
-	t.Setenv("XDG_CACHE_HOME", cache)
+	c.Cache = t.TempDir()
 	start(t, c).Kill()
-	states, err := filepath.Glob(filepath.Join(cache, "9ci", "saved", "*", "state"))
+	states, err := filepath.Glob(filepath.Join(c.Cache, "saved", "*", "state"))
 	if err != nil || len(states) != 1 {
 		t.Fatalf("states %q, %v, want one", states, err)
 	}

@@ -48,7 +48,7 @@ var errCold = errors.New("cold")
 
 // resume returns a machine that goes on from a saved one.
 func resume(ctx context.Context, c Config) (*Machine, error) {
-	if c.Cold || c.Accel != "tcg" {
+	if c.Cold || c.Cache == "" || c.Accel != "tcg" {
 		return nil, errCold
 	}
 	s, err := findSaved(ctx, c)
@@ -146,11 +146,7 @@ func (m *Machine) migrated(ctx context.Context) error {
 // findSaved finds or makes the saved machine for c. While another process
 // makes it, a machine is better started cold.
 func findSaved(ctx context.Context, c Config) (*saved, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return nil, errCold
-	}
-	top := filepath.Join(cache, "9ci", "saved")
+	top := filepath.Join(c.Cache, "saved")
 	key, err := savedKey(c)
 	if err != nil {
 		return nil, err

@@ -103,6 +103,11 @@ or CI_SECRETS.
 	~/.config/9ci/allowed_signers      whose runs are replayed: ssh-keygen(1)
 	~/.config/9ci/id_ed25519           the key; made on first use
 
+~ is $HOME, or the password file's home directory where HOME is not absolute;
+~/.config is $XDG_CONFIG_HOME, where that is absolute, and without the others
+$XDG_STATE_HOME is ~/.local/state and $XDG_CACHE_HOME ~/.cache. Where there is
+no home directory either, the exit status is 125.
+
 # Exit status
 
 That of mk, 0 or 1; 125 where the executor failed or was misused; 126 where a

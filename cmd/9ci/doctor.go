@@ -7,6 +7,7 @@ import (
 	"os/exec"
 
 	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
 	"9ci/orchestrator"
@@ -60,11 +61,16 @@ func examine(ctx context.Context) []finding {
 	qemu := tool("qemu-system-x86_64", "qemu-system-x86", false)
 	tool("mkfs.ext4", "e2fsprogs", false)
 
-	image, err := vm.LookupImage("")
-	core := finding{what: "core OS"}
+	cache, err := home.Cache()
+	var image *vm.Image
+	core := finding{what: "core OS", lacks: err}
 	if err == nil {
+		image, err = vm.LookupImage(cache)
+	}
+	switch {
+	case err == nil:
 		core.has = image.Label + " " + image.Digest
-	} else {
+	case core.lacks == nil:
 		core.lacks = errors.New("9ci image build")
 		tool("mmdebstrap", "mmdebstrap", false)
 		tool("mkfs.erofs", "erofs-utils", false)
@@ -73,7 +79,7 @@ func examine(ctx context.Context) []finding {
 	all = append(all, core)
 	if qemu && image != nil {
 		f := finding{what: "KVM", has: "it works", optional: true}
-		if ok, why := vm.ProbeKVM(ctx, vm.Config{Image: image}); !ok {
+		if ok, why := vm.ProbeKVM(ctx, vm.Config{Image: image, Cache: cache}); !ok {
 			f.lacks = fmt.Errorf("%s: machines run all the same, slowly", why)
 		}
 		all = append(all, f)
@@ -83,8 +89,12 @@ func examine(ctx context.Context) []finding {
 	dir, err := ninep.Namespace()
 	all = append(all, finding{what: "namespace", has: dir, lacks: err})
 	c, err := loadConfig(ctx)
-	all = append(all, finding{what: "configuration", has: config.Dir(), lacks: err})
-	if err != nil {
+	conf := finding{what: "configuration", lacks: err}
+	if err == nil {
+		conf.has, conf.lacks = home.Config()
+	}
+	all = append(all, conf)
+	if conf.lacks != nil {
 		return all
 	}
 	key, err := sign.LoadKey(c.Key)
@@ -94,13 +104,22 @@ func examine(ctx context.Context) []finding {
 	}
 	all = append(all, f)
 	if key != nil && c.Orchestrator != "" {
-		conn, err := orchestrator.Dial(ctx, c.Orchestrator, orchestrator.DialOptions{Signers: []ssh.Signer{key}})
-		if err == nil {
-			conn.Close()
-		}
-		all = append(all, finding{what: "orchestrator", has: c.Orchestrator, lacks: err, optional: true})
+		all = append(all, finding{what: "orchestrator", has: c.Orchestrator, lacks: reach(ctx, c, key), optional: true})
 	}
 	return all
+}
+
+// reach connects to the orchestrator once.
+func reach(ctx context.Context, c *config.Config, key ssh.Signer) error {
+	opts, err := dialOptions(key)
+	if err != nil {
+		return err
+	}
+	conn, err := orchestrator.Dial(ctx, c.Orchestrator, opts)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // loadConfig reads the configuration of the repository one stands in, or of

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"9ci/cmd/internal/home"
 	"9ci/vm"
 )
 
@@ -15,16 +16,19 @@ func imageCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(f, args, 1, 1); err != nil {
 		return exitError, err
 	}
+	cache, err := home.Cache()
+	if err != nil {
+		return exitError, err
+	}
 	var images []*vm.Image
-	var err error
 	switch f.Arg(0) {
 	case "build":
 		images = make([]*vm.Image, 1)
-		images[0], err = vm.EnsureImage(ctx, vm.ImageOptions{Progress: os.Stderr})
+		images[0], err = vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: os.Stderr})
 	case "ls":
-		images, err = vm.Images("")
+		images, err = vm.Images(cache)
 	case "gc":
-		err = vm.CollectImages(ctx, "")
+		err = vm.CollectImages(ctx, cache)
 	default:
 		err = fmt.Errorf("unknown command image %s: want build, ls or gc", f.Arg(0))
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/orchestrator"
@@ -46,7 +48,11 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 	if strings.HasPrefix(c.Orchestrator, "tls://") {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR=%s: this version of 9ci has no mutual TLS: want ssh://HOST[:PORT][/NAMESPACE]", c.Orchestrator)
 	}
-	conn, err := orchestrator.Open(c.Orchestrator, orchestrator.DialOptions{Signers: []ssh.Signer{key}})
+	opts, err := dialOptions(key)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := orchestrator.Open(c.Orchestrator, opts)
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
 	}
@@ -58,6 +64,12 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 		m.name = fmt.Sprintf("%s.%d", e.Host, os.Getpid())
 	}
 	return m, nil
+}
+
+// dialOptions are how this user comes to an orchestrator.
+func dialOptions(key ssh.Signer) (orchestrator.DialOptions, error) {
+	dir, err := home.Dir()
+	return orchestrator.DialOptions{Signers: []ssh.Signer{key}, KnownHosts: filepath.Join(dir, ".ssh", "known_hosts")}, err
 }
 
 // root returns the namespace's tree at the orchestrator.
@@ -193,7 +205,11 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 	namespace, rest := splitNamespace(strings.Trim(u.Path, "/"))
 	dial := *u
 	dial.Path = ""
-	conn, err := orchestrator.Open(dial.String(), orchestrator.DialOptions{Signers: []ssh.Signer{key}})
+	opts, err := dialOptions(key)
+	if err != nil {
+		return place{}, "", err
+	}
+	conn, err := orchestrator.Open(dial.String(), opts)
 	if err != nil {
 		return place{}, "", err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
 	"9ci/proto/ninep"
@@ -143,7 +145,11 @@ func newServer(ctx context.Context) (*server, error) {
 		fs.TextFile("status", s.status),
 		s.trees.Event(),
 	}, "event")
-	for _, top := range repos() {
+	tops, err := repos()
+	if err != nil {
+		return nil, err
+	}
+	for _, top := range tops {
 		if err := s.add(ctx, top); err != nil {
 			s.log.Error("repository", "path", top, "err", err)
 		}
@@ -162,14 +168,21 @@ func (s *server) close() {
 
 // reposFile lists the work trees that the daemon serves, one a line: it is
 // how it survives a restart.
-func reposFile() string { return filepath.Join(fs.StateDir(), "repos") }
+func reposFile() (string, error) {
+	dir, err := home.State()
+	return filepath.Join(dir, "repos"), err
+}
 
-func repos() []string {
-	text, err := os.ReadFile(reposFile())
+func repos() ([]string, error) {
+	name, err := reposFile()
 	if err != nil {
-		return nil
+		return nil, err
 	}
-	return strings.FieldsFunc(string(text), func(c rune) bool { return c == '\n' })
+	text, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return nil, err
+	}
+	return strings.FieldsFunc(string(text), func(c rune) bool { return c == '\n' }), nil
 }
 
 // add serves the repository at path, if it does not do so already.
@@ -220,7 +233,10 @@ func (s *server) save() error {
 	for _, h := range s.hosts {
 		fmt.Fprintln(&b, h.Repo.Top)
 	}
-	name := reposFile()
+	name, err := reposFile()
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
@@ -47,7 +48,11 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 		return nil, err
 	}
 	ns := r.Namespace(ctx)
-	store, err := fs.OpenStore(filepath.Join(fs.StateDir(), filepath.FromSlash(ns)))
+	state, err := home.State()
+	if err != nil {
+		return nil, err
+	}
+	store, err := fs.OpenStore(filepath.Join(state, filepath.FromSlash(ns)))
 	if err != nil {
 		return nil, err
 	}
@@ -108,9 +113,13 @@ func (h *host) Close() {
 // signers are those whose runs are replayed. r may be nil: there is no
 // repository.
 func signers(ctx context.Context, r *repo.Repo, c *config.Config, own ssh.PublicKey) (*sign.Signers, error) {
+	dir, err := home.Config()
+	if err != nil {
+		return nil, err
+	}
 	s := new(sign.Signers)
 	s.Add("this executor", own)
-	for _, name := range []string{c.Signers, filepath.Join(config.Dir(), "allowed_signers")} {
+	for _, name := range []string{c.Signers, filepath.Join(dir, "allowed_signers")} {
 		if name == "" {
 			continue
 		}

@@ -10,7 +10,8 @@
 //
 //	-a ADDR     listen on tcp!HOST!PORT or unix!PATH; may be repeated; default tcp!*!2222
 //	-state DIR  where the host key and authorized_keys are; made on a first start;
-//	            default $STATE_DIRECTORY, else ~/.local/state/9ci-orchestrator
+//	            default $STATE_DIRECTORY, else ~/.local/state/9ci-orchestrator, where ~ is
+//	            $HOME, or the password file's where that is not absolute
 //	-ca FILE    trust SSH certificates that the keys in FILE have signed; its lines
 //	            are as in authorized_keys. A certificate without principals is refused
 //	-D          print 9P messages on standard error, one a line

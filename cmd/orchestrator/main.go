@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
+	"9ci/cmd/internal/home"
 	"9ci/orchestrator"
 	"9ci/proto/ninep"
 )
@@ -120,12 +121,12 @@ func serve(ctx context.Context, o options, stderr io.Writer) error {
 
 // defaultState returns systemd's directory for the service, or one of the user's.
 func defaultState() (string, error) {
-	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); dir != "" {
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); filepath.IsAbs(dir) {
 		return dir, nil
 	}
-	home, err := os.UserHomeDir()
+	dir, err := home.Dir()
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(home, ".local", "state", "9ci-orchestrator"), nil
+	return filepath.Join(dir, ".local", "state", "9ci-orchestrator"), nil
 }

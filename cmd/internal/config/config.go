@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"9ci/cmd/internal/home"
 	"9ci/fs"
 )
 
@@ -55,16 +56,6 @@ var known = func() map[string]bool {
 // Names returns the names of all variables.
 func Names() []string { return slices.Sorted(maps.Keys(known)) }
 
-// Dir is the user's configuration directory, $XDG_CONFIG_HOME/9ci or
-// ~/.config/9ci.
-func Dir() string {
-	if d := os.Getenv("XDG_CONFIG_HOME"); filepath.IsAbs(d) {
-		return filepath.Join(d, "9ci")
-	}
-	home, _ := os.UserHomeDir()
-	return filepath.Join(home, ".config", "9ci")
-}
-
 // Load reads the configuration for the repository whose work tree is top, or
 // for none where top is empty. tracked says whether git tracks top's .env.
 // What set holds goes before everything else: it comes from flags.
@@ -82,7 +73,11 @@ func Load(top string, tracked bool, set map[string]string) (*Config, error) {
 		}
 		files = append(files, m)
 	}
-	m, err := parseFile(filepath.Join(Dir(), "env"))
+	dir, err := home.Config()
+	if err != nil {
+		return nil, err
+	}
+	m, err := parseFile(filepath.Join(dir, "env"))
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +143,14 @@ func parse(lookup func(name string) (string, bool)) (*Config, error) {
 		MaxAge:       duration("CI_MAXAGE", "7d"),
 		Signers:      get("CI_SIGNERS", ""),
 		Artifacts:    get("CI_ARTIFACTS", ""),
-		Key:          get("CI_KEY", filepath.Join(Dir(), "id_ed25519")),
+		Key:          get("CI_KEY", ""),
+	}
+	if c.Key == "" {
+		dir, err := home.Config()
+		if err != nil {
+			return nil, err
+		}
+		c.Key = filepath.Join(dir, "id_ed25519")
 	}
 	switch v := get("CI_CONNECTED", ""); v {
 	case "until-signal":

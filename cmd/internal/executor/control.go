@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/home"
 	"9ci/fs"
 	"9ci/vm"
 )
@@ -46,8 +47,10 @@ func (e *Executor) Status() fs.Attrs { return Status(e.Mode, e.Version, e.Config
 // Status is what an executor, or a daemon of several, says of itself.
 func Status(mode, version string, c *config.Config) fs.Attrs {
 	image, orchestrator := "-", "-"
-	if im, err := vm.LookupImage(""); err == nil {
-		image = im.Digest
+	if cache, err := home.Cache(); err == nil {
+		if im, err := vm.LookupImage(cache); err == nil {
+			image = im.Digest
+		}
 	}
 	if c.Orchestrator != "" {
 		orchestrator = c.Orchestrator

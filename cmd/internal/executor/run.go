@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
 	"9ci/vm"
@@ -149,7 +150,11 @@ func (r *running) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	image, err := vm.EnsureImage(ctx, vm.ImageOptions{Progress: r.run.Stderr()})
+	cache, err := home.Cache()
+	if err != nil {
+		return err
+	}
+	image, err := vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: r.run.Stderr()})
 	if err != nil {
 		return err
 	}
@@ -169,6 +174,7 @@ func (r *running) boot(ctx context.Context) error {
 		CPUs:   c.CPUs,
 		Net:    c.Net != "none",
 		Disk:   diskSize,
+		Cache:  cache,
 		Log:    r.e.Log,
 		Shares: []vm.Share{
 			{Tag: "source", Dir: source, Target: sourceShare, ReadOnly: true},

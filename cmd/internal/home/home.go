@@ -1,0 +1,64 @@
+// Package home finds the directories of this process's user, as the XDG base
+// directory specification has them. Each is absolute: a variable that is
+// unset, empty or relative, as under cron and in system units, names none, and
+// nothing of the user's is ever looked for or kept in the working directory.
+package home
+
+import (
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+)
+
+// Dir returns the user's home directory: $HOME, or the password file's. Its
+// error says that there is neither, and what to do.
+func Dir() (string, error) {
+	home := os.Getenv("HOME")
+	if filepath.IsAbs(home) {
+		return filepath.Clean(home), nil
+	}
+	uid := os.Getuid()
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil && filepath.IsAbs(u.HomeDir) {
+		return filepath.Clean(u.HomeDir), nil
+	}
+	return "", fmt.Errorf("no home directory: HOME is %q, and the password file has none for user id %d: set HOME to an absolute path", home, uid)
+}
+
+// Config returns the directory of the user's configuration,
+// $XDG_CONFIG_HOME/9ci or ~/.config/9ci.
+func Config() (string, error) { return xdg("XDG_CONFIG_HOME", ".config") }
+
+// State returns the directory of the user's runs, $XDG_STATE_HOME/9ci or
+// ~/.local/state/9ci. The store of a namespace is in the directory of that
+// name below it.
+func State() (string, error) { return xdg("XDG_STATE_HOME", ".local/state") }
+
+// Cache returns the directory of what can be made again, the core OS for one:
+// $XDG_CACHE_HOME/9ci or ~/.cache/9ci.
+func Cache() (string, error) { return xdg("XDG_CACHE_HOME", ".cache") }
+
+func xdg(name, below string) (string, error) {
+	if dir := os.Getenv(name); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "9ci"), nil
+	}
+	home, err := Dir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, below, "9ci"), nil
+}
+
+// Expand returns a path as the shell would that assigned it: a leading ~/ is
+// the home directory. ~NAME/ is not expanded.
+func Expand(path string) (string, error) {
+	if path != "~" && (len(path) < 2 || path[:2] != "~/") {
+		return path, nil
+	}
+	home, err := Dir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, path[1:]), nil
+}
