@@ -75,10 +75,28 @@ func Open(rawURL string, o DialOptions) (*Conn, error) {
 	return c, nil
 }
 
-func (c *Conn) parse(rawURL string) error {
+// ParseURL reads the URL of an orchestrator, ssh://[USER@]HOST[:PORT][/PATH].
+// A key logs in, so that a password has no place in it; and one may stand
+// anywhere in a URL that was mistyped, so that no error repeats it.
+func ParseURL(rawURL string) (*url.URL, error) {
 	u, err := url.Parse(rawURL)
-	if err != nil || u.Scheme != "ssh" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("orchestrator: %q: want ssh://HOST[:PORT][/NAMESPACE]", rawURL)
+	if err == nil && u.Scheme == "tls" {
+		return nil, errors.New("this version of 9ci has no mutual TLS: want ssh://HOST[:PORT][/NAMESPACE]")
+	}
+	if err != nil || u.Scheme != "ssh" || u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery ||
+		strings.ContainsAny(rawURL, "#") || strings.ContainsAny(u.Path, "@:") {
+		return nil, errors.New("want ssh://HOST[:PORT][/NAMESPACE]")
+	}
+	if _, ok := u.User.Password(); ok {
+		return nil, errors.New("it has a password, and a key logs in: leave the password out, as in ssh://HOST[:PORT][/NAMESPACE]")
+	}
+	return u, nil
+}
+
+func (c *Conn) parse(rawURL string) error {
+	u, err := ParseURL(rawURL)
+	if err != nil {
+		return fmt.Errorf("orchestrator: URL: %w", err)
 	}
 	port := u.Port()
 	if port == "" {
