@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -322,8 +323,11 @@ func readerOf(s *bufio.Scanner) io.Reader {
 func TestResume(t *testing.T) {
 	s := newStore(t)
 	a, b := mustCreate(t, s), mustCreate(t, s)
-	if err := a.SetKey(Attrs{{"target", "lint"}}); err != nil {
+	if err := errors.Join(a.SetKey(Attrs{{"target", "lint"}}), a.SetAsked(Attrs{{"timeout", "2h"}})); err != nil {
 		t.Fatal(err)
+	}
+	if err := a.SetAsked(Attrs{{"env", "A=\n"}}); err == nil {
+		t.Error("SetAsked took a newline")
 	}
 	if err := b.Enter("boot"); err != nil {
 		t.Fatal(err)
@@ -337,6 +341,9 @@ func TestResume(t *testing.T) {
 	runs, err := s.Resume()
 	if err != nil || len(runs) != 1 || runs[0].ID() != a.ID() || runs[0].Key().Get("target") != "lint" {
 		t.Fatalf("Resume = %v, %v, want %s", runs, err, a.ID())
+	}
+	if asked, err := runs[0].Asked(); err != nil || asked.Get("timeout") != "2h" {
+		t.Errorf("Asked = %v, %v, want timeout=2h", asked, err)
 	}
 	if ids, err := s.Recover(t.Context(), nil); err != nil || !slices.Equal(ids, []string{b.ID()}) {
 		t.Errorf("Recover = %q, %v, want %q", ids, err, b.ID())

@@ -112,7 +112,8 @@ func (f *openCtl) command(ctx context.Context, p []byte) (reply []byte, err erro
 	if len(p) > maxCommand {
 		return nil, badCommand("a command is over %d bytes", maxCommand)
 	}
-	for line := range strings.Lines(string(p)) {
+	for line, rest := "", string(p); rest != ""; {
+		line, rest = cutLine(rest)
 		line = strings.TrimRight(line, "\r\n")
 		if strings.Trim(line, " \t") == "" {
 			continue
@@ -126,6 +127,23 @@ func (f *openCtl) command(ctx context.Context, p []byte) (reply []byte, err erro
 		}
 	}
 	return reply, nil
+}
+
+// cutLine cuts a message behind its first line. A newline between quotes is
+// part of a word.
+func cutLine(s string) (line, rest string) {
+	quoted := false
+	for i := range len(s) {
+		switch s[i] {
+		case '\'':
+			quoted = !quoted
+		case '\n':
+			if !quoted {
+				return s[:i], s[i+1:]
+			}
+		}
+	}
+	return s, ""
 }
 
 func (f *openCtl) Close() error { return nil }

@@ -92,7 +92,8 @@ A ctl has mode 0666, and takes commands from authenticated users: over a Unix
 socket from the executor's own user and root. Who came in unauthenticated does
 not find it. It reads as its manual. After a write the same open file reads the
 reply, once, at whatever offset: for run the id of the new run, for gc the
-count of runs that went, or the text of the error that the write got.
+count of runs that went, or the text of the error that the write got. A newline
+between quotes does not end a line.
 
 # Sealed runs
 

@@ -245,6 +245,32 @@ func (r *Run) SetInfo(k Attrs) error {
 	return r.keep(r.writeText("info", r.infoText()))
 }
 
+// askedFile is beside the files of a run that has not ended.
+const askedFile = ".asked"
+
+// SetAsked keeps what a run was asked for with, so that another process can
+// take it over while it is queued. It is no part of what is sealed.
+func (r *Run) SetAsked(a Attrs) error {
+	if err := a.Check(); err != nil {
+		return fmt.Errorf("fs: asked: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state != runOpen {
+		return r.ended()
+	}
+	return r.keep(r.writeText(askedFile, a.Text()))
+}
+
+// Asked returns what SetAsked was told, by this process or another.
+func (r *Run) Asked() (Attrs, error) {
+	a, err := readAttrs(filepath.Join(r.dir, askedFile))
+	if err != nil {
+		return nil, fmt.Errorf("fs: asked: %w", err)
+	}
+	return a, nil
+}
+
 // infoText returns the file info. r.mu is held.
 func (r *Run) infoText() []byte { return r.fullInfo().Text() }
 

@@ -124,6 +124,7 @@ func (r *Run) finish(state string, code int) Status {
 func (r *Run) writeSealed(ctx context.Context, final Status, sign SignFunc) (rec *record, signErr, err error) {
 	soften(r.dir) // an earlier attempt may have come far
 	os.Remove(filepath.Join(r.dir, ".new"))
+	os.Remove(filepath.Join(r.dir, askedFile))
 	r.mu.Lock()
 	key, info := r.key.Text(), r.infoText()
 	steps := slices.Clone(r.steps)

@@ -141,7 +141,12 @@ func TestCtl(t *testing.T) {
 		t.Errorf("hold and cancel reply %q, %v", reply, err)
 	}
 	say(t, f, "cancel "+id)
-	want := []string{"run force=1 net=all HEAD test lint", id + " hold 10m", id + " cancel", "cancel " + id}
+	// A newline between quotes does not end a line.
+	if _, err := say(t, f, "run secrets='A=one''s\n\ncancel' HEAD\r\ncancel "+id+"\n"); err != nil {
+		t.Errorf("run with a newline between quotes: %v", err)
+	}
+	want := []string{"run force=1 net=all HEAD test lint", id + " hold 10m", id + " cancel", "cancel " + id,
+		"run secrets='A=one''s\n\ncancel' HEAD", "cancel " + id}
 	if !slices.Equal(c.lines, want) {
 		t.Errorf("the executor was told %q, want %q", c.lines, want)
 	}
