@@ -185,7 +185,7 @@ func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc) error 
 	if err != nil {
 		return err
 	}
-	c, err := config.Load("", false, nil)
+	c, err := config.Load(ctx, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -74,25 +74,57 @@ repository has none yet.
 
 # Environment
 
-A variable comes from the environment, then from .env in the repository, then
-from ~/.config/9ci/env. A .env that git tracks cannot set CI_SIGNERS, CI_ENV
-or CI_SECRETS.
+A variable comes from the environment, then from .env at the top of the work
+tree, then from ~/.config/9ci/env. An empty one stands for the default.
 
-	CI_ORCHESTRATOR  ssh://host:port[/namespace]
-	CI_KEEP          once, a count, an age, a size, or several: which runs are kept
-	CI_CONNECTED     until-signal, a duration, or 0
-	CI_TIMEOUT       1h
-	CI_MEMORY        2G
-	CI_CPUS          all
-	CI_NET           build: network for prepare-runtime and base-image; all; none
-	CI_ENV           variables let into the machine
-	CI_SECRETS       the same, their values masked in all output
-	CI_RUNS          1: all steps see the kept runs at /n/ci
-	CI_MATCH         commit, or tree: any commit of the same tree
-	CI_MAXAGE        7d: older runs are not replayed
-	CI_SIGNERS       an allowed_signers file
-	CI_ARTIFACTS     a directory that artifacts are copied to
-	CI_KEY           ~/.config/9ci/id_ed25519: signs and logs in
+Any source sets these, a .env that git tracks too, within the limits below:
+
+	CI_NET           build            network for prepare-runtime, base-image and post-test; all: for the test too; none
+	CI_MATCH         commit           what is run and replayed; tree: any commit of the same tree
+	CI_RUNS          0                1: all steps see the kept runs at /n/ci; such a run is never replayed
+	CI_TIMEOUT       1h               how long a run may take; 0: no limit
+	CI_MEMORY        2G               the machine's RAM
+	CI_CPUS          all              its processors: all that the host has, or a number
+
+These a .env that git tracks does not set:
+
+	CI_MAXAGE        7d               older runs are not replayed
+	CI_KEEP          once             which runs are kept: once, a count, an age, a size, or several
+	CI_CONNECTED     until-signal     or a duration: how long a run is served after its end; 0 where CI=true
+	CI_ARTIFACTS     none             a directory that artifacts are copied to
+	CI_ENV           none             variables let into the machine, each NAME or NAME=VALUE; they are in the key
+	CI_SECRETS       none             the same, but only names are in the key, and values are masked in all output
+
+These say whom to trust. A .env comes last, and one that git tracks does not set them:
+
+	CI_KEY           ~/.config/9ci/id_ed25519  signs and logs in; made on first use; an agent's key by its .pub
+	CI_SIGNERS       none             an allowed_signers file, besides ~/.config/9ci/allowed_signers
+	CI_ORCHESTRATOR  none             ssh://HOST[:PORT][/NAMESPACE]
+
+These limit what a .env that git tracks asks for. No .env sets them:
+
+	CI_MAX_TIMEOUT   6h               or another time; 0: no limit
+	CI_MAX_MEMORY    half the host's  or a size
+	CI_MAX_CPUS      all              or a number
+
+A file has lines NAME=VALUE as sh(1) reads assignments, and is of 1 MiB at most.
+Nothing in it is expanded but a leading ~/ of a path; a quote that begins a
+value may end it some lines further on; and what is no such line is skipped.
+
+A .env is read if it is a plain file of the user's own, with one name, and if no
+others can write or replace it; else a warning says why not. If git tracks it,
+in the index or in HEAD, it came with the repository: one warning names what it
+sets and may not. If it asks for more than a limit, or for no limit, the run
+gets the limit, and a warning names both. What says whom to trust is refused if
+it is inside the work tree or its git directory, and so is ~/.config/9ci.
+
+CI_ENV and CI_SECRETS name variables, found in the environment or in a file that
+may set them both, or give them: NAME=VALUE. A secret has 8 bytes or more, or
+none. To let it in is to trust the revision with it. A URL of an orchestrator
+with a password is refused, for a key logs in.
+
+A CI_ variable that 9ci does not know is named, with the nearest it knows; of
+the environment, where other CI has its own, only what looks like a slip.
 
 # Files
 

@@ -104,7 +104,7 @@ func examine(ctx context.Context) []finding {
 	}
 	all = append(all, f)
 	if key != nil && c.Orchestrator != "" {
-		all = append(all, finding{what: "orchestrator", has: c.Orchestrator, lacks: reach(ctx, c, key), optional: true})
+		all = append(all, finding{what: "orchestrator", has: c.Address(), lacks: reach(ctx, c, key), optional: true})
 	}
 	return all
 }
@@ -125,8 +125,13 @@ func reach(ctx context.Context, c *config.Config, key ssh.Signer) error {
 // loadConfig reads the configuration of the repository one stands in, or of
 // none.
 func loadConfig(ctx context.Context) (*config.Config, error) {
-	if rp, err := repo.Open(ctx, "."); err == nil {
-		return config.Load(rp.Top, rp.Tracked(ctx, ".env"), nil)
+	rp, err := repo.Open(ctx, ".")
+	if err != nil {
+		rp = nil
 	}
-	return config.Load("", false, nil)
+	c, err := config.Load(ctx, rp, nil)
+	if err == nil {
+		tellWarnings(c)
+	}
+	return c, err
 }

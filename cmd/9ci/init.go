@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/repo"
 )
 
@@ -23,10 +24,7 @@ var initFiles = []struct {
 test:V:
 	echo no tests yet
 `},
-	{".env", 0o600, `# 9ci's configuration here: go doc 9ci/cmd/9ci
-#CI_ORCHESTRATOR=ssh://ci.example.org:2222
-#CI_KEEP='20 7d'
-`},
+	{".env", 0o600, config.Example()},
 	{".git/hooks/post-commit", 0o755, `#!/bin/sh
 # Hands each commit to the daemon, if one answers.
 9ci run -b >/dev/null 2>&1 || :

@@ -45,9 +45,6 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 	if c.Orchestrator == "" {
 		return nil, nil
 	}
-	if strings.HasPrefix(c.Orchestrator, "tls://") {
-		return nil, fmt.Errorf("CI_ORCHESTRATOR=%s: this version of 9ci has no mutual TLS: want ssh://HOST[:PORT][/NAMESPACE]", c.Orchestrator)
-	}
 	opts, err := dialOptions(key)
 	if err != nil {
 		return nil, err
@@ -191,10 +188,22 @@ func (m *mux) Close() {
 	m.wg.Wait()
 }
 
+// sshURL reads ssh://HOST[:PORT]/NAMESPACE[/PATH]; ok is false for what has
+// another form. The error does not repeat what may have a password in it.
+func sshURL(s string) (u *url.URL, ok bool, err error) {
+	if !strings.HasPrefix(s, "ssh://") {
+		return nil, false, nil
+	}
+	if u, err = url.Parse(s); err != nil {
+		err = errors.New("this is no URL of an orchestrator: want ssh://HOST[:PORT]/NAMESPACE[/PATH]")
+	}
+	return u, true, err
+}
+
 // sshPlace opens the tree at ssh://HOST[:PORT]/NAMESPACE/PATH, where PATH
 // begins with a name that a namespace has.
 func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
-	c, err := config.Load("", false, nil)
+	c, err := config.Load(ctx, nil, nil)
 	if err != nil {
 		return place{}, "", err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -54,9 +55,12 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return exitError, err
 	}
-	c, err := config.Load(rp.Top, rp.Tracked(ctx, ".env"), nil)
+	c, err := config.Load(ctx, rp, nil)
 	if err != nil {
 		return exitError, err
+	}
+	if !o.quiet {
+		tellWarnings(c)
 	}
 	rev := "HEAD"
 	if f.NArg() > 0 {
@@ -84,6 +88,13 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	return runHere(ctx, rp, req, o)
 }
 
+// tellWarnings says what of the configuration is ignored, and why.
+func tellWarnings(c *config.Config) {
+	for _, w := range c.Warnings {
+		say("%s", w)
+	}
+}
+
 // tellDirty says how much of the work tree a run of HEAD does not see.
 func tellDirty(ctx context.Context, rp *repo.Repo) {
 	switch n, err := rp.Dirty(ctx); {
@@ -106,7 +117,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	c := req.Config
 	runs, cancelRuns := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancelRuns(nil)
-	h, err := newHost(runs, rp, c, "run", new(executor.Queue), say)
+	h, err := newHost(runs, rp, c, "run", new(executor.Queue), slog.New(slog.DiscardHandler), say)
 	if err != nil {
 		return exitError, err
 	}

@@ -133,7 +133,7 @@ type server struct {
 
 // newServer makes the daemon, with every repository that it served before.
 func newServer(ctx context.Context) (*server, error) {
-	c, err := config.Load("", false, nil)
+	c, err := config.Load(ctx, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -209,18 +209,17 @@ func (s *server) add(ctx context.Context, path string) error {
 		h.SetRepo(rp)
 		return s.save()
 	}
-	c, err := config.Load(rp.Top, rp.Tracked(ctx, ".env"), nil)
+	c, err := config.Load(ctx, rp, nil)
 	if err != nil {
 		return err
 	}
 	log := s.log.With("repo", ns)
-	h, err := newHost(s.ctx, rp, c, "daemon", &s.queue, func(format string, args ...any) {
+	h, err := newHost(s.ctx, rp, c, "daemon", &s.queue, log, func(format string, args ...any) {
 		log.Info(fmt.Sprintf(format, args...))
 	})
 	if err != nil {
 		return err
 	}
-	h.Log = log
 	h.mux.export(s.ctx)
 	s.trees.Add(ns, h.Tree())
 	s.hosts[ns] = h

@@ -30,11 +30,7 @@ type host struct {
 
 // newHost makes the executor of a repository. ctx ends its runs; say tells
 // the user what is not the result of a run.
-func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, queue *executor.Queue, say func(format string, args ...any)) (*host, error) {
-	keep, err := fs.ParseKeep(c.Keep)
-	if err != nil {
-		return nil, fmt.Errorf("CI_KEEP=%s: %w", c.Keep, err)
-	}
+func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, queue *executor.Queue, log *slog.Logger, say func(format string, args ...any)) (*host, error) {
 	key, err := sign.LoadKey(c.Key)
 	if err != nil {
 		return nil, err
@@ -69,11 +65,12 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 			Tool:      tool,
 			Sign:      func(manifest []byte) ([]byte, error) { return sign.Manifest(key, manifest) },
 			Queue:     queue,
-			Log:       slog.New(slog.DiscardHandler),
+			Log:       log,
 		},
 		Replayer: &replay.Replayer{Store: store, Signers: trusted, Say: say},
 	}
 	if mode == "daemon" {
+		h.Warn(c)
 		if err := h.Resume(ctx); err != nil {
 			say("%v", err)
 		}
@@ -81,7 +78,7 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 	if _, err := store.Recover(ctx, h.Sign); err != nil {
 		say("%v", err)
 	}
-	store.SetKeep(keep)
+	store.SetKeep(c.Keep)
 	if h.mux, err = newMux(c, h.Executor, key, say); err != nil {
 		store.Close()
 		return nil, err

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -84,11 +83,14 @@ func posted() ([]string, error) {
 
 // dialPlace opens the tree at addr, a dial string or ssh://HOST/NAMESPACE.
 func dialPlace(ctx context.Context, addr, aname string) (place, error) {
-	if u, err := url.Parse(addr); err == nil && u.Scheme == "ssh" {
+	if u, ok, err := sshURL(addr); ok {
+		if err != nil {
+			return place{}, err
+		}
 		p, rest, err := sshPlace(ctx, u)
 		if err == nil && rest != "" {
 			p.close()
-			err = fmt.Errorf("%s: want ssh://HOST[:PORT]/NAMESPACE", addr)
+			err = fmt.Errorf("-a: %s is more than a namespace: want ssh://HOST[:PORT]/NAMESPACE", u.Path)
 		}
 		return p, err
 	}
@@ -110,7 +112,10 @@ func dialPlace(ctx context.Context, addr, aname string) (place, error) {
 // find opens the tree that has PATH and walks to it. The caller closes it.
 func find(ctx context.Context, addr, name string) (fs.Node, place, error) {
 	var ps []place
-	if u, err := url.Parse(name); err == nil && u.Scheme == "ssh" {
+	if u, ok, err := sshURL(name); ok {
+		if err != nil {
+			return nil, place{}, err
+		}
 		p, rest, err := sshPlace(ctx, u)
 		if err != nil {
 			return nil, place{}, err

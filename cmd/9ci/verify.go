@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
@@ -27,7 +28,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	}
 	var trusted *sign.Signers
 	if rerr == nil {
-		h, err := newHost(ctx, rp, c, "run", nil, say)
+		h, err := newHost(ctx, rp, c, "run", nil, slog.New(slog.DiscardHandler), say)
 		if err != nil {
 			return exitError, err
 		}

@@ -1,348 +1,398 @@
 // Package config reads 9ci's configuration, which is shell-shaped: a variable
-// comes from the environment, then from .env in the repository, then from
-// ~/.config/9ci/env. The files are parsed, never sourced.
+// comes from a flag, then from the environment, then from .env in the
+// repository, then from ~/.config/9ci/env. The files are parsed, never sourced.
+//
+// A cloned repository brings its own .env, so that one that git tracks sets
+// only what says how its runs are made, within the user's limits. What says
+// whom to trust is looked for in the environment and in ~/.config/9ci/env
+// before any .env, and is never inside the work tree. The table of variables
+// has all that is known of each.
 package config
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
-	iofs "io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/repo"
 	"9ci/fs"
+	"9ci/orchestrator"
 )
 
 // A Config is what the CI_ variables say, with their defaults.
 type Config struct {
-	Orchestrator string        // CI_ORCHESTRATOR: ssh://host:port[/namespace], or empty
-	Keep         string        // CI_KEEP: once, a count, an age, a size, or several
-	Connected    time.Duration // CI_CONNECTED: how long to serve after a run; negative is until a signal
-	Timeout      time.Duration // CI_TIMEOUT: of a run
-	Memory       int64         // CI_MEMORY: the guest's RAM in bytes
-	CPUs         int           // CI_CPUS: the guest's processors
-	Net          string        // CI_NET: build, all or none
-	Env          []string      // CI_ENV: NAME=VALUE of the variables it names, or gives as such, let into the machine
-	Secrets      []string      // CI_SECRETS: the same; masked in all output
-	Runs         bool          // CI_RUNS: every step sees /n/ci
-	MatchTree    bool          // CI_MATCH: tree rather than commit
-	MaxAge       time.Duration // CI_MAXAGE: older runs are not replayed
-	Signers      string        // CI_SIGNERS: one more allowed_signers file, or empty
-	Artifacts    string        // CI_ARTIFACTS: a directory artifacts are copied to, or empty
-	Key          string        // CI_KEY: the private key that signs and logs in
+	Net          string        // build, all or none
+	Timeout      time.Duration // of a run; 0: no limit
+	Memory       int64         // the guest's RAM in bytes
+	CPUs         int           // the guest's processors
+	MatchTree    bool          // tree rather than commit
+	Runs         bool          // every step sees /n/ci
+	MaxAge       time.Duration // older runs are not replayed
+	Env          []string      // NAME=VALUE let into the machine; no value has a newline
+	Secrets      []string      // the same; masked in all output, and of 8 bytes or more, or empty
+	Keep         fs.Keep
+	Connected    time.Duration // how long to serve after a run; negative is until a signal
+	Artifacts    string        // a directory artifacts are copied to, or empty
+	Key          string        // the private key that signs and logs in
+	Signers      string        // one more allowed_signers file, or empty
+	Orchestrator string        // a URL without a password, or empty
+	MaxTimeout   time.Duration // limits of a tracked .env
+	MaxMemory    int64
+	MaxCPUs      int
+
+	// Warnings are what the user should be told of: what is ignored, and
+	// why. They name variables and no values but those of a limit.
+	Warnings []string
+
+	text map[string]string // what was decided, by name
 }
 
-// trust holds the variables that a .env which git tracks cannot set: with
-// them the tested tree would decide whom to trust and what it may see.
-var trust = map[string]bool{"CI_SIGNERS": true, "CI_ENV": true, "CI_SECRETS": true}
-
-// known holds every variable there is.
-var known = func() map[string]bool {
-	m := make(map[string]bool)
-	parse(func(name string) (string, bool) {
-		m[name] = true
-		return "", false
-	})
-	return m
-}()
-
-// Names returns the names of all variables.
-func Names() []string { return slices.Sorted(maps.Keys(known)) }
-
-// Load reads the configuration for the repository whose work tree is top, or
-// for none where top is empty. tracked says whether git tracks top's .env.
-// What set holds goes before everything else: it comes from flags.
-func Load(top string, tracked bool, set map[string]string) (*Config, error) {
-	var files []map[string]string
-	if top != "" {
-		m, err := parseFile(filepath.Join(top, ".env"))
-		if err != nil {
-			return nil, err
+// Load reads the configuration for a repository, or for none where rp is nil.
+// What set holds, by name, goes before everything else: it comes from flags,
+// or from a line of a ctl, and may only be of a run's Attrs.
+func Load(ctx context.Context, rp *repo.Repo, set map[string]string) (*Config, error) {
+	for name := range set {
+		if v := lookup(name); v == nil || !v.shape {
+			return nil, fmt.Errorf("unknown attribute %.40q: a run has %s", attr(name), list(attrs()))
 		}
-		if tracked {
-			for name := range trust {
-				delete(m, name)
-			}
-		}
-		files = append(files, m)
 	}
+	l := loader{rp: rp, set: set, c: &Config{text: make(map[string]string)}, told: make(map[string]bool)}
+	if err := l.read(ctx); err != nil {
+		return nil, err
+	}
+	l.warn()
+	// The limits first.
+	for _, v := range slices.SortedStableFunc(slices.Values(table), func(a, b *variable) int { return cmp.Compare(b.from, a.from) }) {
+		l.take(v)
+	}
+	l.resolve("CI_ENV", &l.c.Env)
+	l.resolve("CI_SECRETS", &l.c.Secrets)
+	l.keepApart()
+	if len(l.errs) == 0 {
+		l.checkTrust()
+	}
+	if len(l.errs) > 0 {
+		return nil, errors.Join(l.errs...)
+	}
+	return l.c, nil
+}
+
+// A loader is a Load that goes on.
+type loader struct {
+	rp      *repo.Repo // or nil
+	set     map[string]string
+	dot     *envFile // .env, or nil
+	tracked bool     // git tracks dot
+	own     *envFile // ~/.config/9ci/env, or nil
+	c       *Config
+	errs    []error
+	told    map[string]bool // unknown variables that were named
+}
+
+func (l *loader) read(ctx context.Context) error {
 	dir, err := home.Config()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m, err := parseFile(filepath.Join(dir, "env"))
+	if l.own, err = readOwn(filepath.Join(dir, "env")); err != nil {
+		return err
+	}
+	if l.rp == nil || l.rp.Bare {
+		return nil
+	}
+	f, why, err := readDotenv(l.rp.Top)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for name := range set {
-		if !known[name] {
-			return nil, fmt.Errorf("unknown attribute %s", strings.ToLower(strings.TrimPrefix(name, "CI_")))
-		}
+	if why != "" {
+		l.say("%s is not read: %s", filepath.Join(l.rp.Top, ".env"), why)
 	}
-	return parse(func(name string) (string, bool) {
-		if v, ok := set[name]; ok {
-			return v, true
-		}
-		if v, ok := os.LookupEnv(name); ok {
-			return v, true
-		}
-		for _, m := range append(files, m) {
-			if v, ok := m[name]; ok {
-				return v, true
-			}
-		}
-		return "", false
-	})
+	if f == nil {
+		return nil
+	}
+	if l.tracked, err = l.rp.Tracked(ctx, ".env"); err != nil {
+		return fmt.Errorf("%s: whether git tracks it: %w", f.name, err)
+	}
+	l.dot = f
+	return nil
 }
 
-// parse turns the variables that lookup knows into a Config. An empty value
-// is an unset one.
-func parse(lookup func(name string) (string, bool)) (*Config, error) {
-	var errs []error
-	get := func(name, dflt string) string {
-		if v, ok := lookup(name); ok && v != "" {
-			return v
-		}
-		return dflt
-	}
-	bad := func(name, value, want string) {
-		errs = append(errs, fmt.Errorf("%s=%s: want %s", name, value, want))
-	}
-	duration := func(name, dflt string) time.Duration {
-		v := get(name, dflt)
-		d, err := Duration(v)
-		if err != nil || d < 0 {
-			bad(name, v, "a duration such as 90s, 1h30m or 7d")
-		}
-		return d
-	}
-	choice := func(name string, of ...string) string {
-		v := get(name, of[0])
-		for _, o := range of {
-			if v == o {
-				return v
-			}
-		}
-		bad(name, v, strings.Join(of, ", "))
-		return v
-	}
-	c := &Config{
-		Orchestrator: get("CI_ORCHESTRATOR", ""),
-		Keep:         get("CI_KEEP", "once"),
-		Timeout:      duration("CI_TIMEOUT", "1h"),
-		Net:          choice("CI_NET", "build", "all", "none"),
-		Runs:         choice("CI_RUNS", "0", "1") == "1",
-		MatchTree:    choice("CI_MATCH", "commit", "tree") == "tree",
-		MaxAge:       duration("CI_MAXAGE", "7d"),
-		Signers:      get("CI_SIGNERS", ""),
-		Artifacts:    get("CI_ARTIFACTS", ""),
-		Key:          get("CI_KEY", ""),
-	}
-	if c.Key == "" {
-		dir, err := home.Config()
-		if err != nil {
-			return nil, err
-		}
-		c.Key = filepath.Join(dir, "id_ed25519")
-	}
-	switch v := get("CI_CONNECTED", ""); v {
-	case "until-signal":
-		c.Connected = -1
-	case "":
-		c.Connected = -1
-		if os.Getenv("CI") == "true" {
-			c.Connected = 0
-		}
-	default:
-		c.Connected = duration("CI_CONNECTED", "")
-	}
-	v := get("CI_MEMORY", "2G")
-	n, err := Size(v)
-	if err != nil || n < 256<<20 {
-		bad("CI_MEMORY", v, "a size of 256M or more, such as 2G")
-	}
-	c.Memory = n
-	switch v := get("CI_CPUS", "all"); v {
-	case "all":
-		c.CPUs = runtime.NumCPU()
-	default:
-		c.CPUs, err = strconv.Atoi(v)
-		if err != nil || c.CPUs < 1 || c.CPUs > 255 {
-			bad("CI_CPUS", v, "all, or a number from 1 to 255")
-		}
-	}
-	for _, l := range []struct {
-		name string
-		to   *[]string
-	}{{"CI_ENV", &c.Env}, {"CI_SECRETS", &c.Secrets}} {
-		words, err := fs.SplitWords(get(l.name, ""))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", l.name, err))
-		}
-		for _, name := range words {
-			name, v, ok := strings.Cut(name, "=")
-			if !validName(name) {
-				bad(l.name, name, "names of variables, with blanks between them")
-				continue
-			}
-			if !ok {
-				v, ok = lookup(name)
-			}
-			if !ok {
-				errs = append(errs, fmt.Errorf("%s names %s, which is not set", l.name, name))
-				continue
-			}
-			if strings.ContainsAny(v, "\n\x00") {
-				errs = append(errs, fmt.Errorf("%s names %s, whose value holds a newline: it cannot be part of a key", l.name, name))
-				continue
-			}
-			*l.to = append(*l.to, name+"="+v)
-		}
-	}
-	return c, errors.Join(errs...)
+func (l *loader) say(format string, args ...any) {
+	l.c.Warnings = append(l.c.Warnings, fmt.Sprintf(format, args...))
 }
 
-// Duration is time.ParseDuration with d for days and w for weeks, and a bare
-// number for seconds.
-func Duration(s string) (time.Duration, error) {
-	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
-		return time.Duration(n) * time.Second, nil
-	}
-	for unit, d := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
-		if v, ok := strings.CutSuffix(s, unit); ok {
-			n, err := strconv.ParseUint(v, 10, 16)
-			return time.Duration(n) * d, err
+// warn tells of variables that are ignored. The environment is other CI's too,
+// so that only a slip of the pen is named there.
+func (l *loader) warn() {
+	if l.dot != nil {
+		var refused []string
+		for _, name := range l.dot.ours() {
+			switch v := lookup(name); {
+			case v == nil && l.tracked:
+				refused = append(refused, l.unknown(name))
+			case v != nil && (v.from == limit || v.from != repository && l.tracked):
+				refused = append(refused, name)
+			}
+		}
+		switch {
+		case len(refused) > 0 && l.tracked:
+			l.say("%s: ignored %s: a .env that git tracks sets %s and nothing else", l.dot.name, list(refused), list(names(repository)))
+		case len(refused) > 0:
+			l.say("%s: ignored %s: it is set in the environment or in ~/.config/9ci/env", l.dot.name, list(refused))
 		}
 	}
-	return time.ParseDuration(s)
-}
-
-// Size reads a number of bytes with an optional K, M, G or T of powers of 1024.
-func Size(s string) (int64, error) {
-	shift := 0
-	if i := len(s) - 1; i > 0 {
-		if k := strings.IndexByte("KMGT", s[i]); k >= 0 {
-			s, shift = s[:i], 10*(k+1)
-		}
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 || n > (1<<62)>>shift {
-		return 0, fmt.Errorf("bad size %q", s)
-	}
-	return n << shift, nil
-}
-
-func parseFile(name string) (map[string]string, error) {
-	b, err := os.ReadFile(name)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return parseEnv(name, string(b))
-}
-
-// parseEnv reads lines NAME=VALUE as sh(1) would read assignments, but
-// expands nothing: blanks and # end an unquoted value, ” and "" quote, a
-// backslash quotes the next character outside ”. Blank lines, comments and a
-// leading export are skipped.
-func parseEnv(name, text string) (map[string]string, error) {
-	m := make(map[string]string)
-	for i, line := range strings.Split(text, "\n") {
-		line = strings.TrimSpace(strings.TrimSuffix(line, "\r"))
-		if line == "" || line[0] == '#' {
+	for _, f := range []*envFile{l.dot, l.own} {
+		if f == nil {
 			continue
 		}
-		if rest, ok := strings.CutPrefix(line, "export "); ok {
-			line = strings.TrimSpace(rest)
+		var unknown []string
+		for _, name := range f.ours() {
+			if lookup(name) == nil && !l.told[name] {
+				unknown = append(unknown, l.unknown(name))
+			}
 		}
-		k, v, ok := strings.Cut(line, "=")
-		if !ok || !validName(k) {
-			return nil, fmt.Errorf("%s:%d: want NAME=VALUE", name, i+1)
+		if len(unknown) > 0 {
+			l.say("%s: ignored %s, which 9ci does not know", f.name, list(unknown))
 		}
-		v, err := unquote(v)
+		for _, h := range f.hidden {
+			if lookup(h.name) != nil {
+				l.say("%s:%d: ignored %s: it stands between the quotes that begin in line %d", f.name, h.line, h.name, h.from)
+				break // one of a file will do
+			}
+		}
+	}
+	var slips []string
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if !strings.HasPrefix(name, "CI_") || !validName(name) || lookup(name) != nil || l.told[name] {
+			continue
+		}
+		if _, far := nearest(name); isSlip(name, far) {
+			slips = append(slips, l.unknown(name))
+		}
+	}
+	slices.Sort(slips)
+	if len(slips) > 0 {
+		l.say("the environment: ignored %s, which 9ci does not know", list(slips))
+	}
+}
+
+// unknown returns how an unknown variable is named, once.
+func (l *loader) unknown(name string) string {
+	l.told[name] = true
+	near, _ := nearest(name)
+	return fmt.Sprintf("%.40s (nearest: %s)", name, near)
+}
+
+// A found is a value and where it was found.
+type found struct {
+	setting
+	file *envFile // nil: a flag or the environment
+}
+
+func (f found) where() string {
+	if f.file == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d: ", f.file.name, f.line)
+}
+
+// find looks for a variable in the sources that may set it. nil is any other
+// variable, one that CI_ENV names.
+func (l *loader) find(name string, v *variable) (found, bool) {
+	if text, ok := l.set[name]; ok && v != nil {
+		return found{setting: setting{value: text}}, true
+	}
+	if text, ok := os.LookupEnv(name); ok {
+		return found{setting: setting{value: text}}, true
+	}
+	files := []*envFile{l.dot, l.own}
+	switch {
+	case l.tracked && (v == nil || v.from != repository), v != nil && v.from == limit:
+		files[0] = nil
+	case v != nil && v.from == trust:
+		files[0], files[1] = l.own, l.dot
+	}
+	for _, f := range files {
+		if f != nil {
+			if s, ok := f.vars[name]; ok {
+				return found{s, f}, true
+			}
+		}
+	}
+	return found{}, false
+}
+
+// take decides a variable of the table. An empty value is the default, as an
+// unset one.
+func (l *loader) take(v *variable) {
+	f, _ := l.find(v.name, v)
+	text, err := f.value, f.err
+	if text == "" && err == nil {
+		f = found{}
+		text = v.dflt
+		if v.here != nil {
+			text, err = v.here()
+		}
+		if text == "" && err == nil {
+			return
+		}
+	}
+	field := v.field(l.c)
+	if err == nil {
+		if err = field.set(text); err != nil && !v.hide {
+			err = fmt.Errorf("%s: %w", show(text), err)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", name, i+1, err)
+			sep := "="
+			if v.hide {
+				sep = ": "
+			}
+			err = fmt.Errorf("%s%s%s%w", f.where(), v.name, sep, err)
 		}
-		m[k] = v
+	} else {
+		err = fmt.Errorf("%s%s: %w", f.where(), v.name, err)
 	}
-	return m, nil
+	if err != nil {
+		l.errs = append(l.errs, err)
+		return
+	}
+	if max := lookup(v.max); max != nil && l.tracked && f.file == l.dot {
+		most := max.field(l.c).(amount)
+		if field.(amount).amount() > most.amount() {
+			limit := l.c.text[max.name]
+			l.say("%s%s=%s is beyond %s=%s: the run gets %[5]s", f.where(), v.name, text, max.name, limit)
+			text = limit
+			if err := field.set(text); err != nil {
+				l.errs = append(l.errs, fmt.Errorf("%s=%s: %w", max.name, text, err))
+			}
+		}
+	}
+	l.c.text[v.name] = text
 }
 
-func unquote(s string) (string, error) {
-	var b strings.Builder
-	var quote byte
-	for i := 0; i < len(s); i++ {
-		c := s[i]
+// secretLen is how many bytes a secret has at least: what is shorter also
+// stands in output that is no secret, and would be masked there.
+const secretLen = 8
+
+// resolve gives the variables of a list, of which each is NAME or NAME=VALUE,
+// their values. Its errors hold none.
+func (l *loader) resolve(of string, to *[]string) {
+	secret := of == "CI_SECRETS"
+	bad := func(name, format string, args ...any) {
+		l.errs = append(l.errs, fmt.Errorf("%s names %s, "+format, append([]any{of, name}, args...)...))
+	}
+	given := slices.ContainsFunc(*to, func(w string) bool { return strings.Contains(w, "=") })
+	var list []string
+	seen := make(map[string]bool)
+	for i, word := range *to {
+		name, value, ok := strings.Cut(word, "=")
+		if !ok {
+			f, set := l.find(name, nil)
+			if set && f.err != nil {
+				bad(name, "and %s%s: %w", f.where(), name, f.err)
+				continue
+			}
+			value, ok = f.value, set
+			if !set && secret && given {
+				// A part of a value that has blanks and no quotes, perhaps.
+				name = fmt.Sprintf("a variable in word %d", i+1)
+			}
+		}
 		switch {
-		case quote != 0 && c == quote:
-			quote = 0
-		case c == '\\' && quote != '\'':
-			i++
-			if i == len(s) {
-				return "", errors.New("a backslash ends the line")
-			}
-			// In "" sh takes \ away only before these.
-			if quote == '"' && !strings.ContainsRune("\\\"$`", rune(s[i])) {
-				b.WriteByte('\\')
-			}
-			b.WriteByte(s[i])
-		case quote != 0:
-			b.WriteByte(c)
-		case c == '\'' || c == '"':
-			quote = c
-		case c == ' ' || c == '\t':
-			rest := strings.TrimSpace(s[i:])
-			if rest != "" && rest[0] != '#' {
-				return "", fmt.Errorf("more than one word: quote the value")
-			}
-			return b.String(), nil
+		case !ok:
+			bad(name, "which is not set")
+		case seen[name]:
+			bad(name, "and names it twice")
+		case strings.Contains(value, "\x00"):
+			bad(name, "whose value has a NUL in it")
+		case !secret && strings.Contains(value, "\n"):
+			bad(name, "whose value has a newline, and cannot be part of a key: CI_SECRETS may name it")
+		case secret && value != "" && len(value) < secretLen:
+			bad(name, "whose value has less than %d bytes: it would be masked in words that are no secret", secretLen)
 		default:
-			b.WriteByte(c)
+			list = append(list, name+"="+value)
 		}
+		seen[name] = true
 	}
-	if quote != 0 {
-		return "", fmt.Errorf("no closing %c", quote)
+	*to = list
+	if list != nil {
+		l.c.text[of] = fs.QuoteWords(list)
 	}
-	return b.String(), nil
 }
 
-func validName(s string) bool {
-	for i, c := range []byte(s) {
-		if c != '_' && (c|0x20 < 'a' || c|0x20 > 'z') && (i == 0 || c < '0' || c > '9') {
-			return false
+// keepApart refuses a secret in CI_ENV, whose values are in the key.
+func (l *loader) keepApart() {
+	for _, v := range l.c.Env {
+		name, value, _ := strings.Cut(v, "=")
+		for _, s := range l.c.Secrets {
+			switch secret, hidden, _ := strings.Cut(s, "="); {
+			case name == secret:
+				l.errs = append(l.errs, fmt.Errorf("CI_ENV and CI_SECRETS both name %s: CI_ENV would put its value into the key", name))
+			case hidden != "" && strings.Contains(value, hidden):
+				l.errs = append(l.errs, fmt.Errorf("CI_ENV names %s, whose value holds that of the secret %s, and would put it into the key: CI_SECRETS may name it", name, secret))
+			}
 		}
 	}
-	return s != ""
+}
+
+// Address is the orchestrator as others may see it, or "-": without the user,
+// where some put a token.
+func (c *Config) Address() string {
+	u, err := orchestrator.ParseURL(c.Orchestrator)
+	if err != nil {
+		return "-"
+	}
+	u.User = nil
+	return u.String()
 }
 
 // Attrs are the variables that say what a run is, by their names without CI_
-// in lower case: with them another process runs what this one would.
+// in lower case: with them another process runs what this one would. The last
+// are the secrets.
 func (c *Config) Attrs() fs.Attrs {
-	match, runs := "commit", "0"
-	if c.MatchTree {
-		match = "tree"
+	var a fs.Attrs
+	for _, v := range table {
+		if v.shape {
+			a = append(a, fs.Attr{Name: attr(v.name), Value: c.text[v.name]})
+		}
 	}
-	if c.Runs {
-		runs = "1"
+	return a
+}
+
+// attrs are the names of Attrs.
+func attrs() []string {
+	var names []string
+	for _, v := range table {
+		if v.shape {
+			names = append(names, attr(v.name))
+		}
 	}
-	return fs.Attrs{
-		{Name: "net", Value: c.Net},
-		{Name: "match", Value: match},
-		{Name: "runs", Value: runs},
-		{Name: "timeout", Value: c.Timeout.String()},
-		{Name: "memory", Value: strconv.FormatInt(c.Memory, 10)},
-		{Name: "cpus", Value: strconv.Itoa(c.CPUs)},
-		{Name: "maxage", Value: c.MaxAge.String()},
-		{Name: "env", Value: fs.QuoteWords(c.Env)},
-		{Name: "secrets", Value: fs.QuoteWords(c.Secrets)},
+	return names
+}
+
+// attr is the name of a variable as an attribute of a run.
+func attr(name string) string { return strings.ToLower(strings.TrimPrefix(name, "CI_")) }
+
+// Name returns the variable that an attribute of a run is.
+func Name(attr string) string { return "CI_" + strings.ToUpper(attr) }
+
+// list is names as a sentence has them. Who writes a file decides how many
+// there are, so that only the first ten are named.
+func list(names []string) string {
+	const most = 10
+	if n := len(names); n > most {
+		names = append(slices.Clone(names[:most]), fmt.Sprintf("%d more", n-most))
 	}
+	if n := len(names); n > 1 {
+		return strings.Join(names[:n-1], ", ") + " and " + names[n-1]
+	}
+	return strings.Join(names, "")
 }

@@ -46,14 +46,11 @@ func (e *Executor) Status() fs.Attrs { return Status(e.Mode, e.Version, e.Config
 
 // Status is what an executor, or a daemon of several, says of itself.
 func Status(mode, version string, c *config.Config) fs.Attrs {
-	image, orchestrator := "-", "-"
+	image := "-"
 	if cache, err := home.Cache(); err == nil {
 		if im, err := vm.LookupImage(cache); err == nil {
 			image = im.Digest
 		}
-	}
-	if c.Orchestrator != "" {
-		orchestrator = c.Orchestrator
 	}
 	return fs.Attrs{
 		{Name: "mode", Value: mode},
@@ -63,7 +60,7 @@ func Status(mode, version string, c *config.Config) fs.Attrs {
 		{Name: "coreos", Value: image},
 		{Name: "memory", Value: strconv.FormatInt(c.Memory, 10)},
 		{Name: "cpus", Value: strconv.Itoa(c.CPUs)},
-		{Name: "orchestrator", Value: orchestrator},
+		{Name: "orchestrator", Value: c.Address()},
 	}
 }
 
@@ -94,14 +91,14 @@ func (e *Executor) runLine(ctx context.Context, args []string) (string, error) {
 		if name == "force" {
 			force = value == "1"
 		} else {
-			set["CI_"+strings.ToUpper(name)] = value
+			set[config.Name(name)] = value
 		}
 		args = args[1:]
 	}
 	if len(args) == 0 {
 		return "", errors.New("want run [ATTR=VALUE...] REV [TARGET...]")
 	}
-	c, err := config.Load(e.Repo.Top, e.Repo.Tracked(ctx, ".env"), set)
+	c, err := e.load(ctx, set)
 	if err != nil {
 		return "", err
 	}

@@ -59,9 +59,10 @@ type Executor struct {
 
 	wg sync.WaitGroup
 
-	mu   sync.Mutex      // guards what follows, and Repo
-	jobs map[string]*job // by id; those that have not ended
-	last string          // the revision last named: head and green are about it
+	mu     sync.Mutex      // guards what follows, and Repo
+	jobs   map[string]*job // by id; those that have not ended
+	last   string          // the revision last named: head and green are about it
+	warned map[string]bool // what Warn has told
 }
 
 // A Request asks for a run.
@@ -222,20 +223,57 @@ func (e *Executor) Resume(ctx context.Context) error {
 	return err
 }
 
-// request makes of a run's key and info what was asked for.
+// load reads the configuration for a run of which some is given.
+func (e *Executor) load(ctx context.Context, set map[string]string) (*config.Config, error) {
+	e.mu.Lock()
+	rp := e.Repo
+	e.mu.Unlock()
+	c, err := config.Load(ctx, rp, set)
+	if err == nil {
+		e.Warn(c)
+	}
+	return c, err
+}
+
+// Warn logs each of a configuration's warnings, once.
+func (e *Executor) Warn(c *config.Config) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, w := range c.Warnings {
+		if e.warned == nil {
+			e.warned = make(map[string]bool)
+		}
+		if !e.warned[w] {
+			e.warned[w] = true
+			e.Log.Warn("configuration", "warning", w)
+		}
+	}
+}
+
+// asked is what of a request is kept while it is queued: all but the values of
+// secrets, which no file has.
+func asked(c *config.Config) fs.Attrs {
+	return c.Attrs().With(fs.Attr{Name: "secrets", Value: fs.QuoteWords(replay.Secrets(c))})
+}
+
+// request makes of a queued run what was asked for.
 func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
-	key := run.Key()
-	targets, err := fs.SplitWords(key.Get("target"))
+	targets, err := fs.SplitWords(run.Key().Get("target"))
 	if err != nil {
 		return Request{}, err
 	}
-	match := "commit"
-	if key.Has("tree") {
-		match = "tree"
+	attrs, err := run.Asked()
+	if err != nil {
+		return Request{}, err
 	}
-	c, err := config.Load(e.Repo.Top, e.Repo.Tracked(ctx, ".env"), map[string]string{
-		"CI_NET": key.Get("net"), "CI_MATCH": match, "CI_ENV": key.Get("env"), "CI_SECRETS": key.Get("secrets"),
-	})
+	set := make(map[string]string)
+	for _, a := range attrs {
+		set[config.Name(a.Name)] = a.Value
+	}
+	if set["CI_SECRETS"] != "" {
+		return Request{}, errors.New("the values of its secrets went with the process that had taken it: ask for it again")
+	}
+	c, err := e.load(ctx, set)
 	if err != nil {
 		return Request{}, err
 	}
@@ -260,7 +298,7 @@ func (e *Executor) create(req Request, key fs.Attrs, share bool) (*fs.Run, *job,
 	if err != nil {
 		return nil, nil, err
 	}
-	err = run.SetKey(key)
+	err = errors.Join(run.SetKey(key), run.SetAsked(asked(req.Config)))
 	if err == nil {
 		err = run.SetInfo(fs.Attrs{
 			{Name: "tree", Value: req.Tree},

@@ -65,8 +65,11 @@ func (t timeout) Error() string {
 // live runs the seven steps and seals the run. ctx ends it early: its state
 // is then cancelled. The error is one of keeping the run, not of running it.
 func (r *running) live(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, r.cfg.Timeout, timeout{r.cfg.Timeout})
-	defer cancel()
+	if r.cfg.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, r.cfg.Timeout, timeout{r.cfg.Timeout})
+		defer cancel()
+	}
 	defer r.close()
 
 	state, code := "passed", 0

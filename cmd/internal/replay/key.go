@@ -26,22 +26,27 @@ func Key(c *config.Config, commit, tree string, targets []string) fs.Attrs {
 	if c.MatchTree {
 		what = fs.Attr{Name: "tree", Value: tree}
 	}
-	var secrets []string
-	for _, s := range c.Secrets {
-		name, _, _ := strings.Cut(s, "=")
-		secrets = append(secrets, name)
-	}
 	key := fs.Attrs{
 		{Name: "arch", Value: runtime.GOARCH},
 		what,
 		{Name: "coreos", Value: vm.CoreOS},
 		{Name: "env", Value: fs.QuoteWords(c.Env)},
 		{Name: "net", Value: c.Net},
-		{Name: "secrets", Value: fs.QuoteWords(secrets)},
+		{Name: "secrets", Value: fs.QuoteWords(Secrets(c))},
 		{Name: "target", Value: fs.QuoteWords(targets)},
 		{Name: "version", Value: strconv.Itoa(Version)},
 	}
 	return key.Sorted()
+}
+
+// Secrets returns the names of c's secrets.
+func Secrets(c *config.Config) []string {
+	var names []string
+	for _, s := range c.Secrets {
+		name, _, _ := strings.Cut(s, "=")
+		names = append(names, name)
+	}
+	return names
 }
 
 // Digest is the name of a key: the SHA-256, in hexadecimal, of its text.

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,17 +124,37 @@ func (r *Repo) Dirty(ctx context.Context) (int, error) {
 	return strings.Count(out, "\x00"), err
 }
 
-// Tracked reports whether a file of that name is in the work tree and git
-// tracks it.
-func (r *Repo) Tracked(ctx context.Context, name string) bool {
-	if r.Bare {
-		return false
+// Tracked reports whether the file of that name at the top of the work tree is
+// one that git tracks: the index or HEAD has it, under this name or under
+// another that the file system takes for it, where case does not count. An
+// error of git's is no answer.
+func (r *Repo) Tracked(ctx context.Context, name string) (bool, error) {
+	file, err := os.Lstat(filepath.Join(r.Top, name))
+	if errors.Is(err, iofs.ErrNotExist) {
+		return false, nil
 	}
-	if _, err := os.Lstat(filepath.Join(r.Top, name)); err != nil {
-		return false
+	if err != nil {
+		return false, err
 	}
-	_, err := r.git(ctx, "ls-files", "--error-unmatch", "--", name)
-	return err == nil
+	index, err := r.git(ctx, "ls-files", "-z", "--", ":(top,glob)*", ":(top,literal)"+name)
+	if err != nil {
+		return false, err
+	}
+	head, err := r.git(ctx, "ls-tree", "-z", "--name-only", "--full-tree", "HEAD")
+	if err != nil {
+		if _, unborn := r.git(ctx, "rev-parse", "--verify", "--quiet", "HEAD"); unborn == nil {
+			return false, err
+		}
+	}
+	for _, tracked := range strings.Split(index+"\x00"+head, "\x00") {
+		if tracked, _, _ = strings.Cut(tracked, "/"); tracked == name {
+			return true, nil
+		}
+		if other, err := os.Lstat(filepath.Join(r.Top, tracked)); err == nil && os.SameFile(file, other) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // HasFile reports whether the tree of commit holds a file of that name.

@@ -185,3 +185,56 @@ func TestBundleNotWhole(t *testing.T) {
 	git(t, dir, "commit", "-q", "-m", "submodule")
 	refuse("lib/sub is a submodule")
 }
+
+// A file is tracked if the index or HEAD has it, by any name that is the same
+// file; and git that cannot tell is an error.
+func TestTracked(t *testing.T) {
+	ctx := t.Context()
+	dir, r := newRepo(t)
+	tracked := func(when string, want bool) {
+		t.Helper()
+		if got, err := r.Tracked(ctx, ".env"); got != want || err != nil {
+			t.Errorf("Tracked(.env) %s = %v, %v, want %v", when, got, err, want)
+		}
+	}
+	env := filepath.Join(dir, ".env")
+	tracked("that is not there", false)
+	write(t, env, "A=1\n")
+	tracked("untracked", false)
+	git(t, dir, "add", "-N", ".env")
+	tracked("to be added", true)
+	git(t, dir, "add", ".env")
+	git(t, dir, "commit", "-q", "-m", "env")
+	git(t, dir, "rm", "-q", "--cached", ".env")
+	tracked("in HEAD alone", true)
+	git(t, dir, "commit", "-q", "-m", "no env")
+	tracked("no more", false)
+	// What a file system that ignores case does: one file, another name.
+	if err := os.Link(env, filepath.Join(dir, ".ENV")); err != nil {
+		t.Fatal(err)
+	}
+	tracked("beside an untracked .ENV", false)
+	git(t, dir, "add", ".ENV")
+	tracked("that the index has as .ENV", true)
+	git(t, dir, "commit", "-q", "-m", "ENV")
+	git(t, dir, "rm", "-q", "--cached", ".ENV")
+	tracked("that HEAD has as .ENV", true)
+	git(t, dir, "update-index", "--add", "--cacheinfo", "100644,"+git(t, dir, "hash-object", "-w", ".env")+",.env/x")
+	tracked("that the index has as a directory", true)
+
+	write(t, filepath.Join(dir, ".git", "index"), "nonsense")
+	if got, err := r.Tracked(ctx, ".env"); err == nil {
+		t.Errorf("Tracked(.env) with a broken index = %v, nil, want an error", got)
+	}
+
+	fresh := t.TempDir()
+	git(t, fresh, "init", "-q")
+	write(t, filepath.Join(fresh, ".env"), "A=1\n")
+	r, err := repo.Open(ctx, fresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracked("before the first commit", false)
+	git(t, fresh, "add", ".env")
+	tracked("in the index before the first commit", true)
+}

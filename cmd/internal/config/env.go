@@ -1,0 +1,300 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// An envFile is what a file of lines NAME=VALUE says.
+type envFile struct {
+	name   string
+	vars   map[string]setting
+	hidden []hidden
+}
+
+// A setting is what a line says, the last of those of one name.
+type setting struct {
+	value string
+	line  int
+	err   error // why the line has no value
+}
+
+// A hidden is a line that would set one of our variables, but stands between
+// the quotes of a value.
+type hidden struct {
+	name       string
+	line, from int
+}
+
+// ours returns the names that begin with CI_, sorted.
+func (f *envFile) ours() []string {
+	var names []string
+	for name := range f.vars {
+		if strings.HasPrefix(name, "CI_") {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// maxFile is how many bytes a file of variables may have.
+const maxFile = 1 << 20
+
+// readOwn reads the user's own file. It returns nil where there is none.
+func readOwn(name string) (*envFile, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // of a pipe too
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no plain file: it is to hold lines CI_NAME=VALUE", name)
+	}
+	text, err := readText(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return parseEnv(name, text), nil
+}
+
+// readDotenv reads the .env of a work tree. It returns nil where there is none
+// or nothing in it, and also where it is not read: why is then to be told, if
+// it is not empty. A directory of that name is somebody else's.
+func readDotenv(top string) (f *envFile, why string, err error) {
+	name := filepath.Join(top, ".env")
+	fi, err := os.Lstat(name)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	switch {
+	case fi.IsDir():
+		return nil, "", nil
+	case fi.Mode()&iofs.ModeSymlink != 0:
+		return nil, "it is a symbolic link, and is to be a plain file", nil
+	case !fi.Mode().IsRegular():
+		return nil, "it is no plain file", nil
+	}
+	r, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	defer r.Close()
+	if fi, err = r.Stat(); err != nil {
+		return nil, "", err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, "it is no plain file", nil
+	}
+	text, err := readText(r)
+	if errors.Is(err, errLong) {
+		return nil, err.Error(), nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", name, err)
+	}
+	f = parseEnv(name, text)
+	if len(f.vars) == 0 {
+		return nil, "", nil
+	}
+	if why := othersWrite(r, fi); why != "" {
+		if len(f.ours()) == 0 {
+			why = "" // nothing that we would have read
+		}
+		return nil, why, nil
+	}
+	return f, "", nil
+}
+
+var errLong = fmt.Errorf("it has more than %d bytes", maxFile)
+
+func readText(r io.Reader) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = errLong
+	}
+	return string(b), err
+}
+
+// parseEnv reads lines NAME=VALUE as sh(1) would read assignments, but expands
+// nothing: blanks and # end an unquoted value, ” and "" quote, a backslash
+// quotes the next character outside ”. A quote that begins a value may end it
+// some lines further on. Blank lines, comments and a leading export are
+// skipped, and so is what is no such line: most of a .env is somebody else's.
+func parseEnv(name, text string) *envFile {
+	f := &envFile{name: name, vars: make(map[string]setting)}
+	text = strings.ReplaceAll(strings.TrimPrefix(text, "\ufeff"), "\r\n", "\n")
+	for line := 1; text != ""; {
+		n := f.parseLine(text, line)
+		for i, l := range strings.Split(text[:n], "\n")[1:] {
+			if name, value := assigned(l); strings.HasPrefix(name, "CI_") && strings.HasPrefix(value, "=") {
+				f.hidden = append(f.hidden, hidden{name, line + i + 1, line})
+			}
+		}
+		line += strings.Count(text[:n], "\n") + 1
+		text = strings.TrimPrefix(text[n:], "\n")
+	}
+	return f
+}
+
+// parseLine reads the assignment at the beginning of text, if there is one. It
+// returns the length of its lines, without the last newline.
+func (f *envFile) parseLine(text string, line int) (n int) {
+	first, _, _ := strings.Cut(text, "\n")
+	name, value := assigned(first)
+	if name == "" {
+		return skip(text)
+	}
+	if !strings.HasPrefix(value, "=") {
+		if strings.HasPrefix(name, "CI_") {
+			f.vars[name] = setting{line: line, err: errors.New("want NAME=VALUE, without blanks around =")}
+		}
+		return skip(text)
+	}
+	at := len(first) - len(value) + 1
+	v, n, err := word(text[at:])
+	f.vars[name] = setting{v, line, err}
+	if err != nil {
+		return max(skip(text), at+n)
+	}
+	return at + n
+}
+
+// assigned returns the name at the beginning of a line, and what follows it; no
+// name where that is a comment or a word that assigns nothing.
+func assigned(line string) (name, rest string) {
+	line = strings.TrimLeft(line, " \t")
+	exported := false
+	if after, ok := strings.CutPrefix(line, "export"); ok && strings.TrimLeft(after, " \t") != after {
+		line, exported = strings.TrimLeft(after, " \t"), true
+	}
+	i := 0
+	for i < len(line) && nameByte(line[i]) {
+		i++
+	}
+	name, rest = line[:i], line[i:]
+	if !validName(name) || exported && !strings.HasPrefix(strings.TrimLeft(rest, " \t"), "=") {
+		return "", line
+	}
+	return name, rest
+}
+
+// skip returns the length of a line that is somebody else's: its own, or as
+// far as a quote goes that begins its value, as readers of .env files have it,
+// who also take blanks around =, a colon for it, and other names.
+func skip(text string) int {
+	end := strings.IndexByte(text, '\n')
+	if end < 0 {
+		return len(text)
+	}
+	i := strings.IndexAny(text[:end], "=:#")
+	if i < 0 || text[i] == '#' {
+		return end
+	}
+	for i++; i < end && (text[i] == ' ' || text[i] == '\t'); i++ {
+	}
+	quote := text[i]
+	if quote != '\'' && quote != '"' && quote != '`' {
+		return end
+	}
+	for i++; i < len(text); i++ {
+		switch {
+		case text[i] == '\\' && quote != '\'':
+			i++
+		case text[i] == quote:
+			if n := strings.IndexByte(text[i:], '\n'); n >= 0 {
+				return i + n
+			}
+			return len(text)
+		}
+	}
+	return end // nothing closes it
+}
+
+// word reads the value at the beginning of text, and returns the length of its
+// lines without the last newline; that of the first line where nothing closes
+// the quote that begins it.
+func word(text string) (value string, n int, err error) {
+	var b strings.Builder
+	var quote byte
+	line := func(i int) int { // the end of the line that i is in
+		if n := strings.IndexByte(text[i:], '\n'); n >= 0 {
+			return i + n
+		}
+		return len(text)
+	}
+	opened := 0 // where quote is
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch {
+		case c == '\n' && quote == 0:
+			return b.String(), i, nil
+		case c == '\n' && opened > 0:
+			return "", i, fmt.Errorf("no closing %c", quote)
+		case quote != 0 && c == quote:
+			quote = 0
+		case c == '\\' && quote != '\'':
+			i++
+			if i == len(text) || quote == 0 && text[i] == '\n' {
+				return "", line(i), errors.New("a backslash ends the line")
+			}
+			if quote == '"' && text[i] == '\n' {
+				if opened > 0 {
+					return "", i, fmt.Errorf("no closing %c", quote)
+				}
+				continue // the lines are one
+			}
+			// In "" sh takes \ away only before these.
+			if quote == '"' && !strings.ContainsRune("\\\"$`", rune(text[i])) {
+				b.WriteByte('\\')
+			}
+			b.WriteByte(text[i])
+		case quote != 0:
+			b.WriteByte(c)
+		case c == '\'' || c == '"':
+			quote, opened = c, i
+		case c == ' ' || c == '\t':
+			end := line(i)
+			if rest := strings.TrimSpace(text[i:end]); rest != "" && rest[0] != '#' {
+				return "", end, errors.New("more than one word: quote the value")
+			}
+			return b.String(), end, nil
+		default:
+			b.WriteByte(c)
+		}
+	}
+	if quote != 0 {
+		return "", line(0), fmt.Errorf("no closing %c", quote)
+	}
+	return b.String(), len(text), nil
+}
+
+func validName(s string) bool {
+	for i := range len(s) {
+		if !nameByte(s[i]) || i == 0 && s[i] >= '0' && s[i] <= '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func nameByte(c byte) bool {
+	return c == '_' || c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '0' && c <= '9'
+}

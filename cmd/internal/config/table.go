@@ -1,0 +1,408 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+
+	"9ci/cmd/internal/home"
+	"9ci/fs"
+	"9ci/orchestrator"
+)
+
+// A scope says which sources a variable is taken from.
+type scope int
+
+const (
+	repository scope = iota // any, and a .env that git tracks
+	own                     // any but that
+	trust                   // the same, and .env comes last
+	limit                   // the environment and ~/.config/9ci/env
+)
+
+// A variable is a row of the table.
+type variable struct {
+	name string
+	dflt string // as the manual has it, and its value where here is nil
+	doc  string // the rest of the manual's line
+	from scope
+
+	// max names the variable that limits what a tracked .env asks for.
+	max string
+
+	// shape is whether it says what a run is: it is one of Attrs.
+	shape bool
+
+	// hide is whether errors keep its value to themselves.
+	hide bool
+
+	// here returns the default on this machine.
+	here func() (string, error)
+
+	field func(c *Config) field
+}
+
+// A field of a Config is set from the text of a variable. The error says what
+// is wanted.
+type field interface{ set(text string) error }
+
+// An amount is a field that a limit can be held against.
+type amount interface {
+	field
+	amount() int64
+}
+
+// The table has every variable there is. The manual, 9ci init's .env and what a
+// tracked .env may set are made of it.
+var table = []*variable{
+	{name: "CI_NET", dflt: "build", from: repository, shape: true,
+		doc:   "network for prepare-runtime, base-image and post-test; all: for the test too; none",
+		field: func(c *Config) field { return choice{&c.Net, []string{"build", "all", "none"}} }},
+	{name: "CI_MATCH", dflt: "commit", from: repository, shape: true,
+		doc:   "what is run and replayed; tree: any commit of the same tree",
+		field: func(c *Config) field { return toggle{&c.MatchTree, "commit", "tree"} }},
+	{name: "CI_RUNS", dflt: "0", from: repository, shape: true,
+		doc:   "1: all steps see the kept runs at /n/ci; such a run is never replayed",
+		field: func(c *Config) field { return toggle{&c.Runs, "0", "1"} }},
+	{name: "CI_TIMEOUT", dflt: "1h", from: repository, max: "CI_MAX_TIMEOUT", shape: true,
+		doc:   "how long a run may take; 0: no limit",
+		field: func(c *Config) field { return (*duration)(&c.Timeout) }},
+	{name: "CI_MEMORY", dflt: "2G", from: repository, max: "CI_MAX_MEMORY", shape: true,
+		doc:   "the machine's RAM",
+		field: func(c *Config) field { return (*memory)(&c.Memory) }},
+	{name: "CI_CPUS", dflt: "all", from: repository, max: "CI_MAX_CPUS", shape: true,
+		doc:   "its processors: all that the host has, or a number",
+		field: func(c *Config) field { return (*cpus)(&c.CPUs) }},
+
+	{name: "CI_MAXAGE", dflt: "7d", from: own, shape: true,
+		doc:   "older runs are not replayed",
+		field: func(c *Config) field { return (*duration)(&c.MaxAge) }},
+	{name: "CI_KEEP", dflt: "once", from: own,
+		doc:   "which runs are kept: once, a count, an age, a size, or several",
+		field: func(c *Config) field { return (*keep)(&c.Keep) }},
+	{name: "CI_CONNECTED", dflt: "until-signal", from: own,
+		doc:   "or a duration: how long a run is served after its end; 0 where CI=true",
+		here:  connectedHere,
+		field: func(c *Config) field { return (*connected)(&c.Connected) }},
+	{name: "CI_ARTIFACTS", from: own,
+		doc:   "a directory that artifacts are copied to",
+		field: func(c *Config) field { return path{&c.Artifacts, true} }},
+	{name: "CI_ENV", from: own, shape: true, hide: true,
+		doc:   "variables let into the machine, each NAME or NAME=VALUE; they are in the key",
+		field: func(c *Config) field { return (*words)(&c.Env) }},
+	{name: "CI_SECRETS", from: own, shape: true, hide: true,
+		doc:   "the same, but only names are in the key, and values are masked in all output",
+		field: func(c *Config) field { return (*words)(&c.Secrets) }},
+
+	{name: "CI_KEY", dflt: "~/.config/9ci/id_ed25519", from: trust,
+		doc: "signs and logs in; made on first use; an agent's key by its .pub",
+		here: func() (string, error) {
+			dir, err := home.Config()
+			return filepath.Join(dir, "id_ed25519"), err
+		},
+		field: func(c *Config) field { return path{&c.Key, false} }},
+	{name: "CI_SIGNERS", from: trust,
+		doc:   "an allowed_signers file, besides ~/.config/9ci/allowed_signers",
+		field: func(c *Config) field { return path{&c.Signers, false} }},
+	{name: "CI_ORCHESTRATOR", from: trust, hide: true,
+		doc:   "ssh://HOST[:PORT][/NAMESPACE]",
+		field: func(c *Config) field { return (*address)(&c.Orchestrator) }},
+
+	{name: "CI_MAX_TIMEOUT", dflt: "6h", from: limit,
+		doc:   "or another time; 0: no limit",
+		field: func(c *Config) field { return (*duration)(&c.MaxTimeout) }},
+	{name: "CI_MAX_MEMORY", dflt: "half the host's", from: limit,
+		doc:   "or a size",
+		here:  halfTheMemory,
+		field: func(c *Config) field { return (*memory)(&c.MaxMemory) }},
+	{name: "CI_MAX_CPUS", dflt: "all", from: limit,
+		doc:   "or a number",
+		field: func(c *Config) field { return (*cpus)(&c.MaxCPUs) }},
+}
+
+// lookup returns the row of a variable, or nil where there is none.
+func lookup(name string) *variable {
+	for _, v := range table {
+		if v.name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+// names returns those of one scope, in the table's order.
+func names(of scope) []string {
+	var names []string
+	for _, v := range table {
+		if v.from == of {
+			names = append(names, v.name)
+		}
+	}
+	return names
+}
+
+// groups are the scopes as a reader is told of them.
+var groups = []struct {
+	of   scope
+	text string
+}{
+	{repository, "Any source sets these, a .env that git tracks too, within the limits below:"},
+	{own, "These a .env that git tracks does not set:"},
+	{trust, "These say whom to trust. A .env comes last, and one that git tracks does not set them:"},
+	{limit, "These limit what a .env that git tracks asks for. No .env sets them:"},
+}
+
+// Manual returns the part of the manual that has every variable.
+func Manual() string {
+	var b strings.Builder
+	for i, g := range groups {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "%s\n\n", g.text)
+		for _, v := range table {
+			if v.from != g.of {
+				continue
+			}
+			fmt.Fprintf(&b, "\t%-15s  %-15s  %s\n", v.name, cmp.Or(v.dflt, "none"), v.doc)
+		}
+	}
+	return b.String()
+}
+
+// Example returns a .env with every variable that one can set, commented out.
+func Example() string {
+	var b strings.Builder
+	b.WriteString("# 9ci's configuration here: go doc 9ci/cmd/9ci\n")
+	for _, g := range groups {
+		if g.of == limit {
+			continue
+		}
+		fmt.Fprintf(&b, "\n# %s\n", g.text)
+		for _, v := range table {
+			if v.from == g.of {
+				fmt.Fprintf(&b, "#%s=%s # %s\n", v.name, v.dflt, v.doc)
+			}
+		}
+	}
+	return b.String()
+}
+
+// choice is one of several words.
+type choice struct {
+	to *string
+	of []string
+}
+
+func (f choice) set(text string) error {
+	for _, o := range f.of {
+		if text == o {
+			*f.to = text
+			return nil
+		}
+	}
+	return fmt.Errorf("want %s", strings.Join(f.of, ", "))
+}
+
+// toggle is one of two words, of which the second is true.
+type toggle struct {
+	to      *bool
+	off, on string
+}
+
+func (f toggle) set(text string) error {
+	if text != f.off && text != f.on {
+		return fmt.Errorf("want %s, %s", f.off, f.on)
+	}
+	*f.to = text == f.on
+	return nil
+}
+
+type duration time.Duration
+
+func (f *duration) set(text string) error {
+	d, err := Duration(text)
+	if err != nil || d < 0 {
+		return errors.New("want a duration such as 90s, 1h30m or 7d")
+	}
+	*f = duration(d)
+	return nil
+}
+
+// amount is the greatest there is where there is no limit.
+func (f *duration) amount() int64 {
+	if *f == 0 {
+		return math.MaxInt64
+	}
+	return int64(*f)
+}
+
+// Duration is time.ParseDuration with d for days and w for weeks, and a bare
+// number for seconds.
+func Duration(s string) (time.Duration, error) {
+	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
+		return time.Duration(n) * time.Second, nil
+	}
+	for unit, d := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
+		if v, ok := strings.CutSuffix(s, unit); ok {
+			n, err := strconv.ParseUint(v, 10, 63)
+			if err == nil && n > uint64(math.MaxInt64/d) {
+				err = strconv.ErrRange
+			}
+			return time.Duration(n) * d, err
+		}
+	}
+	return time.ParseDuration(s)
+}
+
+// memory is a machine's RAM in bytes.
+type memory int64
+
+func (f *memory) set(text string) error {
+	n, err := Size(text)
+	if err != nil || n < 256<<20 {
+		return errors.New("want a size of 256M or more, such as 2G")
+	}
+	*f = memory(n)
+	return nil
+}
+
+func (f *memory) amount() int64 { return int64(*f) }
+
+// Size reads a number of bytes with an optional K, M, G or T of powers of 1024.
+func Size(s string) (int64, error) {
+	shift := 0
+	if i := len(s) - 1; i > 0 {
+		if k := strings.IndexByte("KMGT", s[i]); k >= 0 {
+			s, shift = s[:i], 10*(k+1)
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > (1<<62)>>shift {
+		return 0, fmt.Errorf("bad size %q", s)
+	}
+	return n << shift, nil
+}
+
+// halfTheMemory is that of the host, in whole MiB, and enough for a machine.
+func halfTheMemory() (string, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return "", fmt.Errorf("sysinfo: %w", err)
+	}
+	half := uint64(info.Totalram) * uint64(info.Unit) / 2
+	return fmt.Sprintf("%dM", max(half>>20, 256)), nil
+}
+
+type cpus int
+
+func (f *cpus) set(text string) error {
+	if text == "all" {
+		*f = cpus(runtime.NumCPU())
+		return nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 255 {
+		return errors.New("want all, or a number from 1 to 255")
+	}
+	*f = cpus(n)
+	return nil
+}
+
+func (f *cpus) amount() int64 { return int64(*f) }
+
+type keep fs.Keep
+
+func (f *keep) set(text string) error {
+	k, err := fs.ParseKeep(text)
+	*f = keep(k)
+	return err
+}
+
+// connected is a duration, or negative until a signal.
+type connected time.Duration
+
+func (f *connected) set(text string) error {
+	if text == "until-signal" {
+		*f = -1
+		return nil
+	}
+	d, err := Duration(text)
+	if err != nil || d < 0 {
+		return errors.New("want until-signal, a duration such as 90s or 10m, or 0")
+	}
+	*f = connected(d)
+	return nil
+}
+
+func connectedHere() (string, error) {
+	if os.Getenv("CI") == "true" {
+		return "0", nil
+	}
+	return "until-signal", nil
+}
+
+// path is the name of a file, with a leading ~/ for the home directory. What
+// a process of any working directory is to find is absolute.
+type path struct {
+	to       *string
+	relative bool
+}
+
+func (f path) set(text string) error {
+	name, err := home.Expand(text)
+	if err != nil {
+		return err
+	}
+	if !f.relative && !filepath.IsAbs(name) {
+		return errors.New("want an absolute path, or one that begins with ~/")
+	}
+	*f.to = name
+	return nil
+}
+
+// words are names of variables, of which some may have their values.
+type words []string
+
+func (f *words) set(text string) error {
+	list, err := fs.SplitWords(text)
+	if err != nil {
+		return err
+	}
+	for i, w := range list {
+		if name, _, _ := strings.Cut(w, "="); !validName(name) {
+			return fmt.Errorf("word %d is not NAME or NAME=VALUE: want names of variables, with blanks between them", i+1)
+		}
+	}
+	*f = list
+	return nil
+}
+
+// address is an orchestrator's URL.
+type address string
+
+func (f *address) set(text string) error {
+	if _, err := orchestrator.ParseURL(text); err != nil {
+		return err
+	}
+	*f = address(text)
+	return nil
+}
+
+// show is a value as an error has it.
+func show(text string) string {
+	if strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) || len(text) > 100 {
+		return fmt.Sprintf("%.100q", text)
+	}
+	return text
+}

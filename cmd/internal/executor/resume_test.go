@@ -1,0 +1,105 @@
+package executor
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/fs"
+)
+
+// A queued run that another process takes over is the one that was asked for,
+// whatever that process's own configuration is; one with secrets, whose values
+// no file has, is not run with others.
+func TestRequest(t *testing.T) {
+	ctx, top := t.Context(), t.TempDir()
+	for _, args := range [][]string{{"init", "-q"}, {"-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one"}} {
+		cmd := exec.Command("git", append([]string{"-C", top}, args...)...)
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v\n%s", args, err, out)
+		}
+	}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	rp, err := repo.Open(ctx, top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit, tree, err := rp.Resolve(ctx, "HEAD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	queued := func(set map[string]string) *config.Config {
+		t.Helper()
+		c, err := config.Load(ctx, rp, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := fs.OpenStore(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close() // as after a kill
+		e := &Executor{Context: ctx, Repo: rp, Store: s, Config: c}
+		req := Request{Commit: commit, Tree: tree, Targets: []string{"lint", "test"}, Config: c}
+		if _, _, err := e.create(req, replay.Key(c, commit, tree, req.Targets), true); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	resume := func() (Request, error) {
+		t.Helper()
+		s, err := fs.OpenStore(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		runs, err := s.Resume()
+		if err != nil || len(runs) != 1 {
+			t.Fatalf("Resume = %v, %v, want one run", runs, err)
+		}
+		defer runs[0].Discard()
+		e := &Executor{Context: ctx, Repo: rp, Store: s, Log: slog.New(slog.DiscardHandler)}
+		return e.request(ctx, runs[0])
+	}
+	want := queued(map[string]string{"CI_NET": "all", "CI_MATCH": "tree", "CI_TIMEOUT": "2h", "CI_MEMORY": "512M", "CI_CPUS": "1", "CI_MAXAGE": "1d",
+		"CI_RUNS": "1", "CI_ENV": "A=b"})
+	t.Setenv("CI_NET", "none")
+	t.Setenv("CI_TIMEOUT", "5m")
+	if err := os.WriteFile(filepath.Join(top, ".env"), []byte("CI_MEMORY=256M\nCI_ENV=B=c\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got, err := resume()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(got.Config.Attrs()) != fmt.Sprint(want.Attrs()) || got.Commit != commit || got.Tree != tree || fmt.Sprint(got.Targets) != "[lint test]" {
+		t.Errorf("taken over: %+v of %v, want %v", got, got.Config.Attrs(), want.Attrs())
+	}
+
+	queued(map[string]string{"CI_SECRETS": "TOKEN=hunter2hunter2"})
+	t.Setenv("TOKEN", "another's token")
+	err = filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if text, err := os.ReadFile(name); err != nil || strings.Contains(string(text), "hunter2") {
+			t.Errorf("%s has the secret: %q, %v", name, text, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := resume(); err == nil || !strings.Contains(err.Error(), "the values of its secrets went with the process that had taken it") {
+		t.Errorf("with secrets: %v", err)
+	}
+}
