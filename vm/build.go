@@ -157,9 +157,16 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 	if os.Getuid() != 0 {
 		mode = "unshare"
 	}
-	cmd := exec.CommandContext(ctx, "mmdebstrap", bootstrapArgs(mode, host.options)...)
+	args := bootstrapArgs(mode)
+	if len(host.options) > 0 {
+		// Not as --aptopt: a proxy's URL may have a password, and
+		// everybody reads a process's arguments.
+		args = append([]string{`--setup-hook=printf %s "$HOST_APT" >>"$1/etc/apt/apt.conf.d/99mmdebstrap"`}, args...)
+	}
+	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 	cmd.Dir = tmp
 	cmd.Env = append(os.Environ(), fmt.Sprint("SOURCE_DATE_EPOCH=", epoch), "CORE_OS_UUID="+rootUUID,
+		"HOST_APT="+strings.Join(append(host.options, ""), "\n"),
 		"LC_ALL=C", "PATH="+os.Getenv("PATH")+":"+sbin)
 	cmd.Stdin = strings.NewReader(host.list())
 	stderr, err := cmd.StderrPipe()
@@ -192,15 +199,12 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 }
 
 // bootstrapArgs are mmdebstrap's: what they make of the same packages does
-// not depend on mode, nor on options, which are apt's.
-func bootstrapArgs(mode string, options []string) []string {
+// not depend on mode.
+func bootstrapArgs(mode string) []string {
 	args := []string{
 		"--mode=" + mode, "--variant=apt", "--format=null", "--architectures=amd64",
 		"--include=" + strings.Join(packages, ","),
 		`--aptopt=APT::Install-Recommends "false"`,
-	}
-	for _, o := range options {
-		args = append(args, "--aptopt="+strings.TrimSuffix(o, ";"))
 	}
 	for _, d := range []string{"man", "doc", "info", "locale"} {
 		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+d+"/*")

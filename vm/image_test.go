@@ -259,6 +259,31 @@ func TestWaitForBuild(t *testing.T) {
 	}
 }
 
+// A proxy of the host's may have a password in its URL: apt gets it, and the
+// arguments of no process do.
+func TestEnsureImageProxy(t *testing.T) {
+	dir := t.TempDir()
+	cache, _ := bootstrapper(t, `
+echo "$*" >`+dir+`/args
+mkdir -p `+dir+`/etc/apt/apt.conf.d
+for a; do
+	case $a in
+	--setup-hook=*) sh -c "${a#*=}" hook `+dir+` ;;
+	esac
+done`)
+	t.Setenv("http_proxy", "http://bob:hunter2@proxy.example.org:3128")
+	if _, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Cache: cache}); err != nil {
+		t.Fatal(err)
+	}
+	conf, err := os.ReadFile(filepath.Join(dir, "etc/apt/apt.conf.d/99mmdebstrap"))
+	if err != nil || !strings.Contains(string(conf), "Acquire::http::Proxy ") { // the environment's, or the host's own
+		t.Errorf("apt's configuration is %q, %v", conf, err)
+	}
+	if args, err := os.ReadFile(filepath.Join(dir, "args")); err != nil || !strings.Contains(string(args), "--setup-hook=") || strings.Contains(string(args), "hunter2") {
+		t.Errorf("mmdebstrap's arguments are %q, %v", args, err)
+	}
+}
+
 func TestCollectImages(t *testing.T) {
 	cache, _ := bootstrapper(t, "")
 	img, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Cache: cache})
