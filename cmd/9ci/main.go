@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -48,6 +49,9 @@ func commands() []command {
 }
 
 func main() {
+	if !filepath.IsAbs(os.Getenv("TMPDIR")) {
+		os.Unsetenv("TMPDIR") // nothing of ours is kept, or collected, in the working directory
+	}
 	ctx, stop := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
