@@ -77,7 +77,7 @@ repository has none yet.
 A variable comes from the environment, then from .env at the top of the work
 tree, then from ~/.config/9ci/env. An empty one stands for the default.
 
-Any source sets these, a .env that git tracks too, within the limits below:
+Any source sets these, a .env that git tracks too, within the CI_MAX_ limits:
 
 	CI_NET           build            network for prepare-runtime, base-image and post-test; all: for the test too; none
 	CI_MATCH         commit           what is run and replayed; tree: any commit of the same tree

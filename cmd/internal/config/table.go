@@ -156,7 +156,7 @@ var groups = []struct {
 	of   scope
 	text string
 }{
-	{repository, "Any source sets these, a .env that git tracks too, within the limits below:"},
+	{repository, "Any source sets these, a .env that git tracks too, within the CI_MAX_ limits:"},
 	{own, "These a .env that git tracks does not set:"},
 	{trust, "These say whom to trust. A .env comes last, and one that git tracks does not set them:"},
 	{limit, "These limit what a .env that git tracks asks for. No .env sets them:"},
