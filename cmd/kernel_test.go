@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"9ci/cmd/internal/home"
 	"9ci/vm"
 )
 
@@ -22,7 +23,11 @@ func TestKernelClient(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go test -c: %v\n%s", err, out)
 	}
-	image, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Progress: os.Stderr})
+	cache, err := home.Cache()
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Cache: cache, Progress: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,6 +37,7 @@ func TestKernelClient(t *testing.T) {
 		Mk:     filepath.Join(bin, "mk"),
 		Memory: 1 << 30,
 		CPUs:   1,
+		Cache:  cache,
 		Shares: []vm.Share{{Tag: "test", Dir: dir, Target: "/n/test", ReadOnly: true}},
 	})
 	if err != nil {
