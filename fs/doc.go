@@ -6,7 +6,8 @@ tree shows.
 A Node names a file and holds nothing. A File is an open Node and must be
 closed. Every door (9P2000, 9P2000.L, SFTP, io/fs) serves Nodes and knows
 nothing of runs. A Store keeps the runs of one namespace; NewTree is the tree
-of a Store; Namespaces are several trees under one root.
+of a Store; Namespaces are several trees under one root, each at its namespace
+as [CleanNamespace] has it: host/owner/repo, or local/NAME.
 
 # The tree: ci(4)
 

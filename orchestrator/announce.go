@@ -66,8 +66,6 @@ func (a *Announce) check() error {
 	if err := checkExecutor(a.Name); err != nil {
 		return err
 	}
-	slices.Sort(a.Namespaces)
-	a.Namespaces = slices.Compact(a.Namespaces)
 	switch {
 	case len(a.Namespaces) == 0:
 		return errors.New("an announcement names no namespace")
@@ -76,11 +74,15 @@ func (a *Announce) check() error {
 	case len(a.Address) > maxAddress || !utf8.ValidString(a.Address) || strings.ContainsFunc(a.Address, func(r rune) bool { return r == ' ' || unicode.IsControl(r) }):
 		return fmt.Errorf("address %q: want host:port", a.Address)
 	}
-	for _, ns := range a.Namespaces {
-		if err := checkNamespace(ns); err != nil {
+	clean := make([]string, len(a.Namespaces))
+	for i, ns := range a.Namespaces {
+		var err error
+		if clean[i], err = fs.CleanNamespace(ns); err != nil {
 			return err
 		}
 	}
+	slices.Sort(clean)
+	a.Namespaces = slices.Compact(clean)
 	return nil
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
 )
 
 // dialTimeout is for a connection to be made and authenticated.
@@ -107,11 +109,10 @@ func (c *Conn) parse(rawURL string) error {
 	if name := u.User.Username(); name != "" {
 		c.user = name
 	}
-	c.namespace = strings.Trim(u.Path, "/")
-	if c.namespace != "" {
-		return checkNamespace(c.namespace)
+	if ns := strings.Trim(u.Path, "/"); ns != "" {
+		c.namespace, err = fs.CleanNamespace(ns)
 	}
-	return nil
+	return err
 }
 
 // Namespace returns the one that the URL names, or "".

@@ -5,13 +5,11 @@ import (
 	"path"
 	"strings"
 	"unicode/utf8"
+
+	"9ci/fs"
 )
 
-const (
-	maxName      = 255 // bytes of a path element, as Linux has it
-	maxElements  = 16  // of a namespace: GitLab allows 20 subgroups, nobody uses them
-	maxNamespace = 1024
-)
+const maxName = 255 // bytes of a path element, as Linux has it
 
 // validName reports whether s may name an entry of a tree that we carry, in
 // either direction.
@@ -39,31 +37,6 @@ func checkExecutor(name string) error {
 	return nil
 }
 
-// checkNamespace returns why ns cannot be a namespace: host/owner/repo, with
-// two or more elements after the host, or local/NAME.
-func checkNamespace(ns string) error {
-	bad := func(why string) error { return fmt.Errorf("namespace %q: %s", ns, why) }
-	if len(ns) > maxNamespace {
-		return fmt.Errorf("namespace of %d bytes: at most %d", len(ns), maxNamespace)
-	}
-	elems := strings.Split(ns, "/")
-	for _, e := range elems {
-		if !validName(e) || strings.ContainsAny(e, " '\"*?[\\") {
-			return bad("want host/owner/repo")
-		}
-	}
-	switch {
-	case elems[0] == "local" && len(elems) == 2:
-	case len(elems) < 3:
-		return bad("want host/owner/repo")
-	case len(elems) > maxElements:
-		return bad("too deep")
-	case strings.ToLower(elems[0]) != elems[0]:
-		return bad("the host is in lower case")
-	}
-	return nil
-}
-
 // A pattern matches namespaces: path.Match for each element, and a last element
 // "..." for whatever follows.
 type pattern string
@@ -74,7 +47,7 @@ func parsePattern(s string) (pattern, error) {
 			return "", fmt.Errorf("namespace pattern %q: want host/owner/repo, with * in an element or ... at the end", s)
 		}
 	}
-	return pattern(s), nil
+	return pattern(fs.FoldNamespace(s)), nil
 }
 
 func (p pattern) match(ns string) bool {

@@ -67,7 +67,7 @@ func TestOpenSSHCommands(t *testing.T) {
 		{"cat /ci/" + testCommit + "/stdout n/laptop.9/ci/3f2a9c1d0b7e.2/stdout", "ok 3f2a9c1d0b7e.1\nok 3f2a9c1d0b7e.2\n", "", 0},
 		{"cat " + hello + "/ci/last/artifacts/size", "42\n", "", 0},
 		{"cat namespace=" + hello + " ci/last/artifacts/size", "42\n", "", 0},
-		{"cat namespace=" + hello + "/status ci/last/artifacts/size", "", "not a directory", 1},
+		{"cat namespace=" + hello + "/status ci/last/artifacts/size", "", "file not found", 1},
 		{"cat namespace=ci ci/last/artifacts/size", "", "file not found", 1},
 		{"cat namespace=github.com/o/x ci/last/artifacts/size", "", "file not found", 1},
 		{"cat artifacts/" + testScore + "/link", "42\n", "", 0},

@@ -89,7 +89,8 @@ var homeNames = []string{"ci", "n", "artifacts", "find"}
 
 // walkHome walks to a name in the namespace home.
 func (s *spaceDir) walkHome(ctx context.Context, home, name string) (fs.Node, error) {
-	if checkNamespace(home) != nil {
+	home, err := fs.CleanNamespace(home)
+	if err != nil {
 		return nil, iofs.ErrNotExist
 	}
 	return fs.Walk(ctx, s, home+"/"+name)

@@ -55,8 +55,8 @@ func (v *view) root() *spaceDir { return &spaceDir{v: v} }
 // first executor finds nothing there, and may wait for others.
 func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	aname = strings.Trim(aname, "/")
-	if checkNamespace(aname) == nil && v.mayRead(aname) {
-		return &spaceDir{v: v, path: aname, entered: true}, nil
+	if ns, err := fs.CleanNamespace(aname); err == nil && v.mayRead(ns) {
+		return &spaceDir{v: v, path: ns, entered: true}, nil
 	}
 	return asDir(fs.Walk(ctx, v.root(), aname))
 }

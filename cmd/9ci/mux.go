@@ -212,6 +212,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 		return place{}, "", err
 	}
 	namespace, rest := splitNamespace(strings.Trim(u.Path, "/"))
+	namespace = fs.FoldNamespace(namespace)
 	dial := *u
 	dial.Path = ""
 	opts, err := dialOptions(key)
@@ -238,8 +239,7 @@ func splitNamespace(path string) (namespace, rest string) {
 		if i < 3 {
 			continue
 		}
-		switch e {
-		case "ci", "n", "artifacts", "find", "status", "event":
+		if fs.InNamespace(e) {
 			return strings.Join(elems[:i], "/"), strings.Join(elems[i:], "/")
 		}
 	}
