@@ -54,10 +54,10 @@ func (d *daemon) write(ctx context.Context, path, line string) (string, error) {
 // signal cancels the run; our exit status is the run's.
 func (d *daemon) hand(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
 	defer d.close()
-	if _, err := d.write(ctx, "ctl", "repo "+fs.Quote(rp.Top)); err != nil {
+	ns, err := d.write(ctx, "ctl", "repo "+fs.Quote(rp.Top))
+	if err != nil {
 		return exitError, fmt.Errorf("daemon: %w", err)
 	}
-	ns := rp.Namespace(ctx)
 	line := []string{"run"}
 	if req.Force {
 		line = append(line, "force=1")

@@ -36,6 +36,21 @@ the machine itself where there is none; every target below
 /var/run/ci/artifacts; and post-test. Targets the mkfile does not have are
 skipped, but for test.
 
+A repository decides nothing about the host. Git says whose it may be: one that
+another user owns is refused, unless the user's safe.directory has it, and so
+is a bare repository that lies in a work tree, or a work tree that core.worktree
+puts where another is. No program that its configuration, attributes or hooks
+name is run on the host; a file that a filter would change counts as dirty by
+its stat.
+
+Its namespace is host/owner/repo, of the URL of its remote origin after the
+user's url.*.insteadOf: the host in lower case, and the path too at forges that
+ignore case, without user, password, port or .git. A URL with a ?, a #, another
+@, or else no such form, names none, as a path does. Without one it is
+local/NAME-XXXXXXXX: the directory's name, and eight digits of the SHA-256 of
+the key's fingerprint, a newline and the path of the git directory. Others see
+that at an orchestrator only where a grant names it.
+
 Flags of run:
 
 	-f  run, even if a replay exists
@@ -50,8 +65,8 @@ Flags of run:
 	-D  trace 9P messages to standard error
 
 Serve is the daemon: it runs one revision at a time, of any number of
-repositories, which it takes up with the line repo PATH written to its ctl and
-keeps across restarts. ADDR is unix!PATH or tcp!HOST!PORT, the latter on the
+repositories, which it takes up with the line repo PATH written to its ctl,
+answered by the namespace, and keeps across restarts. ADDR is unix!PATH or tcp!HOST!PORT, the latter on the
 loopback alone; without one it posts $NAMESPACE/9ci. With -root it serves a
 directory read-only instead.
 
@@ -148,6 +163,7 @@ the run short.
 
 # See also
 
-go doc 9ci/fs, go doc 9ci/cmd/mk, go doc 9ci/cmd/orchestrator
+go doc 9ci/fs, go doc 9ci/cmd/mk, go doc 9ci/cmd/orchestrator; safe.directory
+in git-config(1)
 */
 package main

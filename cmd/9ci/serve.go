@@ -150,7 +150,7 @@ func newServer(ctx context.Context) (*server, error) {
 		return nil, err
 	}
 	for _, top := range tops {
-		if err := s.add(ctx, top); err != nil {
+		if _, err := s.add(ctx, top); err != nil {
 			s.log.Error("repository", "path", top, "err", err)
 		}
 	}
@@ -185,45 +185,49 @@ func repos() ([]string, error) {
 	return strings.FieldsFunc(string(text), func(c rune) bool { return c == '\n' }), nil
 }
 
-// add serves the repository at path, if it does not do so already.
-func (s *server) add(ctx context.Context, path string) error {
+// add serves the repository at path, if it does not do so already, and returns
+// its namespace.
+func (s *server) add(ctx context.Context, path string) (string, error) {
 	if !filepath.IsAbs(path) {
-		return fmt.Errorf("repo %s: want an absolute path", path)
+		return "", fmt.Errorf("repo %s: want an absolute path", path)
 	}
 	if strings.ContainsRune(path, '\n') { // the list of them has one a line
-		return fmt.Errorf("repo %q: a path with a newline cannot be kept: rename the directory", path)
+		return "", fmt.Errorf("repo %q: a path with a newline cannot be kept: rename the directory", path)
 	}
 	rp, err := repo.Open(ctx, path)
 	if err != nil {
-		return err
+		return "", err
 	}
-	ns := rp.Namespace(ctx)
+	c, err := config.Load(ctx, rp, nil)
+	if err != nil {
+		return "", err
+	}
+	ns, err := namespace(rp, c)
+	if err != nil {
+		return "", err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h, ok := s.hosts[ns]; ok {
 		if h.Repo.Top == rp.Top {
-			return nil
+			return ns, nil
 		}
 		// Another clone of the same repository: the one last named has
 		// the revisions that are asked for.
 		h.SetRepo(rp)
-		return s.save()
-	}
-	c, err := config.Load(ctx, rp, nil)
-	if err != nil {
-		return err
+		return ns, s.save()
 	}
 	log := s.log.With("repo", ns)
 	h, err := newHost(s.ctx, rp, c, "daemon", &s.queue, log, func(format string, args ...any) {
 		log.Info(fmt.Sprintf(format, args...))
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
 	h.mux.export(s.ctx)
 	s.trees.Add(ns, h.Tree())
 	s.hosts[ns] = h
-	return s.save()
+	return ns, s.save()
 }
 
 // save writes the list of repositories. The caller holds s.mu.
@@ -254,7 +258,7 @@ func (s *server) command(ctx context.Context, line string) (string, error) {
 	if len(words) != 2 || words[0] != "repo" {
 		return "", errors.New("want repo PATH")
 	}
-	return "", s.add(ctx, words[1])
+	return s.add(ctx, words[1])
 }
 
 // status is the daemon's own: the runs of all its repositories are counted.

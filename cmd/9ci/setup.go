@@ -43,7 +43,7 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 	if err != nil {
 		return nil, err
 	}
-	ns := r.Namespace(ctx)
+	ns := r.Namespace(sign.Fingerprint(key.PublicKey()))
 	state, err := home.State()
 	if err != nil {
 		return nil, err
@@ -105,6 +105,18 @@ func (h *host) Close() {
 	if err := h.Executor.Store.Close(); err != nil {
 		h.Say("%v", err)
 	}
+}
+
+// namespace returns the namespace of a repository at an executor so configured.
+func namespace(r *repo.Repo, c *config.Config) (string, error) {
+	if ns, ok := r.Origin(); ok {
+		return ns, nil
+	}
+	key, err := sign.LoadKey(c.Key)
+	if err != nil {
+		return "", err
+	}
+	return r.Namespace(sign.Fingerprint(key.PublicKey())), nil
 }
 
 // signers are those whose runs are replayed. r may be nil: there is no

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
 	"9ci/proto/ninep"
@@ -30,7 +31,17 @@ type place struct {
 func places(ctx context.Context, addr string) ([]place, error) {
 	anames := []string{""}
 	if r, err := repo.Open(ctx, "."); err == nil {
-		anames = []string{r.Namespace(ctx), ""}
+		ns, ok := r.Origin()
+		if !ok { // then our key is part of it
+			c, err := config.Load(ctx, r, nil)
+			if err != nil {
+				return nil, err
+			}
+			if ns, err = namespace(r, c); err != nil {
+				return nil, err
+			}
+		}
+		anames = []string{ns, ""}
 	}
 	addrs := []string{addr}
 	if addr == "" {

@@ -1,12 +1,15 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Ref is the name under which a bundle holds the revision.
@@ -20,110 +23,170 @@ const Ref = "refs/9ci/run"
 // The bundle of a shallow clone ends where the clone does; who fetches from it
 // needs the clone's list of ends, which Bundle leaves in file.shallow.
 // Submodules and Git LFS files are refused, never left as pointers.
+//
+// A run's log tells the error to all who may read the run, so it repeats nothing
+// of git's words: those may quote a file that the repository leads git to.
 func (r *Repo) Bundle(ctx context.Context, commit string, squash bool, file string) (string, error) {
-	if err := r.whole(ctx, commit); err != nil {
+	head, err := r.bundle(ctx, commit, squash, file)
+	if failed, ok := errors.AsType[*gitError](err); ok {
+		why := "git fsck in the repository says why"
+		switch {
+		case r.partial:
+			why = "the clone is partial, and objects are missing: make one without --filter"
+		case strings.Contains(strings.ToLower(failed.words), syscall.ENOSPC.Error()):
+			why = syscall.ENOSPC.Error()
+		}
+		err = fmt.Errorf("git %s: %w: %s", failed.command, failed.err, why)
+	}
+	return head, err
+}
+
+func (r *Repo) bundle(ctx context.Context, commit string, squash bool, file string) (string, error) {
+	id, tree, err := r.commit(ctx, commit)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", commit, err)
+	}
+	commit = id
+	if err := r.whole(ctx, tree); err != nil {
 		return "", err
 	}
-	// A bare repository of its own borrows the objects: refs can be made in
+	// A bare repository of our own borrows the objects: refs can be made in
 	// it, and neither hooks nor configuration of r's are in force.
 	tmp, err := os.MkdirTemp(filepath.Dir(file), ".bundle")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	t := &Repo{Top: tmp, GitDir: tmp, Bare: true}
-	init := []string{"init", "--quiet", "--bare", "--template="}
-	if len(commit) == 64 {
-		init = append(init, "--object-format=sha256")
-	}
-	if _, err := t.git(ctx, init...); err != nil {
+	if err := r.borrower(tmp); err != nil {
 		return "", err
 	}
-	alternates := filepath.Join(tmp, "objects/info/alternates")
-	if err := os.MkdirAll(filepath.Dir(alternates), 0o777); err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(alternates, []byte(filepath.Join(r.GitDir, "objects")+"\n"), 0o666); err != nil {
-		return "", err
-	}
-	shallow, err := os.ReadFile(filepath.Join(r.GitDir, "shallow"))
-	if err == nil {
-		err = errors.Join(os.WriteFile(filepath.Join(tmp, "shallow"), shallow, 0o666),
-			os.WriteFile(file+".shallow", shallow, 0o666))
-	} else if errors.Is(err, os.ErrNotExist) {
-		err = nil
+	shallow, err := r.shallow()
+	if err == nil && shallow != "" {
+		err = errors.Join(os.WriteFile(filepath.Join(tmp, "shallow"), []byte(shallow), 0o600),
+			os.WriteFile(file+".shallow", []byte(shallow), 0o666))
 	}
 	if err != nil {
 		return "", err
 	}
-	refs := []string{Ref}
+	env := append(ownEnv(), "GIT_DIR="+tmp)
+	var refs, updates bytes.Buffer
+	ref := func(id, name string) {
+		fmt.Fprintln(&refs, name)
+		fmt.Fprintf(&updates, "create %s\x00%s\x00", name, id)
+	}
 	if squash {
-		if commit, err = t.squash(ctx, commit); err != nil {
+		if commit, err = squashed(ctx, env, tmp, tree); err != nil {
 			return "", err
 		}
-	} else if len(shallow) == 0 {
-		tags, err := r.git(ctx, "for-each-ref", "--merged", commit, "--format=%(objectname) %(refname)", "refs/tags")
-		if err != nil {
-			return "", err
+	} else if shallow == "" {
+		tag := func(line string) error {
+			id, name, _ := strings.Cut(line, " ")
+			ref(id, name)
+			return nil
 		}
-		for line := range strings.Lines(tags) {
-			id, name, _ := strings.Cut(strings.TrimSpace(line), " ")
-			if name == "" {
-				continue
-			}
-			if _, err := t.git(ctx, "update-ref", name, id); err != nil {
-				return "", err
-			}
-			refs = append(refs, name)
+		if err := r.each(ctx, '\n', tag, "for-each-ref", "--merged="+commit, "--format=%(objectname) %(refname)", "refs/tags"); err != nil {
+			return "", err
 		}
 	}
-	if _, err := t.git(ctx, "update-ref", Ref, commit); err != nil {
+	ref(commit, Ref)
+	if err := run(ctx, tmp, env, &updates, io.Discard, "update-ref", "-z", "--stdin"); err != nil {
 		return "", err
 	}
-	_, err = t.git(ctx, append([]string{"bundle", "create", "--quiet", file}, refs...)...)
-	return commit, err
+	return commit, run(ctx, tmp, env, &refs, io.Discard, "bundle", "create", "--quiet", file, "--stdin")
 }
 
-// squash makes a commit of the tree of commit that depends on nothing else.
-func (r *Repo) squash(ctx context.Context, commit string) (string, error) {
-	cmd := r.command(ctx, "commit-tree", "-m", "9ci", commit+"^{tree}")
+// borrower makes dir a bare repository without refs that has r's objects.
+func (r *Repo) borrower(dir string) error {
+	var err error
+	for _, d := range []string{"refs", "objects", "objects/info"} {
+		err = errors.Join(err, os.Mkdir(filepath.Join(dir, d), 0o700))
+	}
+	for name, text := range map[string]string{
+		"HEAD":                    "ref: refs/heads/none\n",
+		"config":                  r.config(true, false),
+		"objects/info/alternates": r.objects() + "\n",
+	} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	return err
+}
+
+// squashed makes a commit of tree that depends on nothing else.
+func squashed(ctx context.Context, env []string, dir, tree string) (string, error) {
+	env = append([]string(nil), env...)
 	for _, who := range []string{"AUTHOR", "COMMITTER"} {
-		cmd.Env = append(cmd.Env, "GIT_"+who+"_NAME=9ci", "GIT_"+who+"_EMAIL=9ci@localhost", "GIT_"+who+"_DATE=1000000000 +0000")
+		env = append(env, "GIT_"+who+"_NAME=9ci", "GIT_"+who+"_EMAIL=9ci@localhost", "GIT_"+who+"_DATE=1000000000 +0000")
 	}
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("git commit-tree: %w", err)
-	}
-	return strings.TrimSpace(string(out)), nil
+	out, err := answer(ctx, dir, env, "", "commit-tree", "-m", "9ci", tree)
+	return strings.TrimSpace(out), err
 }
 
-// whole reports why the files of commit are not all in the repository.
-func (r *Repo) whole(ctx context.Context, commit string) error {
-	// Entries of type commit are submodules (gitmodules(5)).
-	out, err := r.git(ctx, "ls-tree", "-r", "-z", "--format=%(objecttype) %(path)", commit)
-	if err != nil {
-		return err
+// shallow returns the list of a shallow clone's ends, "" where it is whole. It
+// goes into the machine, so it holds names of objects and nothing else.
+func (r *Repo) shallow() (string, error) {
+	bad := errors.New("the file shallow of the git directory is no list of commits: clone it anew")
+	name := filepath.Join(r.GitDir, "shallow")
+	fi, err := os.Stat(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", err
+	case !fi.Mode().IsRegular():
+		return "", bad
 	}
-	for _, e := range strings.Split(out, "\x00") {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		if id := strings.TrimSuffix(line, "\n"); len(id) != 40 && len(id) != 64 || strings.Trim(id, "0123456789abcdef") != "" {
+			return "", bad
+		}
+	}
+	return string(text), nil
+}
+
+// whole reports why the files of a tree are not all in the repository.
+func (r *Repo) whole(ctx context.Context, tree string) error {
+	// Entries of type commit are submodules (gitmodules(5)).
+	submodule := func(e string) error {
 		if path, ok := strings.CutPrefix(e, "commit "); ok {
 			return fmt.Errorf("%s is a submodule: this version of 9ci cannot run a repository with submodules", path)
 		}
+		return nil
+	}
+	if err := r.each(ctx, 0, submodule, "ls-tree", "-r", "-z", "--format=%(objecttype) %(path)", tree); err != nil {
+		return err
 	}
 	// A Git LFS pointer is a blob of that first line and less than 1024 bytes,
-	// under a filter that .gitattributes names. grep's status 1 is no match.
-	if _, err := r.git(ctx, "grep", "-q", "-e", "filter=lfs", commit, "--", ".gitattributes", "**/.gitattributes"); err != nil {
-		return ctx.Err()
+	// under a filter that .gitattributes names.
+	err := r.grep(ctx, tree, "filter=lfs", func(string) error { return errFound }, ".gitattributes", "**/.gitattributes")
+	if err != errFound {
+		return err
 	}
-	out, err = r.git(ctx, "grep", "-l", "-z", "-I", "-e", "^version https://git-lfs.github.com/spec/v1$", commit)
-	if err != nil {
-		return ctx.Err()
-	}
-	for _, e := range strings.Split(strings.TrimSuffix(out, "\x00"), "\x00") {
-		path := strings.TrimPrefix(e, commit+":")
-		text, err := r.File(ctx, commit, path)
-		if err == nil && len(text) < 1024 && strings.HasPrefix(text, "version https://git-lfs.github.com/spec/v1\n") {
-			return fmt.Errorf("%s is kept in Git LFS: this version of 9ci cannot run a repository with LFS files", path)
+	const first = "version https://git-lfs.github.com/spec/v1"
+	return r.grep(ctx, tree, "^"+first+"$", func(path string) error {
+		text, err := r.git(ctx, "", "cat-file", "blob", tree+":"+path)
+		switch {
+		case errors.Is(err, errTooLong) || err == nil && (len(text) >= 1024 || !strings.HasPrefix(text, first+"\n")):
+			return nil
+		case err != nil:
+			return err
 		}
+		return fmt.Errorf("%s is kept in Git LFS: this version of 9ci cannot run a repository with LFS files", path)
+	})
+}
+
+var errFound = errors.New("found")
+
+// grep calls f with the path of each file of tree that has a line of that
+// pattern.
+func (r *Repo) grep(ctx context.Context, tree, pattern string, f func(path string) error, paths ...string) error {
+	path := func(e string) error { return f(strings.TrimPrefix(e, tree+":")) }
+	err := r.each(ctx, 0, path, append([]string{"grep", "-a", "-l", "-z", "-e", pattern, tree, "--"}, paths...)...)
+	if status(err) == 1 { // grep's: there is none
+		return nil
 	}
-	return nil
+	return err
 }

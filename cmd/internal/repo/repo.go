@@ -1,10 +1,11 @@
 // Package repo asks git(1) about a repository: its revisions, its namespace,
-// and a bundle of one revision to clone from. Nothing of the repository is
-// evaluated, and no git configuration but the repository's own is read.
+// and a bundle of one revision to clone from. A repository decides nothing
+// about the host: no program that its configuration names is run, nothing in it
+// is evaluated, and whose it may be git itself says (safe.directory in
+// git-config(1)).
 package repo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,14 +16,23 @@ import (
 	"strings"
 )
 
-// A Repo is a git repository on this machine.
+// A Repo is a git repository on this machine. It is what it was when it was
+// opened.
 type Repo struct {
 	Top    string // the work tree, or the repository itself where it is bare
-	GitDir string // the common git directory, absolute
+	GitDir string // the common git directory, absolute and without symbolic links
 	Bare   bool
+
+	dir      string // the git directory of this work tree, in GitDir or GitDir itself
+	format   string // of object names: sha1 or sha256
+	reftable bool   // refs are in a reftable rather than in files
+	partial  bool   // objects may be missing
+	settings string // what is in force of the repository's configuration
+	origin   string // the URL of the remote origin: it may hold a password
 }
 
-// Open finds the repository that dir is in.
+// Open finds the repository that dir is in. It refuses what git refuses: a
+// repository that another user owns, unless safe.directory has it.
 func Open(ctx context.Context, dir string) (*Repo, error) {
 	if _, err := exec.LookPath("git"); err != nil {
 		return nil, errors.New("git is not installed: on Debian, apt-get install git")
@@ -31,97 +41,139 @@ func Open(ctx context.Context, dir string) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Repo{Top: abs}
-	// In a bare repository the last question fails, once the others are answered.
-	out, err := r.git(ctx, "rev-parse", "--path-format=absolute", "--is-bare-repository", "--git-common-dir", "--show-toplevel")
-	lines := strings.Split(out, "\n")
+	r, err := discover(ctx, abs)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.read(ctx); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// discover asks git where the repository of dir is, as the user would.
+func discover(ctx context.Context, dir string) (*Repo, error) {
+	// Without a work tree the last question fails, once the others are answered.
+	out, err := answer(ctx, dir, userEnv(), "", "rev-parse", "--path-format=absolute",
+		"--show-object-format", "--is-bare-repository", "--git-dir", "--git-common-dir", "--show-toplevel")
+	a := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	var failed *gitError
 	switch {
-	case len(lines) >= 2 && lines[0] == "true":
-		return &Repo{Top: lines[1], GitDir: lines[1], Bare: true}, nil
-	case err != nil && strings.Contains(err.Error(), "not a git repository"):
-		return nil, fmt.Errorf("%s is not in a git repository: 9ci runs a commit, so git init and commit first", abs)
+	case err == nil && len(a) == 5:
+		r := &Repo{format: a[0], dir: a[2], GitDir: a[3], Top: a[4]}
+		if !leadsTo(filepath.Join(r.Top, ".git"), r.dir) {
+			return nil, fmt.Errorf("core.worktree of %s is %s, which has another repository or none: git config --unset core.worktree there", r.dir, r.Top)
+		}
+		return r, nil
+	case errors.As(err, &failed) && strings.HasPrefix(failed.words, "not a git repository (or any"):
+		return nil, fmt.Errorf("%s is not in a git repository: 9ci runs a commit, so git init and commit first", dir)
+	case err != nil && len(a) == 4 && a[1] == "true":
+		r := &Repo{format: a[0], dir: a[2], GitDir: a[3], Top: a[2], Bare: true}
+		if err := r.freestanding(); err != nil {
+			return nil, err
+		}
+		return r, nil
+	case err != nil && len(a) == 4 && a[1] == "false":
+		return nil, fmt.Errorf("%s is in the git directory %s: go to its work tree", dir, a[2])
 	case err != nil:
 		return nil, err
-	case len(lines) != 3:
-		return nil, fmt.Errorf("git rev-parse answered %q", out)
 	}
-	return &Repo{Top: lines[2], GitDir: lines[1]}, nil
+	return nil, fmt.Errorf("git rev-parse answered %q", out)
 }
 
-// git runs git with args and returns its output less the last newline, also
-// where it failed.
-func (r *Repo) git(ctx context.Context, args ...string) (string, error) {
-	cmd := r.command(ctx, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	out := strings.TrimSuffix(stdout.String(), "\n")
-	switch msg := strings.TrimSpace(stderr.String()); {
-	case err == nil:
-		return out, nil
-	case ctx.Err() != nil:
-		return out, ctx.Err()
-	case msg != "":
-		return out, fmt.Errorf("git %s: %s", args[0], strings.TrimPrefix(msg, "fatal: "))
-	}
-	return out, fmt.Errorf("git %s: %w", args[0], err)
-}
-
-func (r *Repo) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", r.Top,
-		"-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=" + os.DevNull}, args...)...)
-	cmd.Env = cleanEnv()
-	return cmd
-}
-
-// cleanEnv is this process's environment without what would point git at
-// another repository (a hook sets GIT_DIR and GIT_INDEX_FILE) or at
-// configuration of the host.
-func cleanEnv() []string {
-	var env []string
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "GIT_") {
-			env = append(env, v)
+// freestanding refuses a bare repository that lies in a work tree: a commit can
+// hold one, with a configuration of its author's.
+func (r *Repo) freestanding() error {
+	for d := r.dir; d != filepath.Dir(d); {
+		d = filepath.Dir(d)
+		link := filepath.Join(d, ".git")
+		if _, err := os.Lstat(link); err == nil && !leadsTo(link, r.dir) {
+			return fmt.Errorf("%s is a bare repository in the work tree %s, which may have brought it along: git clone it to another place", r.dir, d)
 		}
 	}
-	return append(env, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_TERMINAL_PROMPT=0",
-		"GIT_OPTIONAL_LOCKS=0", "GIT_NO_LAZY_FETCH=1", "LC_ALL=C")
+	return nil
+}
+
+// leadsTo reports whether link, the .git of a work tree, is the git directory
+// dir, or a file that names it (gitrepository-layout(5)).
+func leadsTo(link, dir string) bool {
+	fi, err := os.Stat(link)
+	if err != nil {
+		return false
+	}
+	if fi.Mode().IsRegular() && fi.Size() < maxWords {
+		text, err := os.ReadFile(link)
+		if err != nil {
+			return false
+		}
+		name := strings.TrimRight(strings.TrimPrefix(string(text), "gitdir: "), "\r\n")
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(filepath.Dir(link), name)
+		}
+		if fi, err = os.Stat(name); err != nil {
+			return false
+		}
+	}
+	to, err := os.Stat(dir)
+	return err == nil && os.SameFile(fi, to)
 }
 
 // Resolve returns the commit that rev names, and its tree.
 func (r *Repo) Resolve(ctx context.Context, rev string) (commit, tree string, err error) {
-	out, err := r.git(ctx, "rev-list", "--max-count=1", "--no-commit-header", "--format=%H %T", "--end-of-options", rev+"^{commit}", "--")
-	if err == nil {
-		var ok bool
-		if commit, tree, ok = strings.Cut(out, " "); !ok {
-			return "", "", fmt.Errorf("git rev-list answered %q", out)
-		}
-		return commit, tree, nil
+	commit, tree, err = r.commit(ctx, rev)
+	if !errors.Is(err, errNoCommit) {
+		return commit, tree, err
 	}
-	if ctx.Err() != nil {
-		return "", "", ctx.Err()
-	}
-	if _, err := r.git(ctx, "rev-parse", "--verify", "--quiet", "HEAD^{commit}"); err != nil {
+	if _, err := r.git(ctx, "", "rev-parse", "--verify", "--quiet", "HEAD"); status(err) == 1 {
 		return "", "", fmt.Errorf("%s has no commits yet: commit something first", r.Top)
 	}
 	return "", "", fmt.Errorf("unknown revision %s: git log shows the revisions that %s has", rev, r.Top)
 }
 
+var errNoCommit = errors.New("no such commit")
+
+// commit is Resolve that reports errNoCommit. The commit itself is read, which
+// git then checks against its name: a commit-graph may say what it likes.
+func (r *Repo) commit(ctx context.Context, rev string) (commit, tree string, err error) {
+	if strings.ContainsAny(rev, "\n\x00") {
+		return "", "", errNoCommit
+	}
+	out, err := r.git(ctx, rev+"^{commit}\n", "cat-file", "--batch")
+	if err != nil {
+		return "", "", err
+	}
+	head, body, _ := strings.Cut(out, "\n")
+	var kind string
+	var size int
+	if n, _ := fmt.Sscanf(head, "%s %s %d", &commit, &kind, &size); n != 3 || kind != "commit" || size < 0 || size != len(body)-1 {
+		return "", "", errNoCommit
+	}
+	first, _, _ := strings.Cut(body, "\n")
+	tree, ok := strings.CutPrefix(first, "tree ")
+	if !ok || len(tree) != len(commit) {
+		return "", "", fmt.Errorf("git cat-file answered %q for %s", first, rev)
+	}
+	return commit, tree, nil
+}
+
 // Ancestors returns commit and the commits it descends from, nearest first,
 // at most n.
 func (r *Repo) Ancestors(ctx context.Context, commit string, n int) ([]string, error) {
-	out, err := r.git(ctx, "rev-list", "--topo-order", fmt.Sprintf("--max-count=%d", n), commit)
+	out, err := r.git(ctx, "", "rev-list", "--topo-order", fmt.Sprintf("--max-count=%d", n), "--end-of-options", commit)
 	return strings.Fields(out), err
 }
 
 // Dirty counts the files that a run of HEAD does not see: changed, staged or
-// untracked.
+// untracked. A submodule counts where another commit of it is checked out: git
+// would look into its files by its own configuration.
 func (r *Repo) Dirty(ctx context.Context) (int, error) {
 	if r.Bare {
 		return 0, nil
 	}
-	out, err := r.git(ctx, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all")
-	return strings.Count(out, "\x00"), err
+	n := 0
+	count := func(string) error { n++; return nil }
+	err := r.each(ctx, 0, count, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=dirty")
+	return n, err
 }
 
 // Tracked reports whether the file of that name at the top of the work tree is
@@ -136,13 +188,13 @@ func (r *Repo) Tracked(ctx context.Context, name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	index, err := r.git(ctx, "ls-files", "-z", "--", ":(top,glob)*", ":(top,literal)"+name)
+	index, err := r.git(ctx, "", "ls-files", "-z", "--", ":(top,glob)*", ":(top,literal)"+name)
 	if err != nil {
 		return false, err
 	}
-	head, err := r.git(ctx, "ls-tree", "-z", "--name-only", "--full-tree", "HEAD")
+	head, err := r.git(ctx, "", "ls-tree", "-z", "--name-only", "--full-tree", "HEAD")
 	if err != nil {
-		if _, unborn := r.git(ctx, "rev-parse", "--verify", "--quiet", "HEAD"); unborn == nil {
+		if _, unborn := r.git(ctx, "", "rev-parse", "--verify", "--quiet", "HEAD"); unborn == nil {
 			return false, err
 		}
 	}
@@ -159,53 +211,16 @@ func (r *Repo) Tracked(ctx context.Context, name string) (bool, error) {
 
 // HasFile reports whether the tree of commit holds a file of that name.
 func (r *Repo) HasFile(ctx context.Context, commit, name string) bool {
-	_, err := r.git(ctx, "cat-file", "-e", commit+":"+name)
+	_, err := r.git(ctx, "", "cat-file", "-e", commit+":"+name)
 	return err == nil
 }
 
-// File returns the file of that name in the tree of rev.
-func (r *Repo) File(ctx context.Context, rev, name string) (string, error) {
-	return r.git(ctx, "show", "--end-of-options", rev+":"+name)
-}
-
-// Namespace returns host/owner/repo from the URL of the remote origin, or
-// local/NAME where that is a path or there is none.
-func (r *Repo) Namespace(ctx context.Context) string {
-	url, _ := r.git(ctx, "config", "--get", "remote.origin.url")
-	if ns, ok := ParseNamespace(url); ok {
-		return ns
+// File returns the file of that name in the tree of a ref, which is named in
+// full: no tag of that name counts instead. It has 16 MiB at most.
+func (r *Repo) File(ctx context.Context, ref, name string) (string, error) {
+	id, err := r.git(ctx, "", "show-ref", "--verify", "--hash", ref)
+	if err != nil {
+		return "", err
 	}
-	return "local/" + strings.TrimSuffix(filepath.Base(strings.TrimSuffix(r.Top, "/.git")), ".git")
-}
-
-// ParseNamespace returns the namespace of a remote's URL, in any of the forms
-// of git-fetch(1): the host in lower case, no user, port or .git. ok is false
-// for a path.
-func ParseNamespace(url string) (ns string, ok bool) {
-	var host, path string
-	if scheme, rest, found := strings.Cut(url, "://"); found {
-		if scheme == "file" {
-			return "", false
-		}
-		host, path, _ = strings.Cut(rest, "/")
-	} else if host, path, found = strings.Cut(url, ":"); !found || strings.Contains(host, "/") {
-		return "", false // a path; only a colon before the first slash makes it scp-like
-	}
-	if i := strings.LastIndexByte(host, '@'); i >= 0 {
-		host = host[i+1:]
-	}
-	if h, _, ok := strings.Cut(host, ":"); ok && !strings.HasPrefix(host, "[") {
-		host = h
-	}
-	path = strings.TrimSuffix(strings.Trim(path, "/"), ".git")
-	elems := strings.Split(path, "/")
-	if host == "" || len(elems) < 2 {
-		return "", false
-	}
-	for _, e := range elems {
-		if e == "" || e == "." || e == ".." || strings.ContainsFunc(e, func(c rune) bool { return c <= ' ' || c == 0x7f }) {
-			return "", false
-		}
-	}
-	return strings.ToLower(host) + "/" + path, true
+	return r.git(ctx, "", "cat-file", "blob", strings.TrimSpace(id)+":"+name)
 }

@@ -5,44 +5,30 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"9ci/cmd/internal/repo"
 )
 
-func TestParseNamespace(t *testing.T) {
-	for url, want := range map[string]string{
-		"https://github.com/alice/hello":                    "github.com/alice/hello",
-		"https://bob:secret@GitHub.com:443/alice/Hello.git": "github.com/alice/Hello",
-		"git@github.com:alice/hello.git":                    "github.com/alice/hello",
-		"ssh://git@git.example.org:2222/a/b/c.git/":         "git.example.org/a/b/c",
-		"host:a/b":                   "host/a/b",
-		"https://example.org/one":    "",
-		"https://example.org/../etc": "",
-		"https://example.org/a//b":   "",
-		"/srv/git/hello.git":         "",
-		"../hello":                   "",
-		"./a:b/c":                    "",
-		"file:///srv/git/hello":      "",
-		"":                           "",
-	} {
-		if got, ok := repo.ParseNamespace(url); got != want || ok != (want != "") {
-			t.Errorf("ParseNamespace(%q) = %q, %v, want %q", url, got, ok, want)
-		}
-	}
-}
-
 // git runs git in dir as a user with a name would.
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=a", "-c", "user.email=a@b", "-c", "protocol.file.allow=always"}, args...)...)
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+	cmd.Env = environ()
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("git %v: %v\n%s", args, err, out)
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// environ is the test's environment without what it sets for the code under
+// test.
+func environ() []string {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
+	return append(env, "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
 }
 
 func write(t *testing.T, name, text string) {
@@ -82,6 +68,23 @@ func TestResolve(t *testing.T) {
 			t.Errorf("Resolve(%q): %v, want unknown revision", rev, err)
 		}
 	}
+	for _, rev := range []string{"main\nHEAD", head + " commit -1", head + " commit 5"} {
+		if c, _, err := r.Resolve(ctx, rev); err == nil {
+			t.Errorf("Resolve(%q) = %s", rev, c)
+		}
+	}
+	git(t, dir, "remote", "add", "origin", "https://example.org/a/b")
+	git(t, dir, "update-ref", "refs/remotes/origin/main", head)
+	git(t, dir, "branch", "-q", "--set-upstream-to=origin/main", "main")
+	r, err := repo.Open(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rev := range []string{"@{upstream}", "HEAD@{0}", "v1~0", "HEAD^{/two}", head[:9]} {
+		if c, _, err := r.Resolve(ctx, rev); err != nil || len(c) != len(head) {
+			t.Errorf("Resolve(%q) = %s, %v", rev, c, err)
+		}
+	}
 	if past, err := r.Ancestors(ctx, head, 9); err != nil || len(past) != 2 || past[0] != head {
 		t.Errorf("Ancestors = %v, %v", past, err)
 	}
@@ -99,8 +102,7 @@ func TestResolve(t *testing.T) {
 	}
 	empty := t.TempDir()
 	git(t, empty, "init", "-q")
-	r, err := repo.Open(ctx, empty)
-	if err != nil {
+	if r, err = repo.Open(ctx, empty); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := r.Resolve(ctx, "HEAD"); err == nil || !strings.Contains(err.Error(), "has no commits yet") {
