@@ -86,6 +86,9 @@ func (a *Announce) check() error {
 	return nil
 }
 
+// mayNotPublish begins the reason of a refusal that the key's grant makes.
+const mayNotPublish = "this key may not publish"
+
 // announce answers requestAnnounce.
 func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
 	a, err := parseAnnounce(payload)
@@ -105,7 +108,7 @@ func (c *conn) join(ctx context.Context, a Announce, e exporter) (*member, error
 	l := c.login
 	for _, ns := range a.Namespaces {
 		if !l.grant.mayPublish(ns) {
-			return nil, fmt.Errorf("this key may not publish %s", ns)
+			return nil, fmt.Errorf("%s %s", mayNotPublish, ns)
 		}
 	}
 	c.mu.Lock()

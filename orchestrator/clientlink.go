@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -192,6 +193,9 @@ var errLost = errors.New("the connection to the orchestrator is lost")
 type RefusedError struct{ Reason string }
 
 func (e *RefusedError) Error() string { return "export refused: " + e.Reason }
+
+// Forbidden reports whether the key's grant is not for the namespace.
+func (e *RefusedError) Forbidden() bool { return strings.HasPrefix(e.Reason, mayNotPublish) }
 
 // ask sends a global request and waits for its answer until ctx is done. What
 // waits for an answer that comes later ends with the connection.

@@ -8,13 +8,15 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
 )
 
 // A grant is what one key may do. There are two rights and no roles: read, and
 // publish.
 type grant struct {
 	name       string    // who: the comment of the key's line, or the certificate's principal
-	namespaces []pattern // where; empty means everywhere
+	namespaces []pattern // where; empty means everywhere but local/NAME
 	read       bool
 	publish    bool
 	expires    time.Time // zero: never
@@ -119,8 +121,13 @@ func parseExpiry(s string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("expiry-time %q: want YYYYMMDD[HHMM[SS]][Z]", s)
 }
 
+// covers reports whether the grant is for ns. One of the form local/NAME is one
+// executor's own: only a pattern that begins with local/ is for it.
 func (g *grant) covers(ns string) bool {
-	return len(g.namespaces) == 0 || slices.ContainsFunc(g.namespaces, func(p pattern) bool { return p.match(ns) })
+	local := fs.LocalNamespace(ns)
+	return len(g.namespaces) == 0 && !local || slices.ContainsFunc(g.namespaces, func(p pattern) bool {
+		return p.match(ns) && (!local || fs.LocalNamespace(string(p)))
+	})
 }
 
 func (g *grant) mayRead(ns string) bool    { return g.read && g.covers(ns) }

@@ -119,7 +119,7 @@ func TestClientKeepalive(t *testing.T) {
 func TestNameIsItsKeys(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
 		ka, _ := m.key("", "alice")
-		kb, _ := m.key("", "bob")
+		kb, _ := m.key(`namespace="..., local/*"`, "bob")
 		a1, _ := m.login(ka)
 		a2, _ := m.login(ka)
 		b, _ := m.login(kb)

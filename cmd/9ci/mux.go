@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -82,6 +83,9 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 	}
 	c, err := importTree(ctx, m.conn, m.namespace)
 	if err != nil {
+		if fs.LocalNamespace(m.namespace) && errors.Is(err, iofs.ErrNotExist) {
+			err = m.unnamed()
+		}
 		return nil, err
 	}
 	m.client = c
@@ -99,6 +103,12 @@ func importTree(ctx context.Context, conn *orchestrator.Conn, namespace string) 
 		return nil, fmt.Errorf("%s: %w", namespace, err)
 	}
 	return c, nil
+}
+
+// unnamed is the error of a namespace that only this executor has, where no
+// grant at the orchestrator names it.
+func (m *mux) unnamed() error {
+	return fmt.Errorf("%s is not there: add a remote origin, so that clones share a namespace, or have namespace=%q put before this executor's key in authorized_keys", m.namespace, m.namespace)
 }
 
 // export shows our tree at the orchestrator until ctx is done. Each time that
@@ -121,7 +131,14 @@ func (m *mux) export(ctx context.Context) {
 				down = true
 			},
 		}
-		if err := m.conn.Export(ctx, a, m.serve); ctx.Err() == nil {
+		err := m.conn.Export(ctx, a, m.serve)
+		if refused, ok := errors.AsType[*orchestrator.RefusedError](err); ok && refused.Forbidden() && fs.LocalNamespace(m.namespace) {
+			if m.asks {
+				return // the search for a replay says it
+			}
+			err = fmt.Errorf("orchestrator: %w", m.unnamed())
+		}
+		if ctx.Err() == nil {
 			m.say("%v", err)
 		}
 	})
@@ -232,14 +249,16 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 }
 
 // splitNamespace cuts a path at the orchestrator behind its namespace: at the
-// first element, from the fourth on, that is a name in one.
+// first element, from the fourth on, that is a name in one; of local/NAME from
+// the third on.
 func splitNamespace(path string) (namespace, rest string) {
 	elems := strings.Split(path, "/")
+	least := 3
+	if fs.LocalNamespace(path) {
+		least = 2
+	}
 	for i, e := range elems {
-		if i < 3 {
-			continue
-		}
-		if fs.InNamespace(e) {
+		if i >= least && fs.InNamespace(e) {
 			return strings.Join(elems[:i], "/"), strings.Join(elems[i:], "/")
 		}
 	}

@@ -23,7 +23,9 @@
 // before the key narrow what it may do:
 //
 //	namespace="github.com/alice/hello"   only that; may be repeated; * matches within
-//	                                     an element, a last ... all that follows
+//	                                     an element, a last ... all that follows.
+//	                                     Without it, all. What is one executor's own,
+//	                                     local/NAME, needs one that begins with local/
 //	read, publish                        only that right; with neither, both
 //	expiry-time="YYYYMMDD[HHMM[SS]][Z]"
 //	cert-authority, principals="A,B"     certificates of this key, of these principals
