@@ -70,6 +70,35 @@ func Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, network, address)
 }
 
+// ErrForeign is the error of DialOwn where another user serves the socket.
+var ErrForeign = errors.New("another user serves it")
+
+// DialOwn is Dial to a Unix socket that this user or root serves, as the kernel
+// knows it (SO_PEERCRED of unix(7)). The error for others is ErrForeign.
+func DialOwn(ctx context.Context, addr string) (net.Conn, error) {
+	conn, err := Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkOwn(conn); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("9p: dial %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+func checkOwn(conn net.Conn) error {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("not a Unix socket, so its server is not known")
+	}
+	peer, err := PeerUser(u)
+	if err == nil && peer.UID != 0 && peer.UID != int64(os.Getuid()) {
+		err = fmt.Errorf("%w: %s", ErrForeign, peer.Name)
+	}
+	return err
+}
+
 // parseAddr takes dial(3)'s forms, as far as they are ours.
 func parseAddr(addr string) (network, address string, err error) {
 	network, rest, ok := strings.Cut(addr, "!")
@@ -97,11 +126,19 @@ func parseAddr(addr string) (network, address string, err error) {
 
 // Namespace returns the directory in which servers post their sockets, and
 // makes it where it is missing: $NAMESPACE, else /tmp/ns.$USER.$DISPLAY as
-// plan9port has it, with :0 for a display where there is none. The directory
-// must be the user's own and closed to others.
+// getns of plan9port has it, with :0 for a display where there is none. The
+// directory is the user's own, and no link to it. Others cannot write in
+// $NAMESPACE, and not enter the other.
 func Namespace() (string, error) {
 	if ns := os.Getenv("NAMESPACE"); ns != "" {
-		return ns, os.MkdirAll(ns, 0o700)
+		ns = filepath.Clean(ns) // a slash at the end would follow a link
+		if err := os.MkdirAll(filepath.Dir(ns), 0o700); err != nil {
+			return "", err
+		}
+		if err := ownDir(ns, 0o022); err != nil {
+			return "", err
+		}
+		return ns, nil
 	}
 	display := os.Getenv("DISPLAY")
 	if display == "" {
@@ -111,16 +148,33 @@ func Namespace() (string, error) {
 	display = strings.TrimSuffix(display, ".0")
 	display = strings.ReplaceAll(display, "/", "_")
 	ns := fmt.Sprintf("/tmp/ns.%s.%s", userName(uint32(os.Getuid())), display)
-	if err := os.Mkdir(ns, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := ownDir(ns, 0o077); err != nil {
 		return "", err
-	}
-	fi, err := os.Lstat(ns)
-	if err != nil {
-		return "", err
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !fi.IsDir() || fi.Mode().Perm()&0o077 != 0 || !ok || int(st.Uid) != os.Getuid() {
-		return "", fmt.Errorf("9p: %s is not a directory of this user's alone: remove it, or set NAMESPACE", ns)
 	}
 	return ns, nil
+}
+
+// ownDir makes a directory where there is none, and refuses one that is not
+// the user's own or has any of the mode bits of others.
+func ownDir(name string, others os.FileMode) error {
+	if err := os.Mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	fi, err := os.Lstat(name)
+	if err != nil {
+		return err
+	}
+	const or = "or set NAMESPACE to a directory of your own"
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case fi.Mode().Type() == os.ModeSymlink:
+		return fmt.Errorf("9p: the namespace %s is a symbolic link: remove it, %s", name, or)
+	case !fi.IsDir():
+		return fmt.Errorf("9p: the namespace %s is not a directory: remove it, %s", name, or)
+	case !ok || int(st.Uid) != os.Getuid():
+		return fmt.Errorf("9p: the namespace %s is the directory of %s, not of %s: remove it, %s", name, userName(st.Uid), userName(uint32(os.Getuid())), or)
+	case fi.Mode().Perm()&others != 0:
+		return fmt.Errorf("9p: the namespace %s is open to other users: chmod 700 it, %s", name, or)
+	}
+	return nil
 }
