@@ -9,6 +9,7 @@ import (
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
+	"9ci/proto/ninep"
 )
 
 // A daemon is one that answers at a socket of $NAMESPACE.
@@ -18,26 +19,31 @@ type daemon struct {
 }
 
 // findDaemon looks for one at 9ci and then at 9ci.*: its /status says
-// mode=daemon.
-func findDaemon(ctx context.Context) (*daemon, bool) {
+// mode=daemon. It is nil where there is none. One that is neither this user's
+// nor root's is not asked: a run is handed over with the secrets of its
+// environment.
+func findDaemon(ctx context.Context) (*daemon, error) {
 	addrs, err := posted()
 	if err != nil {
-		return nil, false
+		return nil, err
 	}
 	for _, addr := range addrs {
-		p, err := dialPlace(ctx, addr, "")
+		p, err := dialPlace(ctx, ninep.DialOwn, addr, "")
+		if errors.Is(err, ninep.ErrForeign) {
+			say("%v: it is not used", err)
+		}
 		if err != nil {
 			continue
 		}
 		text, err := readFile(ctx, p.root, "status")
 		if err == nil {
 			if st, err := fs.ParseAttrs(text); err == nil && st.Get("mode") == "daemon" {
-				return &daemon{p, addr}, true
+				return &daemon{p, addr}, nil
 			}
 		}
 		p.close()
 	}
-	return nil, false
+	return nil, nil
 }
 
 // write sends a line to a ctl of the daemon and returns the reply.

@@ -22,7 +22,10 @@ With no arguments, in a git repository, 9ci replays HEAD if a passed run with
 the same key can be had from a signer whom one trusts, and else runs it.
 Where a daemon answers in $NAMESPACE the run is handed to it and followed;
 else this process is the executor, posts its tree at $NAMESPACE/9ci (9ci.PID
-where that is taken) and stays connected until a signal.
+where that is taken) and stays connected until a signal. A run is handed over
+with its environment: $NAMESPACE is a directory of the user's own that others
+cannot write in, and what answers there is the user's or root's, or it is not
+used. Without the variable it is /tmp/ns.USER.DISPLAY, as plan9port has it.
 
 What the test wrote goes to standard output and standard error, byte for byte,
 in a run and in a replay alike. The output of the other steps goes to standard

@@ -78,7 +78,11 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 		req.Targets = f.Args()[1:]
 	}
 	if !o.dry && !o.replayOnly {
-		if d, ok := findDaemon(ctx); ok {
+		d, err := findDaemon(ctx)
+		if err != nil {
+			return exitError, err
+		}
+		if d != nil {
 			return d.hand(ctx, rp, req, o)
 		}
 		if o.background {

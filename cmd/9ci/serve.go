@@ -73,7 +73,11 @@ func listen(addrs []string) ([]net.Listener, error) {
 			return nil, err
 		}
 		name := "unix!" + filepath.Join(dir, "9ci")
-		if d, ok := findDaemon(context.Background()); ok {
+		d, err := findDaemon(context.Background())
+		if err != nil {
+			return nil, err
+		}
+		if d != nil {
 			d.close()
 			return nil, fmt.Errorf("a daemon answers at %s already", d.addr)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"net"
 	"os"
 	"path"
 	"path/filepath"
@@ -26,7 +27,7 @@ type place struct {
 }
 
 // places dials the trees in which PATH may be, at addr or else at the daemon
-// and the executors posted in $NAMESPACE: first the namespace of the repository
+// and the executors that this user or root posted in $NAMESPACE: first the namespace of the repository
 // one stands in, and then, at addr, all there is.
 func places(ctx context.Context, addr string) ([]place, error) {
 	anames := []string{""}
@@ -53,9 +54,13 @@ func places(ctx context.Context, addr string) ([]place, error) {
 	}
 	var found []place
 	var errs []error
+	dial := ninep.Dial
+	if addr == "" {
+		dial = ninep.DialOwn
+	}
 	for _, a := range addrs {
 		for _, aname := range anames {
-			p, err := dialPlace(ctx, a, aname)
+			p, err := dialPlace(ctx, dial, a, aname)
 			if err != nil {
 				errs = append(errs, err)
 				continue
@@ -79,12 +84,16 @@ func posted() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, err := filepath.Glob(filepath.Join(dir, "9ci.*"))
+	names, err := os.ReadDir(dir) // sorted: 9ci is the first
 	if err != nil {
 		return nil, err
 	}
 	var addrs []string
-	for _, n := range append([]string{filepath.Join(dir, "9ci")}, names...) {
+	for _, e := range names {
+		if e.Name() != "9ci" && !strings.HasPrefix(e.Name(), "9ci.") {
+			continue
+		}
+		n := filepath.Join(dir, e.Name())
 		if st, err := os.Stat(n); err == nil && st.Mode()&iofs.ModeSocket != 0 {
 			addrs = append(addrs, "unix!"+n)
 		}
@@ -92,8 +101,9 @@ func posted() ([]string, error) {
 	return addrs, nil
 }
 
-// dialPlace opens the tree at addr, a dial string or ssh://HOST/NAMESPACE.
-func dialPlace(ctx context.Context, addr, aname string) (place, error) {
+// dialPlace opens the tree at addr, a dial string for dial or
+// ssh://HOST/NAMESPACE.
+func dialPlace(ctx context.Context, dial func(context.Context, string) (net.Conn, error), addr, aname string) (place, error) {
 	if u, ok, err := sshURL(addr); ok {
 		if err != nil {
 			return place{}, err
@@ -105,13 +115,13 @@ func dialPlace(ctx context.Context, addr, aname string) (place, error) {
 		}
 		return p, err
 	}
-	conn, err := ninep.Dial(ctx, addr)
+	conn, err := dial(ctx, addr)
 	if err != nil {
 		return place{}, err
 	}
 	c, err := ninep.Import(ctx, conn, ninep.ImportOptions{
 		Aname: aname,
-		More:  func(ctx context.Context) (io.ReadWriteCloser, error) { return ninep.Dial(ctx, addr) },
+		More:  func(ctx context.Context) (io.ReadWriteCloser, error) { return dial(ctx, addr) },
 	})
 	if err != nil {
 		conn.Close()
