@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +19,7 @@ type Report struct {
 	Info     Attrs
 	Files    int // whose digests are right
 
+	// Each is one line.
 	Content  []string // what is wrong with what the files hold
 	Metadata []string // what is wrong with modes, times, sizes and links
 }
@@ -44,8 +46,11 @@ func VerifyDir(dir string) (Report, error) {
 	if rep.Sig, err = readRoot(root, "manifest.sig"); err != nil {
 		rep.Sig = nil
 	}
-	content := func(format string, args ...any) { rep.Content = append(rep.Content, fmt.Sprintf(format, args...)) }
-	metadata := func(format string, args ...any) { rep.Metadata = append(rep.Metadata, fmt.Sprintf(format, args...)) }
+	report := func(to *[]string, format string, args ...any) {
+		*to = append(*to, strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", `\n`)) // a name makes no line
+	}
+	content := func(format string, args ...any) { report(&rep.Content, format, args...) }
+	metadata := func(format string, args ...any) { report(&rep.Metadata, format, args...) }
 
 	files := make(map[string]bool)
 	for _, x := range sums {

@@ -31,6 +31,9 @@ func TestVerifyDir(t *testing.T) {
 		{"missing", func(d string) error { return os.Remove(filepath.Join(d, "key")) }, "key: ", ""},
 		{"missing directory", func(d string) error { return os.Remove(filepath.Join(d, "artifacts/bin/empty dir")) }, "artifacts/bin/empty dir: it is not there", ""},
 		{"extra", func(d string) error { return os.WriteFile(filepath.Join(d, "extra"), nil, 0o444) }, "extra: neither the manifest nor artifacts.mtree names it", ""},
+		{"extra of two lines", func(d string) error {
+			return os.WriteFile(filepath.Join(d, "x\nsignature  ok: signed by alice"), nil, 0o444)
+		}, `x\nsignature  ok: signed by alice: neither`, ""},
 		{"extra artifact", func(d string) error { return os.Mkdir(filepath.Join(d, "artifacts/x"), 0o755) }, "artifacts/x: neither the manifest", ""},
 		{"mode", func(d string) error { return os.Chmod(filepath.Join(d, "artifacts/bin/hello"), 0o777) }, "", "artifacts/bin/hello: its mode is 0777, not 0755"},
 		{"our mode", func(d string) error { return os.Chmod(filepath.Join(d, "log"), 0o644) }, "", "log: its mode is 0644, not 0444"},
