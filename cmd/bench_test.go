@@ -82,7 +82,7 @@ func BenchmarkReplay(b *testing.B) {
 		keys[who] = string(run(alice, "cat", filepath.Join(work, who, "config/9ci/id_ed25519.pub")))
 		if who == "alice" {
 			if err := sealRun(b.Context(), filepath.Join(work, "alice/state/9ci/example.org/alice/hello"), repository,
-				func(m []byte) ([]byte, error) { return sign.Manifest(s, m) }); err != nil {
+				func(m []byte) ([]byte, error) { return sign.Manifest(s, m) }, made{}); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -166,17 +166,37 @@ func commit(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(ts.Exec("git", "commit", "-q", "-m", strings.Join(args, " ")))
 }
 
-// ran puts a passed run of HEAD, signed by the user, into his store, as if a
-// machine had made it.
+// ran puts a passed run of HEAD, signed by the user, into the user's store, as
+// if a machine had made it. Its artifacts are what is in the directory that is
+// named, or else roman.tar.
 func ran(ts *testscript.TestScript, neg bool, args []string) {
+	var left made
+	if len(args) > 0 {
+		left.artifacts = ts.MkAbs(args[0])
+	}
 	s, err := sign.LoadKey(strings.TrimSuffix(publicKey(ts, filepath.Base(filepath.Dir(ts.Getenv("NAMESPACE")))), ".pub"))
 	ts.Check(err)
 	ts.Check(sealRun(context.Background(), filepath.Join(ts.Getenv("XDG_STATE_HOME"), "9ci/example.org/alice/hello"), ts.MkAbs("."),
-		func(m []byte) ([]byte, error) { return sign.Manifest(s, m) }))
+		func(m []byte) ([]byte, error) { return sign.Manifest(s, m) }, left))
+}
+
+// made is what a run comes from and leaves, where it matters.
+type made struct {
+	host      string
+	output    string // of each step
+	artifacts string // a directory
 }
 
 // sealRun puts a passed run of HEAD into the store at dir.
-func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc) error {
+func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc, left made) error {
+	if left.host == "" {
+		left.host = "elsewhere"
+	}
+	if left.output == "" {
+		for i := range 10 {
+			left.output += fmt.Sprintf("ok %d\n", i+1)
+		}
+	}
 	rp, err := repo.Open(ctx, repository)
 	if err != nil {
 		return err
@@ -199,23 +219,22 @@ func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc) error 
 		return err
 	}
 	run.SetKey(replay.Key(c, commit, tree, []string{"test"}))
-	run.SetInfo(fs.Attrs{{Name: "tree", Value: tree}, {Name: "host", Value: "elsewhere"}})
+	run.SetInfo(fs.Attrs{{Name: "tree", Value: tree}, {Name: "host", Value: left.host}})
 	for _, step := range fs.Steps {
 		run.Enter(step)
-		for i := range 10 {
-			fmt.Fprintf(run.Stdout(), "ok %d\n", i+1)
-		}
+		io.WriteString(run.Stdout(), left.output)
 		run.Leave(step, "passed", 0)
 	}
-	artifacts, err := os.MkdirTemp("", "artifacts")
-	if err != nil {
-		return err
+	if left.artifacts == "" {
+		if left.artifacts, err = os.MkdirTemp("", "artifacts"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(left.artifacts)
+		if err := os.WriteFile(filepath.Join(left.artifacts, "roman.tar"), make([]byte, 10240), 0o644); err != nil {
+			return err
+		}
 	}
-	defer os.RemoveAll(artifacts)
-	if err := os.WriteFile(filepath.Join(artifacts, "roman.tar"), make([]byte, 10240), 0o644); err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(artifacts)
+	root, err := os.OpenRoot(left.artifacts)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/show"
 	"9ci/fs"
 	"9ci/proto/ninep"
 )
@@ -80,7 +81,7 @@ func (d *daemon) hand(ctx context.Context, rp *repo.Repo, req executor.Request, 
 		return exitError, fmt.Errorf("daemon: %w", err)
 	}
 	if o.background {
-		fmt.Println(id)
+		show.Out.Printf("%s\n", id)
 		return 0, nil
 	}
 	n, err := fs.Walk(ctx, d.root, ns)

@@ -6,7 +6,7 @@ run that another executor made of the same revision.
 	9ci [run] [-f] [-n] [-q] [-v] [-x] [-r] [-b] [--raw] [-D] [rev [target...]]
 	9ci serve [-a ADDR]... [-root DIR] [-D]
 	9ci ls [-l] [-a ADDR] [PATH...]
-	9ci cat [-a ADDR] PATH...
+	9ci cat [-a ADDR] [--raw] PATH...
 	9ci cp [-a ADDR] PATH DIR
 	9ci wait [-a ADDR] REV
 	9ci write [-a ADDR] PATH
@@ -31,6 +31,13 @@ What the test wrote goes to standard output and standard error, byte for byte,
 in a run and in a replay alike. The output of the other steps goes to standard
 error: all of it with -v or where that is no terminal, else a line a step, and
 the whole of a step that did not pass.
+
+On a terminal every command shows of a run's bytes, and of what peers say, text
+and colours (SGR) alone: no other escape or control gets there, and what is not
+UTF-8 shows as U+FFFD. --raw of run and cat lets all through. In names and
+messages nothing passes that cannot be printed: it is spelled as in a string of
+Go's, and ls quotes a name that holds such or a blank. Off a terminal all bytes
+are as they are.
 
 The run is one of the commit, never of the dirty work tree. In the machine mk
 makes prepare-runtime; base-image, an image named by the variable

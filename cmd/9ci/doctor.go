@@ -9,6 +9,7 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
 	"9ci/orchestrator"
 	"9ci/proto/ninep"
@@ -35,11 +36,11 @@ func doctorCommand(ctx context.Context, args []string) (int, error) {
 	for _, f := range examine(ctx) {
 		switch {
 		case f.lacks == nil:
-			fmt.Printf("%-14s ok: %s\n", f.what, f.has)
+			show.Out.Printf("%-14s ok: %s\n", f.what, f.has)
 		case f.optional:
-			fmt.Printf("%-14s no: %v\n", f.what, f.lacks)
+			show.Out.Printf("%-14s no: %v\n", f.what, f.lacks)
 		default:
-			fmt.Printf("%-14s missing: %v\n", f.what, f.lacks)
+			show.Out.Printf("%-14s missing: %v\n", f.what, f.lacks)
 			code = 1
 		}
 	}

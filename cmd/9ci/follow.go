@@ -13,9 +13,9 @@ import (
 // A screen is where a run is printed.
 type screen struct {
 	out, err io.Writer
-	tty      bool // err is a terminal: one line of progress a step
-	verbose  bool // -v: every step's output
-	quiet    bool // -q: the test's bytes alone
+	progress io.Writer // err as a terminal: one line a step; or nil
+	verbose  bool      // -v: every step's output
+	quiet    bool      // -q: the test's bytes alone
 }
 
 // readStatus reads the status file of a run or a step.
@@ -127,13 +127,13 @@ func watch(ctx context.Context, run fs.Dir) (<-chan struct{}, error) {
 // printStep prints what is new of a step.
 func (s *screen) printStep(ctx context.Context, name string, st fs.Status, log *stepLog) error {
 	test := name == "test"
-	progress := s.tty && !s.verbose && !s.quiet
+	progress := s.progress != nil && !s.verbose && !s.quiet
 	if progress && !log.named && st.State != "skipped" {
 		log.named = true
 		if test {
-			fmt.Fprintf(s.err, "%s\n", name)
+			fmt.Fprintf(s.progress, "%s\n", name)
 		} else {
-			fmt.Fprintf(s.err, "%-16s", name)
+			fmt.Fprintf(s.progress, "%-16s", name)
 		}
 	}
 	switch {
@@ -146,7 +146,7 @@ func (s *screen) printStep(ctx context.Context, name string, st fs.Status, log *
 	case st.State == "skipped":
 		return log.copy(ctx, io.Discard, remarks{s.err})
 	default:
-		fmt.Fprintf(s.err, "%s %.1fs\n", st.State, st.Took.Seconds())
+		fmt.Fprintf(s.progress, "%s %.1fs\n", st.State, st.Took.Seconds())
 		if st.State == "passed" {
 			return log.copy(ctx, io.Discard, remarks{s.err})
 		}

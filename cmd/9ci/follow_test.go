@@ -81,6 +81,9 @@ func TestFollow(t *testing.T) {
 		t.Helper()
 		var o, e bytes.Buffer
 		s.out, s.err = &o, &e
+		if s.progress != nil {
+			s.progress = &e
+		}
 		if st, err := s.follow(ctx, dir); err != nil || st.State != "passed" {
 			t.Fatalf("follow = %v, %v", st, err)
 		}
@@ -107,7 +110,7 @@ func TestFollow(t *testing.T) {
 	if out, errs := show(screen{quiet: true}); out != "test out\n" || errs != "test half" {
 		t.Errorf("-q shows %q and %q", out, errs)
 	}
-	_, errs = show(screen{tty: true})
+	_, errs = show(screen{progress: io.Discard})
 	if !strings.Contains(errs, "clone           passed 0.") || !strings.Contains(errs, "\n9ci: a remark\n") || strings.Contains(errs, "clone out") || strings.Contains(errs, "post-test") {
 		t.Errorf("a terminal shows %q", errs)
 	}

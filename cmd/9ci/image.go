@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/show"
 	"9ci/vm"
 )
 
@@ -24,7 +24,7 @@ func imageCommand(ctx context.Context, args []string) (int, error) {
 	switch f.Arg(0) {
 	case "build":
 		images = make([]*vm.Image, 1)
-		images[0], err = vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: os.Stderr})
+		images[0], err = vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: show.Err})
 	case "ls":
 		images, err = vm.Images(cache)
 	case "gc":
@@ -36,7 +36,7 @@ func imageCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	for _, im := range images {
-		fmt.Println(im.Label, im.Digest)
+		show.Out.Printf("%s %s\n", im.Label, im.Digest)
 	}
 	return 0, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/show"
 )
 
 // initFiles are what init writes where there is nothing yet.
@@ -74,11 +75,11 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 		}
 		switch err := writeNew(root, name, f.mode, f.text); {
 		case errors.Is(err, iofs.ErrExist):
-			fmt.Printf("%s is there already\n", f.name)
+			show.Out.Printf("%s is there already\n", f.name)
 		case err != nil:
 			return exitError, err
 		default:
-			fmt.Printf("%s\n", f.name)
+			show.Out.Printf("%s\n", f.name)
 		}
 	}
 	return 0, nil

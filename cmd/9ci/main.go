@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 
 	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/show"
 )
 
 // Exit statuses besides mk's own, 0 and 1.
@@ -36,7 +38,7 @@ func commands() []command {
 		{"run", "[-f] [-n] [-q] [-v] [-x] [-r] [-b] [--raw] [-D] [rev [target...]]", runCommand},
 		{"serve", "[-a ADDR]... [-root DIR] [-D]", serveCommand},
 		{"ls", "[-l] [-a ADDR] [PATH...]", lsCommand},
-		{"cat", "[-a ADDR] PATH...", catCommand},
+		{"cat", "[-a ADDR] [--raw] PATH...", catCommand},
 		{"cp", "[-a ADDR] PATH DIR", cpCommand},
 		{"wait", "[-a ADDR] REV", waitCommand},
 		{"write", "[-a ADDR] PATH", writeCommand},
@@ -53,30 +55,40 @@ func main() {
 		os.Unsetenv("TMPDIR") // nothing of ours is kept, or collected, in the working directory
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
+	log.SetFlags(0)
+	log.SetOutput(show.Err.Words()) // of packages that are not ours
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		sig := (<-signals).(syscall.Signal)
 		stop(executor.Signalled{Signal: sig})
 		sig = (<-signals).(syscall.Signal)
-		os.Exit(128 + int(sig)) // machines die with their parent
+		exit(128 + int(sig)) // machines die with their parent
 	}()
 	code, err := dispatch(ctx, os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
-		os.Exit(0)
+		exit(0)
 	}
 	if err != nil {
 		var sig executor.Signalled
 		if errors.As(context.Cause(ctx), &sig) && errors.Is(err, context.Canceled) {
-			os.Exit(128 + int(sig.Signal))
+			exit(128 + int(sig.Signal))
 		}
-		fmt.Fprintf(os.Stderr, "9ci: %v\n", err)
+		say("%v", err)
 		if code == 0 {
 			code = exitError
 		}
 	}
+	exit(code)
+}
+
+func exit(code int) {
+	show.Close()
 	os.Exit(code)
 }
+
+// say tells the user what is not the result of a command.
+func say(format string, args ...any) { show.Message("9ci", fmt.Sprintf(format, args...)) }
 
 func dispatch(ctx context.Context, args []string) (int, error) {
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") && !slices.Contains([]string{"-h", "-help", "--help"}, args[0]) {
@@ -88,7 +100,7 @@ func dispatch(ctx context.Context, args []string) (int, error) {
 		}
 	}
 	if args[0] == "help" || strings.HasPrefix(args[0], "-") {
-		fmt.Print(usage())
+		io.WriteString(show.Out.Words(), usage())
 		return 0, nil
 	}
 	return exitError, fmt.Errorf("unknown command %s\n%s", args[0], strings.TrimSuffix(usage(), "\n"))
@@ -116,7 +128,7 @@ func parseFlags(f *flag.FlagSet, args []string, min, max int) error {
 	f.SetOutput(io.Discard)
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Println(synopsis)
+		show.Out.Printf("%s\n", synopsis)
 		return err
 	case err != nil:
 		return fmt.Errorf("%w\n%s", err, synopsis)

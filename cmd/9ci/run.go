@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -12,12 +13,11 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/term"
-
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/proto/ninep"
@@ -111,10 +111,6 @@ func tellDirty(ctx context.Context, rp *repo.Repo) {
 	}
 }
 
-func say(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "9ci: "+format+"\n", args...)
-}
-
 // runHere replays or runs req in this process, and serves the tree as long as
 // CI_CONNECTED says.
 func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
@@ -180,11 +176,13 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		return exitError, err
 	}
 	s := screen{
-		out:     terminal(os.Stdout, o.raw),
-		err:     terminal(os.Stderr, o.raw),
-		tty:     term.IsTerminal(int(os.Stderr.Fd())),
+		out:     content(show.Out, o.raw),
+		err:     content(show.Err, o.raw),
 		verbose: o.verbose,
 		quiet:   o.quiet,
+	}
+	if show.Err.Terminal() {
+		s.progress = show.Err.Words()
 	}
 	st, err := s.follow(ctx, dir)
 	if err != nil {
@@ -200,9 +198,9 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		if err != nil {
 			return exitError, err
 		}
-		fmt.Fprintln(os.Stderr, text)
+		show.Err.Printf("%s\n", text)
 	} else if !before.Finished() && !o.quiet {
-		fmt.Fprintf(os.Stderr, "run %s %s in %.1fs\n", id, st.State, st.Took.Seconds())
+		show.Err.Printf("run %s %s in %.1fs\n", id, st.State, st.Took.Seconds())
 	}
 	code := exitStatus(st)
 	if code == 0 && !before.Finished() {
@@ -216,6 +214,14 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		}
 	}
 	return code, nil
+}
+
+// content is where content goes: all of it where raw is asked for.
+func content(w *show.Writer, raw bool) io.Writer {
+	if raw {
+		return w.Raw()
+	}
+	return w
 }
 
 // replayed is the line that ends a replay.
@@ -314,15 +320,15 @@ func stayConnected(ctx context.Context, d *door, o runFlags, c *config.Config) {
 func tell(ctx context.Context, h *host, req executor.Request) (int, error) {
 	switch {
 	case req.Force:
-		fmt.Printf("would run %s: -f was given\n", req.Commit)
+		show.Out.Printf("would run %s: -f was given\n", req.Commit)
 	case req.Config.Runs:
-		fmt.Printf("would run %s: a run with CI_RUNS=1 is never replayed\n", req.Commit)
+		show.Out.Printf("would run %s: a run with CI_RUNS=1 is never replayed\n", req.Commit)
 	default:
 		key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
 		if where := h.Look(ctx, key, req.Config); where != "" {
-			fmt.Printf("would replay %s\n", where)
+			show.Out.Printf("would replay %s\n", where)
 		} else {
-			fmt.Printf("would run %s: no run with its key was found\n", req.Commit)
+			show.Out.Printf("would run %s: no run with its key was found\n", req.Commit)
 		}
 	}
 	return 0, nil
@@ -359,7 +365,7 @@ func post(ctx context.Context, root fs.Dir, namespace string, trace bool) (*door
 func serveTree(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	if trace {
-		srv.Trace = os.Stderr
+		srv.Trace = show.Err.Words()
 	}
 	done := make(chan struct{}, len(listeners))
 	for _, l := range listeners {

@@ -18,6 +18,7 @@ import (
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/show"
 	"9ci/fs"
 	"9ci/proto/ninep"
 )
@@ -141,7 +142,7 @@ func newServer(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{config: c, hosts: make(map[string]*host), log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	s := &server{config: c, hosts: make(map[string]*host), log: slog.New(slog.NewTextHandler(show.Err.Words(), nil))}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() { s.cancel(context.Cause(ctx)) })
 	s.root = s.trees.Root([]fs.Node{

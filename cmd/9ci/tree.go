@@ -15,6 +15,7 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/show"
 	"9ci/fs"
 	"9ci/proto/ninep"
 )
@@ -193,14 +194,14 @@ func lsCommand(ctx context.Context, args []string) (int, error) {
 		}
 		for _, st := range list {
 			if !*long {
-				fmt.Println(st.Name)
+				show.Out.Printf("%s\n", show.Out.Name(st.Name))
 				continue
 			}
 			target := ""
 			if st.Target != "" {
-				target = " -> " + st.Target
+				target = " -> " + show.Out.Name(st.Target)
 			}
-			fmt.Printf("%v %10d %s %s%s\n", st.Mode, st.Size, st.ModTime.UTC().Format(time.RFC3339), st.Name, target)
+			show.Out.Printf("%v %10d %s %s%s\n", st.Mode, st.Size, st.ModTime.UTC().Format(time.RFC3339), show.Out.Name(st.Name), target)
 		}
 	}
 	return 0, nil
@@ -220,6 +221,7 @@ func readDir(ctx context.Context, d fs.Dir) ([]fs.Stat, error) {
 func catCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("cat")
 	addr := f.String("a", "", "")
+	raw := f.Bool("raw", false, "")
 	if err := parseFlags(f, args, 1, -1); err != nil {
 		return exitError, err
 	}
@@ -229,7 +231,7 @@ func catCommand(ctx context.Context, args []string) (int, error) {
 			return 1, err
 		}
 		defer p.close()
-		if err := copyFile(ctx, os.Stdout, n); err != nil {
+		if err := copyFile(ctx, content(show.Out, *raw), n); err != nil {
 			return 1, fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -279,7 +281,7 @@ func waitCommand(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	os.Stdout.Write(text)
+	show.Out.Write(text)
 	st, err := fs.ParseStatus(string(text))
 	if err != nil {
 		return 1, err
@@ -317,7 +319,7 @@ func writeCommand(ctx context.Context, args []string) (int, error) {
 	}
 	defer p.close()
 	reply, err := converse(ctx, n, input)
-	os.Stdout.Write(reply)
+	show.Out.Write(reply)
 	if err != nil {
 		return 1, fmt.Errorf("%s: %w", f.Arg(0), err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
 )
@@ -65,10 +66,10 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 func tellReport(r fs.Report, trusted *sign.Signers) (code int) {
 	line := func(what, good string, bad ...string) {
 		if len(bad) == 0 {
-			fmt.Printf("%-10s ok: %s\n", what, good)
+			show.Out.Printf("%-10s ok: %s\n", what, good)
 		}
 		for _, b := range bad {
-			fmt.Printf("%-10s bad: %s\n", what, b)
+			show.Out.Printf("%-10s bad: %s\n", what, b)
 			code = 1
 		}
 	}

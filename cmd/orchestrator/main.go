@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/show"
 	"9ci/orchestrator"
 	"9ci/proto/ninep"
 )
@@ -25,7 +26,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], show.Err.Words()))
 }
 
 // options are what the flags say.

@@ -1,0 +1,182 @@
+package show
+
+import (
+	"bytes"
+	"strings"
+	"unicode/utf8"
+)
+
+// A filter lets text through and, of ECMA-48's control functions, SGR alone
+// (ESC [ ... m). What comes out is UTF-8: what is not becomes U+FFFD, as
+// terminals show it, and so does no part of a control (C1) to one that reads
+// single bytes.
+type filter struct {
+	state state
+	seq   []byte // a control sequence that has not ended
+	rest  []byte // a character that has not ended
+
+	// What the terminal was brought to, if anything was let through:
+	line change // within a line
+	ink  change // to colours, or what else SGR has
+}
+
+// A change is what a filter did to the terminal since somebody looked.
+type change uint8
+
+const (
+	none change = iota
+	begun
+	ended
+)
+
+// A state is what the next character belongs to.
+type state uint8
+
+const (
+	plain  state = iota
+	escape       // ESC was read
+	inter        // ESC and an intermediate character
+	csi          // a control sequence
+	str          // a control string (DCS, SOS, OSC, PM, APC) up to ST or BEL
+	strEsc       // ESC within one
+)
+
+const (
+	esc = 0x1b
+	bel = 0x07
+	can = 0x18
+	sub = 0x1a
+	del = 0x7f
+
+	// Of C1, as characters.
+	dcs   = 0x90
+	sos   = 0x98
+	csiC1 = 0x9b
+	st    = 0x9c
+	osc   = 0x9d
+	pm    = 0x9e
+	apc   = 0x9f
+)
+
+// maxSequence is the longest SGR in bytes that is let through.
+const maxSequence = 64
+
+// append appends to out what of p, and of what was held back before, is let
+// through.
+func (f *filter) append(out, p []byte) []byte {
+	if len(f.rest) > 0 {
+		p = append(f.rest, p...)
+		f.rest = nil
+	}
+	for len(p) > 0 {
+		if !utf8.FullRune(p) {
+			f.rest = append(f.rest, p...)
+			break
+		}
+		r, n := utf8.DecodeRune(p)
+		out = f.step(out, r)
+		p = p[n:]
+	}
+	return out
+}
+
+// end appends what was held back: no more will come.
+func (f *filter) end(out []byte) []byte {
+	for range f.rest {
+		out = f.step(out, utf8.RuneError)
+	}
+	f.rest, f.state = nil, plain
+	return out
+}
+
+func (f *filter) step(out []byte, r rune) []byte {
+	was := f.state
+	switch was {
+	case escape:
+		switch {
+		case r == esc:
+			return out
+		case r == '[':
+			f.state, f.seq = csi, append(f.seq[:0], esc, '[')
+			return out
+		case strings.ContainsRune("PX]^_", r):
+			f.state = str
+			return out
+		case r >= ' ' && r <= '/':
+			f.state = inter
+			return out
+		case r >= '0' && r < del:
+			f.state = plain
+			return out
+		}
+	case inter:
+		if r >= ' ' && r <= '/' {
+			return out
+		}
+		if r >= '0' && r < del {
+			f.state = plain
+			return out
+		}
+	case csi:
+		switch {
+		case r >= ' ' && r <= '?':
+			if len(f.seq) <= maxSequence {
+				f.seq = append(f.seq, byte(r))
+			}
+			return out
+		case r >= '@' && r < del:
+			f.state = plain
+			if r == 'm' {
+				out = f.sgr(out)
+			}
+			return out
+		}
+	case str, strEsc:
+		switch {
+		case was == strEsc && r == '\\', r == st, r == bel, r == can, r == sub:
+			f.state = plain
+			return out
+		case r == '\n': // no string hides more than its line
+		case r == esc:
+			f.state = strEsc
+			return out
+		default:
+			f.state = str
+			return out
+		}
+	}
+	// A text's character, or a control that ends what went before.
+	f.state = plain
+	switch {
+	case r == esc:
+		f.state = escape
+	case r == csiC1:
+		f.state, f.seq = csi, f.seq[:0]
+	case r == dcs, r == sos, r == osc, r == pm, r == apc:
+		f.state = str
+	case r == '\n', r == '\t', r == '\r', r == '\b', r >= ' ' && r < del, r > apc:
+		if f.line = begun; r == '\n' {
+			f.line = ended
+		}
+		return utf8.AppendRune(out, r)
+	}
+	return out
+}
+
+// sgr appends the control sequence that has ended, if it is an SGR of seven
+// bits and has nothing but parameters.
+func (f *filter) sgr(out []byte) []byte {
+	args, ok := bytes.CutPrefix(f.seq, []byte("\x1b["))
+	if !ok || len(f.seq) > maxSequence {
+		return out
+	}
+	for _, c := range args {
+		if c < '0' || c > ';' {
+			return out
+		}
+	}
+	if f.ink = begun; strings.Trim(string(args), "0;:") == "" {
+		f.ink = ended
+	}
+	return append(append(out, f.seq...), 'm')
+}
