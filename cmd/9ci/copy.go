@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	iofs "io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 
 	"9ci/fs"
 	"9ci/proto/ninep"
@@ -37,10 +40,23 @@ func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error 
 	if _, ok := n.(fs.Dir); ok {
 		st.Mode &^= iofs.ModeSymlink
 	}
+	return copyInto(ctx, root, func(ctx context.Context, c *copier) error { return c.node(ctx, n, st, name) })
+}
+
+// copyEntries is copyTree of all that is in a directory, to root itself.
+// The user can read all of it.
+func copyEntries(ctx context.Context, d fs.Dir, root *os.Root) error {
+	return copyInto(ctx, root, func(ctx context.Context, c *copier) error {
+		c.also = 0o400
+		return c.entries(ctx, d, ".")
+	})
+}
+
+func copyInto(ctx context.Context, root *os.Root, do func(context.Context, *copier) error) error {
 	c := copier{root: root}
 	c.small, ctx = errgroup.WithContext(ctx)
 	c.small.SetLimit(smallAtOnce)
-	err = c.node(ctx, n, st, name)
+	err := do(ctx, &c)
 	if err := c.small.Wait(); err != nil { // which ends what else goes on
 		return err
 	}
@@ -49,7 +65,7 @@ func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error 
 	}
 	// A directory gets its mode and time when nothing more is put in it.
 	for i := len(c.dirs) - 1; i >= 0; i-- {
-		if err := c.meta(c.dirs[i].name, c.dirs[i].st, 0o200); err != nil {
+		if err := c.meta(c.dirs[i].name, c.dirs[i].st, 0o700); err != nil {
 			return err
 		}
 	}
@@ -63,10 +79,11 @@ const (
 	smallAtOnce = 256
 )
 
-// A copier is a call of copyNode.
+// A copier is a call of copyInto.
 type copier struct {
 	root  *os.Root
 	small *errgroup.Group
+	also  iofs.FileMode // of every file
 	dirs  []copied
 }
 
@@ -81,23 +98,17 @@ func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) e
 	case st.Mode&iofs.ModeSymlink != 0:
 		return c.root.Symlink(st.Target, name)
 	case isDir:
-		if err := c.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, iofs.ErrExist) {
-			return err
-		}
-		c.dirs = append(c.dirs, copied{name, st})
-		for e, err := range fs.Entries(ctx, d) {
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			n, err := fs.Child(ctx, d, e)
-			if err == nil {
-				err = c.node(ctx, n, e, name+"/"+e.Name)
-			}
-			if err != nil {
+		if err := c.root.Mkdir(name, 0o700); err != nil {
+			fi, lerr := c.root.Lstat(name)
+			if lerr != nil {
 				return err
 			}
+			if !fi.IsDir() { // a link may lead to what the copy is not for
+				return fmt.Errorf("%s is there and is not a directory: remove it, or copy to another", name)
+			}
 		}
-		return nil
+		c.dirs = append(c.dirs, copied{name, st})
+		return c.entries(ctx, d, name)
 	case st.Version != 0 && st.Size <= smallFile:
 		c.small.Go(func() error {
 			b, err := fs.ReadAll(ctx, n)
@@ -114,16 +125,53 @@ func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) e
 	return c.file(st, name, func(w io.Writer) error { return copyFile(ctx, w, n) })
 }
 
+func (c *copier) entries(ctx context.Context, d fs.Dir, name string) error {
+	for e, err := range fs.Entries(ctx, d) {
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		n, err := fs.Child(ctx, d, e)
+		if err == nil {
+			err = c.node(ctx, n, e, path.Join(name, e.Name))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // file makes a file of what fill writes.
 func (c *copier) file(st fs.Stat, name string, fill func(io.Writer) error) error {
 	f, err := c.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(fill(f), f.Close()); err != nil {
+	s := sparse{f: f}
+	if err := errors.Join(fill(&s), f.Truncate(s.size), f.Close()); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	return c.meta(name, st, 0)
+	return c.meta(name, st, c.also)
+}
+
+// A sparse writes a file with holes where there are blocks of zeros.
+type sparse struct {
+	f    *os.File
+	size int64
+}
+
+var zeros [32 << 10]byte
+
+func (s *sparse) Write(p []byte) (int, error) {
+	for b := range slices.Chunk(p, len(zeros)) {
+		if !bytes.Equal(b, zeros[:len(b)]) {
+			if _, err := s.f.WriteAt(b, s.size); err != nil {
+				return 0, err
+			}
+		}
+		s.size += int64(len(b))
+	}
+	return len(p), nil
 }
 
 func (c *copier) meta(name string, st fs.Stat, also iofs.FileMode) error {

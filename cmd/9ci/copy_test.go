@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -145,5 +147,50 @@ func TestCopyRuns(t *testing.T) {
 		if b, err := os.ReadFile(name); string(b) != "42\n" {
 			t.Errorf("%s = %q, %v", name, b, err)
 		}
+	}
+}
+
+// What is large and empty takes no room, and a link that is there is not gone
+// through.
+func TestCopyHoles(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	f, err := os.Create(filepath.Join(from, "hole"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 1<<28 + 1
+	_, err = f.WriteAt([]byte("x"), 1<<20)
+	if err := errors.Join(err, f.Truncate(size), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyTree(t.Context(), importDir(t, from), filepath.Join(to, "copy")); err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(filepath.Join(to, "copy/hole"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := fi.Sys().(*syscall.Stat_t).Blocks * 512; fi.Size() != size || n > 1<<20 {
+		t.Errorf("the copy has %d bytes in %d, want %d in few", fi.Size(), n, size)
+	}
+	b := make([]byte, 3)
+	f, err = os.Open(filepath.Join(to, "copy/hole"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(b, 1<<20-1); err != nil || string(b) != "\x00x\x00" {
+		t.Errorf("in the hole is %q, %v", b, err)
+	}
+
+	hooks := filepath.Join(to, "hooks")
+	if err := errors.Join(os.Mkdir(hooks, 0o755), os.Symlink("hooks", filepath.Join(to, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyTree(t.Context(), importDir(t, from), filepath.Join(to, "link")); err == nil || !strings.Contains(err.Error(), "link is there and is not a directory") {
+		t.Errorf("copyTree to a link = %v", err)
+	}
+	if list, err := os.ReadDir(hooks); err != nil || len(list) > 0 {
+		t.Errorf("through the link came %v, %v", list, err)
 	}
 }

@@ -96,7 +96,7 @@ func (d *daemon) hand(ctx context.Context, rp *repo.Repo, req executor.Request, 
 		d.write(context.WithoutCancel(ctx), ns+"/ci/"+id+"/ctl", "cancel")
 	})
 	defer stop()
-	code, err := finish(context.WithoutCancel(ctx), root, id, o, req.Config)
+	code, err := finish(context.WithoutCancel(ctx), root, id, o, req.Config, rp)
 	if err != nil {
 		return code, fmt.Errorf("daemon: %w", err)
 	}

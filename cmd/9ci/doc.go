@@ -61,6 +61,15 @@ local/NAME-XXXXXXXX: the directory's name, and eight digits of the SHA-256 of
 the key's fingerprint, a newline and the path of the git directory. Others see
 that at an orchestrator only where a grant names it.
 
+What a passed run left is copied to CI_ARTIFACTS, a path from the top of the
+work tree, as a whole: it is filled beside and renamed, and keeps its mode and
+owner. It is replaced only while it holds nothing but what 9ci put there, and
+that unchanged; else it is refused before the run. So is a symbolic link on the
+way, a place in a git directory, one that holds the work tree, and a mount
+point. Artifacts that git would take for a repository are not copied. A 9ci that
+is killed leaves the old files or the new ones, and perhaps a directory .9ci-*
+beside, which the next one removes.
+
 Flags of run:
 
 	-f  run, even if a replay exists
@@ -116,7 +125,7 @@ These a .env that git tracks does not set:
 	CI_MAXAGE        7d               older runs are not replayed
 	CI_KEEP          once             which runs are kept: once, a count, an age, a size, or several
 	CI_CONNECTED     until-signal     or a duration: how long a run is served after its end; 0 where CI=true
-	CI_ARTIFACTS     none             a directory that artifacts are copied to
+	CI_ARTIFACTS     none             a directory that artifacts are copied to, as a whole
 	CI_ENV           none             variables let into the machine, each NAME or NAME=VALUE; they are in the key
 	CI_SECRETS       none             the same, but only names are in the key, and values are masked in all output
 
@@ -155,6 +164,7 @@ the environment, where other CI has its own, only what looks like a slip.
 
 	$NAMESPACE/9ci                     the posted tree; see go doc 9ci/fs
 	$XDG_STATE_HOME/9ci/NAMESPACE      the store of a namespace's runs
+	$XDG_STATE_HOME/9ci/.artifacts     what was put where CI_ARTIFACTS says
 	$XDG_CACHE_HOME/9ci                the core OS
 	~/.config/9ci/env                  configuration
 	~/.config/9ci/allowed_signers      whose runs are replayed: ssh-keygen(1)

@@ -13,8 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"9ci/cmd/internal/artifacts"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
@@ -61,6 +63,15 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	}
 	if !o.quiet {
 		tellWarnings(c)
+	}
+	if c.Artifacts != "" && !o.background {
+		to, err := artifactsDir(c, rp)
+		if err == nil {
+			err = to.Check() // rather than after the run
+		}
+		if err != nil {
+			return exitError, fmt.Errorf("CI_ARTIFACTS: %w", err)
+		}
 	}
 	rev := "HEAD"
 	if f.NArg() > 0 {
@@ -134,7 +145,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		if id == "" {
 			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
 		}
-		return finish(ctx, h.Tree(), id, o, c)
+		return finish(ctx, h.Tree(), id, o, c, rp)
 	}
 	door, err := post(runs, h.Tree(), h.Namespace, o.trace)
 	if err != nil {
@@ -148,7 +159,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	if err != nil {
 		return exitError, err
 	}
-	code, err := finish(context.WithoutCancel(ctx), h.Tree(), id, o, c)
+	code, err := finish(context.WithoutCancel(ctx), h.Tree(), id, o, c, rp)
 	if werr := h.Wait(id); werr != nil {
 		return exitError, werr
 	}
@@ -162,7 +173,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 // finish prints a run, tells of a replay, copies the artifacts where
 // CI_ARTIFACTS says and returns the exit status. What came of post-test, which
 // is no part of the run, counts where it was not a replay.
-func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.Config) (int, error) {
+func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.Config, rp *repo.Repo) (int, error) {
 	n, err := fs.Walk(ctx, root, "ci/"+id)
 	if err != nil {
 		return exitError, fmt.Errorf("ci/%s: %w", id, err)
@@ -189,7 +200,11 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		return exitError, err
 	}
 	if c.Artifacts != "" && st.State == "passed" {
-		if err := saveArtifacts(ctx, dir, c.Artifacts); err != nil {
+		to, err := artifactsDir(c, rp)
+		if err == nil {
+			err = to.Replace(func(to *os.Root) error { return copyArtifacts(ctx, dir, to) })
+		}
+		if err != nil {
 			return exitError, fmt.Errorf("CI_ARTIFACTS: %w", err)
 		}
 	}
@@ -260,38 +275,24 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", d/(24*time.Hour))
 }
 
-// saveArtifacts copies what a run left into the directory to.
-func saveArtifacts(ctx context.Context, run fs.Dir, to string) error {
+// artifactsDir is what CI_ARTIFACTS names. What this user's 9ci has put there is
+// known whatever repository it was of.
+func artifactsDir(c *config.Config, rp *repo.Repo) (artifacts.Dir, error) {
+	state, err := home.State()
+	return artifacts.Dir{Name: c.Artifacts, Top: rp.Top, Records: filepath.Join(state, ".artifacts")}, err
+}
+
+// copyArtifacts copies what a run left.
+func copyArtifacts(ctx context.Context, run fs.Dir, to *os.Root) error {
 	n, err := run.Walk(ctx, "artifacts")
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(to, 0o777); err != nil {
-		return err
+	dir, ok := n.(fs.Dir)
+	if !ok {
+		return errors.New("the run's artifacts are not a directory")
 	}
-	root, err := os.OpenRoot(to)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	dir := n.(fs.Dir)
-	list, err := readDir(ctx, dir)
-	if err != nil {
-		return err
-	}
-	for _, st := range list {
-		c, err := dir.Walk(ctx, st.Name)
-		if err != nil {
-			return err
-		}
-		if err := root.RemoveAll(st.Name); err != nil {
-			return err
-		}
-		if err := copyNode(ctx, c, root, st.Name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return copyEntries(ctx, dir, to)
 }
 
 // stayConnected serves the tree until a signal, or as long as CI_CONNECTED says.

@@ -95,7 +95,7 @@ var table = []*variable{
 		here:  connectedHere,
 		field: func(c *Config) field { return (*connected)(&c.Connected) }},
 	{name: "CI_ARTIFACTS", from: own,
-		doc:   "a directory that artifacts are copied to",
+		doc:   "a directory that artifacts are copied to, as a whole",
 		field: func(c *Config) field { return path{&c.Artifacts, true} }},
 	{name: "CI_ENV", from: own, shape: true, hide: true,
 		doc:   "variables let into the machine, each NAME or NAME=VALUE; they are in the key",
