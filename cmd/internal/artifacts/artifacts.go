@@ -153,6 +153,7 @@ func (p *place) remove(name string) error {
 	if err == nil {
 		return nil
 	}
+	p.parent.Chmod(name, 0o700)
 	root, rerr := p.parent.OpenRoot(name)
 	if rerr != nil {
 		return err
@@ -204,7 +205,7 @@ func (p *place) check(name string, known files) error {
 // full, and lists it.
 func (p *place) fill(beside string, fill func(*os.Root) error) (files, error) {
 	if err := p.parent.Mkdir(beside, 0o777); err != nil {
-		return nil, fmt.Errorf("9ci fills a directory beside %s and renames it: %w", p.name, err)
+		return nil, fmt.Errorf("9ci fills a directory beside %s and renames it, so it must be able to write in %s: %w", p.name, filepath.Dir(p.name), err)
 	}
 	reached("made")
 	meta, err := p.parent.Lstat(beside) // of the umask, unless there is an old one

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -172,10 +173,6 @@ func TestMode(t *testing.T) {
 	if err := os.Chmod(d.path(), 0o705|os.ModeSetgid); err != nil {
 		t.Fatal(err)
 	}
-	// A test of the user's may have made it read-only.
-	if err := os.Chmod(filepath.Join(d.path(), "sub"), 0o500); err != nil {
-		t.Fatal(err)
-	}
 	if os.Getuid() == 0 {
 		if err := os.Chown(d.path(), 65534, 65533); err != nil {
 			t.Fatal(err)
@@ -190,6 +187,48 @@ func TestMode(t *testing.T) {
 	if st := fi.Sys().(*syscall.Stat_t); os.Getuid() == 0 && (st.Uid != 65534 || st.Gid != 65533) {
 		t.Errorf("its owner is %d:%d, want 65534:65533", st.Uid, st.Gid)
 	}
+}
+
+// A user can replace what was made read-only, and is told where that is not
+// possible.
+func TestReadOnly(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("to be another user one must be root")
+	}
+	d := newDir(t)
+	work := filepath.Dir(d.Top)
+	err := errors.Join(os.Chmod(filepath.Dir(work), 0o711), os.Chown(work, 65534, 65534), os.Chown(d.Top, 65534, 65534))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and not unlocked: the thread goes
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); e != 0 {
+			t.Error(e)
+			return
+		}
+		for _, tr := range []tree{first, second} {
+			if err := d.Replace(tr.fill); err != nil {
+				t.Errorf("Replace = %v", err)
+			}
+			if err := errors.Join(tr.holds(d.path()), os.Chmod(filepath.Join(d.path(), "sub"), 0o555), os.Chmod(d.path(), 0o555)); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := os.Chmod(d.Top, 0o555); err != nil {
+			t.Error(err)
+		}
+		if err := d.Replace(third.fill); !errors.Is(err, iofs.ErrPermission) || !strings.Contains(err.Error(), "9ci fills a directory beside "+d.path()) {
+			t.Errorf("Replace where nothing can be beside = %v", err)
+		}
+		if err := second.holds(d.path()); err != nil {
+			t.Error(err)
+		}
+	}()
+	<-done
+	alone(t, d)
 }
 
 // What is no place for artifacts is refused, before anything is made.
@@ -469,18 +508,6 @@ func TestMounted(t *testing.T) {
 	d.Name = "out/in"
 	if err := d.Replace(first.fill); err != nil {
 		t.Errorf("Replace in a mount point = %v", err)
-	}
-	if os.Getuid() != 0 {
-		return
-	}
-	if err := os.Chmod(filepath.Dir(d.path()), 0o555); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("", filepath.Dir(d.path()), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Replace(second.fill); err == nil || !strings.Contains(err.Error(), "9ci fills a directory beside "+d.path()) {
-		t.Errorf("Replace where nothing can be beside = %v", err)
 	}
 }
 
