@@ -289,7 +289,7 @@ func (p *place) unmoved(err error) error {
 	case nil:
 		return nil
 	case unix.EBUSY, unix.EXDEV:
-		return fmt.Errorf("%s cannot be replaced, for something is mounted on it (%w): name a directory in it", p.name, err)
+		return fmt.Errorf("%s cannot be renamed (%w), as where something is mounted on it: name a directory in it", p.name, err)
 	}
 	return fmt.Errorf("%s cannot be replaced: %w", p.name, err)
 }
