@@ -161,12 +161,10 @@ func TestTerminal(t *testing.T) {
 	play(false, "9ci: daemon: "+escaped, "9ci")
 	stop()
 
-	// The configuration, and an orchestrator that is none.
-	env = append(env, "CI_ORCHESTRATOR=ssh://"+evil)
-	play(false, `\x1b]52;c;`, "9ci", "-n")
-	play(false, `\x1b]52;c;`, "9ci", "doctor")
-	env = append(env, "CI_ORCHESTRATOR=", "CI_NET="+evil)
+	// The configuration.
+	env = append(env, "CI_NET="+evil)
 	play(false, escaped, "9ci")
+	play(false, escaped, "9ci", "doctor")
 	env = append(env, "CI_NET=", "NAMESPACE="+filepath.Join(work, evil), "DISPLAY=")
 	check(os.WriteFile(filepath.Join(work, evil), nil, 0o600))
 	play(false, escaped, "9ci", "ls")
