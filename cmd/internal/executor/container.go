@@ -1,7 +1,6 @@
 package executor
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -44,16 +43,15 @@ func (r *running) defaultImage() string {
 
 // inspect asks podman about the image that base-image named.
 func (r *running) inspect(ctx context.Context) (container, error) {
-	var out bytes.Buffer
-	if _, err := r.exec(ctx, vm.Cmd{Args: []string{"cat", containerFile}, Stdout: &out}); err != nil {
+	name, _, err := r.ask(ctx, "CONTAINERIMAGE", 1<<10, vm.Cmd{Args: []string{"cat", containerFile}})
+	if err != nil {
 		return container{}, err
 	}
-	name := strings.TrimSpace(out.String())
-	if name == "" || strings.ContainsAny(name, " \t\n") || name[0] == '-' {
+	name = strings.TrimSpace(name)
+	if name == "" || name[0] == '-' || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
 		return container{}, failed{1, fmt.Sprintf("CONTAINERIMAGE is %q, which names no image: set it to one name", name)}
 	}
-	out.Reset()
-	code, err := r.exec(ctx, vm.Cmd{Args: []string{"podman", "image", "inspect", name}, Stdout: &out})
+	out, code, err := r.ask(ctx, "what podman says of the image "+name, maxAnswer, vm.Cmd{Args: []string{"podman", "image", "inspect", name}})
 	if err != nil {
 		return container{}, err
 	}
@@ -69,13 +67,16 @@ func (r *running) inspect(ctx context.Context) (container, error) {
 			User       string
 		}
 	}
-	if err := json.Unmarshal(out.Bytes(), &images); err != nil || len(images) != 1 {
+	if err := json.Unmarshal([]byte(out), &images); err != nil || len(images) != 1 {
 		return container{}, fmt.Errorf("podman image inspect %s: %v", name, err)
 	}
 	im := images[0]
 	c := container{name: name, digest: im.Digest, dir: im.Config.WorkingDir, user: im.Config.User}
 	if c.digest == "" {
 		c.digest = "sha256:" + im.ID
+	}
+	if hex, ok := strings.CutPrefix(c.digest, "sha256:"); !ok || !validDigest(hex) {
+		return container{}, fmt.Errorf("podman image inspect %s: %.80q is no digest", name, c.digest)
 	}
 	if c.dir == "" || c.dir == "/" {
 		c.dir = srcDir
@@ -87,6 +88,10 @@ func (r *running) inspect(ctx context.Context) (container, error) {
 		}
 	}
 	return c, nil
+}
+
+func validDigest(hex string) bool {
+	return len(hex) == 64 && !strings.ContainsFunc(hex, func(c rune) bool { return (c < '0' || c > '9') && (c < 'a' || c > 'f') })
 }
 
 // podmanRun is the command that runs mk in the base image. The machine is the

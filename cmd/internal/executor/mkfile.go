@@ -1,7 +1,6 @@
 package executor
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -24,15 +23,20 @@ func (m *mkfile) hasTarget(name string) bool { return slices.Contains(m.Targets,
 // explicit target below the artifacts' directory and each word of $ARTIFACTS
 // there; with neither, the meta-rule's own % once, if there is such a rule.
 func (m *mkfile) artifactTargets() (targets []string, literal bool) {
-	for _, t := range m.Targets {
-		if strings.HasPrefix(t, artifactsDir+"/") {
+	seen := make(map[string]bool)
+	add := func(t string) {
+		if !seen[t] {
+			seen[t] = true
 			targets = append(targets, t)
 		}
 	}
-	for _, w := range m.Variables["ARTIFACTS"] {
-		if t := artifactsDir + "/" + w; !slices.Contains(targets, t) {
-			targets = append(targets, t)
+	for _, t := range m.Targets {
+		if strings.HasPrefix(t, artifactsDir+"/") {
+			add(t)
 		}
+	}
+	for _, w := range m.Variables["ARTIFACTS"] {
+		add(artifactsDir + "/" + w)
 	}
 	if len(targets) == 0 && slices.Contains(m.Patterns, artifactsDir+"/%") {
 		return []string{artifactsDir + "/%"}, true
@@ -40,12 +44,16 @@ func (m *mkfile) artifactTargets() (targets []string, literal bool) {
 	return targets, false
 }
 
+// maxAnswer is the longest answer that is taken of a machine: some 100,000
+// targets.
+const maxAnswer = 4 << 20
+
 // askMkfile has mk list the mkfile of the repository, in the machine: its
 // backquotes run there. mk's own message, where it cannot, is the result of
 // the run.
 func (r *running) askMkfile(ctx context.Context) (*mkfile, error) {
-	var out bytes.Buffer
-	code, err := r.exec(ctx, vm.Cmd{Args: []string{vm.GuestPath, "mkquery", "ARTIFACTS"}, Stdout: &out})
+	out, code, err := r.ask(ctx, "what mk lists of the mkfile, its targets and $ARTIFACTS,", maxAnswer,
+		vm.Cmd{Args: []string{vm.GuestPath, "mkquery", "ARTIFACTS"}})
 	if err != nil {
 		return nil, err
 	}
@@ -53,8 +61,8 @@ func (r *running) askMkfile(ctx context.Context) (*mkfile, error) {
 		return nil, failed{code: 1}
 	}
 	m := new(mkfile)
-	if err := json.Unmarshal(out.Bytes(), m); err != nil {
-		return nil, fmt.Errorf("mk in the machine answered %.200q: %w", out.String(), err)
+	if err := json.Unmarshal([]byte(out), m); err != nil {
+		return nil, fmt.Errorf("mk in the machine answered %.200q: %w", out, err)
 	}
 	return m, nil
 }

@@ -2,8 +2,21 @@ package executor
 
 import (
 	"slices"
+	"strconv"
 	"testing"
 )
+
+// A mkfile's answer may have a million words: each is looked at once.
+func TestManyArtifactTargets(t *testing.T) {
+	words := make([]string, maxAnswer/4)
+	for i := range words {
+		words[i] = strconv.Itoa(i / 2)
+	}
+	m := mkfile{Variables: map[string][]string{"ARTIFACTS": words}}
+	if got, _ := m.artifactTargets(); len(got) != len(words)/2 {
+		t.Errorf("artifactTargets has %d targets of %d words, want each once", len(got), len(words))
+	}
+}
 
 func TestArtifactTargets(t *testing.T) {
 	const dir = "/var/run/ci/artifacts/"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"9ci/cmd/internal/config"
@@ -285,6 +286,9 @@ func (r *running) artifacts(ctx context.Context) error {
 			f.why = "the rule for " + artifactsDir + "/% was made for a stem of % as the mkfile names no artifact: set ARTIFACTS to their names"
 			return f
 		}
+		if errors.Is(err, syscall.E2BIG) {
+			return failed{1, "the names of the artifacts in the mkfile are more than a command takes: make a tar of them"}
+		}
 		return err
 	}
 	root, err := os.OpenRoot(filepath.Join(r.dir, "artifacts"))
@@ -360,6 +364,36 @@ func (r *running) shell(ctx context.Context, script string, args ...string) erro
 		err = fmt.Errorf("status %d: %s", code, strings.TrimSpace(stderr.String()))
 	}
 	return err
+}
+
+// errTooLong is an answer's that is over its limit.
+var errTooLong = errors.New("more than that is taken")
+
+// An answer is what the executor itself reads of a machine, of limit bytes at
+// most: more ends the command.
+type answer struct {
+	limit int
+	b     []byte
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if len(p) > a.limit-len(a.b) {
+		return 0, errTooLong
+	}
+	a.b = append(a.b, p...)
+	return len(p), nil
+}
+
+// ask is exec for an answer on standard output, which is what. One of more than
+// limit bytes is a result of the run.
+func (r *running) ask(ctx context.Context, what string, limit int, c vm.Cmd) (string, int, error) {
+	a := answer{limit: limit}
+	c.Stdout = &a
+	code, err := r.exec(ctx, c)
+	if errors.Is(err, errTooLong) {
+		err = failed{1, fmt.Sprintf("%s is over %d bytes", what, limit)}
+	}
+	return string(a.b), code, err
 }
 
 // exec runs a command in the repository with the run's environment and returns
