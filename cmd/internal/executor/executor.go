@@ -335,7 +335,8 @@ func (e *Executor) do(run *fs.Run, req Request, j *job) error {
 	e.mu.Lock()
 	rp := e.Repo
 	e.mu.Unlock()
-	r := &running{e: e, repo: rp, req: req, cfg: req.Config, run: run, dir: dir}
+	r := &running{e: e, repo: rp, req: req, cfg: req.Config, run: run, dir: dir, mask: newMask(req.Config.Secrets)}
+	r.stdout, r.stderr = r.mask.writer(run.Stdout()), r.mask.writer(run.Stderr())
 	e.Log.Info("run", "run", j.id, "commit", req.Commit)
 	err = r.live(j.ctx)
 	if err != nil {

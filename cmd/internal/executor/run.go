@@ -40,6 +40,9 @@ type running struct {
 	run    *fs.Run
 	m      *vm.Machine
 	dir    string // scratch of this run on the host: sockets, source, artifacts
+	mask   *mask
+	stdout *maskWriter // of the current step
+	stderr *maskWriter
 	mkfile *mkfile
 	base   container // the repository's own image; its name is empty where there is none
 }
@@ -81,6 +84,8 @@ func (r *running) live(ctx context.Context) error {
 		}
 		r.run.Enter(s.name) // what cannot be kept of the run Seal tells
 		st, c := r.outcome(ctx, s.do(r, ctx))
+		r.stdout.Flush()
+		r.stderr.Flush()
 		r.run.Leave(s.name, st, c)
 		switch {
 		case st == "passed" || st == "skipped":
@@ -115,9 +120,15 @@ func (r *running) outcome(ctx context.Context, err error) (state string, code in
 		state, code = "error", 125
 	}
 	if err.Error() != "" {
-		fmt.Fprintf(r.run.Stderr(), "9ci: %v\n", err)
+		r.say("%v", err)
 	}
 	return state, code
+}
+
+// say tells the current step's log a line of ours. What is in it of a machine's
+// may hold secrets as well.
+func (r *running) say(format string, args ...any) {
+	fmt.Fprintf(r.stderr, "9ci: "+format+"\n", args...)
 }
 
 // close ends the machine and removes what the run left on the host.
@@ -158,7 +169,7 @@ func (r *running) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	image, err := vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: r.run.Stderr()})
+	image, err := vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: r.stderr})
 	if err != nil {
 		return err
 	}
@@ -188,7 +199,7 @@ func (r *running) boot(ctx context.Context) error {
 	}
 	if ok, why := vm.ProbeKVM(ctx, config); !ok {
 		config.Accel = "tcg"
-		fmt.Fprintf(r.run.Stderr(), "9ci: no KVM, so the machine is slow: %s\n", why)
+		r.say("no KVM, so the machine is slow: %s", why)
 	}
 	if r.m, err = vm.Start(ctx, config); err != nil {
 		return err
@@ -218,7 +229,7 @@ git checkout --quiet --detach "$2"
 git update-ref -d ` + repo.Ref + `
 `
 	if !r.repo.HasFile(ctx, r.req.Commit, "mkfile") {
-		fmt.Fprintf(r.run.Stderr(), "9ci: no mkfile at this revision: write one with a target test\n")
+		r.say("no mkfile at this revision: write one with a target test")
 	}
 	return r.shell(ctx, script, sourceShare, head)
 }
@@ -242,7 +253,7 @@ func (r *running) baseImage(ctx context.Context) error {
 		}
 	}()
 	if !r.mkfile.hasTarget("base-image") {
-		fmt.Fprintf(r.run.Stderr(), "9ci: no target base-image: mk test runs in the core OS\n")
+		r.say("no target base-image: mk test runs in the core OS")
 		return errSkipped
 	}
 	if err := r.mk(ctx, "-f", wrapperFile, containerFile); err != nil {
@@ -252,8 +263,7 @@ func (r *running) baseImage(ctx context.Context) error {
 	if r.base, err = r.inspect(ctx); err != nil {
 		return err
 	}
-	r.run.SetInfo(fs.Attrs{{Name: "image", Value: r.base.name + " " + r.base.digest}})
-	return nil
+	return r.run.SetInfo(fs.Attrs{{Name: "image", Value: r.mask.text(r.base.name) + " " + r.base.digest}})
 }
 
 func (r *running) test(ctx context.Context) error {
@@ -404,15 +414,11 @@ func (r *running) exec(ctx context.Context, c vm.Cmd) (int, error) {
 		c.Dir = srcDir
 	}
 	c.Env = append(r.env(), c.Env...)
-	mask := newMask(r.cfg.Secrets)
-	stdout, stderr := mask.writer(r.run.Stdout()), mask.writer(r.run.Stderr())
-	defer stdout.Flush()
-	defer stderr.Flush()
 	if c.Stdout == nil {
-		c.Stdout = stdout
+		c.Stdout = r.stdout
 	}
 	if c.Stderr == nil {
-		c.Stderr = stderr
+		c.Stderr = r.stderr
 	}
 	exit, err := r.m.Run(ctx, c)
 	if err != nil {
