@@ -1,6 +1,7 @@
 package cmd_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -234,12 +235,9 @@ func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc, left m
 			return err
 		}
 	}
-	root, err := os.OpenRoot(left.artifacts)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return errors.Join(run.AddArtifacts(ctx, root), run.Seal(ctx, "passed", 0, by))
+	var artifacts bytes.Buffer
+	w := tar.NewWriter(&artifacts)
+	return errors.Join(w.AddFS(os.DirFS(left.artifacts)), w.Close(), run.AddArtifacts(ctx, &artifacts), run.Seal(ctx, "passed", 0, by))
 }
 
 // startOrchestrator starts one on a port of its own, for the users to come.

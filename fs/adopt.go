@@ -24,8 +24,8 @@ import (
 // index. An error refuses the run before more of it is read.
 type VerifyFunc func(manifest, sig []byte, info Attrs) (signer string, err error)
 
-// ErrRefused is the error of an adoption that was refused for what the tar
-// holds.
+// ErrRefused is the error of an adoption, and of artifacts, that were refused
+// for what their tar holds.
 var ErrRefused = errors.New("refused")
 
 // Adopt reads the tar of another store's sealed run, as /ci/<id>.tar gives
@@ -40,7 +40,7 @@ var ErrRefused = errors.New("refused")
 // A reader that stalls is the caller's to close; ctx is looked at between
 // reads.
 func (s *Store) Adopt(ctx context.Context, r io.Reader, verify VerifyFunc) (Entry, error) {
-	a := &adoption{s: s, ctx: ctx, tar: tar.NewReader(ctxReader{ctx, r}), verify: verify}
+	a := &adoption{s: s, tar: newTarReader(ctx, r), verify: verify}
 	rec, err := a.run()
 	if err != nil {
 		return Entry{}, fmt.Errorf("fs: adopt %s: %w", cmp.Or(a.id, "a run"), err)
@@ -55,8 +55,7 @@ func (s *Store) Adopt(ctx context.Context, r io.Reader, verify VerifyFunc) (Entr
 // An adoption is one call of Adopt.
 type adoption struct {
 	s      *Store
-	ctx    context.Context
-	tar    *tar.Reader
+	tar    tarReader
 	verify VerifyFunc
 
 	id       string // the maker's
@@ -269,12 +268,6 @@ func (a *adoption) next() (*tar.Header, error) {
 	if err == io.EOF && a.root == nil {
 		return nil, refuse("the tar ends early")
 	}
-	if err != nil && err != io.EOF {
-		if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || err == io.ErrUnexpectedEOF {
-			return nil, refuse("%w", err)
-		}
-		return nil, err
-	}
 	return h, err
 }
 
@@ -381,9 +374,9 @@ func (a *adoption) file(name string) error {
 		return err
 	}
 	h := sha256.New()
-	_, err = io.Copy(io.MultiWriter(f, h), a.tar)
+	_, err = WriteSparse(f, io.TeeReader(a.tar, h))
 	if err = cmp.Or(err, f.Close()); err != nil {
-		if err == io.ErrUnexpectedEOF {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = refuse("the tar ends in %.300q", name)
 		}
 		return err

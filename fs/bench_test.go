@@ -21,17 +21,13 @@ func benchRun(b *testing.B, s *Store, files, size int) string {
 			b.Fatal(err)
 		}
 	}
-	root, err := os.OpenRoot(src)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer root.Close()
+	artifacts := tarOf(b, src)
 	r, err := s.Create(commitA)
 	if err != nil {
 		b.Fatal(err)
 	}
 	r.Enter("artifacts")
-	if err := r.AddArtifacts(b.Context(), root); err != nil {
+	if err := r.AddArtifacts(b.Context(), artifacts); err != nil {
 		b.Fatal(err)
 	}
 	r.Leave("artifacts", "passed", 0)
@@ -202,6 +198,34 @@ func BenchmarkWrite(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := r.Stdout().Write(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// The artifacts of a machine: 20,000 small files.
+func BenchmarkAddArtifacts20000(b *testing.B) {
+	src := b.TempDir()
+	for i := range 20000 {
+		if i%100 == 0 {
+			os.Mkdir(filepath.Join(src, fmt.Sprint(i/100)), 0o755)
+		}
+		if err := os.WriteFile(filepath.Join(src, fmt.Sprint(i/100), fmt.Sprint(i)), []byte("small\n"), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	in := tarOf(b, src).(*bytes.Reader)
+	s := newStore(b)
+	for b.Loop() {
+		r, err := s.Create(commitA)
+		if err != nil {
+			b.Fatal(err)
+		}
+		in.Seek(0, io.SeekStart)
+		if err := r.AddArtifacts(b.Context(), in); err != nil {
+			b.Fatal(err)
+		}
+		if err := r.Discard(); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
@@ -20,8 +21,8 @@ import (
 // The test binary is also the writer that the tests kill.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("FS_TEST_WRITER"); dir != "" {
-		if tar := os.Getenv("FS_TEST_TAR"); tar != "" {
-			adopter(dir, tar)
+		if name := os.Getenv("FS_TEST_TAR"); name != "" {
+			adopter(dir, name)
 		}
 		writer(dir, os.Getenv("FS_TEST_STOP"))
 		return
@@ -41,13 +42,13 @@ func writer(dir, stop string) {
 	}
 	s, err := OpenStore(dir)
 	check(err)
-	src, err := os.MkdirTemp("", "src")
-	check(err)
+	var artifacts bytes.Buffer
+	w := tar.NewWriter(&artifacts)
 	for i := range 3 {
-		check(os.WriteFile(filepath.Join(src, fmt.Sprint("file", i)), make([]byte, 10000*i), 0o644))
+		check(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint("file", i), Mode: 0o644, Size: int64(10000 * i)}))
+		w.Write(make([]byte, 10000*i))
 	}
-	root, err := os.OpenRoot(src)
-	check(err)
+	check(w.Close())
 	for {
 		r, err := s.Create(commitA)
 		check(err)
@@ -68,7 +69,7 @@ func writer(dir, stop string) {
 				select {}
 			}
 			if step == "artifacts" {
-				check(r.AddArtifacts(context.Background(), root))
+				check(r.AddArtifacts(context.Background(), bytes.NewReader(artifacts.Bytes())))
 			}
 			check(r.Leave(step, "passed", 0))
 		}

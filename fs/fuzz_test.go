@@ -1,7 +1,11 @@
 package fs
 
 import (
+	"archive/tar"
 	"bytes"
+	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -77,6 +81,59 @@ func FuzzTexts(f *testing.F) {
 		}
 		ParseKeep(string(b))
 		sigSigner(b)
+	})
+}
+
+// What a machine hands over as artifacts is refused, or is what the sealed run
+// has; nothing is written beside it.
+func FuzzAddArtifacts(f *testing.F) {
+	for _, e := range refusedArtifacts {
+		if len(e.entries) < 10 {
+			f.Add(headers(f, e.entries))
+		}
+	}
+	src := f.TempDir() // small: large ones make for slow fuzzing
+	os.MkdirAll(filepath.Join(src, "dir", "empty"), 0o750)
+	os.Symlink("..", filepath.Join(src, "dir", "up"))
+	os.WriteFile(filepath.Join(src, "sparse"), []byte("x"), 0o644)
+	os.Truncate(filepath.Join(src, "sparse"), 1<<20)
+	good, _ := io.ReadAll(tarOf(f, src))
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		size := int64(0)
+		for r := tar.NewReader(bytes.NewReader(b)); ; {
+			h, err := r.Next()
+			if err != nil {
+				break
+			}
+			if size += max(h.Size, 0); size > 64<<20 {
+				t.Skip("holes take time to read")
+			}
+		}
+		dir := filepath.Join(t.TempDir(), "in")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		defer removeAll(dir)
+		err := unpack(t.Context(), dir, bytes.NewReader(b))
+		if list, _ := os.ReadDir(filepath.Dir(dir)); len(list) != 1 {
+			t.Fatalf("beside the artifacts are now %v", list)
+		}
+		if err != nil {
+			return
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		tree, err := readArtifacts(root, true)
+		if err == nil {
+			_, err = parseMtree(formatMtree(tree))
+		}
+		if err != nil {
+			t.Errorf("it cannot be sealed: %v", err)
+		}
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -160,6 +161,9 @@ func checkPath(path string) error {
 	for name := range strings.SplitSeq(path, "/") {
 		if err := checkName(name); err != nil {
 			return err
+		}
+		if strings.ContainsFunc(name, unicode.IsControl) {
+			return fmt.Errorf("the name %.200q has a control character in it: not every door can carry it", name)
 		}
 	}
 	if len(path) > maxPath {

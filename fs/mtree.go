@@ -28,8 +28,51 @@ type artifact struct {
 	digest [32]byte // of a regular file
 }
 
-// maxArtifacts bounds how many files, directories and links a run can leave.
-const maxArtifacts = 1 << 18
+// Limits of what a run can leave, whoever made it: what each of them costs us
+// is a file to make, to hash, to serve and to send as often as somebody asks.
+const (
+	MaxArtifacts = 16 << 30 // bytes of all files together, holes counted
+	maxArtifacts = 1 << 18  // files, directories and links
+	maxDepth     = 64       // names in a path
+)
+
+// A tally adds up a run's artifacts.
+type tally struct {
+	n     int
+	bytes int64
+	text  int64 // of artifacts.mtree, which is longer than manifest
+}
+
+// mtreeLine is the longest that a line of artifacts.mtree is but for its names.
+const mtreeLine = 150
+
+// add reports what about an artifact a run cannot keep: its name, or that with
+// it the artifacts pass a limit.
+func (t *tally) add(a artifact) error {
+	if err := checkPath(a.name); err != nil {
+		return err
+	}
+	if a.mode&iofs.ModeSymlink != 0 {
+		if err := checkTarget(a.link); err != nil {
+			return fmt.Errorf("link %q: %w", a.name, err)
+		}
+	}
+	if strings.Count(a.name, "/") >= maxDepth {
+		return fmt.Errorf("the path %.100q... is over %d names deep: make a tar of it", a.name, maxDepth)
+	}
+	if t.n++; t.n > maxArtifacts {
+		return fmt.Errorf("over %d artifacts: make a tar of them", maxArtifacts)
+	}
+	if a.size > MaxArtifacts-t.bytes {
+		return fmt.Errorf("with the %d bytes of %.300q the artifacts are over %d bytes, holes counted: leave fewer or smaller ones", a.size, a.name, int64(MaxArtifacts))
+	}
+	t.bytes += a.size
+	t.text += mtreeLine + int64(visLen(a.name)+visLen(a.link))
+	if t.text > maxManifest {
+		return fmt.Errorf("the names of the artifacts are over %d bytes: make a tar of them", maxManifest)
+	}
+	return nil
+}
 
 const mtreeMagic = "#mtree\n"
 
@@ -110,9 +153,22 @@ func fileMode(u uint32) iofs.FileMode {
 	return m
 }
 
+func escaped(c byte) bool { return c <= ' ' || c >= 0x7f || c == '\\' || c == '#' || c == '=' }
+
+// visLen is the length of what appendVis appends.
+func visLen(s string) int {
+	n := len(s)
+	for _, c := range []byte(s) {
+		if escaped(c) {
+			n += 3
+		}
+	}
+	return n
+}
+
 func appendVis(b []byte, s string) []byte {
 	for _, c := range []byte(s) {
-		if c <= ' ' || c >= 0x7f || c == '\\' || c == '#' || c == '=' {
+		if escaped(c) {
 			b = append(b, '\\', '0'+c>>6, '0'+c>>3&7, '0'+c&7)
 		} else {
 			b = append(b, c)
@@ -154,6 +210,7 @@ func parseMtree(b []byte) ([]artifact, error) {
 		return nil, errors.New("artifacts.mtree does not begin with #mtree")
 	}
 	var tree []artifact
+	var total tally
 	dirs := map[string]bool{".": true}
 	for n := 2; len(rest) > 0; n++ {
 		var line []byte
@@ -162,14 +219,15 @@ func parseMtree(b []byte) ([]artifact, error) {
 			return nil, fmt.Errorf("artifacts.mtree line %d: it has no end", n)
 		}
 		a, err := parseArtifact(string(line))
+		if err == nil {
+			err = total.add(a)
+		}
 		switch {
 		case err != nil:
 		case len(tree) > 0 && tree[len(tree)-1].name >= a.name:
 			err = fmt.Errorf("%q is there twice or out of order", a.name)
 		case !dirs[path.Dir(a.name)]:
 			err = fmt.Errorf("%q is in no directory", a.name)
-		case len(tree) == maxArtifacts:
-			err = fmt.Errorf("over %d artifacts", maxArtifacts)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("artifacts.mtree line %d: %w", n, err)
@@ -192,9 +250,6 @@ func parseArtifact(line string) (a artifact, err error) {
 		return a, fmt.Errorf("%.200q does not begin with ./", first)
 	}
 	if a.name, err = parseVis(name); err != nil {
-		return a, err
-	}
-	if err := checkPath(a.name); err != nil {
 		return a, err
 	}
 	for word := range strings.SplitSeq(rest, " ") {
@@ -232,9 +287,6 @@ func parseArtifact(line string) (a artifact, err error) {
 			if a.link, err = parseVis(v); err != nil {
 				return a, err
 			}
-			if err := checkTarget(a.link); err != nil {
-				return a, fmt.Errorf("link %q: %w", a.name, err)
-			}
 		case "sha256":
 			if a.digest, err = parseDigest(v); err != nil {
 				return a, err
@@ -261,11 +313,9 @@ func checkTarget(target string) error {
 // readArtifacts describes what is below a run's artifacts. With hash it reads
 // the files too.
 func readArtifacts(root *os.Root, hash bool) (tree []artifact, err error) {
+	var total tally
 	err = iofs.WalkDir(root.FS(), ".", func(name string, _ iofs.DirEntry, err error) error {
 		if err != nil || name == "." {
-			return err
-		}
-		if err := checkPath(name); err != nil {
 			return err
 		}
 		fi, err := root.Lstat(filepath.FromSlash(name))
@@ -281,10 +331,8 @@ func readArtifacts(root *os.Root, hash bool) (tree []artifact, err error) {
 				return err
 			}
 		}
-		if tree = append(tree, a); len(tree) > maxArtifacts {
-			return fmt.Errorf("over %d artifacts", maxArtifacts)
-		}
-		return nil
+		tree = append(tree, a)
+		return total.add(a)
 	})
 	return tree, err
 }
@@ -300,9 +348,6 @@ func describe(root *os.Root, name string, fi iofs.FileInfo) (a artifact, err err
 		a.mode = iofs.ModeSymlink | 0o777
 		if a.link, err = root.Readlink(filepath.FromSlash(name)); err != nil {
 			return a, err
-		}
-		if err := checkTarget(a.link); err != nil {
-			return a, fmt.Errorf("link %q: %w", name, err)
 		}
 	default:
 		return a, fmt.Errorf("%q is a %s: only files, directories and symbolic links can be kept", name, typeName(fi.Mode()))

@@ -1,62 +1,59 @@
 package fs
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// What cannot be served fails the copy with a reason; nothing of it is kept,
-// and the run goes on.
+// refusedArtifacts is what a machine's tar may hold and a run cannot keep.
+var refusedArtifacts = []struct {
+	name    string
+	entries []tar.Header
+	want    string
+}{
+	{"fifo", []tar.Header{{Name: "./x", Typeflag: tar.TypeFifo}}, `"x" is a fifo`},
+	{"device", []tar.Header{{Name: "x", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3}}, `"x" is a device`},
+	{"hard link", []tar.Header{{Name: "x", Typeflag: tar.TypeLink, Linkname: "/etc/passwd"}}, `"x" is a hard link`},
+	{"not UTF-8", []tar.Header{{Name: "\xff"}}, "is not UTF-8: 9P cannot carry it"},
+	{"newline", []tar.Header{{Name: "a\nb"}}, `"a\nb" has a control character`},
+	{"C1", []tar.Header{{Name: "a\u009b31m"}}, "has a control character"},
+	{"long", []tar.Header{{Name: strings.Repeat("x", 256)}}, "is over 255 bytes"},
+	{"target", []tar.Header{{Name: "x", Typeflag: tar.TypeSymlink, Linkname: "\xff"}}, "is not UTF-8: 9P cannot carry it"},
+	{"up", []tar.Header{{Name: "../x"}}, "is not a clean relative path"},
+	{"absolute", []tar.Header{{Name: "/etc/x"}}, "is not a clean relative path"},
+	{"twice", []tar.Header{{Name: "x"}, {Name: "x"}}, `"x" is in the tar twice`},
+	{"through a link", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "/tmp"}, {Name: "l/x"}}, `"l/x" is in no directory of the tar`},
+	{"through a link in it", []tar.Header{{Name: "d", Typeflag: tar.TypeDir}, {Name: "l", Typeflag: tar.TypeSymlink, Linkname: "d"}, {Name: "l/x"}}, `"l/x" is in no directory of the tar`},
+	{"a link's place", []tar.Header{{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "d"}, {Name: "l", Typeflag: tar.TypeDir}}, `"l" is in the tar twice`},
+	{"bytes", []tar.Header{{Name: "x", Size: MaxArtifacts + 1}}, "are over 17179869184 bytes"},
+	{"bytes beyond counting", []tar.Header{{Name: "a", Size: 1}, {Name: "x", Size: 1<<63 - 1}}, "are over 17179869184 bytes"},
+	{"depth", deepPath(maxDepth + 1), "is over 64 names deep"},
+}
+
+// Each is refused with a reason, nothing of it is kept, and the run goes on.
 func TestAddArtifactsRefuses(t *testing.T) {
-	for _, tt := range []struct {
-		name string
-		make func(dir string) error
-		want string
-	}{
-		{"fifo", func(d string) error { return unix.Mkfifo(filepath.Join(d, "a", "x"), 0o644) }, `"a/x" is a fifo`},
-		{"device", func(d string) error {
-			return unix.Mknod(filepath.Join(d, "a", "x"), unix.S_IFCHR|0o644, int(unix.Mkdev(1, 3)))
-		}, `"a/x" is a device`},
-		{"socket", func(d string) error {
-			l, err := net.Listen("unix", filepath.Join(d, "a", "x"))
-			if err == nil {
-				l.(*net.UnixListener).SetUnlinkOnClose(false)
-				l.Close()
-			}
-			return err
-		}, `"a/x" is a socket`},
-		{"name", func(d string) error { return os.WriteFile(filepath.Join(d, "a", "\xff"), nil, 0o644) }, "is not UTF-8: 9P cannot carry it"},
-		{"target", func(d string) error { return os.Symlink("\xff", filepath.Join(d, "a", "x")) }, "is not UTF-8: 9P cannot carry it"},
-	} {
+	for _, tt := range refusedArtifacts {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStore(t)
-			src := t.TempDir()
-			makeArtifacts(t, filepath.Join(src, "a"))
-			if err := tt.make(src); err != nil {
-				if errors.Is(err, os.ErrPermission) {
-					t.Skip(err)
-				}
-				t.Fatal(err)
-			}
-			root, err := os.OpenRoot(src)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer root.Close()
 			r := mustCreate(t, s)
 			r.Enter("artifacts")
-			if err := r.AddArtifacts(t.Context(), root); err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("AddArtifacts = %v, want %q", err, tt.want)
+			err := r.AddArtifacts(t.Context(), bytes.NewReader(headers(t, tt.entries)))
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("AddArtifacts = %v, want %v, %q", err, ErrRefused, tt.want)
 			}
 			if list, _ := os.ReadDir(filepath.Join(r.Dir(), "artifacts")); len(list) > 0 {
 				t.Errorf("%v is kept", list)
@@ -69,29 +66,173 @@ func TestAddArtifactsRefuses(t *testing.T) {
 	}
 }
 
-// A file that nobody can read is kept readable for its owner, links are kept
-// as they are, and what is behind them is not copied.
-func TestAddArtifactsCopies(t *testing.T) {
-	s := newStore(t)
-	src, out := t.TempDir(), t.TempDir()
-	os.WriteFile(filepath.Join(out, "secret"), []byte("secret"), 0o644)
-	os.WriteFile(filepath.Join(src, "closed"), []byte("x"), 0)
-	os.Mkdir(filepath.Join(src, "dir"), 0o700)
-	os.WriteFile(filepath.Join(src, "dir", "file"), []byte("y"), 0o4711)
-	os.Chmod(filepath.Join(src, "dir", "file"), 0o711|os.ModeSetuid)
-	os.Chmod(filepath.Join(src, "dir"), 0o100)
-	defer os.Chmod(filepath.Join(src, "dir"), 0o700)
-	os.Symlink(out, filepath.Join(src, "link"))
-	if os.Getuid() != 0 {
-		t.Skip("who is not root cannot read what nobody can")
+// headers is a tar of entries, each with a byte of data at most.
+func headers(t testing.TB, entries []tar.Header) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	for _, h := range entries {
+		w := tar.NewWriter(&b)
+		h.Format, h.ModTime = tar.FormatPAX, time.Unix(1, 0)
+		if h.Mode == 0 {
+			h.Mode = 0o755
+		}
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size == 1 {
+			b.Write(make([]byte, 512))
+		}
 	}
-	root, err := os.OpenRoot(src)
+	return append(b.Bytes(), make([]byte, 1024)...)
+}
+
+func deepPath(n int) (entries []tar.Header) {
+	for i := range n {
+		entries = append(entries, tar.Header{Name: strings.Repeat("d/", i+1), Typeflag: tar.TypeDir})
+	}
+	return entries
+}
+
+// Many small things are bounded as one large is.
+func TestTally(t *testing.T) {
+	for name, want := range map[string]string{
+		"":                       "over 262144 artifacts",
+		strings.Repeat("n", 200): "the names of the artifacts are over 67108864 bytes",
+		strings.Repeat("=", 50):  "the names of the artifacts are over 67108864 bytes",
+	} {
+		var total tally
+		var err error
+		for i := 0; err == nil; i++ {
+			err = total.add(artifact{name: fmt.Sprint(i, name)})
+		}
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("many names like %q = %v, want %q", name, err, want)
+		}
+	}
+	a := artifact{name: strings.Repeat("=", 200), size: MaxArtifacts, time: time.Unix(1<<60, 1), mode: 0o7777}
+	if got := len(formatMtree([]artifact{a})) - len(mtreeMagic); got > mtreeLine+visLen(a.name) {
+		t.Errorf("a line of artifacts.mtree has %d bytes, want at most %d", got, mtreeLine+visLen(a.name))
+	}
+}
+
+// What is no tar is refused; an error of who gives it is not.
+func TestAddArtifactsNoTar(t *testing.T) {
+	s := newStore(t)
+	r := mustCreate(t, s)
+	good := headers(t, []tar.Header{{Name: "x", Size: 1}})
+	for _, b := range [][]byte{[]byte(strings.Repeat("no tar at all ", 200)), good[:512], good[:300]} {
+		if err := r.AddArtifacts(t.Context(), bytes.NewReader(b)); !errors.Is(err, ErrRefused) {
+			t.Errorf("AddArtifacts(%.20q) = %v, want %v", b, err, ErrRefused)
+		}
+	}
+	broken := io.MultiReader(bytes.NewReader(good[:512]), iotest.ErrReader(unix.EIO))
+	if err := r.AddArtifacts(t.Context(), broken); !errors.Is(err, unix.EIO) || errors.Is(err, ErrRefused) {
+		t.Errorf("AddArtifacts of a broken disk = %v, want %v", err, unix.EIO)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.AddArtifacts(ctx, bytes.NewReader(good)); !errors.Is(err, context.Canceled) {
+		t.Errorf("AddArtifacts = %v, want %v", err, context.Canceled)
+	}
+}
+
+// Holes stay holes, from a machine and from a peer; a file of nothing else
+// takes no room, and one beyond what a run can keep takes no time either.
+func TestSparseArtifacts(t *testing.T) {
+	src := t.TempDir()
+	const size = 100 << 20
+	f, err := os.Create(filepath.Join(src, "sparse"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer root.Close()
+	for _, off := range []int64{3, 10 << 20, size - 5} {
+		if _, err := f.WriteAt([]byte("data"), off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t)
 	r := mustCreate(t, s)
-	if err := r.AddArtifacts(t.Context(), root); err != nil {
+	if err := r.AddArtifacts(t.Context(), tarOf(t, src)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Seal(t.Context(), "passed", 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*Store{s, adoptFrom(t, s, r.ID())} {
+		verifyRun(t, s, r.ID())
+		name := filepath.Join(s.runPath(r.ID()), "artifacts", "sparse")
+		got, err := os.ReadFile(name)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes, %v, are not what was left", len(got), err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil || st.Blocks*512 > 1<<20 {
+			t.Errorf("it takes %d bytes of disk, %v", st.Blocks*512, err)
+		}
+	}
+
+	if err := os.Truncate(f.Name(), 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	r = mustCreate(t, s)
+	err = r.AddArtifacts(t.Context(), tarOf(t, src))
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), `with the 1099511627776 bytes of "sparse" the artifacts are over`) {
+		t.Errorf("AddArtifacts of a terabyte = %v", err)
+	}
+}
+
+// What comes of a tar is what was in it, in whatever pieces it comes, with
+// holes for its blocks of zeros.
+func FuzzWriteSparse(f *testing.F) {
+	f.Add([]byte(""), uint16(1), uint16(0))
+	f.Add([]byte("x"), uint16(3), uint16(5000))
+	f.Add(bytes.Repeat([]byte{0, 0, 1}, 5000), uint16(4096), uint16(1))
+	name := filepath.Join(f.TempDir(), "file")
+	f.Fuzz(func(t *testing.T, b []byte, piece, pad uint16) {
+		b = slices.Concat(make([]byte, pad), b, make([]byte, pad), b)
+		out, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		n, err := WriteSparse(out, pieces{bytes.NewReader(b), 1 + int(piece)})
+		got, rerr := os.ReadFile(name)
+		if err != nil || rerr != nil || n != int64(len(b)) || !bytes.Equal(got, b) {
+			t.Errorf("WriteSparse of %d bytes = %d, %v; %d bytes came of it, %v", len(b), n, err, len(got), rerr)
+		}
+	})
+}
+
+// pieces reads at most n bytes at once.
+type pieces struct {
+	io.Reader
+	n int
+}
+
+func (r pieces) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), r.n)]) }
+
+// A file that nobody can read is kept readable for its owner, links are kept
+// as they are, and what is behind them is not copied.
+func TestAddArtifacts(t *testing.T) {
+	s := newStore(t)
+	out := t.TempDir()
+	os.WriteFile(filepath.Join(out, "secret"), []byte("secret"), 0o644)
+	r := mustCreate(t, s)
+	err := r.AddArtifacts(t.Context(), bytes.NewReader(headers(t, []tar.Header{
+		{Name: "./", Typeflag: tar.TypeDir, Mode: 0o711},
+		{Name: "./closed", Mode: 0o1000, Uid: 12345, Gid: 12345, Uname: "somebody", Size: 1},
+		{Name: "./dir/", Typeflag: tar.TypeDir, Mode: 0o100},
+		{Name: "./dir/file", Mode: 0o4711, Size: 1},
+		{Name: "./link", Typeflag: tar.TypeSymlink, Linkname: out},
+	})))
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Seal(t.Context(), "passed", 0, nil); err != nil {
@@ -100,7 +241,7 @@ func TestAddArtifactsCopies(t *testing.T) {
 	tree := NewTree(s, nil)
 	dir := "ci/" + r.ID() + "/artifacts/"
 	for name, want := range map[string]os.FileMode{
-		"closed":   0o400,
+		"closed":   os.ModeSticky | 0o400,
 		"dir":      os.ModeDir | 0o500,
 		"dir/file": os.ModeSetuid | 0o711,
 		"link":     os.ModeSymlink | 0o777,
@@ -109,6 +250,9 @@ func TestAddArtifactsCopies(t *testing.T) {
 		if err != nil || st.Mode != want {
 			t.Errorf("%s has mode %v, %v, want %v", name, st.Mode, err, want)
 		}
+	}
+	if st, err := stat(t, tree, dir+"closed"); err != nil || st.UID != uint32(os.Getuid()) {
+		t.Errorf("closed belongs to %d, %v, want %d", st.UID, err, os.Getuid())
 	}
 	if _, err := Walk(t.Context(), tree, dir+"link/secret"); err == nil {
 		t.Errorf("what a link leads to was copied")

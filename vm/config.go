@@ -33,14 +33,21 @@ type Config struct {
 	Shares []Share
 
 	// Disk is the size in bytes of a sparse disk for all that the guest
-	// writes outside its shares: /src, /tmp, podman's store and what is
+	// writes: /src, /tmp, podman's store and what is
 	// written over the core OS. 0 is memory: faster, and 80% of Memory at
 	// most. It lies in Dir without a name.
 	Disk int64
 
+	// Outbox is the size in bytes, a multiple of 512, of one more sparse
+	// disk with nothing on it: what the guest writes to the device
+	// Machine.OutboxDevice, Machine.Outbox reads. It is the one way in
+	// which a guest hands over more than a command's output, and its size
+	// the most that it can. 0 is none. It lies in Dir without a name.
+	Outbox int64
+
 	Log     *slog.Logger // nil: none
 	Console io.Writer    // gets the guest's console, and must not block; nil: nobody
-	Dir     string       // for Disk; empty: /var/tmp
+	Dir     string       // for Disk and Outbox; empty: /var/tmp
 
 	// Env is every command's in the guest: NAME=VALUE.
 	Env []string
@@ -55,15 +62,13 @@ type Config struct {
 	Cold bool
 }
 
-// A Share is a directory of the host that the guest sees by 9P. What the
-// guest writes there is owned by this process's user; where that is root,
-// root in the guest makes devices and set-user-ID files there too, so
-// that nobody else should be able to walk to Dir.
+// A Share is a directory of the host that the guest sees by 9P. Writes get
+// EROFS, from qemu: root in the guest cannot change that. All in the guest
+// can read it from the start, mounted or not, with this process's rights.
 type Share struct {
-	Tag      string // its name on the wire, at most 31 bytes; unique
-	Dir      string // here
-	Target   string // there; empty: not mounted at boot
-	ReadOnly bool   // writes get EROFS, from qemu: root in the guest cannot change that
+	Tag    string // its name on the wire, at most 31 bytes; unique
+	Dir    string // here
+	Target string // there; empty: not mounted at boot
 }
 
 // complete checks c and fills in what it leaves open.
@@ -91,6 +96,9 @@ func (c *Config) complete(ctx context.Context) error {
 	}
 	if c.Disk != 0 && c.Disk < 64<<20 {
 		return fmt.Errorf("disk of %d bytes, want none or at least 64 MiB", c.Disk)
+	}
+	if c.Outbox < 0 || c.Outbox%512 != 0 {
+		return fmt.Errorf("outbox of %d bytes, want whole sectors of 512", c.Outbox)
 	}
 	if c.Dir == "" {
 		c.Dir = "/var/tmp"

@@ -12,7 +12,9 @@
 // process that started it. Directories of the host are seen in it where
 // it is given Shares, by 9P. What is the same in every machine is kept in
 // the user's cache: images, and machines that were saved when they had
-// just started, from which others go on (Config.Cold).
+// just started, from which others go on (Config.Cold). No share can be
+// written: what a machine hands over is the output of its commands, and what
+// it writes to a disk of its own, of a fixed size (Config.Outbox).
 //
 // The host is where the machine's word ends. What a guest sends is bounded
 // and checked; a machine that floods, stalls, panics or dies ends with an

@@ -262,7 +262,7 @@ func TestShutdownFails(t *testing.T) {
 func TestNothingLeft(t *testing.T) {
 	c := double(t, "")
 	c.Dir = t.TempDir()
-	c.Disk = 64 << 20
+	c.Disk, c.Outbox = 64<<20, 64<<20
 	before := resources(t)
 	for i := range 30 {
 		m, err := vm.Start(t.Context(), c)

@@ -23,7 +23,7 @@ func (m *Machine) watch() {
 	case <-m.monitor.done:
 		lost = func() error { return errMonitor }
 	case <-m.monitor.full:
-		m.end(fmt.Errorf("no room for its disk in %s: %w", m.dir, syscall.ENOSPC))
+		m.end(fmt.Errorf("no room for its disks in %s: %w", m.dir, syscall.ENOSPC))
 	}
 	if lost != nil {
 		t := time.NewTimer(lastTime)
@@ -37,6 +37,9 @@ func (m *Machine) watch() {
 	<-m.exited
 	m.guest.Close()
 	m.monitor.close()
+	if m.outbox != nil {
+		m.outbox.Close()
+	}
 
 	m.mu.Lock()
 	defer m.mu.Unlock()

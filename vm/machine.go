@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -24,7 +26,9 @@ type Machine struct {
 	console *console // the guest's
 	stderr  *console // qemu's
 
-	dir      string   // where its disk is
+	outbox   *os.File // closed when qemu has ended; or nil
+	device   string   // the guest's name of it
+	dir      string   // where its disks are
 	incoming net.Conn // to a qemu that waits for a saved state; in is the descriptor of its end there
 	in       int
 
@@ -98,7 +102,30 @@ func (m *Machine) Run(ctx context.Context, cmd Cmd) (Exit, error) {
 		}
 	default:
 	}
-	return exit, fmt.Errorf("vm: run %s: %w", strings.Join(cmd.Args, " "), err)
+	return exit, fmt.Errorf("vm: run %s: %w", shown(cmd.Args), err)
+}
+
+// shown is the first words of a command, as an error shows it: others may be
+// the guest's own, and as long as it likes. No word is cut.
+func shown(args []string) string {
+	n := 0
+	for i, a := range args {
+		if n += len(a); i > 0 && n > 200 {
+			return strings.Join(args[:i], " ") + " ..."
+		}
+	}
+	return strings.Join(args, " ")
+}
+
+// OutboxDevice is the guest's name of the disk that Outbox reads.
+func (m *Machine) OutboxDevice() string { return m.device }
+
+// Outbox reads the disk of Config.Outbox from its start; what was never
+// written is zeros. The guest may still write: nothing that was read is
+// there a second time for certain. When the machine has ended reads get
+// os.ErrClosed.
+func (m *Machine) Outbox() *io.SectionReader {
+	return io.NewSectionReader(m.outbox, 0, math.MaxInt64) // or its end
 }
 
 // SetNet lets the guest reach the network, or not. It is done by qemu:

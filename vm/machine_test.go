@@ -107,16 +107,16 @@ func TestMachine(t *testing.T) {
 		t.Skip("takes half a minute")
 	}
 	c := config(t)
-	rw, ro := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(ro, "from host"), []byte("hello\n"), 0o644); err != nil {
+	source, later := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(source, "from host"), []byte("hello\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	c.Shares = []vm.Share{
-		{Tag: "artifacts", Dir: rw, Target: "/var/run/ci/artifacts"},
-		{Tag: "source", Dir: ro, Target: "/n/source", ReadOnly: true},
+		{Tag: "source", Dir: source, Target: "/n/source"},
+		{Tag: "later", Dir: later},
 	}
 	c.Net = true
-	c.Disk = 4 << 30
+	c.Disk, c.Outbox = 4<<30, 1<<20
 	m := start(t, c)
 
 	stdout, stderr := sh(t, m, "echo out; echo err >&2; exit 7", 7)
@@ -130,12 +130,16 @@ func TestMachine(t *testing.T) {
 		t.Errorf("no such program: %v, want %v", err, iofs.ErrNotExist)
 	}
 
-	// Shares, and what qemu and not the guest makes read-only.
-	sh(t, m, "cat '/n/source/from host' >/var/run/ci/artifacts/copy", 0)
-	if b, err := os.ReadFile(filepath.Join(rw, "copy")); string(b) != "hello\n" {
-		t.Errorf("copy = %q, %v", b, err)
+	shares(t, m, source, later)
+
+	// What the guest hands over: what it wrote, zeros, and no more than fits.
+	sh(t, m, "cat '/n/source/from host' >"+m.OutboxDevice()+" && sync", 0)
+	if b, err := io.ReadAll(m.Outbox()); err != nil || string(b) != "hello\n"+strings.Repeat("\x00", 1<<20-6) {
+		t.Errorf("Outbox = %.20q of %d bytes, %v", b, len(b), err)
 	}
-	sh(t, m, "mount -o remount,rw /n/source; ! touch /n/source/x", 0)
+	if _, stderr := sh(t, m, "cat /dev/zero >"+m.OutboxDevice(), 1); !strings.Contains(stderr, "No space left on device") {
+		t.Errorf("a full outbox: %q", stderr)
+	}
 
 	// Several at once, each with an input and an output of its own.
 	var wg sync.WaitGroup
@@ -157,9 +161,8 @@ func TestMachine(t *testing.T) {
 	sh(t, m, `tar -C / -c bin lib lib64 usr/bin/sh usr/bin/dash usr/bin/cat usr/lib/x86_64-linux-gnu/libc.so.6 \
 		$(cd / && find usr/lib*/ -name 'ld-linux-x86-64.so.2') | podman import -q - localhost/sh`, 0)
 	sh(t, m, `printf 'FROM localhost/sh\nRUN echo built >/f\n' >/src/Containerfile && podman build -q -t localhost/built /src`, 0)
-	sh(t, m, `podman run --rm --network=none -v /var/run/ci/artifacts:/a localhost/built sh -c 'cat /f >/a/f; exit 9'`, 9)
-	if b, err := os.ReadFile(filepath.Join(rw, "f")); string(b) != "built\n" {
-		t.Errorf("file that a container left = %q, %v", b, err)
+	if stdout, _ := sh(t, m, `podman run --rm --network=none -v /src:/a localhost/built sh -c 'cat /f >/a/f; exit 9'; echo $?; cat /src/f`, 0); stdout != "9\nbuilt\n" {
+		t.Errorf("status and file that a container left = %q", stdout)
 	}
 	if stdout, stderr := sh(t, m, "podman run --rm --network=host localhost/built sh -c 'echo out; echo err >&2'", 0); stdout != "out\n" || stderr != "err\n" {
 		t.Errorf("podman run: stdout %q, stderr %q", stdout, stderr)
@@ -175,6 +178,51 @@ func TestMachine(t *testing.T) {
 	}
 	if _, err := m.Run(context.Background(), vm.Cmd{Args: []string{"true"}}); err == nil {
 		t.Error("Run after Shutdown: no error")
+	}
+	if _, err := m.Outbox().Read(make([]byte, 1)); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Outbox after Shutdown: %v, want %v", err, os.ErrClosed)
+	}
+}
+
+// shares attacks what the host shares as root of the machine: all of it can
+// be read, none of it changed, and a link leads nowhere on the host.
+func shares(t *testing.T, m *vm.Machine, source, later string) {
+	t.Helper()
+	if stdout, _ := sh(t, m, "mkdir /n/later && mount -t 9p -o trans=virtio,version=9p2000.L later /n/later && ls -A /n/later", 0); stdout != "" {
+		t.Errorf("a share that is empty has %q", stdout)
+	}
+	secret := filepath.Join(t.TempDir(), "secret")
+	file := filepath.Join(later, "file")
+	if err := errors.Join(os.WriteFile(secret, []byte("the host's\n"), 0o644), os.Symlink(secret, filepath.Join(later, "link")),
+		os.WriteFile(file, []byte("shown\n"), 0o444), syscall.Mkfifo(filepath.Join(later, "fifo"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if stdout, _ := sh(t, m, "cat /n/later/file", 0); stdout != "shown\n" {
+		t.Errorf("a file that came later = %q", stdout)
+	}
+	sh(t, m, "cat /n/later/link", 1)
+	sh(t, m, "timeout 1 cat /n/later/fifo", 124) // the guest's own, which holds up nobody
+	for _, dir := range []string{"/n/source", "/n/later"} {
+		sh(t, m, "mount -o remount,rw "+dir, 0)
+		for _, attack := range []string{
+			"touch $d/x", "mkdir $d/x", "ln -s / $d/x", "mknod $d/x c 1 3", "mv $d/* $d/x", "rm -f $d/*",
+			"chmod 4777 $d/f*", "chown 1 $d/f*", "touch -h $d/f*", "echo x >>$d/file", "ln $d/f* $d/x", "truncate -s 0 $d/f*",
+		} {
+			sh(t, m, "d="+dir+"; ! { "+attack+"; }", 0)
+		}
+	}
+	if b, err := os.ReadFile(file); string(b) != "shown\n" {
+		t.Errorf("the host's file is now %q, %v", b, err)
+	}
+	for dir, want := range map[string]string{source: "from host", later: "fifo file link"} {
+		list, err := os.ReadDir(dir)
+		var names []string
+		for _, e := range list {
+			names = append(names, e.Name())
+		}
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("the host's share has now %q, %v, want %q", got, err, want)
+		}
 	}
 }
 

@@ -24,6 +24,8 @@ type qemu struct {
 	agent, monitor socket
 	incoming       socket // carries a saved machine's state; only where one is resumed
 	in             int    // the descriptor of its other end
+
+	outbox *os.File // our descriptor of that disk, or nil
 }
 
 // A socket is our end of a pair.
@@ -48,6 +50,9 @@ func (q *qemu) lent() {
 // close closes what was not lent, and what nobody took.
 func (q *qemu) close() {
 	q.lent()
+	if q.outbox != nil {
+		q.outbox.Close()
+	}
 	for _, s := range []*socket{&q.agent, &q.monitor, &q.incoming} {
 		if s.conn != nil {
 			s.conn.Close()
@@ -138,22 +143,43 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 		if err != nil {
 			return nil, err
 		}
-		q.args = append(q.args,
-			"-drive", fmt.Sprintf("id=disk,if=none,format=raw,cache=unsafe,discard=unmap,file=/proc/self/fd/%d", q.lend(f)),
-			"-device", "virtio-blk-device,drive=disk")
+		q.disk("disk", f)
+	}
+	if c.Outbox > 0 {
+		if q.outbox, err = unnamed(c.Dir, c.Outbox); err != nil {
+			return nil, err
+		}
+		fd, err := unix.FcntlInt(q.outbox.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, os.NewSyscallError("dup", err)
+		}
+		q.disk("outbox", os.NewFile(uintptr(fd), "outbox"))
 	}
 	q.args = append(q.args,
 		"-netdev", "user,id=net,ipv6=off",
 		"-device", "virtio-net-device,netdev=net")
 	for i, s := range c.Shares {
-		opt := fmt.Sprintf("local,id=share%d,security_model=none,path=%s", i, escape(s.Dir))
-		if s.ReadOnly {
-			opt += ",readonly=on"
-		}
-		q.args = append(q.args, "-fsdev", opt,
+		q.args = append(q.args,
+			"-fsdev", fmt.Sprintf("local,id=share%d,security_model=none,readonly=on,path=%s", i, escape(s.Dir)),
 			"-device", fmt.Sprintf("virtio-9p-device,fsdev=share%d,mount_tag=%s", i, escape(s.Tag)))
 	}
 	return q, nil
+}
+
+// disk gives the guest one more disk. Nothing of it outlives the machine, so
+// nothing of it is synced.
+func (q *qemu) disk(name string, f *os.File) {
+	q.args = append(q.args,
+		"-drive", fmt.Sprintf("id=%s,if=none,format=raw,cache=unsafe,discard=unmap,file=/proc/self/fd/%d", name, q.lend(f)),
+		"-device", "virtio-blk-device,drive="+name)
+}
+
+// outboxDevice is the guest's name of the disk: the one behind those before it.
+func outboxDevice(c Config) string {
+	if c.Disk > 0 {
+		return "/dev/vdc"
+	}
+	return "/dev/vdb"
 }
 
 // lend adds a file to those that qemu gets, and returns its descriptor there.
@@ -227,14 +253,9 @@ func scratch(ctx context.Context, c Config) (*os.File, error) {
 	if err != nil {
 		return nil, errors.New("mkfs.ext4 not found: apt-get install e2fsprogs")
 	}
-	f, err := os.CreateTemp(c.Dir, "9ci-disk")
+	f, err := unnamed(c.Dir, c.Disk)
 	if err != nil {
-		return nil, fmt.Errorf("disk: %w", err)
-	}
-	os.Remove(f.Name())
-	if err := f.Truncate(c.Disk); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("disk: %w", err)
+		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m0", "-O", "^has_journal,^resize_inode",
 		"-U", rootUUID, "-E", "lazy_itable_init=1,nodiscard,hash_seed="+rootUUID, "/proc/self/fd/3")
@@ -243,6 +264,20 @@ func scratch(ctx context.Context, c Config) (*os.File, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("disk: mkfs.ext4: %w: %s", err, out)
+	}
+	return f, nil
+}
+
+// unnamed makes a sparse file of a size, whose name is gone.
+func unnamed(dir string, size int64) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "9ci-disk")
+	if err != nil {
+		return nil, fmt.Errorf("disk: %w", err)
+	}
+	os.Remove(f.Name())
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("disk: %w", err)
 	}
 	return f, nil
 }

@@ -210,7 +210,7 @@ func savedKey(c Config) (string, error) {
 			return "", err
 		}
 	}
-	fmt.Fprintf(h, "%s %s %d %d %d %d\n", c.Image.Dir, c.Image.Digest, c.Memory, c.CPUs, c.Disk, tscKHz())
+	fmt.Fprintf(h, "%s %s %d %d %d %d %d\n", c.Image.Dir, c.Image.Digest, c.Memory, c.CPUs, c.Disk, c.Outbox, tscKHz())
 	for _, s := range c.Shares {
 		fmt.Fprintf(h, "%q\n", s.Tag)
 	}

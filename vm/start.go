@@ -81,6 +81,7 @@ func launch(ctx context.Context, c Config, mem *memory) (*Machine, error) {
 		log:     c.Log,
 		accel:   c.Accel,
 		dir:     c.Dir,
+		device:  outboxDevice(c),
 		console: &console{to: c.Console},
 		stderr:  &console{},
 		exited:  make(chan struct{}),
@@ -90,10 +91,12 @@ func launch(ctx context.Context, c Config, mem *memory) (*Machine, error) {
 		return nil, err
 	}
 	q.lent()
+	m.outbox, q.outbox = q.outbox, nil
 	// From here on qemu runs: an error ends it.
 	if m.monitor, err = newMonitor(q.monitor.take()); err != nil {
 		m.process.Kill()
 		<-m.exited
+		m.outbox.Close()
 		return nil, err
 	}
 	m.incoming, m.in = q.incoming.take(), q.in
@@ -147,7 +150,7 @@ func (m *Machine) boot(ctx context.Context, c Config) error {
 		if s.Target == "" {
 			continue
 		}
-		b.Mounts = append(b.Mounts, guest.Mount{Tag: s.Tag, Target: s.Target, ReadOnly: s.ReadOnly})
+		b.Mounts = append(b.Mounts, guest.Mount{Tag: s.Tag, Target: s.Target})
 	}
 	return m.guest.Boot(ctx, b)
 }

@@ -246,12 +246,8 @@ const msize = 512000
 
 func mountShares(b guest.Boot) error {
 	for _, s := range b.Mounts {
-		var flags uintptr
-		if s.ReadOnly {
-			flags = unix.MS_RDONLY
-		}
 		data := fmt.Sprintf("trans=virtio,version=9p2000.L,msize=%d,access=any", msize)
-		if err := mount(s.Tag, s.Target, "9p", flags, data); err != nil {
+		if err := mount(s.Tag, s.Target, "9p", unix.MS_RDONLY, data); err != nil {
 			return err
 		}
 	}

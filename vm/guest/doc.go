@@ -93,11 +93,8 @@ type Boot struct {
 	Env      []string // for every command, before the command's own
 }
 
-// A Mount is a directory of the host, exported under a virtio-9p tag.
-type Mount struct {
-	Tag, Target string
-	ReadOnly    bool
-}
+// A Mount is a directory of the host, exported read-only under a virtio-9p tag.
+type Mount struct{ Tag, Target string }
 
 // A File is small and comes from the host at boot.
 type File struct {

@@ -39,7 +39,7 @@ type running struct {
 	cfg    *config.Config
 	run    *fs.Run
 	m      *vm.Machine
-	dir    string // scratch of this run on the host: sockets, source, artifacts
+	dir    string // scratch of this run on the host: the source
 	mask   *mask
 	stdout *maskWriter // of the current step
 	stderr *maskWriter
@@ -143,6 +143,10 @@ func (r *running) close() {
 // written, until the run ends.
 const diskSize = 64 << 30
 
+// outboxSize is that of the disk by which the artifacts leave a machine: all
+// that a run may keep, and as much again as its names take at most.
+const outboxSize = fs.MaxArtifacts + 1<<30
+
 // Where things are in the machine.
 const (
 	srcDir        = "/src"
@@ -174,11 +178,9 @@ func (r *running) boot(ctx context.Context) error {
 		return err
 	}
 	r.run.SetInfo(fs.Attrs{{Name: "coreos", Value: image.Digest}})
-	source, scratch := filepath.Join(r.dir, "source"), filepath.Join(r.dir, "artifacts")
-	for _, d := range []string{source, scratch} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			return err
-		}
+	source := filepath.Join(r.dir, "source")
+	if err := os.Mkdir(source, 0o755); err != nil {
+		return err
 	}
 	c := r.cfg
 	config := vm.Config{
@@ -190,11 +192,11 @@ func (r *running) boot(ctx context.Context) error {
 		Net:    c.Net != "none",
 		Disk:   diskSize,
 		Cache:  cache,
+		Outbox: outboxSize,
 		Log:    r.e.Log,
 		Shares: []vm.Share{
-			{Tag: "source", Dir: source, Target: sourceShare, ReadOnly: true},
-			{Tag: "artifacts", Dir: scratch, Target: artifactsDir},
-			{Tag: "runs", Dir: r.e.Store.RunDir(), ReadOnly: true}, // linkRuns mounts it
+			{Tag: "source", Dir: source, Target: sourceShare},
+			{Tag: "runs", Dir: r.e.Store.RunDir()}, // linkRuns mounts it
 		},
 	}
 	if ok, why := vm.ProbeKVM(ctx, config); !ok {
@@ -205,7 +207,14 @@ func (r *running) boot(ctx context.Context) error {
 		return err
 	}
 	accel.Store(r.m.Accel())
-	if err := r.shell(ctx, `mkdir -p "${1%/*}" && printf %s "$2" >"$1"`, wrapperFile, wrapper); err != nil {
+	// Artifacts are made on the machine's own disk: /var/run is memory.
+	script := `
+set -e
+mkdir -p "${1%/*}" "$3" /var/lib/ci/artifacts
+printf %s "$2" >"$1"
+mount --bind /var/lib/ci/artifacts "$3"
+`
+	if err := r.shell(ctx, script, wrapperFile, wrapper, artifactsDir); err != nil {
 		return err
 	}
 	if r.cfg.Runs {
@@ -301,12 +310,34 @@ func (r *running) artifacts(ctx context.Context) error {
 		}
 		return err
 	}
-	root, err := os.OpenRoot(filepath.Join(r.dir, "artifacts"))
-	if err != nil {
+	return r.collect(ctx)
+}
+
+// collect has the machine put the artifacts on its outbox as a tar, holes kept,
+// and takes them from there. What is on the outbox is whatever the machine's
+// root wrote there.
+func (r *running) collect(ctx context.Context) error {
+	script := `
+cd "$1" || exit
+s=$(find . -type s -print -quit)
+if [ "$s" ]; then printf %s "${s#./}"; exit 3; fi
+tar --format=pax --pax-option=delete=atime,delete=ctime --sparse --hard-dereference --one-file-system -b 2048 -cf "$2" . || [ $? = 1 ] || exit
+sync "$2"
+`
+	name, code, err := r.ask(ctx, "the name of a socket", 8<<10, vm.Cmd{Args: []string{"/bin/sh", "-c", script, "9ci", artifactsDir, r.m.OutboxDevice()}})
+	switch {
+	case err != nil:
 		return err
+	case code == 3:
+		return failed{1, fmt.Sprintf("%q is a socket: only files, directories and symbolic links can be kept", name)}
+	case code != 0:
+		return failed{1, fmt.Sprintf("tar could not pack %s, of which %d bytes can be kept", artifactsDir, int64(fs.MaxArtifacts))}
 	}
-	defer root.Close()
-	return r.run.AddArtifacts(ctx, root)
+	err = r.run.AddArtifacts(ctx, r.m.Outbox())
+	if errors.Is(err, fs.ErrRefused) {
+		return failed{1, err.Error()}
+	}
+	return err
 }
 
 func (r *running) postTest(ctx context.Context) error {
