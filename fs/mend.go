@@ -22,6 +22,15 @@ func (s *Store) mend() error {
 			os.Remove(s.path("owner", o.Name()))
 		}
 	}
+	shows, err := os.ReadDir(s.path("show"))
+	if err != nil {
+		return err
+	}
+	for _, v := range shows {
+		if owner, _, _ := strings.Cut(v.Name(), "+"); !s.alive(owner) {
+			removeAll(s.path("show", v.Name())) // or the next time
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.index.refresh(); err != nil {

@@ -29,6 +29,7 @@ import (
 //	.store/owner/*    one for each open Store, locked while its process lives
 //	.store/work/*     one for each run that has not ended, locked by its process
 //	.store/keep/<id>  the run is never evicted
+//	.store/show/*     what machines are shown, each owned by an open Store
 //
 // Several processes may use a store. A Store's methods may be called from
 // several goroutines.
@@ -80,7 +81,7 @@ func openStore(dir string) (*Store, error) {
 		events: newFeed(),
 		leases: make(map[string]*lease),
 	}
-	for _, d := range []string{s.RunDir(), s.path("owner"), s.path("work"), s.path("keep")} {
+	for _, d := range []string{s.RunDir(), s.path("owner"), s.path("work"), s.path("keep"), s.path("show")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}

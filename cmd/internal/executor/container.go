@@ -110,7 +110,7 @@ func (r *running) podmanRun(targets []string) vm.Cmd {
 		"--volume=" + volume, "--volume=" + plan9Dir + ":" + plan9Dir + ":ro", "--workdir=" + c.dir,
 		"--env=CI=true", "--env=PATH=" + c.path + ":" + plan9Bin, "--env=CONTAINERIMAGE=" + c.name}
 	if r.cfg.Runs {
-		args = append(args, "--volume="+runsDir+":"+runsDir+":ro", "--volume="+runsShare+":"+runsShare+":ro")
+		args = append(args, "--volume="+runsDir+":"+runsDir+":ro")
 	}
 	for _, v := range slices.Concat(r.cfg.Env, r.cfg.Secrets) {
 		name, _, _ := strings.Cut(v, "=")

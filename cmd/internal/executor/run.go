@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,7 +40,10 @@ type running struct {
 	cfg    *config.Config
 	run    *fs.Run
 	m      *vm.Machine
-	dir    string // scratch of this run on the host: the source
+	dir    string            // scratch of this run on the host: the source
+	show   *fs.Show          // what the machine sees of kept runs
+	kept   []string          // their ids, as they were at the start
+	alias  map[string]string // and their aliases
 	mask   *mask
 	stdout *maskWriter // of the current step
 	stderr *maskWriter
@@ -136,6 +140,9 @@ func (r *running) close() {
 	if r.m != nil {
 		r.m.Kill()
 	}
+	if r.show != nil {
+		r.show.Close()
+	}
 	os.RemoveAll(r.dir)
 }
 
@@ -151,7 +158,6 @@ const outboxSize = fs.MaxArtifacts + 1<<30
 const (
 	srcDir        = "/src"
 	sourceShare   = "/n/source"
-	runsShare     = "/n/.runs"
 	runsDir       = "/n/ci"
 	artifactsDir  = "/var/run/ci/artifacts"
 	containerFile = "/var/run/ci/containerimage"
@@ -182,6 +188,10 @@ func (r *running) boot(ctx context.Context) error {
 	if err := os.Mkdir(source, 0o755); err != nil {
 		return err
 	}
+	if r.show, err = r.e.Store.NewShow(); err != nil {
+		return err
+	}
+	r.keptRuns(ctx)
 	c := r.cfg
 	config := vm.Config{
 		Image:  image,
@@ -196,7 +206,7 @@ func (r *running) boot(ctx context.Context) error {
 		Log:    r.e.Log,
 		Shares: []vm.Share{
 			{Tag: "source", Dir: source, Target: sourceShare},
-			{Tag: "runs", Dir: r.e.Store.RunDir()}, // linkRuns mounts it
+			{Tag: "runs", Dir: r.show.Dir(), Target: runsDir}, // empty until showRuns
 		},
 	}
 	if ok, why := vm.ProbeKVM(ctx, config); !ok {
@@ -218,7 +228,7 @@ mount --bind /var/lib/ci/artifacts "$3"
 		return err
 	}
 	if r.cfg.Runs {
-		return r.linkRuns(ctx)
+		return r.showRuns(ctx)
 	}
 	return nil
 }
@@ -350,39 +360,45 @@ func (r *running) postTest(ctx context.Context) error {
 		}
 	}
 	if !r.cfg.Runs {
-		if err := r.linkRuns(ctx); err != nil {
+		if err := r.showRuns(ctx); err != nil {
 			return err
 		}
 	}
 	return r.mk(ctx, "post-test")
 }
 
-// linkRuns shows the kept runs of this repository at /n/ci, as they are now:
-// a link for each run, and one for each alias.
-func (r *running) linkRuns(ctx context.Context) error {
-	script := `
-set -e
-mkdir -p ` + runsShare + ` ` + runsDir + `
-mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000 runs ` + runsShare + `
-cd ` + runsDir + `
-while [ $# -gt 0 ]; do ln -s "$1" "$2"; shift 2; done
-`
-	var args []string
+// keptRuns notes the kept runs of this repository and their aliases, as they
+// are now: those that have aliases, and then the newest first.
+func (r *running) keptRuns(ctx context.Context) {
+	r.alias = make(map[string]string)
+	for _, alias := range []string{"green", "head"} {
+		if id, ok := r.e.sealed(ctx, alias); ok {
+			r.alias[alias] = id
+			r.kept = append(r.kept, id)
+		}
+	}
 	for run := range r.e.Store.Runs() {
 		if run.Run != nil {
 			continue // it goes on, as this one does
 		}
-		if args == nil {
-			args = append(args, run.ID, "last")
+		if r.alias["last"] == "" {
+			r.alias["last"] = run.ID
 		}
-		args = append(args, runsShare+"/"+run.ID, run.ID)
+		r.kept = append(r.kept, run.ID)
 	}
-	for _, alias := range []string{"head", "green"} {
-		if id, ok := r.e.sealed(ctx, alias); ok {
-			args = append(args, id, alias)
-		}
+}
+
+// showRuns lets the machine see the kept runs, at /n/ci, where nothing is
+// until then.
+func (r *running) showRuns(ctx context.Context) error {
+	shown, err := r.show.Fill(ctx, r.kept, r.alias)
+	if err != nil {
+		return err
 	}
-	return r.shell(ctx, script, args...)
+	if all := len(slices.Compact(slices.Sorted(slices.Values(r.kept)))); shown < all {
+		r.say("%d of %d kept runs are at %s: the others were evicted or have too many files", shown, all, runsDir)
+	}
+	return nil
 }
 
 // mk runs our mk in the repository, in the machine.
