@@ -106,6 +106,22 @@ lacks, and the command that mends it. Init writes a mkfile, a .env, a hook that
 hands each commit to the daemon, and what has other CI call 9ci, where the
 repository has none yet.
 
+# What a machine is given
+
+A machine sees the revision and, at /n/ci, the kept runs of the repository: in
+post-test, with CI_RUNS=1 in all steps. It can write neither. What it hands back
+is its output and its artifacts, within the limits of go doc 9ci/fs.
+
+Where CI_NET gives it a network, it reaches what this host reaches, and from this
+host's address: other machines of the host's network, the host's own addresses,
+and at 10.0.2.2 its loopback. A service of the host that trusts who comes from
+127.0.0.1 trusts the machine: with CI_NET=build in prepare-runtime, base-image
+and post-test, with all in the test too, with none never.
+
+A variable that CI_SECRETS names is in the environment of every step. Its value
+is *** in all output and all that is kept of the run, by itself, by lines and in
+base64; but artifacts are as the test made them. It is never in the key.
+
 # Environment
 
 A variable comes from the environment, then from .env at the top of the work

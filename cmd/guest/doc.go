@@ -4,6 +4,7 @@
 //	guest serve
 //	guest kvmloop
 //	guest mkquery [VARIABLE...]
+//	guest env PROGRAM [ARG...]
 //
 // As PID 1 it loads the modules of its initramfs, waits for a host on the
 // virtio-serial port ci.agent, makes the core OS its root as that host
@@ -19,6 +20,10 @@
 //
 // Guest mkquery prints, as JSON, the targets, the patterns and the variables
 // named of the mkfile in the current directory. It runs its backquotes.
+//
+// Guest env reads variables from descriptor 3, NAME=VALUE each ended by a NUL,
+// and becomes PROGRAM with these in its environment: so secrets get into a
+// container, and into no file of podman's.
 //
 // # Files
 //

@@ -15,13 +15,11 @@ var commands = map[string]func(args []string) error{
 	"serve":   serve,
 	"kvmloop": kvmLoop,
 	"mkquery": query,
+	"env":     withEnv,
 }
 
 func main() {
-	if os.Getpid() == 1 {
-		initialize()
-	}
-	if len(os.Args) > 1 {
+	if len(os.Args) > 1 { // which may be PID 1 of a container
 		if f := commands[os.Args[1]]; f != nil {
 			if err := f(os.Args[2:]); err != nil {
 				fmt.Fprintf(os.Stderr, "guest: %s: %v\n", os.Args[1], err)
@@ -30,7 +28,10 @@ func main() {
 			return
 		}
 	}
-	fmt.Fprintln(os.Stderr, "usage: guest serve | kvmloop | mkquery [VARIABLE...]")
+	if os.Getpid() == 1 {
+		initialize()
+	}
+	fmt.Fprintln(os.Stderr, "usage: guest serve | kvmloop | mkquery [VARIABLE...] | env PROGRAM [ARG...]")
 	os.Exit(1)
 }
 

@@ -112,10 +112,19 @@ func (r *running) podmanRun(targets []string) vm.Cmd {
 	if r.cfg.Runs {
 		args = append(args, "--volume="+runsDir+":"+runsDir+":ro")
 	}
-	for _, v := range slices.Concat(r.cfg.Env, r.cfg.Secrets) {
+	for _, v := range r.cfg.Env {
 		name, _, _ := strings.Cut(v, "=")
 		args = append(args, "--env="+name) // podman takes the value from its environment
 	}
-	args = append(args, "--entrypoint="+plan9Bin+"/mk", c.name)
-	return vm.Cmd{Args: append(args, targets...)}
+	mk := plan9Bin + "/mk"
+	if len(r.cfg.Secrets) == 0 {
+		return vm.Cmd{Args: slices.Concat(args, []string{"--entrypoint=" + mk, c.name}, targets)}
+	}
+	// What podman knows of an environment it keeps in files: secrets go past it.
+	args = append(args, "--preserve-fds=1", "--volume="+vm.GuestPath+":"+vm.GuestPath+":ro", "--entrypoint="+vm.GuestPath, c.name, "env", mk)
+	script := []string{"/bin/sh", "-c", `exec "$@" 3<&0 </dev/null`, "9ci"}
+	return vm.Cmd{
+		Args:  slices.Concat(script, args, targets),
+		Stdin: strings.NewReader(strings.Join(r.cfg.Secrets, "\x00") + "\x00"),
+	}
 }
