@@ -38,7 +38,7 @@ func TestKernelClient(t *testing.T) {
 		Memory: 1 << 30,
 		CPUs:   1,
 		Cache:  cache,
-		Shares: []vm.Share{{Tag: "test", Dir: dir, Target: "/n/test", ReadOnly: true}},
+		Shares: []vm.Share{{Tag: "test", Dir: dir, Target: "/n/test"}},
 	})
 	if err != nil {
 		t.Fatal(err)

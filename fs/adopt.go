@@ -374,8 +374,9 @@ func (a *adoption) file(name string) error {
 		return err
 	}
 	h := sha256.New()
-	_, err = WriteSparse(f, io.TeeReader(a.tar, h))
-	if err = cmp.Or(err, f.Close()); err != nil {
+	w := NewSparseWriter(f)
+	_, err = io.Copy(io.MultiWriter(w, h), a.tar)
+	if err = cmp.Or(err, w.Close(), f.Close()); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = refuse("the tar ends in %.300q", name)
 		}

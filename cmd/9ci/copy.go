@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 
 	"9ci/fs"
 	"9ci/proto/ninep"
@@ -147,31 +145,11 @@ func (c *copier) file(st fs.Stat, name string, fill func(io.Writer) error) error
 	if err != nil {
 		return err
 	}
-	s := sparse{f: f}
-	if err := errors.Join(fill(&s), f.Truncate(s.size), f.Close()); err != nil {
+	w := fs.NewSparseWriter(f) // as the run left it
+	if err := errors.Join(fill(w), w.Close(), f.Close()); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return c.meta(name, st, c.also)
-}
-
-// A sparse writes a file with holes where there are blocks of zeros.
-type sparse struct {
-	f    *os.File
-	size int64
-}
-
-var zeros [32 << 10]byte
-
-func (s *sparse) Write(p []byte) (int, error) {
-	for b := range slices.Chunk(p, len(zeros)) {
-		if !bytes.Equal(b, zeros[:len(b)]) {
-			if _, err := s.f.WriteAt(b, s.size); err != nil {
-				return 0, err
-			}
-		}
-		s.size += int64(len(b))
-	}
-	return len(p), nil
 }
 
 func (c *copier) meta(name string, st fs.Stat, also iofs.FileMode) error {
