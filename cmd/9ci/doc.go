@@ -20,6 +20,9 @@ run that another executor made of the same revision.
 
 With no arguments, in a git repository, 9ci replays HEAD if a passed run with
 the same key can be had from a signer whom one trusts, and else runs it.
+Trusted are one's own key, the keys in CI_SIGNERS and
+~/.config/9ci/allowed_signers, and those in .9ci/allowed_signers of the clone's
+own refs/remotes/origin/HEAD: never the tested revision's, nor another clone's.
 Where a daemon answers in $NAMESPACE the run is handed to it and followed;
 else this process is the executor, posts its tree at $NAMESPACE/9ci (9ci.PID
 where that is taken) and stays connected until a signal. A run is handed over

@@ -84,7 +84,7 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	if rev == "HEAD" && !o.quiet {
 		tellDirty(ctx, rp)
 	}
-	req := executor.Request{Commit: commit, Tree: tree, Targets: []string{"test"}, Force: o.force, Config: c}
+	req := executor.Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Force: o.force, Config: c}
 	if f.NArg() > 1 {
 		req.Targets = f.Args()[1:]
 	}
@@ -141,7 +141,10 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		if c.Runs {
 			return exitNoReplay, errors.New("a run with CI_RUNS=1 is never replayed")
 		}
-		id := h.Replay(ctx, replay.Key(c, req.Commit, req.Tree, req.Targets), c)
+		id, err := h.Replay(ctx, rp, replay.Key(c, req.Commit, req.Tree, req.Targets), c)
+		if err != nil {
+			return exitError, err
+		}
 		if id == "" {
 			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
 		}
@@ -326,7 +329,11 @@ func tell(ctx context.Context, h *host, req executor.Request) (int, error) {
 		show.Out.Printf("would run %s: a run with CI_RUNS=1 is never replayed\n", req.Commit)
 	default:
 		key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
-		if where := h.Look(ctx, key, req.Config); where != "" {
+		r, err := h.replayer(ctx, req.Repo, req.Config)
+		if err != nil {
+			return exitError, err
+		}
+		if where := r.Look(ctx, key, req.Config); where != "" {
 			show.Out.Printf("would replay %s\n", where)
 		} else {
 			show.Out.Printf("would run %s: no run with its key was found\n", req.Commit)

@@ -214,12 +214,13 @@ func (s *server) add(ctx context.Context, path string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h, ok := s.hosts[ns]; ok {
-		if h.Repo.Top == rp.Top {
+		// Perhaps another clone of the same repository: the one last named
+		// has the revisions that are asked for.
+		known := h.Repo.Top == rp.Top
+		h.SetRepo(rp)
+		if known {
 			return ns, nil
 		}
-		// Another clone of the same repository: the one last named has
-		// the revisions that are asked for.
-		h.SetRepo(rp)
 		return ns, s.save()
 	}
 	log := s.log.With("repo", ns)

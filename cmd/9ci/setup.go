@@ -24,18 +24,16 @@ import (
 // store, those it trusts, and its way to the orchestrator.
 type host struct {
 	*executor.Executor
-	*replay.Replayer
-	mux *mux
+	mux    *mux
+	key    ssh.PublicKey
+	replay replay.Replayer // but for the signers: see replayer
+	say    func(format string, args ...any)
 }
 
 // newHost makes the executor of a repository. ctx ends its runs; say tells
 // the user what is not the result of a run.
 func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, queue *executor.Queue, log *slog.Logger, say func(format string, args ...any)) (*host, error) {
 	key, err := sign.LoadKey(c.Key)
-	if err != nil {
-		return nil, err
-	}
-	trusted, err := signers(ctx, r, c, key.PublicKey())
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +65,9 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 			Queue:     queue,
 			Log:       log,
 		},
-		Replayer: &replay.Replayer{Store: store, Signers: trusted, Say: say},
+		key:    key.PublicKey(),
+		replay: replay.Replayer{Store: store, Say: say},
+		say:    say,
 	}
 	if mode == "daemon" {
 		h.Warn(c)
@@ -84,17 +84,37 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 		return nil, err
 	}
 	if h.mux != nil {
-		h.Mux, h.Replayer.Name = h.mux.root, h.mux.myName
+		h.replay.Mux, h.replay.Name = h.mux.root, h.mux.myName
 	}
-	h.Replay = func(ctx context.Context, key fs.Attrs, c *config.Config) string {
-		run, _ := h.Replayer.Find(ctx, key, c)
-		return run.ID
+	h.Replay = func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config) (string, error) {
+		rr, err := h.replayer(ctx, r, c)
+		if err != nil {
+			return "", err
+		}
+		run, _ := rr.Find(ctx, key, c)
+		return run.ID, nil
 	}
-	h.Executor.Await = func(ctx context.Context, key fs.Attrs, c *config.Config, own string) (string, func(), error) {
-		run, _, release := h.Replayer.Await(ctx, key, c, own)
+	h.Await = func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config, own string) (string, func(), error) {
+		rr, err := h.replayer(ctx, r, c)
+		if err != nil {
+			return "", nil, err
+		}
+		run, _, release := rr.Await(ctx, key, c, own)
 		return run.ID, release, context.Cause(ctx)
 	}
 	return h, nil
+}
+
+// replayer finds runs for a clone of the repository. A daemon may have several
+// clones, and one does not decide whom another trusts.
+func (h *host) replayer(ctx context.Context, r *repo.Repo, c *config.Config) (*replay.Replayer, error) {
+	s, err := signers(ctx, r, c, h.key)
+	if err != nil {
+		return nil, err
+	}
+	rr := h.replay
+	rr.Signers = s
+	return &rr, nil
 }
 
 // Close waits for the runs, whose context is to end first, and lets go of the
@@ -103,7 +123,7 @@ func (h *host) Close() {
 	h.Executor.Close()
 	h.mux.Close()
 	if err := h.Executor.Store.Close(); err != nil {
-		h.Say("%v", err)
+		h.say("%v", err)
 	}
 }
 

@@ -34,7 +34,9 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 			return exitError, err
 		}
 		defer h.Close()
-		trusted = h.Signers
+		if trusted, err = signers(ctx, rp, c, h.key); err != nil {
+			return exitError, err
+		}
 		if _, err := os.Stat(filepath.Join(dir, "manifest")); err != nil {
 			run, err := h.Executor.Find(ctx, dir)
 			if err != nil {

@@ -27,16 +27,16 @@ const ancestors = 1000
 // the commits it descends from, nearest first.
 func (e *Executor) Head(ctx context.Context) (commit, tree string, past []string, err error) {
 	e.mu.Lock()
-	rev := e.last
+	r, rev := e.Repo, e.last
 	e.mu.Unlock()
 	if rev == "" {
 		rev = "HEAD"
 	}
-	commit, tree, err = e.Repo.Resolve(ctx, rev)
+	commit, tree, err = r.Resolve(ctx, rev)
 	if err != nil {
 		return "", "", nil, err
 	}
-	past, err = e.Repo.Ancestors(ctx, commit, ancestors)
+	past, err = r.Ancestors(ctx, commit, ancestors)
 	return commit, tree, past, err
 }
 
@@ -98,11 +98,12 @@ func (e *Executor) runLine(ctx context.Context, args []string) (string, error) {
 	if len(args) == 0 {
 		return "", errors.New("want run [ATTR=VALUE...] REV [TARGET...]")
 	}
-	c, err := e.load(ctx, set)
+	r := e.clone()
+	c, err := e.load(ctx, r, set)
 	if err != nil {
 		return "", err
 	}
-	commit, tree, err := e.Repo.Resolve(ctx, args[0])
+	commit, tree, err := r.Resolve(ctx, args[0])
 	if err != nil {
 		return "", err
 	}
@@ -110,7 +111,7 @@ func (e *Executor) runLine(ctx context.Context, args []string) (string, error) {
 	if len(targets) == 0 {
 		targets = []string{"test"}
 	}
-	return e.Submit(ctx, Request{Commit: commit, Tree: tree, Targets: targets, Force: force, Config: c})
+	return e.Submit(ctx, Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Force: force, Config: c})
 }
 
 // RunCommand does what a line written to a run's ctl says: cancel or hold.

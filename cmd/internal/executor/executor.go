@@ -21,7 +21,7 @@ import (
 // An Executor runs the revisions of one repository. Its fields are set before
 // its first use and do not change.
 type Executor struct {
-	Repo      *repo.Repo
+	Repo      *repo.Repo // until SetRepo names another clone
 	Namespace string
 	Store     *fs.Store
 	Config    *config.Config
@@ -37,14 +37,14 @@ type Executor struct {
 	Sign fs.SignFunc
 
 	// Replay returns the id in Store of a run that can stand for one with
-	// that key, or "" where there is none. It may be nil.
-	Replay func(ctx context.Context, key fs.Attrs, c *config.Config) string
+	// that key of that clone, or "" where there is none. It may be nil.
+	Replay func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config) (id string, err error)
 
 	// Await waits while an executor that comes before this one is running
 	// the same key, and returns the id in Store of what that made. With an
 	// empty id it is our turn, and release is to be called when our run,
 	// whose id is given, has ended. It may be nil.
-	Await func(ctx context.Context, key fs.Attrs, c *config.Config, own string) (id string, release func(), err error)
+	Await func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config, own string) (id string, release func(), err error)
 
 	// Queue lets the runs of several Executors go one at a time.
 	Queue *Queue
@@ -65,8 +65,11 @@ type Executor struct {
 	warned map[string]bool // what Warn has told
 }
 
-// A Request asks for a run.
+// A Request asks for a run. All of it is of one clone, which another may name
+// in the meantime: that one decides neither what is run nor whose run is
+// replayed.
 type Request struct {
+	Repo    *repo.Repo
 	Commit  string
 	Tree    string
 	Targets []string // at least one
@@ -146,16 +149,13 @@ func (q *Queue) leaveLocked() {
 // trusted, it is that one. ctx is for the search alone: the run ends when
 // e.Context does, if not before.
 func (e *Executor) Submit(ctx context.Context, req Request) (id string, err error) {
-	if req.Config == nil {
-		req.Config = e.Config
-	}
 	e.Name(req.Commit)
 	key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
 	share := !req.Force && !req.Config.Runs
 	for {
 		if share && e.Replay != nil {
-			if id := e.Replay(ctx, key, req.Config); id != "" {
-				return id, nil
+			if id, err := e.Replay(ctx, req.Repo, key, req.Config); id != "" || err != nil {
+				return id, err
 			}
 		}
 		run, j, err := e.create(req, key, share)
@@ -175,7 +175,7 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 		}
 		release := func() {}
 		if share && e.Await != nil {
-			if id, release, err = e.Await(ctx, key, req.Config, run.ID()); id != "" || err != nil {
+			if id, release, err = e.Await(ctx, req.Repo, key, req.Config, run.ID()); id != "" || err != nil {
 				e.forget(j)
 				close(j.decided)
 				return id, errors.Join(err, run.Discard())
@@ -223,12 +223,9 @@ func (e *Executor) Resume(ctx context.Context) error {
 	return err
 }
 
-// load reads the configuration for a run of which some is given.
-func (e *Executor) load(ctx context.Context, set map[string]string) (*config.Config, error) {
-	e.mu.Lock()
-	rp := e.Repo
-	e.mu.Unlock()
-	c, err := config.Load(ctx, rp, set)
+// load reads the configuration for a run of a clone, of which some is given.
+func (e *Executor) load(ctx context.Context, r *repo.Repo, set map[string]string) (*config.Config, error) {
+	c, err := config.Load(ctx, r, set)
 	if err == nil {
 		e.Warn(c)
 	}
@@ -273,12 +270,13 @@ func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
 	if set["CI_SECRETS"] != "" {
 		return Request{}, errors.New("the values of its secrets went with the process that had taken it: ask for it again")
 	}
-	c, err := e.load(ctx, set)
+	r := e.clone()
+	c, err := e.load(ctx, r, set)
 	if err != nil {
 		return Request{}, err
 	}
-	commit, tree, err := e.Repo.Resolve(ctx, run.Info().Get("commit"))
-	return Request{Commit: commit, Tree: tree, Targets: targets, Config: c}, err
+	commit, tree, err := r.Resolve(ctx, run.Info().Get("commit"))
+	return Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Config: c}, err
 }
 
 // create makes a run for req, or returns the job of one that goes on for the
@@ -332,10 +330,7 @@ func (e *Executor) do(run *fs.Run, req Request, j *job) error {
 	if err != nil {
 		return err
 	}
-	e.mu.Lock()
-	rp := e.Repo
-	e.mu.Unlock()
-	r := &running{e: e, repo: rp, req: req, cfg: req.Config, run: run, dir: dir, mask: newMask(req.Config.Secrets)}
+	r := &running{e: e, repo: req.Repo, req: req, cfg: req.Config, run: run, dir: dir, mask: newMask(req.Config.Secrets)}
 	r.stdout, r.stderr = r.mask.writer(run.Stdout()), r.mask.writer(run.Stderr())
 	e.Log.Info("run", "run", j.id, "commit", req.Commit)
 	err = r.live(j.ctx)
@@ -403,6 +398,13 @@ func (e *Executor) SetRepo(r *repo.Repo) {
 	e.mu.Lock()
 	e.Repo = r
 	e.mu.Unlock()
+}
+
+// clone is the clone last named.
+func (e *Executor) clone() *repo.Repo {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.Repo
 }
 
 // Name makes commit the revision that head and green are about.
