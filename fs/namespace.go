@@ -23,7 +23,9 @@ const (
 //
 // An element holds letters, digits, and - . _ ~ + or bytes in the form of
 // RFC 3986 §2.1 (%20), so never what could be part of a password: no user, no
-// port, no query, no fragment. From the fourth on it is no name of [InNamespace].
+// port, no query, no fragment. The host, and what comes from the fourth element
+// on, is no name of [InNamespace]. A host begins with a letter or a digit, so that
+// a store has names beside its namespaces.
 func CleanNamespace(ns string) (string, error) {
 	bad := func(why string) (string, error) { return "", fmt.Errorf("namespace %q: %s", ns, why) }
 	if len(ns) > maxNamespace {
@@ -39,13 +41,15 @@ func CleanNamespace(ns string) (string, error) {
 		return bad("too deep")
 	case strings.ContainsFunc(elems[0], func(c rune) bool { return c >= utf8.RuneSelf || !namespaceRune(c) || strings.ContainsRune("~+%", c) }):
 		return bad("a host is of letters, digits, dots and dashes")
+	case strings.TrimLeft(elems[0], "-._") != elems[0]:
+		return bad("a host begins with a letter or a digit")
 	}
 	for i, e := range elems {
 		if !validElement(e) {
 			return bad("want host/owner/repo, of letters, digits and -._~+")
 		}
-		if i >= 3 && InNamespace(e) {
-			return bad(e + " is a file of the namespace above it")
+		if (i == 0 || i >= 3) && InNamespace(e) {
+			return bad(e + " is a file of the tree that it would be in")
 		}
 	}
 	return ns, nil

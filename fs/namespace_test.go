@@ -41,6 +41,10 @@ func TestCleanNamespace(t *testing.T) {
 		"a/b/c%zz":                            "",
 		"höst/a/b":                            "",
 		"LOCAL/a/b":                           "",
+		"ctl/a/b":                             "", // a file of a daemon's root
+		"ci/a/b":                              "",
+		".artifacts/a/b":                      "", // not a namespace's, beside the stores
+		"-x/a/b":                              "",
 		"local/a/b":                           "", // would lie in the store of local/a
 		"example.org/alice/hello/ci":          "", // in that of example.org/alice/hello
 		"example.org/alice/hello/.store":      "",

@@ -184,6 +184,7 @@ the environment, where other CI has its own, only what looks like a slip.
 	$NAMESPACE/9ci                     the posted tree; see go doc 9ci/fs
 	$XDG_STATE_HOME/9ci/NAMESPACE      the store of a namespace's runs
 	$XDG_STATE_HOME/9ci/.artifacts     what was put where CI_ARTIFACTS says
+	$XDG_STATE_HOME/9ci/.repos         the work trees that the daemon serves
 	$XDG_CACHE_HOME/9ci                the core OS
 	~/.config/9ci/env                  configuration
 	~/.config/9ci/allowed_signers      whose runs are replayed: ssh-keygen(1)

@@ -172,10 +172,10 @@ func (s *server) close() {
 }
 
 // reposFile lists the work trees that the daemon serves, one a line: it is
-// how it survives a restart.
+// how it survives a restart. No namespace has a name with a dot before it.
 func reposFile() (string, error) {
 	dir, err := home.State()
-	return filepath.Join(dir, "repos"), err
+	return filepath.Join(dir, ".repos"), err
 }
 
 func repos() ([]string, error) {

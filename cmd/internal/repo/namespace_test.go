@@ -31,6 +31,8 @@ var urls = map[string]string{
 	"https://example.org/a//b":                          "",
 	"https://example.org/a/b/ci":                        "", // in the store of example.org/a/b
 	"https://local/a/b":                                 "",
+	"https://.repos/a/b":                                "",
+	"status:a/b":                                        "",
 	"LOCAL:x":                                           "",
 	"/srv/git/hello.git":                                "",
 	"../hello":                                          "",
