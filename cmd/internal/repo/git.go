@@ -224,7 +224,7 @@ func (r *Repo) read(ctx context.Context) error {
 	origin, err := answer(ctx, r.Top, append(userEnv(), dir), "", "ls-remote", "--get-url", "origin")
 	if failed, ok := errors.AsType[*gitError](err); ok {
 		// Git's words may hold the URL.
-		err = fmt.Errorf("git ls-remote --get-url origin: %w", failed.err)
+		err = fmt.Errorf("git ls-remote --get-url origin: %w: the same command in %s says why", failed.err, r.Top)
 	}
 	if err != nil {
 		return err

@@ -427,6 +427,8 @@ func TestOpenPlace(t *testing.T) {
 	git(t, p("away"), "config", "core.worktree", tmp)
 	git(t, tmp, "init", "-q", "old")
 	git(t, p("old"), "config", "core.bare", "true")
+	git(t, tmp, "init", "-q", "new\nline")
+	git(t, tmp, "init", "-q", "--bare", "bare/new\nline")
 	if err := os.Symlink(p("work"), p("link")); err != nil {
 		t.Fatal(err)
 	}
@@ -449,6 +451,8 @@ func TestOpenPlace(t *testing.T) {
 		{"work/far", "", "", "core.worktree of"},
 		{"away", "", "", "core.worktree of " + p("away/.git") + " is " + tmp},
 		{"elsewhere", "", "", "is not in a git repository"},
+		{"new\nline", "", "", "has a newline in it: rename the directory"},
+		{"bare/new\nline", "", "", "has a newline in it: rename the directory"},
 	} {
 		r, err := repo.Open(t.Context(), p(test.dir))
 		switch {

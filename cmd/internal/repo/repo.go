@@ -59,6 +59,8 @@ func discover(ctx context.Context, dir string) (*Repo, error) {
 	a := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 	var failed *gitError
 	switch {
+	case len(a) > 5:
+		return nil, fmt.Errorf("the path of the repository of %q has a newline in it: rename the directory", dir)
 	case err == nil && len(a) == 5:
 		r := &Repo{format: a[0], dir: a[2], GitDir: a[3], Top: a[4]}
 		if !leadsTo(filepath.Join(r.Top, ".git"), r.dir) {
