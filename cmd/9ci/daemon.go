@@ -20,8 +20,9 @@ type daemon struct {
 }
 
 // findDaemon looks for one at 9ci and then at 9ci.*: its /status says
-// mode=daemon. It is nil where there is none. One that is neither this user's
-// nor root's is not asked: a run is handed over with the secrets of its
+// mode=daemon, and it takes commands, as a copy of its tree that somebody serves
+// (-root) does not. It is nil where there is none. One that is neither this
+// user's nor root's is not asked: a run is handed over with the secrets of its
 // environment.
 func findDaemon(ctx context.Context) (*daemon, error) {
 	addrs, err := posted()
@@ -36,15 +37,32 @@ func findDaemon(ctx context.Context) (*daemon, error) {
 		if err != nil {
 			continue
 		}
-		text, err := readFile(ctx, p.root, "status")
-		if err == nil {
-			if st, err := fs.ParseAttrs(text); err == nil && st.Get("mode") == "daemon" {
-				return &daemon{p, addr}, nil
-			}
+		if isDaemon(ctx, p.root) {
+			return &daemon{p, addr}, nil
 		}
 		p.close()
 	}
 	return nil, nil
+}
+
+func isDaemon(ctx context.Context, root fs.Dir) bool {
+	text, err := readFile(ctx, root, "status")
+	if err != nil {
+		return false
+	}
+	if st, err := fs.ParseAttrs(text); err != nil || st.Get("mode") != "daemon" {
+		return false
+	}
+	ctl, err := root.Walk(ctx, "ctl")
+	if err != nil {
+		return false
+	}
+	f, err := ctl.Open(ctx, fs.OpenRead|fs.OpenWrite)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
 }
 
 // write sends a line to a ctl of the daemon and returns the reply.
