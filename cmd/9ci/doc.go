@@ -88,26 +88,27 @@ Flags of run:
 
 Serve is the daemon: it runs one revision at a time, of any number of
 repositories, which it takes up with the line repo PATH written to its ctl,
-answered by the namespace, and keeps across restarts. ADDR is unix!PATH or tcp!HOST!PORT, the latter on the
-loopback alone; without one it posts $NAMESPACE/9ci. With -root it serves a
-directory read-only instead.
+answered by the namespace, and keeps across restarts. ADDR is unix!PATH or
+tcp!HOST!PORT, the latter on the loopback alone; without one it posts
+$NAMESPACE/9ci. With -root it serves a directory read-only instead.
 
 Ls, cat, cp, wait and write look at a tree: that of the repository one stands
 in, at the daemon, at an executor posted in $NAMESPACE, at ADDR, or, where ADDR
-is ssh://HOST[:PORT]/NAMESPACE or PATH that and a path, at an orchestrator. Write sends its
-standard input in one message and prints the reply. Wait prints the status of
-the run once it has ended, and exits with its code.
+is ssh://HOST[:PORT]/NAMESPACE or PATH that and a path, at an orchestrator.
+Write sends its standard input in one message and prints the reply. Wait prints
+the status of the run once it has ended, and exits with its code.
 
 Mount shows a tree as a FUSE file system at DIR, until it is unmounted or a
 signal comes.
 
-Verify checks a run without any executor, and reports its content, its
-metadata and its signature apart.
+Verify checks a run without any executor: that of a revision in the store, or
+the directory of a run, where the store has none of that name or the name has a
+slash. It reports the run's content, its metadata and its signature apart.
 
-Image builds the core OS, lists what there is, or removes all but the one in use. Doctor says what this machine
-lacks, and the command that mends it. Init writes a mkfile, a .env, a hook that
-hands each commit to the daemon, and what has other CI call 9ci, where the
-repository has none yet.
+Image builds the core OS, lists what there is, or removes all but the one in
+use. Doctor says what this machine lacks, and the command that mends it. Init
+writes a mkfile, a .env, a hook that hands each commit to the daemon, and what
+has other CI call 9ci, where the repository has none yet.
 
 # What a machine is given
 

@@ -89,7 +89,8 @@ func examine(ctx context.Context) []finding {
 
 	dir, err := ninep.Namespace()
 	all = append(all, finding{what: "namespace", has: dir, lacks: err})
-	c, err := loadConfig(ctx)
+	rp, _ := repo.Open(ctx, ".") // or none
+	c, err := loadConfig(ctx, rp)
 	conf := finding{what: "configuration", lacks: err}
 	if err == nil {
 		conf.has, conf.lacks = home.Config()
@@ -123,13 +124,9 @@ func reach(ctx context.Context, c *config.Config, key ssh.Signer) error {
 	return conn.Close()
 }
 
-// loadConfig reads the configuration of the repository one stands in, or of
-// none.
-func loadConfig(ctx context.Context) (*config.Config, error) {
-	rp, err := repo.Open(ctx, ".")
-	if err != nil {
-		rp = nil
-	}
+// loadConfig reads the configuration of a repository, or of none, and says what
+// is wrong with it.
+func loadConfig(ctx context.Context, rp *repo.Repo) (*config.Config, error) {
 	c, err := config.Load(ctx, rp, nil)
 	if err == nil {
 		tellWarnings(c)

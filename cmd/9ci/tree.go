@@ -28,8 +28,8 @@ type place struct {
 }
 
 // places dials the trees in which PATH may be, at addr or else at the daemon
-// and the executors that this user or root posted in $NAMESPACE: first the namespace of the repository
-// one stands in, and then, at addr, all there is.
+// and the executors that this user or root posted in $NAMESPACE: first the
+// namespace of the repository one stands in, and then, at addr, all there is.
 func places(ctx context.Context, addr string) ([]place, error) {
 	anames := []string{""}
 	if r, err := repo.Open(ctx, "."); err == nil {

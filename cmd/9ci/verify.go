@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"9ci/cmd/internal/repo"
@@ -21,51 +23,50 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(f, args, 1, 1); err != nil {
 		return exitError, err
 	}
-	dir := f.Arg(0)
+	name := f.Arg(0)
 	rp, rerr := repo.Open(ctx, ".")
-	c, err := loadConfig(ctx)
+	c, err := loadConfig(ctx, rp)
 	if err != nil {
 		return exitError, err
 	}
-	var trusted *sign.Signers
-	if rerr == nil {
+	key, err := sign.LoadKey(c.Key)
+	if err != nil {
+		return exitError, err
+	}
+	trusted, err := signers(ctx, rp, c, key.PublicKey())
+	if err != nil {
+		return exitError, err
+	}
+	dir := ""
+	if rp != nil && !strings.Contains(name, "/") {
+		// The store comes first: a directory of the name of a revision may be
+		// the repository's own.
 		h, err := newHost(ctx, rp, c, "run", nil, slog.New(slog.DiscardHandler), say)
 		if err != nil {
 			return exitError, err
 		}
 		defer h.Close()
-		if trusted, err = signers(ctx, rp, c, h.key); err != nil {
-			return exitError, err
+		run, err := h.Executor.Find(ctx, name)
+		if dir = run.Dir; err != nil {
+			rerr = err
 		}
-		if _, err := os.Stat(filepath.Join(dir, "manifest")); err != nil {
-			run, err := h.Executor.Find(ctx, dir)
-			if err != nil {
-				return 1, err
-			}
-			dir = run.Dir
+	}
+	if dir == "" {
+		if _, err := os.Stat(filepath.Join(name, "manifest")); err != nil {
+			return exitError, fmt.Errorf("%s is not the directory of a run, nor a revision that has one: %w", name, cmp.Or(rerr, err))
 		}
-	} else {
-		if _, err := os.Stat(filepath.Join(dir, "manifest")); err != nil {
-			return exitError, fmt.Errorf("%s is not the directory of a run, and this is no repository whose runs it might be one of", dir)
-		}
-		key, err := sign.LoadKey(c.Key)
-		if err != nil {
-			return exitError, err
-		}
-		if trusted, err = signers(ctx, nil, c, key.PublicKey()); err != nil {
-			return exitError, err
-		}
+		dir = name
 	}
 	report, err := fs.VerifyDir(dir)
 	if err != nil {
 		return 1, err
 	}
-	return tellReport(report, trusted), nil
+	return tellReport(dir, report, trusted), nil
 }
 
-// tellReport prints what is right and what is wrong with a run, and returns
-// the exit status.
-func tellReport(r fs.Report, trusted *sign.Signers) (code int) {
+// tellReport prints what is right and what is wrong with the run in dir, and
+// returns the exit status.
+func tellReport(dir string, r fs.Report, trusted *sign.Signers) (code int) {
 	line := func(what, good string, bad ...string) {
 		if len(bad) == 0 {
 			show.Out.Printf("%-10s ok: %s\n", what, good)
@@ -75,7 +76,7 @@ func tellReport(r fs.Report, trusted *sign.Signers) (code int) {
 			code = 1
 		}
 	}
-	line("content", fmt.Sprintf("%d files are what the manifest says", r.Files), r.Content...)
+	line("content", fmt.Sprintf("%d files of %s are what the manifest says", r.Files, dir), r.Content...)
 	line("metadata", "modes, times and links are what artifacts.mtree says", r.Metadata...)
 	end, err := time.Parse(time.RFC3339, r.Info.Get("end"))
 	if err == nil {
