@@ -82,8 +82,8 @@ type writer func(p []byte) (int, error)
 
 func (w writer) Write(p []byte) (int, error) { return w(p) }
 
-// TestScripts plays the stories of testdata. Each is a user with a home of
-// his own; all share the core OS.
+// TestScripts plays the stories of testdata. Each is of a user with a home of
+// their own; all share the core OS.
 func TestScripts(t *testing.T) {
 	cache := os.Getenv("XDG_CACHE_HOME")
 	if cache == "" {
@@ -272,8 +272,8 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("ORCHESTRATOR", addr)
 }
 
-// user makes the story go on as somebody, who has a key, a store and a
-// namespace of posted trees of his own, and may enter an orchestrator there is.
+// user makes the story go on as somebody with a key, a store and a namespace of
+// posted trees of their own, who may enter an orchestrator there is.
 func user(ts *testscript.TestScript, neg bool, args []string) {
 	work := ts.Getenv("WORK")
 	home := filepath.Join(work, args[0])

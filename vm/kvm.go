@@ -18,7 +18,8 @@ import (
 // Guest, run under KVM here, and if not why. A /dev/kvm may be missing or
 // forbidden; or it opens, and guests hang or run thousands of times too
 // slowly. It takes two or three seconds at most, and the first time only:
-// what ran is remembered in c.Cache for this boot, this qemu and this kernel, what did not for ten minutes, since a busy host may be why.
+// what ran is remembered in c.Cache for this boot, this qemu and this kernel,
+// what did not for ten minutes, since a busy host may be why.
 func ProbeKVM(ctx context.Context, c Config) (ok bool, why string) {
 	if err := firstError(ctx, c, hasExtensions, opensKVM); err != nil {
 		return false, err.Error()

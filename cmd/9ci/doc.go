@@ -166,7 +166,9 @@ Nothing in it is expanded but a leading ~/ of a path; a quote that begins a
 value may end it some lines further on; and what is no such line is skipped.
 
 A .env is read if it is a plain file of the user's own, with one name, and if no
-others can write or replace it; else a warning says why not. If git tracks it,
+others can write or replace it; else a warning says why not. One that git does
+not track is taken to be the user's word: an archive that was made elsewhere,
+unlike a clone, can bring one along. If git tracks it,
 in the index or in HEAD, it came with the repository: one warning names what it
 sets and may not. If it asks for more than a limit, or for no limit, the run
 gets the limit, and a warning names both. What says whom to trust is refused if

@@ -108,8 +108,8 @@ func listen(addrs []string) ([]net.Listener, error) {
 	return listeners, nil
 }
 
-// loopback refuses to serve to other machines a tree that asks nobody who he
-// is.
+// loopback refuses an address at which other machines would find a tree that
+// authenticates nobody.
 func loopback(addr string) error {
 	rest, ok := strings.CutPrefix(addr, "tcp!")
 	if !ok {

@@ -25,7 +25,7 @@ import (
 //	"name" what
 //	...
 type record struct {
-	path    string // of the directory: for who reads the record
+	path    string // of the directory, for people
 	beside  string // the name of the directory that may be beside it, or ""
 	filling bool   // it is not full, and the old one is where it was
 	files   files

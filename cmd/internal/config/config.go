@@ -384,8 +384,8 @@ func attr(name string) string { return strings.ToLower(strings.TrimPrefix(name, 
 // Name returns the variable that an attribute of a run is.
 func Name(attr string) string { return "CI_" + strings.ToUpper(attr) }
 
-// list is names as a sentence has them. Who writes a file decides how many
-// there are, so that only the first ten are named.
+// list is names as a sentence has them. A file's author decides how many there
+// are, so that only the first ten are named.
 func list(names []string) string {
 	const most = 10
 	if n := len(names); n > most {

@@ -197,8 +197,8 @@ func assigned(line string) (name, rest string) {
 }
 
 // skip returns the length of a line that is somebody else's: its own, or as
-// far as a quote goes that begins its value, as readers of .env files have it,
-// who also take blanks around =, a colon for it, and other names.
+// far as a quote goes that begins its value. Other readers of .env files have it
+// so, and take blanks around =, a colon for it, and other names.
 func skip(text string) int {
 	end := strings.IndexByte(text, '\n')
 	if end < 0 {

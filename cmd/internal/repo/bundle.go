@@ -20,12 +20,13 @@ const Ref = "refs/9ci/run"
 // a commit of the same tree with no parents and a fixed author and date, so
 // that equal trees give equal repositories.
 //
-// The bundle of a shallow clone ends where the clone does; who fetches from it
-// needs the clone's list of ends, which Bundle leaves in file.shallow.
+// The bundle of a shallow clone ends where the clone does. A fetch from it needs
+// the clone's list of ends, which Bundle leaves in file.shallow.
 // Submodules and Git LFS files are refused, never left as pointers.
 //
-// A run's log tells the error to all who may read the run, so it repeats nothing
-// of git's words: those may quote a file that the repository leads git to.
+// Everybody who may read a run reads the error in its log, so the error repeats
+// nothing of git's words: those may quote a file that the repository leads git
+// to.
 func (r *Repo) Bundle(ctx context.Context, commit string, squash bool, file string) (string, error) {
 	head, err := r.bundle(ctx, commit, squash, file)
 	if failed, ok := errors.AsType[*gitError](err); ok {

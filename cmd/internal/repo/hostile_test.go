@@ -35,7 +35,7 @@ func (tr trap) sprung() string {
 	return string(b)
 }
 
-// plain runs git as a user does who is not careful. Its error is of no matter.
+// plain runs git as a careless user does. Its error does not matter.
 func plain(dir string, args ...string) string {
 	cmd := exec.Command("git", append([]string{"-C", dir}, args...)...)
 	cmd.Env = environ()

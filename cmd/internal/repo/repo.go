@@ -34,7 +34,10 @@ type Repo struct {
 // Open finds the repository that dir is in. It refuses what git refuses: a
 // repository that another user owns, unless safe.directory has it.
 func Open(ctx context.Context, dir string) (*Repo, error) {
-	if _, err := exec.LookPath("git"); err != nil {
+	switch _, err := exec.LookPath("git"); {
+	case errors.Is(err, exec.ErrDot): // it may be the repository's
+		return nil, fmt.Errorf("%w: take relative directories out of PATH", err)
+	case err != nil:
 		return nil, errors.New("git is not installed: on Debian, apt-get install git")
 	}
 	abs, err := filepath.Abs(dir)

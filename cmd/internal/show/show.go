@@ -1,7 +1,7 @@
-// Package show prints to standard output and standard error. Whoever wrote
-// what a run prints, what a file is called or what a peer says must not get at
-// the terminal on which it is read: not move the cursor, set the title, answer
-// for the user, or look like a message of ours.
+// Package show prints to standard output and standard error. What a run prints,
+// what a file is called and what a peer says must not get at the terminal on
+// which it is read: not move the cursor, set the title, answer for the user, or
+// look like a message of ours.
 //
 // There are content, which [Writer.Write] prints, and words of ours with names
 // and others' words in them, which [Writer.Printf] and [Message] print. Of
