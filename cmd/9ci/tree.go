@@ -62,6 +62,9 @@ func places(ctx context.Context, addr string) ([]place, error) {
 	for _, a := range addrs {
 		for _, aname := range anames {
 			p, err := dialPlace(ctx, dial, a, aname)
+			if addr == "" && aname != "" && errors.Is(err, iofs.ErrNotExist) {
+				err = fmt.Errorf("%s does not serve %s: 9ci in the repository has a daemon do so", a, aname)
+			}
 			if err != nil {
 				errs = append(errs, err)
 				continue
