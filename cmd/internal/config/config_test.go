@@ -321,6 +321,12 @@ func TestPlain(t *testing.T) {
 	os.Chmod(d.top, 0o777|os.ModeSticky)
 	d.env("CI_NET=all\n")
 	check("others may not replace it", 0, "", "all")
+	if os.Getuid() == 0 {
+		d.env("CI_NET=all\n")
+		os.Chown(d.top, 7778, 0)
+		check("the directory's owner may replace it", 1, "of its directory, user id 7778 is the owner", "build")
+		os.Chown(d.top, 0, 0)
+	}
 	os.Chmod(d.top, 0o755)
 	other := filepath.Join(d.top, "other")
 	d.write(other, "CI_NET=all\n")

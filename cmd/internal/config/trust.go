@@ -104,23 +104,25 @@ func othersWrite(f *os.File, fi os.FileInfo) string {
 	if fi, err = dir.Stat(); err != nil {
 		return err.Error()
 	}
-	if fi.Mode()&iofs.ModeSticky != 0 {
-		return ""
-	}
 	if why := writers(dir, fi); why != "" {
 		return "of its directory, " + why
 	}
 	return ""
 }
 
-// writers says who but the user and root can write f, or "".
+// writers says who but the user and root can write f, or, where that is a
+// directory, replace what the user has in it, or "".
 func writers(f *os.File, fi os.FileInfo) string {
 	st := fi.Sys().(*syscall.Stat_t)
 	uid := uint32(os.Geteuid())
 	sudo := os.Getenv("SUDO_UID") // as git has it
-	switch perm := fi.Mode().Perm(); {
+	perm := fi.Mode().Perm()
+	if fi.IsDir() && fi.Mode()&iofs.ModeSticky != 0 {
+		perm = 0 // others but its owner replace only what is theirs
+	}
+	switch {
 	case st.Uid != uid && st.Uid != 0 && !(uid == 0 && strconv.FormatUint(uint64(st.Uid), 10) == sudo):
-		return fmt.Sprintf("user id %d is the owner, and not you", st.Uid)
+		return fmt.Sprintf("user id %d is the owner, and not you: chown it, or set the variables in the environment", st.Uid)
 	case perm&0o002 != 0:
 		return "others can write it: chmod o-w " + f.Name()
 	case perm&0o020 != 0 && !alone(f, st):
