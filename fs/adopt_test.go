@@ -173,6 +173,16 @@ var hostile = []struct {
 		resign(t, e)
 		return e
 	}, "manifest line"},
+	{"artifacts beyond all", func(t testing.TB, e []tarEntry) []tarEntry {
+		replace(t, e, "artifacts.mtree", " size=3 ", " size=99999999999 ")
+		resign(t, e)
+		return e
+	}, `with the 99999999999 bytes of "size" the artifacts are over`},
+	{"control character", func(t testing.TB, e []tarEntry) []tarEntry {
+		replace(t, e, "artifacts.mtree", "./size ", "./size\\012 ")
+		resign(t, e)
+		return e
+	}, "has a control character in it"},
 	{"mtree absolute", func(t testing.TB, e []tarEntry) []tarEntry {
 		replace(t, e, "artifacts.mtree", "./bin ", ".//bin ")
 		resign(t, e)

@@ -59,9 +59,9 @@ func formatManifest(sums []sum) []byte {
 	for i, s := range sums {
 		var b []byte
 		name := s.name
-		if strings.ContainsAny(name, "\\\n\r") {
+		if strings.Contains(name, `\`) {
 			b = append(b, '\\')
-			name = sumEscape.Replace(name)
+			name = strings.ReplaceAll(name, `\`, `\\`)
 		}
 		b = hex.AppendEncode(b, s.digest[:])
 		b = append(append(append(b, "  "...), name...), '\n')
@@ -70,10 +70,6 @@ func formatManifest(sums []sum) []byte {
 	slices.Sort(lines)
 	return []byte(strings.Join(lines, ""))
 }
-
-// sumEscape is how sha256sum(1) writes the names of lines that begin with a
-// backslash.
-var sumEscape = strings.NewReplacer("\\", `\\`, "\n", `\n`, "\r", `\r`)
 
 // parseManifest reads a manifest, whose names must be clean and each there
 // once, and whose lines must be sorted.
@@ -105,7 +101,7 @@ func parseManifest(b []byte) ([]sum, error) {
 				return bad("not a line of sha256sum")
 			}
 		}
-		if escaped != strings.ContainsAny(name, "\\\n\r") {
+		if escaped != strings.Contains(name, `\`) {
 			return bad("not as sha256sum writes it")
 		}
 		if err := checkPath(name); err != nil {
@@ -123,30 +119,11 @@ func parseManifest(b []byte) ([]sum, error) {
 	return sums, nil
 }
 
+// sumUnescape undoes how sha256sum(1) writes the name of a line that begins
+// with a backslash. Of what it escapes only a backslash can be in a name.
 func sumUnescape(s string) (string, bool) {
-	var b strings.Builder
-	for {
-		i := strings.IndexByte(s, '\\')
-		if i < 0 {
-			b.WriteString(s)
-			return b.String(), true
-		}
-		if i+1 == len(s) {
-			return "", false
-		}
-		b.WriteString(s[:i])
-		switch s[i+1] {
-		case '\\':
-			b.WriteByte('\\')
-		case 'n':
-			b.WriteByte('\n')
-		case 'r':
-			b.WriteByte('\r')
-		default:
-			return "", false
-		}
-		s = s[i+2:]
-	}
+	rest := strings.ReplaceAll(s, `\\`, "")
+	return strings.ReplaceAll(s, `\\`, `\`), !strings.Contains(rest, `\`)
 }
 
 // checkPath reports what is wrong with a slash-separated relative path of
