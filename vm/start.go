@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
@@ -168,9 +169,22 @@ func hostFiles(ctx context.Context) ([]guest.File, error) {
 	}, nil
 }
 
+// environment is what qemu gets of ours. A guest that breaks out of it finds
+// none of the tokens that the rest may hold.
+func environment() []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
 // exec starts qemu, and a goroutine that waits for it.
 func (m *Machine) exec(q *qemu) error {
 	cmd := exec.Command(q.path, q.args...)
+	cmd.Env = environment()
 	cmd.ExtraFiles = q.files
 	cmd.Stdout, cmd.Stderr = m.console, m.stderr
 	cmd.WaitDelay = lastTime // for a Console that blocks
