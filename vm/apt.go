@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -209,6 +210,11 @@ func (a apt) list() string {
 	}
 	return b.String()
 }
+
+// withoutUsers takes the names and passwords out of URLs.
+func withoutUsers(text string) string { return users.ReplaceAllString(text, "://") }
+
+var users = regexp.MustCompile(`://[^\s"]*@`)
 
 // osRelease is a value of os-release(5).
 func osRelease(name string) string {

@@ -74,6 +74,19 @@ Components: main`, []source{
 	}
 }
 
+// No password of this host's gets into a guest.
+func TestWithoutUsers(t *testing.T) {
+	for in, want := range map[string]string{
+		"deb http://u:p%40ss@mirror.example:80/debian bookworm main\n":             "deb http://mirror.example:80/debian bookworm main\n",
+		"Acquire::http::Proxy \"http://u:p@ss/w@proxy:3128/\";\nx \"http://a@b\";": "Acquire::http::Proxy \"http://proxy:3128/\";\nx \"http://b\";",
+		"Acquire::http::Proxy \"http://10.0.2.2:3142\";":                           "Acquire::http::Proxy \"http://10.0.2.2:3142\";",
+	} {
+		if got := withoutUsers(in); got != want {
+			t.Errorf("withoutUsers(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
 func TestAPTOptions(t *testing.T) {
 	dump := `APT::Architecture "amd64";
 Acquire "";

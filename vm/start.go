@@ -157,15 +157,16 @@ func (m *Machine) boot(ctx context.Context, c Config) error {
 }
 
 // hostFiles are what a guest is lent of this host, to reach Debian's
-// archive as it does.
+// archive as it does, but for names and passwords: root in the guest, who
+// reads them, is whoever wrote the repository.
 func hostFiles(ctx context.Context) ([]guest.File, error) {
 	a, err := hostAPT(ctx)
 	if err != nil {
 		return nil, nil // a host without apt has none to lend
 	}
 	return []guest.File{
-		{Name: "/etc/apt/sources.list", Data: []byte(a.list())},
-		{Name: "/etc/apt/apt.conf.d/99host", Data: []byte(a.conf())},
+		{Name: "/etc/apt/sources.list", Data: []byte(withoutUsers(a.list()))},
+		{Name: "/etc/apt/apt.conf.d/99host", Data: []byte(withoutUsers(a.conf()))},
 	}, nil
 }
 

@@ -121,6 +121,8 @@ host's address: other machines of the host's network, the host's own addresses,
 and at 10.0.2.2 its loopback. A service of the host that trusts who comes from
 127.0.0.1 trusts the machine: with CI_NET=build in prepare-runtime, base-image
 and post-test, with all in the test too, with none never.
+Of the host's configuration it is lent the places of Debian's packages and the
+proxies to them, without the names and passwords in their URLs.
 
 A variable that CI_SECRETS names is in the environment of every step. Its value
 is *** in all output and all that is kept of the run, by itself, by lines and in
