@@ -416,7 +416,9 @@ func (r *running) mk(ctx context.Context, args ...string) error {
 // shell runs a script of ours with arguments; its failure is the executor's.
 func (r *running) shell(ctx context.Context, script string, args ...string) error {
 	var stderr tail
-	code, err := r.exec(ctx, vm.Cmd{Args: append([]string{"/bin/sh", "-c", script, "9ci"}, args...), Stderr: &stderr})
+	w := r.mask.writer(&stderr)
+	code, err := r.exec(ctx, vm.Cmd{Args: append([]string{"/bin/sh", "-c", script, "9ci"}, args...), Stderr: w})
+	w.Flush()
 	if err == nil && code != 0 {
 		err = fmt.Errorf("status %d: %s", code, strings.TrimSpace(stderr.String()))
 	}
