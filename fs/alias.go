@@ -83,7 +83,7 @@ func (s *Store) best(prefix string) (Entry, error) {
 func (s *Store) bestSealed(prefix string, matches func(oid) (bool, error)) (top *record, runs []*Run, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.index.refresh()
+	s.refresh()
 	consider := func(records []*record, hash func(*record) []byte, name func(*record) oid) error {
 		for r := range byHash(records, prefix, hash) {
 			ok, err := matches(name(r))

@@ -96,6 +96,37 @@ func TestBusyStore(t *testing.T) {
 	}
 }
 
+// A run whose status says that it has ended counts as kept, and no longer as
+// running.
+func TestEndedIsKept(t *testing.T) {
+	s := newStore(t)
+	root := NewTree(s, nil)
+	for i := range 20 {
+		r, err := s.Create(commitA)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed := make(chan error, 1)
+		go func() { sealed <- r.Seal(t.Context(), "passed", 0, testSign) }()
+		for {
+			st, err := ParseStatus(mustReadText(t, root, "ci/"+r.ID()+"/status"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st.Finished() {
+				break
+			}
+		}
+		st, err := ParseAttrs([]byte(mustReadText(t, root, "status")))
+		if running, kept := st.Get("running")+st.Get("queued"), st.Get("kept"); err != nil || running != "00" || kept != fmt.Sprint(i+1) {
+			t.Errorf("with %d runs that have ended, running+queued=%s kept=%s, %v", i+1, running, kept, err)
+		}
+		if err := <-sealed; err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // client reads a run as one that follows it does. That it is gone is no error
 // before its first file is open.
 func client(t *testing.T, root Dir, id string) {
@@ -142,14 +173,16 @@ func client(t *testing.T, root Dir, id string) {
 	}
 }
 
-func mustReadText(t *testing.T, root Dir, name string) {
-	n, err := root.Walk(t.Context(), name)
+func mustReadText(t *testing.T, root Dir, name string) string {
+	t.Helper()
+	n, err := Walk(t.Context(), root, name)
 	if err != nil {
 		t.Error(err)
-		return
+		return ""
 	}
 	b, err := ReadAll(t.Context(), n)
 	if err != nil || !strings.HasSuffix(string(b), "\n") && len(b) > 0 {
 		t.Errorf("%s reads %q, %v", name, b, err)
 	}
+	return string(b)
 }

@@ -69,8 +69,18 @@ func (s *Store) entry(r *record) Entry {
 func (s *Store) listed() (sealed []*record, runs []*Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.index.refresh()
+	s.refresh()
 	return s.index.share(), s.runs
+}
+
+// refresh reads what is new in the index. From then on a run that it has is a
+// sealed one and no other. The caller holds s.mu.
+func (s *Store) refresh() {
+	s.index.refresh()
+	sealed := func(r *Run) bool { return s.index.byName(r.id) != nil }
+	if slices.ContainsFunc(s.runs, sealed) {
+		s.runs = slices.DeleteFunc(slices.Clone(s.runs), sealed)
+	}
 }
 
 // newestFirst yields the runs, sealed or not, that listed returned.
@@ -138,11 +148,11 @@ func (s *Store) Get(id string) (Entry, error) {
 func (s *Store) find(id string) (*record, *Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.refresh()
 	for _, r := range s.runs {
 		if r.id == id {
 			return nil, r
 		}
 	}
-	s.index.refresh()
 	return s.index.byName(id), nil
 }

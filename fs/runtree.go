@@ -92,6 +92,8 @@ func (d runDir) entry(name string) Node {
 			do: func(ctx context.Context, line string) (string, error) { return d.t.runCommand(ctx, d.id, line) }}
 	case "step":
 		return stepDir{d.t, d.id, "step", "step", q, Steps}
+	case "status":
+		return statusFile{d.t.file(d.id, name, q), d}
 	}
 	return d.t.file(d.id, name, q)
 }
@@ -146,7 +148,7 @@ type runDisk struct {
 }
 
 func (d runDisk) acquire() (place, uint32, func(), error) {
-	for range 2 { // it may be discarded or evicted while we look
+	for range 3 { // it may be sealed, discarded or evicted while we look
 		rec, run := d.s.find(d.id)
 		switch {
 		case rec != nil:
@@ -158,13 +160,10 @@ func (d runDisk) acquire() (place, uint32, func(), error) {
 		case run == nil:
 			return place{}, 0, nil, iofs.ErrNotExist
 		}
-		// Between its renaming and its being known as sealed, it is where
-		// sealed runs are.
-		for _, dir := range []string{run.dir, d.s.runPath(run.id)} {
-			if p, err := openPlace(dir); err == nil {
-				return p, 0, p.close, nil
-			}
+		if p, err := openPlace(run.dir); err == nil {
+			return p, 0, p.close, nil
 		}
+		d.s.published() // it is being sealed
 	}
 	return place{}, 0, nil, iofs.ErrNotExist
 }
@@ -215,6 +214,31 @@ func (d stepDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, erro
 		list = append(list, st)
 	}
 	return list, nil
+}
+
+// A statusFile is /ci/<id>/status. An unfinished run's is not the one on disk,
+// which says how the run ended while it is still being sealed.
+type statusFile struct {
+	Node // the file on disk
+	dir  runDir
+}
+
+func (f statusFile) Stat(ctx context.Context) (Stat, error) {
+	_, run, err := f.dir.find()
+	if run == nil || err != nil {
+		return f.Node.Stat(ctx)
+	}
+	st := run.Status()
+	return Stat{Name: "status", Mode: 0o444, Size: int64(len(st.String()) + 1), ModTime: st.Time, UID: uid, GID: gid,
+		Path: f.dir.q.child("status").path()}, nil
+}
+
+func (f statusFile) Open(ctx context.Context, mode OpenMode) (File, error) {
+	_, run, err := f.dir.find()
+	if run == nil || err != nil || mode != OpenRead {
+		return f.Node.Open(ctx, mode)
+	}
+	return byteFile(run.Status().String() + "\n"), nil
 }
 
 // A waitFile is /ci/<id>/wait.

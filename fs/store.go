@@ -234,6 +234,13 @@ func readText(f *os.File) ([]byte, error) {
 	return b, err
 }
 
+// published waits until a run that is being published is known as sealed: what
+// /status and the listings say of it must not come after what its files say.
+func (s *Store) published() {
+	s.tx.Lock()
+	defer s.tx.Unlock()
+}
+
 // publish renames the sealed run in work to its id and makes it known, in the
 // place of the unfinished run where there was one. The caller holds the lock,
 // and the directory is complete and on disk.
@@ -250,7 +257,7 @@ func (s *Store) publish(work string, r *record, run *Run) error {
 	aerr := s.appendIndex(r.append(nil))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.index.refresh()
+	s.refresh()
 	if aerr != nil && s.index.byName(r.id()) == nil {
 		s.index.add(r)
 	}

@@ -435,7 +435,7 @@ func (r *record) vers() uint32 {
 // indexLen returns the length of /index.
 func (s *Store) indexLen() int64 {
 	s.mu.Lock()
-	s.index.refresh()
+	s.refresh()
 	n, runs := s.index.textLen, s.runs
 	s.mu.Unlock()
 	for _, r := range runs {
@@ -463,7 +463,7 @@ func (s *Store) newest(n int) uint64 {
 func (s *Store) lastChange() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.index.refresh()
+	s.refresh()
 	if e := s.events.lastWrite(); e.After(s.index.changed) {
 		return e
 	}
