@@ -411,7 +411,7 @@ func (w runWriter) Write(p []byte) (int, error) {
 		return 0, r.err
 	}
 	if limit := cmp.Or(r.s.MaxOutput, defaultMaxOutput); r.written+int64(len(p)) > limit {
-		return 0, r.keep(fmt.Errorf("the output and its logs are over %d bytes", limit))
+		return 0, r.keep(fmt.Errorf("the output and its logs are over %d bytes: say less, or in an artifact", limit))
 	}
 	if r.step == testStep {
 		r.written += int64(len(p))
