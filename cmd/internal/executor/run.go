@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,7 +40,7 @@ type running struct {
 	req    Request
 	cfg    *config.Config
 	run    *fs.Run
-	m      *vm.Machine
+	m      machine
 	dir    string            // scratch of this run on the host: the source
 	show   *fs.Show          // what the machine sees of kept runs
 	kept   []string          // their ids, as they were at the start
@@ -49,6 +50,15 @@ type running struct {
 	stderr *maskWriter
 	mkfile *mkfile
 	base   container // the repository's own image; its name is empty where there is none
+}
+
+// A machine is what a run asks of its vm.Machine.
+type machine interface {
+	Run(ctx context.Context, cmd vm.Cmd) (vm.Exit, error)
+	SetNet(ctx context.Context, up bool) error
+	Outbox() *io.SectionReader
+	OutboxDevice() string
+	Kill()
 }
 
 // errSkipped is a step's answer that there was nothing for it to do.
@@ -213,10 +223,12 @@ func (r *running) boot(ctx context.Context) error {
 		config.Accel = "tcg"
 		r.say("no KVM, so the machine is slow: %s", why)
 	}
-	if r.m, err = vm.Start(ctx, config); err != nil {
+	m, err := vm.Start(ctx, config)
+	if err != nil {
 		return err
 	}
-	accel.Store(r.m.Accel())
+	r.m = m
+	accel.Store(m.Accel())
 	// Artifacts are made on the machine's own disk: /var/run is memory.
 	script := `
 set -e
@@ -265,12 +277,6 @@ func (r *running) prepareRuntime(ctx context.Context) error {
 }
 
 func (r *running) baseImage(ctx context.Context) error {
-	defer func() {
-		// The test sees the network only where CI_NET says all.
-		if r.cfg.Net == "build" {
-			r.m.SetNet(ctx, false)
-		}
-	}()
 	if !r.mkfile.hasTarget("base-image") {
 		r.say("no target base-image: mk test runs in the core OS")
 		return errSkipped
@@ -286,6 +292,13 @@ func (r *running) baseImage(ctx context.Context) error {
 }
 
 func (r *running) test(ctx context.Context) error {
+	// The key that the run is signed with says net=build: a test that ran with
+	// a network all the same must not pass for one that had none.
+	if r.cfg.Net == "build" {
+		if err := r.m.SetNet(ctx, false); err != nil {
+			return err
+		}
+	}
 	targets := r.req.Targets
 	if r.base.name == "" {
 		return r.mk(ctx, targets...)
