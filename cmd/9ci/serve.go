@@ -216,7 +216,7 @@ func (s *server) add(ctx context.Context, path string) (string, error) {
 	if h, ok := s.hosts[ns]; ok {
 		// Perhaps another clone of the same repository: the one last named
 		// has the revisions that are asked for.
-		known := h.Repo.Top == rp.Top
+		known := h.Repo().Top == rp.Top
 		h.SetRepo(rp)
 		if known {
 			return ns, nil
@@ -240,7 +240,7 @@ func (s *server) add(ctx context.Context, path string) (string, error) {
 func (s *server) save() error {
 	var b strings.Builder
 	for _, h := range s.hosts {
-		fmt.Fprintln(&b, h.Repo.Top)
+		fmt.Fprintln(&b, h.Repo().Top)
 	}
 	name, err := reposFile()
 	if err != nil {

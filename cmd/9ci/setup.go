@@ -53,7 +53,6 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 	h := &host{
 		Executor: &executor.Executor{
 			Context:   ctx,
-			Repo:      r,
 			Namespace: ns,
 			Store:     store,
 			Config:    c,
@@ -69,6 +68,7 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 		replay: replay.Replayer{Store: store, Say: say},
 		say:    say,
 	}
+	h.SetRepo(r)
 	if mode == "daemon" {
 		h.Warn(c)
 		if err := h.Resume(ctx); err != nil {

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,20 +24,18 @@ func init() { accel.Store("-") }
 // ancestors is how far back green looks.
 const ancestors = 1000
 
-// Head returns the commit last named, or HEAD where none was, its tree, and
-// the commits it descends from, nearest first.
+// Head returns the commit for which a run was last asked, or the HEAD of the
+// clone last named if that was later, its tree, and the commits it descends
+// from, nearest first. All of it is of one clone.
 func (e *Executor) Head(ctx context.Context) (commit, tree string, past []string, err error) {
 	e.mu.Lock()
-	r, rev := e.Repo, e.last
+	head := e.head
 	e.mu.Unlock()
-	if rev == "" {
-		rev = "HEAD"
-	}
-	commit, tree, err = r.Resolve(ctx, rev)
+	commit, tree, err = head.repo.Resolve(ctx, cmp.Or(head.commit, "HEAD"))
 	if err != nil {
 		return "", "", nil, err
 	}
-	past, err = r.Ancestors(ctx, commit, ancestors)
+	past, err = head.repo.Ancestors(ctx, commit, ancestors)
 	return commit, tree, past, err
 }
 
@@ -98,7 +97,7 @@ func (e *Executor) runLine(ctx context.Context, args []string) (string, error) {
 	if len(args) == 0 {
 		return "", errors.New("want run [ATTR=VALUE...] REV [TARGET...]")
 	}
-	r := e.clone()
+	r := e.Repo()
 	c, err := e.load(ctx, r, set)
 	if err != nil {
 		return "", err

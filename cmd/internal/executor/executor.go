@@ -18,10 +18,9 @@ import (
 	"9ci/fs"
 )
 
-// An Executor runs the revisions of one repository. Its fields are set before
-// its first use and do not change.
+// An Executor runs the revisions of one repository, of which SetRepo names a
+// clone. Its fields are set before its first use and do not change.
 type Executor struct {
-	Repo      *repo.Repo // until SetRepo names another clone
 	Namespace string
 	Store     *fs.Store
 	Config    *config.Config
@@ -59,10 +58,18 @@ type Executor struct {
 
 	wg sync.WaitGroup
 
-	mu     sync.Mutex      // guards what follows, and Repo
+	mu     sync.Mutex      // guards what follows
 	jobs   map[string]*job // by id; those that have not ended
-	last   string          // the revision last named: head and green are about it
+	repo   *repo.Repo      // the clone last named
+	head   revision        // what head and green are about
 	warned map[string]bool // what Warn has told
+}
+
+// A revision is a commit of a clone, which another clone need not have. An
+// empty commit is the clone's HEAD.
+type revision struct {
+	repo   *repo.Repo
+	commit string
 }
 
 // A Request asks for a run. All of it is of one clone, which another may name
@@ -149,7 +156,7 @@ func (q *Queue) leaveLocked() {
 // trusted, it is that one. ctx is for the search alone: the run ends when
 // e.Context does, if not before.
 func (e *Executor) Submit(ctx context.Context, req Request) (id string, err error) {
-	e.Name(req.Commit)
+	e.setHead(req.Repo, req.Commit)
 	key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
 	share := !req.Force && !req.Config.Runs
 	for {
@@ -270,7 +277,7 @@ func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
 	if set["CI_SECRETS"] != "" {
 		return Request{}, errors.New("the values of its secrets went with the process that had taken it: ask for it again")
 	}
-	r := e.clone()
+	r := e.Repo()
 	c, err := e.load(ctx, r, set)
 	if err != nil {
 		return Request{}, err
@@ -392,26 +399,31 @@ func (e *Executor) sealed(ctx context.Context, rev string) (id string, ok bool) 
 	return run.ID, err == nil && run.Run == nil
 }
 
-// SetRepo makes another clone of the repository the one that revisions are
-// taken from.
+// SetRepo makes a clone of the repository the one that revisions are taken
+// from. Head and green are about its HEAD, until a run is asked for, or about
+// the commit that a run was last asked for if that was in this clone too.
 func (e *Executor) SetRepo(r *repo.Repo) {
 	e.mu.Lock()
-	e.Repo = r
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	e.repo = r
+	if e.head.repo == nil || e.head.repo.Top != r.Top {
+		e.head.commit = ""
+	}
+	e.head.repo = r
 }
 
-// clone is the clone last named.
-func (e *Executor) clone() *repo.Repo {
+// Repo is the clone that SetRepo last named, or nil.
+func (e *Executor) Repo() *repo.Repo {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.Repo
+	return e.repo
 }
 
-// Name makes commit the revision that head and green are about.
-func (e *Executor) Name(commit string) {
+// setHead makes a commit of a clone the one that head and green are about.
+func (e *Executor) setHead(r *repo.Repo, commit string) {
 	e.mu.Lock()
-	e.last = commit
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	e.head = revision{r, commit}
 }
 
 // Wait blocks until a run that Submit started has ended, and reports why it

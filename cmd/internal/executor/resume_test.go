@@ -15,23 +15,32 @@ import (
 	"9ci/fs"
 )
 
-// A queued run that another process takes over is the one that was asked for,
-// whatever that process's own configuration is; one with secrets, whose values
-// no file has, is not run with others.
-func TestRequest(t *testing.T) {
-	ctx, top := t.Context(), t.TempDir()
-	for _, args := range [][]string{{"init", "-q"}, {"-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one"}} {
+// newClone makes a repository with one commit.
+func newClone(t *testing.T, message string) *repo.Repo {
+	t.Helper()
+	top := t.TempDir()
+	for _, args := range [][]string{{"init", "-q"}, {"-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", message}} {
 		cmd := exec.Command("git", append([]string{"-C", top}, args...)...)
 		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %v: %v\n%s", args, err, out)
 		}
 	}
-	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	rp, err := repo.Open(ctx, top)
+	r, err := repo.Open(t.Context(), top)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r
+}
+
+// A queued run that another process takes over is the one that was asked for,
+// whatever that process's own configuration is; one with secrets, whose values
+// no file has, is not run with others.
+func TestRequest(t *testing.T) {
+	ctx := t.Context()
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	rp := newClone(t, "one")
+	top := rp.Top
 	commit, tree, err := rp.Resolve(ctx, "HEAD")
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +57,7 @@ func TestRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer s.Close() // as after a kill
-		e := &Executor{Context: ctx, Repo: rp, Store: s, Config: c}
+		e := &Executor{Context: ctx, Store: s, Config: c}
 		req := Request{Commit: commit, Tree: tree, Targets: []string{"lint", "test"}, Config: c}
 		if _, _, err := e.create(req, replay.Key(c, commit, tree, req.Targets), true); err != nil {
 			t.Fatal(err)
@@ -67,7 +76,8 @@ func TestRequest(t *testing.T) {
 			t.Fatalf("Resume = %v, %v, want one run", runs, err)
 		}
 		defer runs[0].Discard()
-		e := &Executor{Context: ctx, Repo: rp, Store: s, Log: slog.New(slog.DiscardHandler)}
+		e := &Executor{Context: ctx, Store: s, Log: slog.New(slog.DiscardHandler)}
+		e.SetRepo(rp)
 		return e.request(ctx, runs[0])
 	}
 	want := queued(map[string]string{"CI_NET": "all", "CI_MATCH": "tree", "CI_TIMEOUT": "2h", "CI_MEMORY": "512M", "CI_CPUS": "1", "CI_MAXAGE": "1d",
