@@ -269,8 +269,8 @@ func (s *server) command(ctx context.Context, line string) (string, error) {
 
 // status is the daemon's own: the runs of all its repositories are counted.
 func (s *server) status(ctx context.Context) ([]byte, error) {
-	var sum [3]int
-	counts := [3]string{"running", "queued", "kept"}
+	counts := []string{"running", "queued", "kept"}
+	sums := make(map[string]int)
 	for _, ns := range s.trees.Names() {
 		text, err := readFile(ctx, s.root, ns+"/status")
 		if err != nil {
@@ -280,16 +280,17 @@ func (s *server) status(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		for i, name := range counts {
-			n, _ := strconv.Atoi(st.Get(name))
-			sum[i] += n
+		for _, name := range counts {
+			n, err := strconv.Atoi(st.Get(name))
+			if err != nil {
+				return nil, fmt.Errorf("%s/status: %s: %w", ns, name, err)
+			}
+			sums[name] += n
 		}
 	}
-	st := executor.Status("daemon", version(), s.config)
-	orchestrator := st[len(st)-1]
-	st = st[:len(st)-1]
-	for i, name := range counts {
-		st = append(st, fs.Attr{Name: name, Value: strconv.Itoa(sum[i])})
+	var sum fs.Attrs
+	for _, name := range counts {
+		sum = append(sum, fs.Attr{Name: name, Value: strconv.Itoa(sums[name])})
 	}
-	return append(st, orchestrator).Text(), nil
+	return executor.Status("daemon", version(), s.config, &s.queue, sum).Text(), nil
 }

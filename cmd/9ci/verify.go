@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
@@ -41,7 +42,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	if rp != nil && !strings.Contains(name, "/") {
 		// The store comes first: a directory of the name of a revision may be
 		// the repository's own.
-		h, err := newHost(ctx, rp, c, "run", nil, slog.New(slog.DiscardHandler), say)
+		h, err := newHost(ctx, rp, c, "run", new(executor.Queue), slog.New(slog.DiscardHandler), say)
 		if err != nil {
 			return exitError, err
 		}

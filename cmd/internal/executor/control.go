@@ -6,20 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/home"
 	"9ci/fs"
 	"9ci/vm"
 )
-
-// accel is what the last machine of this process ran under, kvm or tcg.
-var accel atomic.Value
-
-func init() { accel.Store("-") }
 
 // ancestors is how far back green looks.
 const ancestors = 1000
@@ -41,26 +36,26 @@ func (e *Executor) Head(ctx context.Context) (commit, tree string, past []string
 
 // Status is the file of that name at the root of the tree, less what the tree
 // counts.
-func (e *Executor) Status() fs.Attrs { return Status(e.Mode, e.Version, e.Config) }
+func (e *Executor) Status() fs.Attrs { return Status(e.Mode, e.Version, e.Config, e.Queue, nil) }
 
-// Status is what an executor, or a daemon of several, says of itself.
-func Status(mode, version string, c *config.Config) fs.Attrs {
+// Status is what an executor, or a daemon of several that share a queue, says of
+// itself. The counts, if any, stand where ci(4) has them.
+func Status(mode, version string, c *config.Config, q *Queue, counts fs.Attrs) fs.Attrs {
 	image := "-"
 	if cache, err := home.Cache(); err == nil {
 		if im, err := vm.LookupImage(cache); err == nil {
 			image = im.Digest
 		}
 	}
-	return fs.Attrs{
+	return slices.Concat(fs.Attrs{
 		{Name: "mode", Value: mode},
 		{Name: "version", Value: version},
 		{Name: "arch", Value: runtime.GOARCH},
-		{Name: "accel", Value: accel.Load().(string)},
+		{Name: "accel", Value: q.Accel()},
 		{Name: "coreos", Value: image},
 		{Name: "memory", Value: strconv.FormatInt(c.Memory, 10)},
 		{Name: "cpus", Value: strconv.Itoa(c.CPUs)},
-		{Name: "orchestrator", Value: c.Address()},
-	}
+	}, counts, fs.Attrs{{Name: "orchestrator", Value: c.Address()}})
 }
 
 // Command does what a line written to /ctl says: run or cancel.

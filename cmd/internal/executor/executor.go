@@ -3,6 +3,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ type Executor struct {
 	// whose id is given, has ended. It may be nil.
 	Await func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config, own string) (id string, release func(), err error)
 
-	// Queue lets the runs of several Executors go one at a time.
+	// Queue lets the runs of all Executors that share it go one at a time.
 	Queue *Queue
 
 	Log *slog.Logger
@@ -104,9 +105,24 @@ func (s Signalled) Error() string { return "cancelled by " + s.Signal.String() }
 // A Queue lets one run go at a time, first come first served. The zero Queue
 // is ready.
 type Queue struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
 	waiting []chan struct{}
 	busy    bool
+	accel   string // what the last machine ran under, kvm or tcg
+}
+
+// Accel is what the machine of the last run ran under, kvm or tcg, or "-" where
+// none has started.
+func (q *Queue) Accel() string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return cmp.Or(q.accel, "-")
+}
+
+func (q *Queue) setAccel(accel string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.accel = accel
 }
 
 func (q *Queue) enter(ctx context.Context) error {

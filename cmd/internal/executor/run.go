@@ -228,7 +228,7 @@ func (r *running) boot(ctx context.Context) error {
 		return err
 	}
 	r.m = m
-	accel.Store(m.Accel())
+	r.e.Queue.setAccel(m.Accel())
 	// Artifacts are made on the machine's own disk: /var/run is memory.
 	script := `
 set -e
