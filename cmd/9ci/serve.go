@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	iofs "io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -130,6 +129,7 @@ type server struct {
 	queue  executor.Queue
 	trees  fs.Namespaces
 	root   fs.Dir
+	repos  repoList
 	log    *slog.Logger
 
 	mu    sync.Mutex // guards hosts
@@ -150,13 +150,18 @@ func newServer(ctx context.Context) (*server, error) {
 		fs.TextFile("status", s.status),
 		s.trees.Event(),
 	}, "event")
-	tops, err := repos()
+	state, err := home.State()
+	if err != nil {
+		return nil, err
+	}
+	s.repos = repoList{filepath.Join(state, ".repos")}
+	tops, err := s.repos.read()
 	if err != nil {
 		return nil, err
 	}
 	for _, top := range tops {
 		if _, err := s.add(ctx, top); err != nil {
-			s.log.Error("repository", "path", top, "err", err)
+			s.log.Error("repository", "path", top, "err", fmt.Errorf("%w: it is tried again when the daemon next starts, unless its line is taken out of %s", err, s.repos.name))
 		}
 	}
 	return s, nil
@@ -169,25 +174,7 @@ func (s *server) close() {
 	for _, h := range s.hosts {
 		h.Close()
 	}
-}
-
-// reposFile lists the work trees that the daemon serves, one a line: it is
-// how it survives a restart. No namespace has a name with a dot before it.
-func reposFile() (string, error) {
-	dir, err := home.State()
-	return filepath.Join(dir, ".repos"), err
-}
-
-func repos() ([]string, error) {
-	name, err := reposFile()
-	if err != nil {
-		return nil, err
-	}
-	text, err := os.ReadFile(name)
-	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
-		return nil, err
-	}
-	return strings.FieldsFunc(string(text), func(c rune) bool { return c == '\n' }), nil
+	clear(s.hosts)
 }
 
 // add serves the repository at path, if it does not do so already, and returns
@@ -216,12 +203,9 @@ func (s *server) add(ctx context.Context, path string) (string, error) {
 	if h, ok := s.hosts[ns]; ok {
 		// Perhaps another clone of the same repository: the one last named
 		// has the revisions that are asked for.
-		known := h.Repo().Top == rp.Top
+		old := h.Repo().Top
 		h.SetRepo(rp)
-		if known {
-			return ns, nil
-		}
-		return ns, s.save()
+		return ns, s.repos.replace(old, rp.Top)
 	}
 	log := s.log.With("repo", ns)
 	h, err := newHost(s.ctx, rp, c, "daemon", &s.queue, log, func(format string, args ...any) {
@@ -233,26 +217,7 @@ func (s *server) add(ctx context.Context, path string) (string, error) {
 	h.mux.export(s.ctx)
 	s.trees.Add(ns, h.Tree())
 	s.hosts[ns] = h
-	return ns, s.save()
-}
-
-// save writes the list of repositories. The caller holds s.mu.
-func (s *server) save() error {
-	var b strings.Builder
-	for _, h := range s.hosts {
-		fmt.Fprintln(&b, h.Repo().Top)
-	}
-	name, err := reposFile()
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return err
-	}
-	if err := os.WriteFile(name+".new", []byte(b.String()), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
+	return ns, s.repos.replace(rp.Top, rp.Top)
 }
 
 // command does what a line written to the daemon's own ctl says.
