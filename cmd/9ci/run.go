@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -128,12 +127,13 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	c := req.Config
 	runs, cancelRuns := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancelRuns(nil)
-	h, err := newHost(runs, rp, c, "run", new(executor.Queue), slog.New(slog.DiscardHandler), say)
+	h, err := newHost(runs, rp, c, runOptions())
 	if err != nil {
 		return exitError, err
 	}
 	defer h.Close()
 	defer cancelRuns(nil) // before Close waits for them
+	h.start(ctx)
 	if o.dry {
 		return tell(ctx, h, req)
 	}

@@ -51,7 +51,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 		<-ctx.Done()
 		return 0, nil
 	}
-	s, err := newServer(ctx)
+	s, err := newServer(ctx, tool)
 	if err != nil {
 		return exitError, err
 	}
@@ -126,6 +126,7 @@ type server struct {
 	ctx    context.Context // ends every run
 	cancel context.CancelCauseFunc
 	config *config.Config
+	tool   func(name string) (string, error)
 	queue  executor.Queue
 	trees  fs.Namespaces
 	root   fs.Dir
@@ -137,12 +138,12 @@ type server struct {
 }
 
 // newServer makes the daemon, with every repository that it served before.
-func newServer(ctx context.Context) (*server, error) {
+func newServer(ctx context.Context, tool func(name string) (string, error)) (*server, error) {
 	c, err := config.Load(ctx, nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{config: c, hosts: make(map[string]*host), log: slog.New(slog.NewTextHandler(show.Err.Words(), nil))}
+	s := &server{config: c, tool: tool, hosts: make(map[string]*host), log: slog.New(slog.NewTextHandler(show.Err.Words(), nil))}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, func() { s.cancel(context.Cause(ctx)) })
 	s.root = s.trees.Root([]fs.Node{
@@ -208,15 +209,16 @@ func (s *server) add(ctx context.Context, path string) (string, error) {
 		return ns, s.repos.replace(old, rp.Top)
 	}
 	log := s.log.With("repo", ns)
-	h, err := newHost(s.ctx, rp, c, "daemon", &s.queue, log, func(format string, args ...any) {
-		log.Info(fmt.Sprintf(format, args...))
-	})
+	say := func(format string, args ...any) { log.Info(fmt.Sprintf(format, args...)) }
+	h, err := newHost(s.ctx, rp, c, hostOptions{mode: "daemon", tool: s.tool, queue: &s.queue, log: log, say: say})
 	if err != nil {
 		return "", err
 	}
-	h.mux.export(s.ctx)
+	h.Warn(c)
 	s.trees.Add(ns, h.Tree())
 	s.hosts[ns] = h
+	h.mux.export(s.ctx)
+	h.start(s.ctx)
 	return ns, s.repos.replace(rp.Top, rp.Top)
 }
 

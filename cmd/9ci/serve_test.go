@@ -1,13 +1,20 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/fs"
 )
 
 // newClone makes a repository with one commit and the origin given.
@@ -39,9 +46,11 @@ func newHome(t *testing.T) (state string) {
 	return filepath.Join(dir, "XDG_STATE_HOME", "9ci")
 }
 
-func startDaemon(t *testing.T) *server {
+func noTool(name string) (string, error) { return "", errors.New("no " + name + " in this test") }
+
+func startDaemon(t *testing.T, tool func(string) (string, error)) *server {
 	t.Helper()
-	s, err := newServer(t.Context())
+	s, err := newServer(t.Context(), tool)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +69,7 @@ func TestReposKept(t *testing.T) {
 			t.Errorf("%s: the list is %q, %v, want %q", when, got, err, want)
 		}
 	}
-	s := startDaemon(t)
+	s := startDaemon(t, noTool)
 	for _, top := range []string{a, b} {
 		if _, err := s.add(t.Context(), top); err != nil {
 			t.Fatal(err)
@@ -73,7 +82,7 @@ func TestReposKept(t *testing.T) {
 	if err := os.Rename(a, away); err != nil {
 		t.Fatal(err)
 	}
-	s = startDaemon(t)
+	s = startDaemon(t, noTool)
 	check("one is away", a, b)
 	if _, err := s.add(t.Context(), c); err != nil {
 		t.Fatal(err)
@@ -83,7 +92,7 @@ func TestReposKept(t *testing.T) {
 	if err := os.Rename(away, a); err != nil {
 		t.Fatal(err)
 	}
-	s = startDaemon(t)
+	s = startDaemon(t, noTool)
 	if names := s.trees.Names(); len(names) != 3 {
 		t.Errorf("the daemon serves %q, want three", names)
 	}
@@ -110,5 +119,69 @@ func TestReposShared(t *testing.T) {
 	wg.Wait()
 	if tops, err := list.read(); err != nil || len(tops) != 20 {
 		t.Errorf("the list is %q, %v, want 20", tops, err)
+	}
+}
+
+// queued puts a run into the store of a repository that a daemon which was
+// killed had queued, and returns its id.
+func queued(t *testing.T, top, store string) string {
+	t.Helper()
+	rp, err := repo.Open(t.Context(), top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(t.Context(), rp, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := fs.OpenStore(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	run, err := s.Create(commit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(run.SetKey(replay.Key(c, commit, tree, []string{"test"})), run.SetAsked(c.Attrs())); err != nil {
+		t.Fatal(err)
+	}
+	return run.ID()
+}
+
+// Runs that were queued when a daemon was killed go on in the next one, once it
+// serves their repository, and not before.
+func TestResume(t *testing.T) {
+	state := newHome(t)
+	const ns = "example.org/o/a"
+	top := newClone(t, "https://"+ns)
+	id := queued(t, top, filepath.Join(state, ns))
+	if err := (repoList{filepath.Join(state, ".repos")}).replace("", top); err != nil {
+		t.Fatal(err)
+	}
+
+	// A daemon that cannot serve it leaves them as they are.
+	t.Setenv("CI_ORCHESTRATOR", "ssh://127.0.0.1/no-namespace")
+	s := startDaemon(t, func(string) (string, error) {
+		t.Error("a run begins of a repository that is not served")
+		return noTool("")
+	})
+	if names := s.trees.Names(); len(names) != 0 {
+		t.Fatalf("the daemon serves %q, want none", names)
+	}
+	s.close()
+
+	t.Setenv("CI_ORCHESTRATOR", "")
+	s = startDaemon(t, noTool)
+	n, err := fs.Walk(t.Context(), s.root, ns+"/ci/"+id+"/wait")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := fs.ReadAll(t.Context(), n); err != nil || !strings.HasPrefix(string(text), "error 125 ") {
+		t.Errorf("the run ended as %q, %v, want error 125 for lack of a tool", text, err)
 	}
 }

@@ -30,9 +30,24 @@ type host struct {
 	say    func(format string, args ...any)
 }
 
-// newHost makes the executor of a repository. ctx ends its runs; say tells
-// the user what is not the result of a run.
-func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, queue *executor.Queue, log *slog.Logger, say func(format string, args ...any)) (*host, error) {
+// hostOptions are what executors of a process have in common, and how each
+// tells what happens.
+type hostOptions struct {
+	mode  string                            // run or daemon
+	tool  func(name string) (string, error) // see executor.Executor
+	queue *executor.Queue
+	log   *slog.Logger
+	say   func(format string, args ...any) // what is not the result of a run
+}
+
+// runOptions are those of a process that runs for one repository.
+func runOptions() hostOptions {
+	return hostOptions{mode: "run", tool: tool, queue: new(executor.Queue), log: slog.New(slog.DiscardHandler), say: say}
+}
+
+// newHost makes the executor of a repository. ctx ends its runs. It runs
+// nothing, and is not known at the orchestrator, until start.
+func newHost(ctx context.Context, r *repo.Repo, c *config.Config, o hostOptions) (*host, error) {
 	key, err := sign.LoadKey(c.Key)
 	if err != nil {
 		return nil, err
@@ -56,30 +71,20 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 			Namespace: ns,
 			Store:     store,
 			Config:    c,
-			Mode:      mode,
+			Mode:      o.mode,
 			Host:      hostname,
 			Version:   version(),
-			Tool:      tool,
+			Tool:      o.tool,
 			Sign:      func(manifest []byte) ([]byte, error) { return sign.Manifest(key, manifest) },
-			Queue:     queue,
-			Log:       log,
+			Queue:     o.queue,
+			Log:       o.log,
 		},
 		key:    key.PublicKey(),
-		replay: replay.Replayer{Store: store, Say: say},
-		say:    say,
+		replay: replay.Replayer{Store: store, Say: o.say},
+		say:    o.say,
 	}
 	h.SetRepo(r)
-	if mode == "daemon" {
-		h.Warn(c)
-		if err := h.Resume(ctx); err != nil {
-			say("%v", err)
-		}
-	}
-	if _, err := store.Recover(ctx, h.Sign); err != nil {
-		say("%v", err)
-	}
-	store.SetKeep(c.Keep)
-	if h.mux, err = newMux(c, h.Executor, key, say); err != nil {
+	if h.mux, err = newMux(c, h.Executor, key, o.say); err != nil {
 		store.Close()
 		return nil, err
 	}
@@ -103,6 +108,20 @@ func newHost(ctx context.Context, r *repo.Repo, c *config.Config, mode string, q
 		return run.ID, release, context.Cause(ctx)
 	}
 	return h, nil
+}
+
+// start takes up the runs of processes that were killed: a daemon lets those go
+// that were queued, and all others are sealed as they were left.
+func (h *host) start(ctx context.Context) {
+	if h.Mode == "daemon" {
+		if err := h.Resume(ctx); err != nil {
+			h.say("%v", err)
+		}
+	}
+	if _, err := h.Store.Recover(ctx, h.Sign); err != nil {
+		h.say("%v", err)
+	}
+	h.Store.SetKeep(h.Config.Keep)
 }
 
 // replayer finds runs for a clone of the repository. A daemon may have several

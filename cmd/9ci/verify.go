@@ -4,13 +4,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
@@ -42,11 +40,12 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	if rp != nil && !strings.Contains(name, "/") {
 		// The store comes first: a directory of the name of a revision may be
 		// the repository's own.
-		h, err := newHost(ctx, rp, c, "run", new(executor.Queue), slog.New(slog.DiscardHandler), say)
+		h, err := newHost(ctx, rp, c, runOptions())
 		if err != nil {
 			return exitError, err
 		}
 		defer h.Close()
+		h.start(ctx)
 		run, err := h.Executor.Find(ctx, name)
 		if dir = run.Dir; err != nil {
 			rerr = err
