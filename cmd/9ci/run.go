@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -364,28 +365,50 @@ func post(ctx context.Context, root fs.Dir, namespace string, trace bool) (*door
 	if err != nil {
 		return nil, err
 	}
-	close := serveTree(ctx, []net.Listener{l}, &ninep.Server{Root: root, Attach: attachTo(root, namespace)}, trace)
+	close := serveTree(ctx, []net.Listener{l}, &ninep.Server{Root: root, Attach: attachTo(root, namespace)}, trace,
+		func(err error) { say("%v: the run is not served any more", err) })
 	return &door{name, close}, nil
 }
 
 // serveTree answers at listeners until ctx is done or the function that it
-// returns is called.
-func serveTree(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool) func() {
+// returns is called. lost is called with the error of each that accepts no more
+// connections before.
+func serveTree(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool, lost func(error)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	if trace {
 		srv.Trace = show.Err.Words()
 	}
-	done := make(chan struct{}, len(listeners))
+	var wg sync.WaitGroup
 	for _, l := range listeners {
-		go func() {
-			srv.ServeListener(ctx, l)
-			done <- struct{}{}
-		}()
+		wg.Go(func() {
+			if err := srv.ServeListener(ctx, l); err != nil && ctx.Err() == nil {
+				lost(fmt.Errorf("%s: %w", dialString(l.Addr()), err))
+			}
+		})
 	}
 	return func() {
 		cancel()
-		for range listeners {
-			<-done
-		}
+		wg.Wait()
 	}
+}
+
+// serveUntil is serveTree until ctx is done, or a listener is lost, which is an
+// error: a daemon without one of its doors would look like one that has it.
+func serveUntil(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool) (int, error) {
+	lost := make(chan error, len(listeners))
+	defer serveTree(ctx, listeners, srv, trace, func(err error) { lost <- err })()
+	select {
+	case err := <-lost:
+		return exitError, err
+	case <-ctx.Done():
+		return 0, nil
+	}
+}
+
+// dialString is a listener's address as ninep.Dial takes it.
+func dialString(a net.Addr) string {
+	if host, port, err := net.SplitHostPort(a.String()); err == nil && a.Network() == "tcp" {
+		return "tcp!" + host + "!" + port
+	}
+	return a.Network() + "!" + a.String()
 }

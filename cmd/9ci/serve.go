@@ -47,9 +47,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 			return exitError, err
 		}
 		defer dir.Close()
-		defer serveTree(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/")}, *trace)()
-		<-ctx.Done()
-		return 0, nil
+		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/")}, *trace)
 	}
 	s, err := newServer(ctx, tool)
 	if err != nil {
@@ -57,11 +55,9 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	}
 	defer s.close()
 	for _, l := range listeners {
-		s.log.Info("serve", "addr", l.Addr().Network()+"!"+l.Addr().String())
+		s.log.Info("serve", "addr", dialString(l.Addr()))
 	}
-	defer serveTree(ctx, listeners, &ninep.Server{Root: s.root}, *trace)()
-	<-ctx.Done()
-	return 0, nil
+	return serveUntil(ctx, listeners, &ninep.Server{Root: s.root}, *trace)
 }
 
 // listen announces the addresses, or the socket of $NAMESPACE where there are
