@@ -111,7 +111,9 @@ func (d *daemon) hand(ctx context.Context, rp *repo.Repo, req executor.Request, 
 		return exitError, fmt.Errorf("daemon: %s is not a directory", ns)
 	}
 	stop := context.AfterFunc(ctx, func() {
-		d.write(context.WithoutCancel(ctx), ns+"/ci/"+id+"/ctl", "cancel")
+		if _, err := d.write(context.WithoutCancel(ctx), ns+"/ci/"+id+"/ctl", "cancel"); err != nil {
+			say("daemon: cancel %s: %v", id, err)
+		}
 	})
 	defer stop()
 	code, err := finish(context.WithoutCancel(ctx), root, id, o, req.Config, rp)
