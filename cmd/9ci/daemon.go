@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
@@ -46,11 +47,7 @@ func findDaemon(ctx context.Context) (*daemon, error) {
 }
 
 func isDaemon(ctx context.Context, root fs.Dir) bool {
-	text, err := readFile(ctx, root, "status")
-	if err != nil {
-		return false
-	}
-	if st, err := fs.ParseAttrs(text); err != nil || st.Get("mode") != "daemon" {
+	if st, err := ask.Attrs(ctx, root, "status"); err != nil || st.Get("mode") != "daemon" {
 		return false
 	}
 	ctl, err := root.Walk(ctx, "ctl")
@@ -71,7 +68,7 @@ func (d *daemon) write(ctx context.Context, path, line string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	reply, err := converse(ctx, n, []byte(line+"\n"))
+	reply, err := ask.Ctl(ctx, n, []byte(line+"\n"))
 	return strings.TrimSpace(string(reply)), err
 }
 
@@ -102,13 +99,9 @@ func (d *daemon) hand(ctx context.Context, rp *repo.Repo, req executor.Request, 
 		show.Out.Printf("%s\n", id)
 		return 0, nil
 	}
-	n, err := fs.Walk(ctx, d.root, ns)
+	root, err := ask.Dir(ctx, d.root, ns)
 	if err != nil {
-		return exitError, err
-	}
-	root, ok := n.(fs.Dir)
-	if !ok {
-		return exitError, fmt.Errorf("daemon: %s is not a directory", ns)
+		return exitError, fmt.Errorf("daemon: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() {
 		if _, err := d.write(context.WithoutCancel(ctx), ns+"/ci/"+id+"/ctl", "cancel"); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/artifacts"
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/home"
@@ -178,28 +179,24 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 // CI_ARTIFACTS says and returns the exit status. What came of post-test, which
 // is no part of the run, counts where it was not a replay.
 func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.Config, rp *repo.Repo) (int, error) {
-	n, err := fs.Walk(ctx, root, "ci/"+id)
-	if err != nil {
-		return exitError, fmt.Errorf("ci/%s: %w", id, err)
-	}
-	dir, ok := n.(fs.Dir)
-	if !ok {
-		return exitError, fmt.Errorf("ci/%s is not a directory", id)
-	}
-	before, err := readStatus(ctx, dir, "status")
+	dir, err := ask.Dir(ctx, root, "ci/"+id)
 	if err != nil {
 		return exitError, err
 	}
-	s := screen{
-		out:     content(show.Out, o.raw),
-		err:     content(show.Err, o.raw),
-		verbose: o.verbose,
-		quiet:   o.quiet,
+	before, err := ask.Status(ctx, dir, "status")
+	if err != nil {
+		return exitError, err
+	}
+	p := show.Run{
+		Out:     content(show.Out, o.raw),
+		Err:     content(show.Err, o.raw),
+		Verbose: o.verbose,
+		Quiet:   o.quiet,
 	}
 	if show.Err.Terminal() {
-		s.progress = show.Err.Words()
+		p.Progress = show.Err.Words()
 	}
-	st, err := s.follow(ctx, dir)
+	st, err := p.Follow(ctx, dir)
 	if err != nil {
 		return exitError, err
 	}
@@ -223,7 +220,7 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 	}
 	code := exitStatus(st)
 	if code == 0 && !before.Finished() {
-		post, err := readStatus(ctx, dir, "step/post-test/status")
+		post, err := ask.Status(ctx, dir, "step/post-test/status")
 		if err != nil {
 			return exitError, err
 		}
@@ -245,11 +242,7 @@ func content(w *show.Writer, raw bool) io.Writer {
 
 // replayed is the line that ends a replay.
 func replayed(ctx context.Context, root, run fs.Dir, id string) (string, error) {
-	text, err := readFile(ctx, run, "info")
-	if err != nil {
-		return "", err
-	}
-	info, err := fs.ParseAttrs(text)
+	info, err := ask.Attrs(ctx, run, "info")
 	if err != nil {
 		return "", err
 	}
@@ -258,7 +251,7 @@ func replayed(ctx context.Context, root, run fs.Dir, id string) (string, error) 
 		return "", err
 	}
 	signer := "nobody"
-	if sig, err := readFile(ctx, run, "manifest.sig"); err == nil {
+	if sig, err := ask.File(ctx, run, "manifest.sig"); err == nil {
 		if s, err := sign.Signer(sig); err == nil {
 			signer = s
 		}

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/home"
@@ -235,11 +236,7 @@ func (s *server) status(ctx context.Context) ([]byte, error) {
 	counts := []string{"running", "queued", "kept"}
 	sums := make(map[string]int)
 	for _, ns := range s.trees.Names() {
-		text, err := readFile(ctx, s.root, ns+"/status")
-		if err != nil {
-			return nil, err
-		}
-		st, err := fs.ParseAttrs(text)
+		st, err := ask.Attrs(ctx, s.root, ns+"/status")
 		if err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
@@ -321,30 +322,10 @@ func writeCommand(ctx context.Context, args []string) (int, error) {
 		return 1, err
 	}
 	defer p.close()
-	reply, err := converse(ctx, n, input)
+	reply, err := ask.Ctl(ctx, n, input)
 	show.Out.Write(reply)
 	if err != nil {
 		return 1, fmt.Errorf("%s: %w", f.Arg(0), err)
 	}
 	return 0, nil
-}
-
-// converse writes a message to a ctl or to find and reads the reply on the
-// same open file. Where the write failed the reply is the error's text, which
-// 9P2000.L has no room for in its own.
-func converse(ctx context.Context, n fs.Node, message []byte) ([]byte, error) {
-	f, err := n.Open(ctx, fs.OpenRead|fs.OpenWrite)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	_, werr := f.WriteAt(ctx, message, 0)
-	reply, err := io.ReadAll(fs.NewReader(ctx, f))
-	if werr != nil {
-		if text := strings.TrimSpace(string(reply)); text != "" && err == nil {
-			werr = errors.New(text)
-		}
-		return nil, werr
-	}
-	return reply, err
 }

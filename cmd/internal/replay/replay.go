@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
@@ -192,11 +193,7 @@ type question struct {
 
 // wait blocks until the run at path has ended.
 func (q question) wait(ctx context.Context, path string) error {
-	n, err := fs.Walk(ctx, q.mux, path+"/wait")
-	if err != nil {
-		return err
-	}
-	_, err = fs.ReadAll(ctx, n)
+	_, err := ask.File(ctx, q.mux, path+"/wait")
 	return err
 }
 
@@ -230,10 +227,7 @@ func (r *Replayer) ask(ctx context.Context, key fs.Attrs, intent string) (*quest
 }
 
 func converse(ctx context.Context, f fs.File, text []byte) ([]offer, error) {
-	if _, err := f.WriteAt(ctx, text, 0); err != nil {
-		return nil, err
-	}
-	reply, err := io.ReadAll(io.LimitReader(fs.NewReader(ctx, f), maxReply))
+	reply, err := ask.Reply(ctx, f, text)
 	if err != nil {
 		return nil, err
 	}
@@ -247,9 +241,6 @@ func converse(ctx context.Context, f fs.File, text []byte) ([]offer, error) {
 	}
 	return found, nil
 }
-
-// maxReply is the most that find's answer may hold.
-const maxReply = 1 << 20
 
 // adopt fetches the first run offered that holds what it promises, and seals
 // it in the store under its maker's signature.
@@ -277,11 +268,7 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 	defer stall.Stop()
 	// What has not passed is not even fetched. The manifest will say whether
 	// this is the status that was signed.
-	n, err := fs.Walk(ctx, mux, path+"/status")
-	if err != nil {
-		return fs.Entry{}, err
-	}
-	status, err := fs.ReadAll(ctx, n)
+	status, err := ask.File(ctx, mux, path+"/status")
 	if err != nil {
 		return fs.Entry{}, err
 	}
@@ -290,7 +277,8 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 	} else if st.State != "passed" {
 		return fs.Entry{}, fmt.Errorf("it %s", st.State)
 	}
-	if n, err = fs.Walk(ctx, mux, path+".tar"); err != nil {
+	n, err := fs.Walk(ctx, mux, path+".tar")
+	if err != nil {
 		return fs.Entry{}, err
 	}
 	s, err := ninep.Stream(ctx, n)

@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"bytes"
@@ -7,37 +7,29 @@ import (
 	"io"
 	"time"
 
+	"9ci/cmd/internal/ask"
 	"9ci/fs"
 )
 
-// A screen is where a run is printed.
-type screen struct {
-	out, err io.Writer
-	progress io.Writer // err as a terminal: one line a step; or nil
-	verbose  bool      // -v: every step's output
-	quiet    bool      // -q: the test's bytes alone
+// A Run says where a run is printed, and what of it.
+type Run struct {
+	Out, Err io.Writer
+	Progress io.Writer // Err as a terminal: one line a step; or nil
+	Verbose  bool      // -v: every step's output
+	Quiet    bool      // -q: the test's bytes alone
 }
 
-// readStatus reads the status file of a run or a step.
-func readStatus(ctx context.Context, dir fs.Dir, path string) (fs.Status, error) {
-	text, err := readFile(ctx, dir, path)
-	if err != nil {
-		return fs.Status{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return fs.ParseStatus(string(text))
-}
-
-// follow prints a run, whose directory is given, from its first byte to its
-// end, and returns its status. What the test wrote goes to s.out and s.err
-// byte for byte; it is the same for a run in progress and for one that ended
-// long ago.
-func (s *screen) follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
+// Follow prints a run, whose directory is given, from its first byte to its end,
+// for which it waits, and returns its status. What the test wrote goes to p.Out
+// and p.Err byte for byte: a run that goes on and one that ended long ago are
+// printed alike. The error is the tree's, a writer's or ctx's.
+func (p *Run) Follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// live only says that there is more: it has no streams. The first two
-	// steps do not write to it, so a ticker looks after them.
+	// The file live has no streams: it only says that there is more. The first
+	// two steps do not write to it, so a ticker looks after them.
 	var more <-chan struct{}
-	if st, err := readStatus(ctx, run, "status"); err != nil || st.Finished() {
+	if st, err := ask.Status(ctx, run, "status"); err != nil || st.Finished() {
 		if err != nil {
 			return st, err
 		}
@@ -49,13 +41,13 @@ func (s *screen) follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
 	step := 0
 	var log *stepLog
 	for {
-		st, err := readStatus(ctx, run, "status")
+		st, err := ask.Status(ctx, run, "status")
 		if err != nil {
 			return st, err
 		}
 		for step < len(fs.Steps) {
 			name := fs.Steps[step]
-			ss, err := readStatus(ctx, run, "step/"+name+"/status")
+			ss, err := ask.Status(ctx, run, "step/"+name+"/status")
 			if err != nil {
 				return st, err
 			}
@@ -67,7 +59,7 @@ func (s *screen) follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
 					return st, err
 				}
 			}
-			if err := s.printStep(ctx, name, ss, log); err != nil {
+			if err := p.printStep(ctx, name, ss, log); err != nil {
 				return st, err
 			}
 			if ss.State == "running" {
@@ -82,7 +74,7 @@ func (s *screen) follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
 		select {
 		case _, ok := <-more:
 			if !ok {
-				more = nil // the run ended, or the connection did: status tells
+				more = nil // the run has ended or the connection has: the status says which
 			}
 		case <-tick.C:
 		case <-ctx.Done():
@@ -91,8 +83,8 @@ func (s *screen) follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
 	}
 }
 
-// watch returns a channel that has a value when the run's live file has grown
-// and is closed at its end.
+// watch returns a channel that has a value when the run's file live has grown.
+// The channel is closed when that file has ended or ctx is done.
 func watch(ctx context.Context, run fs.Dir) (<-chan struct{}, error) {
 	n, err := fs.Walk(ctx, run, "live")
 	if err != nil {
@@ -124,39 +116,39 @@ func watch(ctx context.Context, run fs.Dir) (<-chan struct{}, error) {
 	return more, nil
 }
 
-// printStep prints what is new of a step.
-func (s *screen) printStep(ctx context.Context, name string, st fs.Status, log *stepLog) error {
+// printStep prints what is new of a step whose status is st.
+func (p *Run) printStep(ctx context.Context, name string, st fs.Status, log *stepLog) error {
 	test := name == "test"
-	progress := s.progress != nil && !s.verbose && !s.quiet
+	progress := p.Progress != nil && !p.Verbose && !p.Quiet
 	if progress && !log.named && st.State != "skipped" {
 		log.named = true
 		if test {
-			fmt.Fprintf(s.progress, "%s\n", name)
+			fmt.Fprintf(p.Progress, "%s\n", name)
 		} else {
-			fmt.Fprintf(s.progress, "%-16s", name)
+			fmt.Fprintf(p.Progress, "%-16s", name)
 		}
 	}
 	switch {
 	case test:
-		return log.copy(ctx, s.out, s.err)
-	case s.quiet:
+		return log.copy(ctx, p.Out, p.Err)
+	case p.Quiet:
 	case !progress:
-		return log.copy(ctx, s.err, s.err)
+		return log.copy(ctx, p.Err, p.Err)
 	case st.State == "running":
 	case st.State == "skipped":
-		return log.copy(ctx, io.Discard, remarks{s.err})
+		return log.copy(ctx, io.Discard, remarks{p.Err})
 	default:
-		fmt.Fprintf(s.progress, "%s %.1fs\n", st.State, st.Took.Seconds())
+		fmt.Fprintf(p.Progress, "%s %.1fs\n", st.State, st.Took.Seconds())
 		if st.State == "passed" {
-			return log.copy(ctx, io.Discard, remarks{s.err})
+			return log.copy(ctx, io.Discard, remarks{p.Err})
 		}
-		return log.copy(ctx, s.err, s.err)
+		return log.copy(ctx, p.Err, p.Err)
 	}
 	return nil
 }
 
-// remarks lets through the lines that 9ci itself wrote to a step's log, as it
-// writes them whole.
+// A remarks passes on the lines that 9ci itself wrote to a step's log. 9ci writes
+// each of them in one Write.
 type remarks struct{ w io.Writer }
 
 func (r remarks) Write(p []byte) (int, error) {
@@ -175,7 +167,7 @@ type stepLog struct {
 	f     fs.File
 	off   int64
 	rest  []byte // the start of a line whose end is not there yet
-	named bool
+	named bool   // the step's name is printed
 }
 
 func openStepLog(ctx context.Context, run fs.Dir, step string) (*stepLog, error) {
@@ -192,8 +184,8 @@ func openStepLog(ctx context.Context, run fs.Dir, step string) (*stepLog, error)
 
 func (l *stepLog) close() { l.f.Close() }
 
-// copy writes what is new to out and err, each what its stream had, in the
-// order of the log.
+// copy writes what is new to out and err: to each the bytes of its stream, in
+// the order of the log.
 func (l *stepLog) copy(ctx context.Context, out, err io.Writer) error {
 	buf := make([]byte, 64<<10)
 	for {
@@ -219,9 +211,10 @@ func (l *stepLog) copy(ctx context.Context, out, err io.Writer) error {
 	}
 }
 
-// A joiner makes few writes of many to several writers, in their order.
+// A joiner gathers successive Writes to one writer into a single Write. Writes to
+// several writers keep their order.
 type joiner struct {
-	to   io.Writer // where text goes
+	to   io.Writer // the writer that text is for
 	text []byte
 }
 
@@ -250,12 +243,4 @@ func (w joined) Write(p []byte) (int, error) {
 	}
 	w.j.text = append(w.j.text, p...)
 	return len(p), nil
-}
-
-func readFile(ctx context.Context, dir fs.Dir, path string) ([]byte, error) {
-	n, err := fs.Walk(ctx, dir, path)
-	if err != nil {
-		return nil, err
-	}
-	return fs.ReadAll(ctx, n)
 }

@@ -1,4 +1,4 @@
-package main
+package show
 
 import (
 	"bytes"
@@ -31,7 +31,7 @@ func (n named) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// What a screen shows of a run as it goes on is what it shows of it later.
+// A run that goes on is printed as the same run is printed later.
 func TestFollow(t *testing.T) {
 	ctx := t.Context()
 	store, err := fs.OpenStore(t.TempDir())
@@ -53,8 +53,8 @@ func TestFollow(t *testing.T) {
 	var live stream
 	done := make(chan error)
 	go func() {
-		s := screen{out: live.writer("1 "), err: live.writer("2 ")}
-		_, err := s.follow(ctx, dir)
+		s := Run{Out: live.writer("1 "), Err: live.writer("2 ")}
+		_, err := s.Follow(ctx, dir)
 		done <- err
 	}()
 	for _, step := range fs.Steps {
@@ -77,19 +77,19 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	show := func(s screen) (out, err string) {
+	show := func(s Run) (out, err string) {
 		t.Helper()
 		var o, e bytes.Buffer
-		s.out, s.err = &o, &e
-		if s.progress != nil {
-			s.progress = &e
+		s.Out, s.Err = &o, &e
+		if s.Progress != nil {
+			s.Progress = &e
 		}
-		if st, err := s.follow(ctx, dir); err != nil || st.State != "passed" {
-			t.Fatalf("follow = %v, %v", st, err)
+		if st, err := s.Follow(ctx, dir); err != nil || st.State != "passed" {
+			t.Fatalf("Follow = %v, %v", st, err)
 		}
 		return o.String(), e.String()
 	}
-	out, errs := show(screen{})
+	out, errs := show(Run{})
 	var liveOut, liveErr strings.Builder
 	for _, w := range live.out {
 		b := &liveOut
@@ -107,10 +107,10 @@ func TestFollow(t *testing.T) {
 	if want := "boot out\nboot half9ci: a remark\nclone out\n"; !strings.HasPrefix(errs, want) {
 		t.Errorf("standard error is %q, want %q...", errs, want)
 	}
-	if out, errs := show(screen{quiet: true}); out != "test out\n" || errs != "test half" {
+	if out, errs := show(Run{Quiet: true}); out != "test out\n" || errs != "test half" {
 		t.Errorf("-q shows %q and %q", out, errs)
 	}
-	_, errs = show(screen{progress: io.Discard})
+	_, errs = show(Run{Progress: io.Discard})
 	if !strings.Contains(errs, "clone           passed 0.") || !strings.Contains(errs, "\n9ci: a remark\n") || strings.Contains(errs, "clone out") || strings.Contains(errs, "post-test") {
 		t.Errorf("a terminal shows %q", errs)
 	}
