@@ -10,10 +10,14 @@ import (
 	"path"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
+	"9ci/cmd/internal/artifacts"
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/repo"
 	"9ci/fs"
 	"9ci/proto/ninep"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // copyTree copies a file, or a directory with all that is in it, with modes
@@ -157,6 +161,26 @@ func (c *copier) meta(name string, st fs.Stat, also iofs.FileMode) error {
 		return err
 	}
 	return c.root.Chtimes(name, st.ModTime, st.ModTime)
+}
+
+// artifactsDir is what CI_ARTIFACTS names. What this user's 9ci has put there is
+// known whatever repository it was of.
+func artifactsDir(c *config.Config, rp *repo.Repo) (artifacts.Dir, error) {
+	state, err := home.State()
+	return artifacts.Dir{Name: c.Artifacts, Top: rp.Top, Records: filepath.Join(state, ".artifacts")}, err
+}
+
+// copyArtifacts copies what a run left.
+func copyArtifacts(ctx context.Context, run fs.Dir, to *os.Root) error {
+	n, err := run.Walk(ctx, "artifacts")
+	if err != nil {
+		return err
+	}
+	dir, ok := n.(fs.Dir)
+	if !ok {
+		return errors.New("the run's artifacts are not a directory")
+	}
+	return copyEntries(ctx, dir, to)
 }
 
 // copyFile writes all of a file to w, as it comes.

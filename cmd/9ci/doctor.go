@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"os/exec"
 
+	"golang.org/x/crypto/ssh"
+
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
 	"9ci/orchestrator"
 	"9ci/proto/ninep"
 	"9ci/vm"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // A finding is what doctor says of one thing: what there is, or what is
@@ -113,7 +114,7 @@ func examine(ctx context.Context) []finding {
 
 // reach connects to the orchestrator once.
 func reach(ctx context.Context, c *config.Config, key ssh.Signer) error {
-	opts, err := dialOptions(key)
+	opts, err := host.DialOptions(key)
 	if err != nil {
 		return err
 	}
@@ -122,14 +123,4 @@ func reach(ctx context.Context, c *config.Config, key ssh.Signer) error {
 		return err
 	}
 	return conn.Close()
-}
-
-// loadConfig reads the configuration of a repository, or of none, and says what
-// is wrong with it.
-func loadConfig(ctx context.Context, rp *repo.Repo) (*config.Config, error) {
-	c, err := config.Load(ctx, rp, nil)
-	if err == nil {
-		tellWarnings(c)
-	}
-	return c, err
 }

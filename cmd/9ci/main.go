@@ -14,7 +14,9 @@ import (
 	"strings"
 	"syscall"
 
+	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 )
 
@@ -142,4 +144,21 @@ func parseFlags(f *flag.FlagSet, args []string, min, max int) error {
 // newFlags returns an empty set of flags for a command.
 func newFlags(name string) *flag.FlagSet {
 	return flag.NewFlagSet(name, flag.ContinueOnError)
+}
+
+// loadConfig reads the configuration of a repository, or of none, and says what
+// is wrong with it.
+func loadConfig(ctx context.Context, rp *repo.Repo) (*config.Config, error) {
+	c, err := config.Load(ctx, rp, nil)
+	if err == nil {
+		tellWarnings(c)
+	}
+	return c, err
+}
+
+// tellWarnings says what of the configuration is ignored, and why.
+func tellWarnings(c *config.Config) {
+	for _, w := range c.Warnings {
+		say("%s", w)
+	}
 }

@@ -5,19 +5,14 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"path/filepath"
-	"sync"
-	"syscall"
 	"time"
 
-	"9ci/cmd/internal/artifacts"
 	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
-	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
@@ -104,13 +99,6 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	return runHere(ctx, rp, req, o)
 }
 
-// tellWarnings says what of the configuration is ignored, and why.
-func tellWarnings(c *config.Config) {
-	for _, w := range c.Warnings {
-		say("%s", w)
-	}
-}
-
 // tellDirty says how much of the work tree a run of HEAD does not see.
 func tellDirty(ctx context.Context, rp *repo.Repo) {
 	switch n, err := rp.Dirty(ctx); {
@@ -129,13 +117,14 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	c := req.Config
 	runs, cancelRuns := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancelRuns(nil)
-	h, err := newHost(runs, rp, c, runOptions())
+	h, err := newHost(runs, rp, c)
 	if err != nil {
 		return exitError, err
 	}
 	defer h.Close()
 	defer cancelRuns(nil) // before Close waits for them
-	h.start(ctx)
+	h.Start(ctx)
+	tree := h.Executor.Tree()
 	if o.dry {
 		return tell(ctx, h, req)
 	}
@@ -150,28 +139,29 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		if id == "" {
 			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
 		}
-		return finish(ctx, h.Tree(), id, o, c, rp)
+		return finish(ctx, tree, id, o, c, rp)
 	}
-	door, err := post(runs, h.Tree(), h.Namespace, o.trace)
+	l, err := post()
 	if err != nil {
 		return exitError, err
 	}
-	defer door.close()
-	h.mux.export(runs)
+	srv := &ninep.Server{Root: tree, Attach: host.AttachTo(tree, h.Executor.Namespace)}
+	defer serveTree(runs, []net.Listener{l}, srv, o.trace, func(err error) { say("%v: the run is not served any more", err) })()
+	h.Export(runs)
 
 	stop := context.AfterFunc(ctx, func() { cancelRuns(context.Cause(ctx)) })
-	id, err := h.Submit(ctx, req)
+	id, err := h.Executor.Submit(ctx, req)
 	if err != nil {
 		return exitError, err
 	}
-	code, err := finish(context.WithoutCancel(ctx), h.Tree(), id, o, c, rp)
-	if werr := h.Wait(id); werr != nil {
+	code, err := finish(context.WithoutCancel(ctx), tree, id, o, c, rp)
+	if werr := h.Executor.Wait(id); werr != nil {
 		return exitError, werr
 	}
 	if err != nil || !stop() {
 		return code, err
 	}
-	stayConnected(ctx, door, o, c)
+	stayConnected(ctx, l.Addr().String(), o, c)
 	return code, nil
 }
 
@@ -232,14 +222,6 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 	return code, nil
 }
 
-// content is where content goes: all of it where raw is asked for.
-func content(w *show.Writer, raw bool) io.Writer {
-	if raw {
-		return w.Raw()
-	}
-	return w
-}
-
 // replayed is the line that ends a replay.
 func replayed(ctx context.Context, root, run fs.Dir, id string) (string, error) {
 	info, err := ask.Attrs(ctx, run, "info")
@@ -272,28 +254,9 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", d/(24*time.Hour))
 }
 
-// artifactsDir is what CI_ARTIFACTS names. What this user's 9ci has put there is
-// known whatever repository it was of.
-func artifactsDir(c *config.Config, rp *repo.Repo) (artifacts.Dir, error) {
-	state, err := home.State()
-	return artifacts.Dir{Name: c.Artifacts, Top: rp.Top, Records: filepath.Join(state, ".artifacts")}, err
-}
-
-// copyArtifacts copies what a run left.
-func copyArtifacts(ctx context.Context, run fs.Dir, to *os.Root) error {
-	n, err := run.Walk(ctx, "artifacts")
-	if err != nil {
-		return err
-	}
-	dir, ok := n.(fs.Dir)
-	if !ok {
-		return errors.New("the run's artifacts are not a directory")
-	}
-	return copyEntries(ctx, dir, to)
-}
-
-// stayConnected serves the tree until a signal, or as long as CI_CONNECTED says.
-func stayConnected(ctx context.Context, d *door, o runFlags, c *config.Config) {
+// stayConnected waits, while the tree is served at socket, until a signal comes
+// or CI_CONNECTED has passed.
+func stayConnected(ctx context.Context, socket string, o runFlags, c *config.Config) {
 	wait := c.Connected
 	if o.exit {
 		wait = 0
@@ -302,7 +265,7 @@ func stayConnected(ctx context.Context, d *door, o runFlags, c *config.Config) {
 		return
 	}
 	if !o.quiet {
-		say("connected: the run is served at %s until ^C", d.name)
+		say("connected: the run is served at %s until ^C", socket)
 	}
 	if wait < 0 {
 		<-ctx.Done()
@@ -315,7 +278,7 @@ func stayConnected(ctx context.Context, d *door, o runFlags, c *config.Config) {
 }
 
 // tell says what a run of req would do, and why.
-func tell(ctx context.Context, h *host, req executor.Request) (int, error) {
+func tell(ctx context.Context, h *host.Host, req executor.Request) (int, error) {
 	switch {
 	case req.Force:
 		show.Out.Printf("would run %s: -f was given\n", req.Commit)
@@ -323,7 +286,7 @@ func tell(ctx context.Context, h *host, req executor.Request) (int, error) {
 		show.Out.Printf("would run %s: a run with CI_RUNS=1 is never replayed\n", req.Commit)
 	default:
 		key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
-		r, err := h.replayer(ctx, req.Repo, req.Config)
+		r, err := h.Replayer(ctx, req.Repo, req.Config)
 		if err != nil {
 			return exitError, err
 		}
@@ -334,74 +297,4 @@ func tell(ctx context.Context, h *host, req executor.Request) (int, error) {
 		}
 	}
 	return 0, nil
-}
-
-// A door is a socket in $NAMESPACE behind which the tree is served.
-type door struct {
-	name  string
-	close func()
-}
-
-// post serves root at $NAMESPACE/9ci, or at 9ci.PID where another process
-// holds that.
-func post(ctx context.Context, root fs.Dir, namespace string, trace bool) (*door, error) {
-	dir, err := ninep.Namespace()
-	if err != nil {
-		return nil, err
-	}
-	name := filepath.Join(dir, "9ci")
-	l, err := ninep.Listen("unix!" + name)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		name = fmt.Sprintf("%s.%d", name, os.Getpid())
-		l, err = ninep.Listen("unix!" + name)
-	}
-	if err != nil {
-		return nil, err
-	}
-	close := serveTree(ctx, []net.Listener{l}, &ninep.Server{Root: root, Attach: attachTo(root, namespace)}, trace,
-		func(err error) { say("%v: the run is not served any more", err) })
-	return &door{name, close}, nil
-}
-
-// serveTree answers at listeners until ctx is done or the function that it
-// returns is called. lost is called with the error of each that accepts no more
-// connections before.
-func serveTree(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool, lost func(error)) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	if trace {
-		srv.Trace = show.Err.Words()
-	}
-	var wg sync.WaitGroup
-	for _, l := range listeners {
-		wg.Go(func() {
-			if err := srv.ServeListener(ctx, l); err != nil && ctx.Err() == nil {
-				lost(fmt.Errorf("%s: %w", dialString(l.Addr()), err))
-			}
-		})
-	}
-	return func() {
-		cancel()
-		wg.Wait()
-	}
-}
-
-// serveUntil is serveTree until ctx is done, or a listener is lost, which is an
-// error: a daemon without one of its doors would look like one that has it.
-func serveUntil(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool) (int, error) {
-	lost := make(chan error, len(listeners))
-	defer serveTree(ctx, listeners, srv, trace, func(err error) { lost <- err })()
-	select {
-	case err := <-lost:
-		return exitError, err
-	case <-ctx.Done():
-		return 0, nil
-	}
-}
-
-// dialString is a listener's address as ninep.Dial takes it.
-func dialString(a net.Addr) string {
-	if host, port, err := net.SplitHostPort(a.String()); err == nil && a.Network() == "tcp" {
-		return "tcp!" + host + "!" + port
-	}
-	return a.Network() + "!" + a.String()
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
@@ -32,7 +33,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return exitError, err
 	}
-	trusted, err := signers(ctx, rp, c, key.PublicKey())
+	trusted, err := host.Signers(ctx, rp, c, key.PublicKey())
 	if err != nil {
 		return exitError, err
 	}
@@ -40,12 +41,12 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	if rp != nil && !strings.Contains(name, "/") {
 		// The store comes first: a directory of the name of a revision may be
 		// the repository's own.
-		h, err := newHost(ctx, rp, c, runOptions())
+		h, err := newHost(ctx, rp, c)
 		if err != nil {
 			return exitError, err
 		}
 		defer h.Close()
-		h.start(ctx)
+		h.Start(ctx)
 		run, err := h.Executor.Find(ctx, name)
 		if dir = run.Dir; err != nil {
 			rerr = err

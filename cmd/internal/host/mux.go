@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/home"
-	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/orchestrator"
 	"9ci/proto/ninep"
@@ -46,7 +44,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 	if c.Orchestrator == "" {
 		return nil, nil
 	}
-	opts, err := dialOptions(key)
+	opts, err := DialOptions(key)
 	if err != nil {
 		return nil, err
 	}
@@ -64,8 +62,9 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 	return m, nil
 }
 
-// dialOptions are how this user comes to an orchestrator.
-func dialOptions(key ssh.Signer) (orchestrator.DialOptions, error) {
+// DialOptions are how this user, who logs in with key, connects to an
+// orchestrator.
+func DialOptions(key ssh.Signer) (orchestrator.DialOptions, error) {
 	dir, err := home.Dir()
 	return orchestrator.DialOptions{Signers: []ssh.Signer{key}, KnownHosts: filepath.Join(dir, ".ssh", "known_hosts")}, err
 }
@@ -81,7 +80,7 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 			return m.client.Root(), nil
 		}
 	}
-	c, err := importTree(ctx, m.conn, m.namespace)
+	c, err := ImportTree(ctx, m.conn, m.namespace)
 	if err != nil {
 		if fs.LocalNamespace(m.namespace) && errors.Is(err, iofs.ErrNotExist) {
 			err = m.unnamed()
@@ -92,7 +91,9 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 	return c.Root(), nil
 }
 
-func importTree(ctx context.Context, conn *orchestrator.Conn, namespace string) (*ninep.Client, error) {
+// ImportTree opens the tree of a namespace at an orchestrator. The caller closes
+// it.
+func ImportTree(ctx context.Context, conn *orchestrator.Conn, namespace string) (*ninep.Client, error) {
 	rwc, err := conn.Import(ctx)
 	if err != nil {
 		return nil, err
@@ -168,13 +169,13 @@ const joinTimeout = 2 * time.Second
 
 // serve answers one connection that the orchestrator made to us.
 func (m *mux) serve(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {
-	s := ninep.Server{Root: m.tree, Attach: attachTo(m.tree, m.namespace), User: user}
+	s := ninep.Server{Root: m.tree, Attach: AttachTo(m.tree, m.namespace), User: user}
 	s.Serve(ctx, rwc)
 }
 
-// attachTo is the Attach of a tree that is one namespace's: with and without
-// the namespace as aname it is the same.
-func attachTo(root fs.Dir, namespace string) func(ctx context.Context, uname, aname string) (fs.Dir, error) {
+// AttachTo is the Attach of a ninep.Server for the tree of one namespace: the
+// aname may name the namespace or leave it out.
+func AttachTo(root fs.Dir, namespace string) func(ctx context.Context, uname, aname string) (fs.Dir, error) {
 	return func(ctx context.Context, uname, aname string) (fs.Dir, error) {
 		if aname = strings.Trim(aname, "/"); aname == "" || aname == namespace {
 			return root, nil
@@ -191,8 +192,8 @@ func attachTo(root fs.Dir, namespace string) func(ctx context.Context, uname, an
 	}
 }
 
-// Close ends the connection; the context of export is to end first.
-func (m *mux) Close() {
+// close ends the connection. The context of export is to end first.
+func (m *mux) close() {
 	if m == nil {
 		return
 	}
@@ -203,64 +204,4 @@ func (m *mux) Close() {
 	m.mu.Unlock()
 	m.conn.Close()
 	m.wg.Wait()
-}
-
-// sshURL reads ssh://HOST[:PORT]/NAMESPACE[/PATH]; ok is false for what has
-// another form. The error does not repeat what may have a password in it.
-func sshURL(s string) (u *url.URL, ok bool, err error) {
-	if !strings.HasPrefix(s, "ssh://") {
-		return nil, false, nil
-	}
-	if u, err = url.Parse(s); err != nil {
-		err = errors.New("this is no URL of an orchestrator: want ssh://HOST[:PORT]/NAMESPACE[/PATH]")
-	}
-	return u, true, err
-}
-
-// sshPlace opens the tree at ssh://HOST[:PORT]/NAMESPACE/PATH, where PATH
-// begins with a name that a namespace has.
-func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
-	c, err := config.Load(ctx, nil, nil)
-	if err != nil {
-		return place{}, "", err
-	}
-	key, err := sign.LoadKey(c.Key)
-	if err != nil {
-		return place{}, "", err
-	}
-	namespace, rest := splitNamespace(strings.Trim(u.Path, "/"))
-	namespace = fs.FoldNamespace(namespace)
-	dial := *u
-	dial.Path = ""
-	opts, err := dialOptions(key)
-	if err != nil {
-		return place{}, "", err
-	}
-	conn, err := orchestrator.Open(dial.String(), opts)
-	if err != nil {
-		return place{}, "", err
-	}
-	client, err := importTree(ctx, conn, namespace)
-	if err != nil {
-		conn.Close()
-		return place{}, "", err
-	}
-	return place{client.Root(), func() { client.Close(); conn.Close() }, client.Done()}, rest, nil
-}
-
-// splitNamespace cuts a path at the orchestrator behind its namespace: at the
-// first element, from the fourth on, that is a name in one; of local/NAME from
-// the third on.
-func splitNamespace(path string) (namespace, rest string) {
-	elems := strings.Split(path, "/")
-	least := 3
-	if fs.LocalNamespace(path) {
-		least = 2
-	}
-	for i, e := range elems {
-		if i >= least && fs.InNamespace(e) {
-			return strings.Join(elems[:i], "/"), strings.Join(elems[i:], "/")
-		}
-	}
-	return path, ""
 }

@@ -1,8 +1,9 @@
-package main
+package daemon
 
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,14 +49,14 @@ func newHome(t *testing.T) (state string) {
 
 func noTool(name string) (string, error) { return "", errors.New("no " + name + " in this test") }
 
-func startDaemon(t *testing.T, tool func(string) (string, error)) *server {
+func startDaemon(t *testing.T, tool func(string) (string, error)) *Daemon {
 	t.Helper()
-	s, err := newServer(t.Context(), tool)
+	d, err := New(t.Context(), Options{Version: "test", Tool: tool, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.close)
-	return s
+	t.Cleanup(d.Close)
+	return d
 }
 
 // A repository that cannot be opened when the daemon starts is not forgotten,
@@ -69,40 +70,40 @@ func TestReposKept(t *testing.T) {
 			t.Errorf("%s: the list is %q, %v, want %q", when, got, err, want)
 		}
 	}
-	s := startDaemon(t, noTool)
+	d := startDaemon(t, noTool)
 	for _, top := range []string{a, b} {
-		if _, err := s.add(t.Context(), top); err != nil {
+		if _, err := d.add(t.Context(), top); err != nil {
 			t.Fatal(err)
 		}
 	}
 	check("at first", a, b)
-	s.close()
+	d.Close()
 
 	away := a + ".away" // as of a disk that is not mounted
 	if err := os.Rename(a, away); err != nil {
 		t.Fatal(err)
 	}
-	s = startDaemon(t, noTool)
+	d = startDaemon(t, noTool)
 	check("one is away", a, b)
-	if _, err := s.add(t.Context(), c); err != nil {
+	if _, err := d.add(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 	check("another is added", a, b, c)
-	s.close()
+	d.Close()
 	if err := os.Rename(away, a); err != nil {
 		t.Fatal(err)
 	}
-	s = startDaemon(t, noTool)
-	if names := s.trees.Names(); len(names) != 3 {
+	d = startDaemon(t, noTool)
+	if names := d.trees.Names(); len(names) != 3 {
 		t.Errorf("the daemon serves %q, want three", names)
 	}
 
 	// Another clone takes the place of the first.
-	d := newClone(t, "https://example.org/o/a")
-	if _, err := s.add(t.Context(), d); err != nil {
+	e := newClone(t, "https://example.org/o/a")
+	if _, err := d.add(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
-	check("another clone", d, b, c)
+	check("another clone", e, b, c)
 }
 
 // Two daemons of one user add to one list.
@@ -166,18 +167,18 @@ func TestResume(t *testing.T) {
 
 	// A daemon that cannot serve it leaves them as they are.
 	t.Setenv("CI_ORCHESTRATOR", "ssh://127.0.0.1/no-namespace")
-	s := startDaemon(t, func(string) (string, error) {
+	d := startDaemon(t, func(string) (string, error) {
 		t.Error("a run begins of a repository that is not served")
 		return noTool("")
 	})
-	if names := s.trees.Names(); len(names) != 0 {
+	if names := d.trees.Names(); len(names) != 0 {
 		t.Fatalf("the daemon serves %q, want none", names)
 	}
-	s.close()
+	d.Close()
 
 	t.Setenv("CI_ORCHESTRATOR", "")
-	s = startDaemon(t, noTool)
-	n, err := fs.Walk(t.Context(), s.root, ns+"/ci/"+id+"/wait")
+	d = startDaemon(t, noTool)
+	n, err := fs.Walk(t.Context(), d.root, ns+"/ci/"+id+"/wait")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,18 +14,16 @@ import (
 	"9ci/proto/ninep"
 )
 
-// A daemon is one that answers at a socket of $NAMESPACE.
-type daemon struct {
+// A daemonPlace is the tree of a daemon that answers at a socket of $NAMESPACE.
+type daemonPlace struct {
 	place
 	addr string
 }
 
-// findDaemon looks for one at 9ci and then at 9ci.*: its /status says
-// mode=daemon, and it takes commands, as a copy of its tree that somebody serves
-// (-root) does not. It is nil where there is none. One that is neither this
-// user's nor root's is not asked: a run is handed over with the secrets of its
-// environment.
-func findDaemon(ctx context.Context) (*daemon, error) {
+// findDaemon looks for a daemon at the sockets of $NAMESPACE, and returns nil if
+// there is none. A socket that neither this user nor root serves is not asked: a
+// run is handed over with the secrets of its environment.
+func findDaemon(ctx context.Context) (*daemonPlace, error) {
 	addrs, err := posted()
 	if err != nil {
 		return nil, err
@@ -39,13 +37,16 @@ func findDaemon(ctx context.Context) (*daemon, error) {
 			continue
 		}
 		if isDaemon(ctx, p.root) {
-			return &daemon{p, addr}, nil
+			return &daemonPlace{p, addr}, nil
 		}
 		p.close()
 	}
 	return nil, nil
 }
 
+// isDaemon reports whether root is a daemon's: its status has mode=daemon, and
+// its ctl can be written, which that of a copy of such a tree (9ci serve -root)
+// cannot.
 func isDaemon(ctx context.Context, root fs.Dir) bool {
 	if st, err := ask.Attrs(ctx, root, "status"); err != nil || st.Get("mode") != "daemon" {
 		return false
@@ -62,8 +63,8 @@ func isDaemon(ctx context.Context, root fs.Dir) bool {
 	return true
 }
 
-// write sends a line to a ctl of the daemon and returns the reply.
-func (d *daemon) write(ctx context.Context, path, line string) (string, error) {
+// write writes a line to a ctl of the daemon and returns the reply.
+func (d *daemonPlace) write(ctx context.Context, path, line string) (string, error) {
 	n, err := fs.Walk(ctx, d.root, path)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
@@ -72,9 +73,9 @@ func (d *daemon) write(ctx context.Context, path, line string) (string, error) {
 	return strings.TrimSpace(string(reply)), err
 }
 
-// hand has the daemon find or run req, and follows what it does. The first
-// signal cancels the run; our exit status is the run's.
-func (d *daemon) hand(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
+// hand has the daemon find or run req, and prints the run. The first signal
+// cancels it. The exit status is the run's.
+func (d *daemonPlace) hand(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
 	defer d.close()
 	ns, err := d.write(ctx, "ctl", "repo "+fs.Quote(rp.Top))
 	if err != nil {

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"9ci/cmd/internal/show"
+)
+
+// catCommand writes files to standard output.
+func catCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("cat")
+	addr := f.String("a", "", "")
+	raw := f.Bool("raw", false, "")
+	if err := parseFlags(f, args, 1, -1); err != nil {
+		return exitError, err
+	}
+	for _, name := range f.Args() {
+		n, p, err := find(ctx, *addr, name)
+		if err != nil {
+			return 1, err
+		}
+		defer p.close()
+		if err := copyFile(ctx, content(show.Out, *raw), n); err != nil {
+			return 1, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return 0, nil
+}
+
+// content is where content goes: all of it where raw is asked for.
+func content(w *show.Writer, raw bool) io.Writer {
+	if raw {
+		return w.Raw()
+	}
+	return w
+}

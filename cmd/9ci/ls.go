@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"9ci/cmd/internal/show"
+	"9ci/fs"
+)
+
+// lsCommand lists directories, and names files that are there.
+func lsCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("ls")
+	addr := f.String("a", "", "")
+	long := f.Bool("l", false, "")
+	if err := parseFlags(f, args, 0, -1); err != nil {
+		return exitError, err
+	}
+	names := f.Args()
+	if len(names) == 0 {
+		names = []string{"/"}
+	}
+	for _, name := range names {
+		n, p, err := find(ctx, *addr, name)
+		if err != nil {
+			return 1, err
+		}
+		defer p.close()
+		list := []fs.Stat{}
+		if d, ok := n.(fs.Dir); ok {
+			list, err = readDir(ctx, d)
+		} else {
+			var st fs.Stat
+			st, err = n.Stat(ctx)
+			st.Name = name
+			list = append(list, st)
+		}
+		if err != nil {
+			return 1, fmt.Errorf("%s: %w", name, err)
+		}
+		for _, st := range list {
+			if !*long {
+				show.Out.Printf("%s\n", show.Out.Name(st.Name))
+				continue
+			}
+			target := ""
+			if st.Target != "" {
+				target = " -> " + show.Out.Name(st.Target)
+			}
+			show.Out.Printf("%v %10d %s %s%s\n", st.Mode, st.Size, st.ModTime.UTC().Format(time.RFC3339), show.Out.Name(st.Name), target)
+		}
+	}
+	return 0, nil
+}
+
+func readDir(ctx context.Context, d fs.Dir) ([]fs.Stat, error) {
+	var list []fs.Stat
+	for st, err := range fs.Entries(ctx, d) {
+		if err != nil {
+			return list, err
+		}
+		list = append(list, st)
+	}
+	return list, nil
+}

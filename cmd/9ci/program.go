@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/host"
+	"9ci/cmd/internal/repo"
+)
+
+// revision is set by the mkfile: git describe of the sources.
+var revision string
+
+// version is that of this program.
+func version() string {
+	if revision != "" {
+		return revision
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// tool finds a static binary that goes into the machine: beside this program,
+// or in ../lib/9ci.
+func tool(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(self)
+	for _, d := range []string{dir, filepath.Join(dir, "../lib/9ci")} {
+		if p, err := exec.LookPath(filepath.Join(d, name)); err == nil {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not beside %s: mk install puts it there", name, self)
+}
+
+// newHost makes the executor of this process for one repository.
+func newHost(ctx context.Context, r *repo.Repo, c *config.Config) (*host.Host, error) {
+	return host.New(ctx, r, c, host.Options{
+		Mode:    "run",
+		Version: version(),
+		Tool:    tool,
+		Queue:   new(executor.Queue),
+		Log:     slog.New(slog.DiscardHandler),
+		Say:     say,
+	})
+}

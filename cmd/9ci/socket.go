@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"9ci/cmd/internal/show"
+	"9ci/proto/ninep"
+)
+
+// post announces $NAMESPACE/9ci, or 9ci.PID where another process holds that.
+func post() (net.Listener, error) {
+	dir, err := ninep.Namespace()
+	if err != nil {
+		return nil, err
+	}
+	addr := "unix!" + filepath.Join(dir, "9ci")
+	l, err := ninep.Listen(addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		l, err = ninep.Listen(fmt.Sprintf("%s.%d", addr, os.Getpid()))
+	}
+	return l, err
+}
+
+// posted returns the addresses of the sockets in $NAMESPACE that post names: 9ci
+// first.
+func posted() ([]string, error) {
+	dir, err := ninep.Namespace()
+	if err != nil {
+		return nil, err
+	}
+	names, err := os.ReadDir(dir) // sorted: 9ci is the first
+	if err != nil {
+		return nil, err
+	}
+	var addrs []string
+	for _, e := range names {
+		if e.Name() != "9ci" && !strings.HasPrefix(e.Name(), "9ci.") {
+			continue
+		}
+		n := filepath.Join(dir, e.Name())
+		if st, err := os.Stat(n); err == nil && st.Mode()&iofs.ModeSocket != 0 {
+			addrs = append(addrs, "unix!"+n)
+		}
+	}
+	return addrs, nil
+}
+
+// listen announces the addresses of a daemon; without any, the socket in
+// $NAMESPACE, unless another daemon answers there.
+func listen(ctx context.Context, addrs []string) ([]net.Listener, error) {
+	if len(addrs) == 0 {
+		d, err := findDaemon(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if d != nil {
+			d.close()
+			return nil, fmt.Errorf("a daemon answers at %s already", d.addr)
+		}
+		l, err := post()
+		return []net.Listener{l}, err
+	}
+	var listeners []net.Listener
+	for _, a := range addrs {
+		if err := loopback(a); err != nil {
+			return nil, err
+		}
+		l, err := ninep.Listen(a)
+		if err != nil {
+			closeAll(listeners)
+			return nil, err
+		}
+		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+// loopback refuses addresses that other machines can reach: 9P over TCP has no
+// authentication.
+func loopback(addr string) error {
+	rest, ok := strings.CutPrefix(addr, "tcp!")
+	if !ok {
+		return nil
+	}
+	host, _, _ := strings.Cut(rest, "!")
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("%s: 9P over TCP has no authentication, so the address must be on the loopback (tcp!127.0.0.1!PORT): other machines connect over SSH, through an orchestrator", addr)
+}
+
+// serveTree answers at listeners until ctx is done or stop is called. If a
+// listener fails before that, lost is called with the error.
+func serveTree(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool, lost func(error)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	if trace {
+		srv.Trace = show.Err.Words()
+	}
+	var wg sync.WaitGroup
+	for _, l := range listeners {
+		wg.Go(func() {
+			if err := srv.ServeListener(ctx, l); err != nil && ctx.Err() == nil {
+				lost(fmt.Errorf("%s: %w", dialString(l.Addr()), err))
+			}
+		})
+	}
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// serveUntil serves until ctx is done. A listener that fails ends all of them: a
+// daemon that lacked one of its addresses would look like one that has it.
+func serveUntil(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool) (int, error) {
+	lost := make(chan error, len(listeners))
+	defer serveTree(ctx, listeners, srv, trace, func(err error) { lost <- err })()
+	select {
+	case err := <-lost:
+		return exitError, err
+	case <-ctx.Done():
+		return 0, nil
+	}
+}
+
+// dialString is a listener's address as ninep.Dial takes it.
+func dialString(a net.Addr) string {
+	if host, port, err := net.SplitHostPort(a.String()); err == nil && a.Network() == "tcp" {
+		return "tcp!" + host + "!" + port
+	}
+	return a.Network() + "!" + a.String()
+}

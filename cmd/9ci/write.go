@@ -1,0 +1,41 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"9ci/cmd/internal/ask"
+	"9ci/cmd/internal/show"
+)
+
+// writeLimit is the most that 9ci write sends: one message, as a ctl wants it.
+const writeLimit = 64 << 10
+
+// writeCommand sends standard input to a file and prints the reply.
+func writeCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("write")
+	addr := f.String("a", "", "")
+	if err := parseFlags(f, args, 1, 1); err != nil {
+		return exitError, err
+	}
+	input, err := io.ReadAll(io.LimitReader(os.Stdin, writeLimit+1))
+	if err != nil {
+		return exitError, err
+	}
+	if len(input) > writeLimit {
+		return exitError, fmt.Errorf("the input is longer than %d bytes", writeLimit)
+	}
+	n, p, err := find(ctx, *addr, f.Arg(0))
+	if err != nil {
+		return 1, err
+	}
+	defer p.close()
+	reply, err := ask.Ctl(ctx, n, input)
+	show.Out.Write(reply)
+	if err != nil {
+		return 1, fmt.Errorf("%s: %w", f.Arg(0), err)
+	}
+	return 0, nil
+}

@@ -1,0 +1,192 @@
+// Package host joins an executor with all that it has to do with: its store, the
+// signers whose runs it replays, and the orchestrator at which its tree is
+// shown.
+package host
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/executor"
+	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
+)
+
+// A Host is an executor of this process. New makes it, Start and Export let it
+// go, and Close ends it.
+type Host struct {
+	Executor *executor.Executor
+
+	mux      *mux // nil without an orchestrator
+	key      ssh.PublicKey
+	replayer replay.Replayer // but for the signers: see Replayer
+	say      func(format string, args ...any)
+}
+
+// Options are what the hosts of a process have in common, and how each tells
+// what happens.
+type Options struct {
+	Mode    string                            // run or daemon
+	Version string                            // of this program
+	Tool    func(name string) (string, error) // see executor.Executor
+	Queue   *executor.Queue
+	Log     *slog.Logger
+	Say     func(format string, args ...any) // tells what is not the result of a run
+}
+
+// New opens the store of a clone's namespace and makes its executor. ctx ends
+// the executor's runs. Until Start nothing runs.
+func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host, error) {
+	key, err := sign.LoadKey(c.Key)
+	if err != nil {
+		return nil, err
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	state, err := home.State()
+	if err != nil {
+		return nil, err
+	}
+	ns := r.Namespace(sign.Fingerprint(key.PublicKey()))
+	runs, err := fs.OpenStore(filepath.Join(state, filepath.FromSlash(ns)))
+	if err != nil {
+		return nil, err
+	}
+	e := &executor.Executor{
+		Context:   ctx,
+		Namespace: ns,
+		Store:     runs,
+		Config:    c,
+		Mode:      o.Mode,
+		Host:      name,
+		Version:   o.Version,
+		Tool:      o.Tool,
+		Sign:      func(manifest []byte) ([]byte, error) { return sign.Manifest(key, manifest) },
+		Queue:     o.Queue,
+		Log:       o.Log,
+	}
+	e.SetRepo(r)
+	h := &Host{Executor: e, key: key.PublicKey(), replayer: replay.Replayer{Store: runs, Say: o.Say}, say: o.Say}
+	e.Replay, e.Await = h.Replay, h.await
+	if h.mux, err = newMux(c, e, key, o.Say); err != nil {
+		runs.Close()
+		return nil, err
+	}
+	if h.mux != nil {
+		h.replayer.Mux, h.replayer.Name = h.mux.root, h.mux.myName
+	}
+	return h, nil
+}
+
+// Start takes up the runs of processes that were killed: a daemon lets those go
+// that were queued, and all others are sealed as they were left. From then on
+// runs are evicted as CI_KEEP says.
+func (h *Host) Start(ctx context.Context) {
+	e := h.Executor
+	if e.Mode == "daemon" {
+		if err := e.Resume(ctx); err != nil {
+			h.say("%v", err)
+		}
+	}
+	if _, err := e.Store.Recover(ctx, e.Sign); err != nil {
+		h.say("%v", err)
+	}
+	e.Store.SetKeep(e.Config.Keep)
+}
+
+// Export shows the tree at the orchestrator, if there is one, until ctx is done.
+func (h *Host) Export(ctx context.Context) { h.mux.export(ctx) }
+
+// Replayer finds runs for a clone of the repository. A daemon may have several
+// clones, and one does not decide whom another trusts.
+func (h *Host) Replayer(ctx context.Context, r *repo.Repo, c *config.Config) (*replay.Replayer, error) {
+	s, err := Signers(ctx, r, c, h.key)
+	if err != nil {
+		return nil, err
+	}
+	rr := h.replayer
+	rr.Signers = s
+	return &rr, nil
+}
+
+// Replay returns the id of a run that can stand for one with that key, or "" if
+// none can be had: it is the Replay of the executor.
+func (h *Host) Replay(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config) (string, error) {
+	rr, err := h.Replayer(ctx, r, c)
+	if err != nil {
+		return "", err
+	}
+	run, _ := rr.Find(ctx, key, c)
+	return run.ID, nil
+}
+
+// await is the Await of the executor.
+func (h *Host) await(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config, own string) (string, func(), error) {
+	rr, err := h.Replayer(ctx, r, c)
+	if err != nil {
+		return "", nil, err
+	}
+	run, _, release := rr.Await(ctx, key, c, own)
+	return run.ID, release, context.Cause(ctx)
+}
+
+// Close waits for the runs and for Export, whose contexts are to end first, and
+// lets go of the store and the orchestrator.
+func (h *Host) Close() {
+	h.Executor.Close()
+	h.mux.close()
+	if err := h.Executor.Store.Close(); err != nil {
+		h.say("%v", err)
+	}
+}
+
+// Namespace returns the namespace of a clone as New names it.
+func Namespace(r *repo.Repo, c *config.Config) (string, error) {
+	if ns, ok := r.Origin(); ok {
+		return ns, nil
+	}
+	key, err := sign.LoadKey(c.Key) // a part of it
+	if err != nil {
+		return "", err
+	}
+	return r.Namespace(sign.Fingerprint(key.PublicKey())), nil
+}
+
+// Signers are those whose runs are replayed: own, those of the user's files, and
+// those that the clone's own upstream names. r may be nil: there is no clone.
+func Signers(ctx context.Context, r *repo.Repo, c *config.Config, own ssh.PublicKey) (*sign.Signers, error) {
+	dir, err := home.Config()
+	if err != nil {
+		return nil, err
+	}
+	s := new(sign.Signers)
+	s.Add("this executor", own)
+	for _, name := range []string{c.Signers, filepath.Join(dir, "allowed_signers")} {
+		if name == "" {
+			continue
+		}
+		if err := s.AddFile(name); err != nil {
+			return nil, err
+		}
+	}
+	if r == nil {
+		return s, nil
+	}
+	const upstream = "refs/remotes/origin/HEAD"
+	if text, err := r.File(ctx, upstream, ".9ci/allowed_signers"); err == nil {
+		if err := s.AddText(upstream+":.9ci/allowed_signers", text); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
