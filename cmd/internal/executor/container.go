@@ -31,7 +31,7 @@ const (
 )
 
 // defaultImage is the name CONTAINERIMAGE has where the mkfile does not set it.
-func (r *running) defaultImage() string {
+func (r *activeRun) defaultImage() string {
 	name := strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' {
 			return c
@@ -42,21 +42,21 @@ func (r *running) defaultImage() string {
 }
 
 // inspect asks podman about the image that base-image named.
-func (r *running) inspect(ctx context.Context) (container, error) {
+func (r *activeRun) inspect(ctx context.Context) (container, error) {
 	name, _, err := r.ask(ctx, "CONTAINERIMAGE", 1<<10, vm.Cmd{Args: []string{"cat", containerFile}})
 	if err != nil {
 		return container{}, err
 	}
 	name = strings.TrimSpace(name)
 	if name == "" || name[0] == '-' || strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
-		return container{}, failed{1, fmt.Sprintf("CONTAINERIMAGE is %q, which names no image: set it to one name", name)}
+		return container{}, mkAnswer{1, fmt.Sprintf("CONTAINERIMAGE is %q, which names no image: set it to one name", name)}
 	}
 	out, code, err := r.ask(ctx, "what podman says of the image "+name, maxAnswer, vm.Cmd{Args: []string{"podman", "image", "inspect", name}})
 	if err != nil {
 		return container{}, err
 	}
 	if code != 0 {
-		return container{}, failed{1, fmt.Sprintf("base-image left no image %s: build, pull or tag it as $CONTAINERIMAGE", name)}
+		return container{}, mkAnswer{1, fmt.Sprintf("base-image left no image %s: build, pull or tag it as $CONTAINERIMAGE", name)}
 	}
 	var images []struct {
 		ID     string `json:"Id"`
@@ -96,7 +96,7 @@ func validDigest(hex string) bool {
 
 // podmanRun is the command that runs mk in the base image. The machine is the
 // wall around a test: what podman adds to it only has to be out of the way.
-func (r *running) podmanRun(targets []string) vm.Cmd {
+func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 	c := r.base
 	network := "none"
 	if r.cfg.Net == "all" {

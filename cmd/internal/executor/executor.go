@@ -353,7 +353,7 @@ func (e *Executor) do(run *fs.Run, req Request, j *job) error {
 	if err != nil {
 		return err
 	}
-	r := &running{e: e, repo: req.Repo, req: req, cfg: req.Config, run: run, dir: dir, mask: newMask(req.Config.Secrets)}
+	r := &activeRun{e: e, req: req, cfg: req.Config, run: run, dir: dir, mask: newMask(req.Config.Secrets)}
 	r.stdout, r.stderr = r.mask.writer(run.Stdout()), r.mask.writer(run.Stderr())
 	e.Log.Info("run", "run", j.id, "commit", req.Commit)
 	err = r.live(j.ctx)

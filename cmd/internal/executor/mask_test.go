@@ -100,7 +100,7 @@ func TestMaskDelaysNothing(t *testing.T) {
 
 // An error of what is written to comes out.
 func TestMaskError(t *testing.T) {
-	w := newMask([]string{"A=hunter2hunter2"}).writer(&answer{limit: 3})
+	w := newMask([]string{"A=hunter2hunter2"}).writer(&output{limit: 3})
 	if _, err := io.WriteString(w, "hello"); err == nil {
 		t.Error("Write: no error")
 	}

@@ -51,14 +51,14 @@ const maxAnswer = 4 << 20
 // askMkfile has mk list the mkfile of the repository, in the machine: its
 // backquotes run there. mk's own message, where it cannot, is the result of
 // the run.
-func (r *running) askMkfile(ctx context.Context) (*mkfile, error) {
+func (r *activeRun) askMkfile(ctx context.Context) (*mkfile, error) {
 	out, code, err := r.ask(ctx, "what mk lists of the mkfile, its targets and $ARTIFACTS,", maxAnswer,
 		vm.Cmd{Args: []string{vm.GuestPath, "mkquery", "ARTIFACTS"}})
 	if err != nil {
 		return nil, err
 	}
 	if code != 0 {
-		return nil, failed{code: 1}
+		return nil, mkAnswer{code: 1}
 	}
 	m := new(mkfile)
 	if err := json.Unmarshal([]byte(out), m); err != nil {

@@ -19,37 +19,33 @@ import (
 	"9ci/vm"
 )
 
-// steps is the life of a run. The names appear in its status file.
-var steps = []struct {
-	name string
-	do   func(*running, context.Context) error
-}{
-	{"boot", (*running).boot},                      // start a machine for this run alone
-	{"clone", (*running).clone},                    // the revision, never the dirty tree
-	{"prepare-runtime", (*running).prepareRuntime}, // mk prepare-runtime, as root in the machine
-	{"base-image", (*running).baseImage},           // mk base-image makes or pulls $CONTAINERIMAGE
-	{"test", (*running).test},                      // mk test in a container of that image
-	{"artifacts", (*running).artifacts},            // mk /var/run/ci/artifacts/%
-	{"post-test", (*running).postTest},             // mk post-test, once, never on replay
+// The life of a run, from top to bottom: what each of fs.Steps does.
+var steps = map[string]func(*activeRun, context.Context) error{
+	"boot":            (*activeRun).boot,           // start a machine for this run alone
+	"clone":           (*activeRun).clone,          // the revision, never the dirty tree
+	"prepare-runtime": (*activeRun).prepareRuntime, // mk prepare-runtime, as root in the machine
+	"base-image":      (*activeRun).baseImage,      // mk base-image makes or pulls $CONTAINERIMAGE
+	"test":            (*activeRun).test,           // mk test in a container of that image
+	"artifacts":       (*activeRun).artifacts,      // mk /var/run/ci/artifacts/%
+	"post-test":       (*activeRun).postTest,       // mk post-test, once, never on replay
 }
 
-// A running is a run while its machine lives.
-type running struct {
+// An activeRun is a run while its machine lives.
+type activeRun struct {
 	e      *Executor
-	repo   *repo.Repo
 	req    Request
-	cfg    *config.Config
+	cfg    *config.Config // the request's
 	run    *fs.Run
-	m      machine
+	m      machine           // nil before the step boot
 	dir    string            // scratch of this run on the host: the source
 	show   *fs.Show          // what the machine sees of kept runs
-	kept   []string          // their ids, as they were at the start
-	alias  map[string]string // and their aliases
+	kept   []string          // ids of the runs that were kept when this one began
+	alias  map[string]string // their ids by alias: last, head, green
 	mask   *mask
 	stdout *maskWriter // of the current step
 	stderr *maskWriter
-	mkfile *mkfile
-	base   container // the repository's own image; its name is empty where there is none
+	mkfile *mkfile   // nil before the step prepare-runtime
+	base   container // the repository's own image; its name is empty if there is none
 }
 
 // A machine is what a run asks of its vm.Machine.
@@ -61,17 +57,18 @@ type machine interface {
 	Kill()
 }
 
-// errSkipped is a step's answer that there was nothing for it to do.
+// errSkipped is the error of a step that had nothing to do.
 var errSkipped = errors.New("skipped")
 
-// A failed is what mk, or the program it ran, answered: a result of the run,
-// not an error of the executor.
-type failed struct {
+// An mkAnswer is the error of a step that failed because of the revision: mk
+// answered other than 0, or what it made cannot be used. It is a result of the
+// run and no error of the executor.
+type mkAnswer struct {
 	code int
-	why  string // one line for the step's log, or empty where mk said it
+	why  string // one line for the step's log, or empty if mk said it
 }
 
-func (f failed) Error() string { return f.why }
+func (a mkAnswer) Error() string { return a.why }
 
 // A timeout is the cause of the end of a run that took too long.
 type timeout struct{ after time.Duration }
@@ -80,9 +77,9 @@ func (t timeout) Error() string {
 	return fmt.Sprintf("the run took longer than %v: CI_TIMEOUT raises that", t.after)
 }
 
-// live runs the seven steps and seals the run. ctx ends it early: its state
-// is then cancelled. The error is one of keeping the run, not of running it.
-func (r *running) live(ctx context.Context) error {
+// live runs the steps and seals the run. If ctx ends before, the run's state is
+// cancelled. The error is that of keeping the run, never of running it.
+func (r *activeRun) live(ctx context.Context) error {
 	if r.cfg.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, r.cfg.Timeout, timeout{r.cfg.Timeout})
@@ -91,19 +88,19 @@ func (r *running) live(ctx context.Context) error {
 	defer r.close()
 
 	state, code := "passed", 0
-	for _, s := range steps {
+	for _, name := range fs.Steps {
 		if state != "passed" {
-			r.run.Leave(s.name, "skipped", 0)
+			r.run.Leave(name, "skipped", 0)
 			continue
 		}
-		r.run.Enter(s.name) // what cannot be kept of the run Seal tells
-		st, c := r.outcome(ctx, s.do(r, ctx))
+		r.run.Enter(name) // Seal reports what could not be kept of the run
+		st, c := r.outcome(ctx, steps[name](r, ctx))
 		r.stdout.Flush()
 		r.stderr.Flush()
-		r.run.Leave(s.name, st, c)
+		r.run.Leave(name, st, c)
 		switch {
 		case st == "passed" || st == "skipped":
-		case s.name == "post-test": // the run is passed and shareable all the same
+		case name == "post-test": // the run has passed all the same, and may be shared
 		default:
 			state, code = st, c
 		}
@@ -111,10 +108,10 @@ func (r *running) live(ctx context.Context) error {
 	return r.run.Seal(context.WithoutCancel(ctx), state, code, r.e.Sign)
 }
 
-// outcome turns a step's error into its state and code, and tells the step's
-// log what mk did not.
-func (r *running) outcome(ctx context.Context, err error) (state string, code int) {
-	var f failed
+// outcome turns a step's error into the step's state and code, and writes it to
+// the step's log unless mk has done so.
+func (r *activeRun) outcome(ctx context.Context, err error) (state string, code int) {
+	var a mkAnswer
 	switch {
 	case err == nil:
 		return "passed", 0
@@ -128,8 +125,8 @@ func (r *running) outcome(ctx context.Context, err error) (state string, code in
 		} else if _, ok := err.(timeout); ok {
 			state, code = "error", 125
 		}
-	case errors.As(err, &f):
-		state, code = "failed", f.code
+	case errors.As(err, &a):
+		state, code = "failed", a.code
 	default:
 		state, code = "error", 125
 	}
@@ -139,14 +136,14 @@ func (r *running) outcome(ctx context.Context, err error) (state string, code in
 	return state, code
 }
 
-// say tells the current step's log a line of ours. What is in it of a machine's
-// may hold secrets as well.
-func (r *running) say(format string, args ...any) {
+// say writes a line of ours to the current step's log. Secrets are masked in it
+// too: it may quote the machine.
+func (r *activeRun) say(format string, args ...any) {
 	fmt.Fprintf(r.stderr, "9ci: "+format+"\n", args...)
 }
 
-// close ends the machine and removes what the run left on the host.
-func (r *running) close() {
+// close ends the machine and removes the run's scratch from the host.
+func (r *activeRun) close() {
 	if r.m != nil {
 		r.m.Kill()
 	}
@@ -156,15 +153,15 @@ func (r *running) close() {
 	os.RemoveAll(r.dir)
 }
 
-// diskSize is what a machine may write. The disk is sparse: it takes what is
-// written, until the run ends.
+// diskSize is the size in bytes of a machine's disk. The disk is sparse: on the
+// host it takes the room of what was written, until the run ends.
 const diskSize = 64 << 30
 
-// outboxSize is that of the disk by which the artifacts leave a machine: all
-// that a run may keep, and as much again as its names take at most.
+// outboxSize is the size in bytes of the disk by which the artifacts leave a
+// machine: all that a run may keep, and 1 GiB for the tar's headers.
 const outboxSize = fs.MaxArtifacts + 1<<30
 
-// Where things are in the machine.
+// Names in the machine.
 const (
 	srcDir        = "/src"
 	sourceShare   = "/n/source"
@@ -176,7 +173,7 @@ const (
 	plan9Bin      = plan9Dir + "/bin"
 )
 
-func (r *running) boot(ctx context.Context) error {
+func (r *activeRun) boot(ctx context.Context) error {
 	guest, err := r.e.Tool("guest")
 	if err != nil {
 		return err
@@ -229,7 +226,7 @@ func (r *running) boot(ctx context.Context) error {
 	}
 	r.m = m
 	r.e.Queue.setAccel(m.Accel())
-	// Artifacts are made on the machine's own disk: /var/run is memory.
+	// /var/run is memory, so the artifacts are on the machine's disk.
 	script := `
 set -e
 mkdir -p "${1%/*}" "$3" /var/lib/ci/artifacts
@@ -245,9 +242,9 @@ mount --bind /var/lib/ci/artifacts "$3"
 	return nil
 }
 
-func (r *running) clone(ctx context.Context) error {
+func (r *activeRun) clone(ctx context.Context) error {
 	bundle := filepath.Join(r.dir, "source", "bundle")
-	head, err := r.repo.Bundle(ctx, r.req.Commit, r.cfg.MatchTree, bundle)
+	head, err := r.req.Repo.Bundle(ctx, r.req.Commit, r.cfg.MatchTree, bundle)
 	if err != nil {
 		return err
 	}
@@ -259,13 +256,13 @@ git fetch --quiet --no-auto-maintenance "$1/bundle" 'refs/*:refs/*'
 git checkout --quiet --detach "$2"
 git update-ref -d ` + repo.Ref + `
 `
-	if !r.repo.HasFile(ctx, r.req.Commit, "mkfile") {
+	if !r.req.Repo.HasFile(ctx, r.req.Commit, "mkfile") {
 		r.say("no mkfile at this revision: write one with a target test")
 	}
 	return r.shell(ctx, script, sourceShare, head)
 }
 
-func (r *running) prepareRuntime(ctx context.Context) error {
+func (r *activeRun) prepareRuntime(ctx context.Context) error {
 	var err error
 	if r.mkfile, err = r.askMkfile(ctx); err != nil {
 		return err
@@ -276,7 +273,7 @@ func (r *running) prepareRuntime(ctx context.Context) error {
 	return r.mk(ctx, "prepare-runtime")
 }
 
-func (r *running) baseImage(ctx context.Context) error {
+func (r *activeRun) baseImage(ctx context.Context) error {
 	if !r.mkfile.hasTarget("base-image") {
 		r.say("no target base-image: mk test runs in the core OS")
 		return errSkipped
@@ -291,7 +288,7 @@ func (r *running) baseImage(ctx context.Context) error {
 	return r.run.SetInfo(fs.Attrs{{Name: "image", Value: r.mask.text(r.base.name) + " " + r.base.digest}})
 }
 
-func (r *running) test(ctx context.Context) error {
+func (r *activeRun) test(ctx context.Context) error {
 	// The key that the run is signed with says net=build: a test that ran with
 	// a network all the same must not pass for one that had none.
 	if r.cfg.Net == "build" {
@@ -313,33 +310,33 @@ func (r *running) test(ctx context.Context) error {
 	case 125, 126, 127: // podman-run(1): podman itself failed, or could not start mk
 		return fmt.Errorf("podman could not run mk in %s (status %d)", r.base.name, code)
 	}
-	return failed{code: code}
+	return mkAnswer{code: code}
 }
 
-// artifacts has mk make every artifact, and copies what is there.
-func (r *running) artifacts(ctx context.Context) error {
+// artifacts has mk make every artifact, and keeps what is then there.
+func (r *activeRun) artifacts(ctx context.Context) error {
 	targets, literal := r.mkfile.artifactTargets()
 	if len(targets) == 0 {
 		return errSkipped
 	}
 	if err := r.mk(ctx, targets...); err != nil {
-		var f failed
-		if literal && errors.As(err, &f) {
-			f.why = "the rule for " + artifactsDir + "/% was made for a stem of % as the mkfile names no artifact: set ARTIFACTS to their names"
-			return f
+		var a mkAnswer
+		if literal && errors.As(err, &a) {
+			a.why = "the rule for " + artifactsDir + "/% was made for a stem of % as the mkfile names no artifact: set ARTIFACTS to their names"
+			return a
 		}
 		if errors.Is(err, syscall.E2BIG) {
-			return failed{1, "the names of the artifacts in the mkfile are more than a command takes: make a tar of them"}
+			return mkAnswer{1, "the names of the artifacts in the mkfile are more than a command takes: make a tar of them"}
 		}
 		return err
 	}
 	return r.collect(ctx)
 }
 
-// collect has the machine put the artifacts on its outbox as a tar, holes kept,
-// and takes them from there. What is on the outbox is whatever the machine's
-// root wrote there.
-func (r *running) collect(ctx context.Context) error {
+// collect has the machine write the artifacts to its outbox as a tar that keeps
+// holes, and reads them from there. The tar is not trusted: the machine's root
+// may have written anything.
+func (r *activeRun) collect(ctx context.Context) error {
 	script := `
 cd "$1" || exit
 s=$(find . -type s -print -quit)
@@ -352,18 +349,18 @@ sync "$2"
 	case err != nil:
 		return err
 	case code == 3:
-		return failed{1, fmt.Sprintf("%q is a socket: only files, directories and symbolic links can be kept", name)}
+		return mkAnswer{1, fmt.Sprintf("%q is a socket: only files, directories and symbolic links can be kept", name)}
 	case code != 0:
-		return failed{1, fmt.Sprintf("tar could not pack %s, of which %d bytes can be kept", artifactsDir, int64(fs.MaxArtifacts))}
+		return mkAnswer{1, fmt.Sprintf("tar could not pack %s, of which %d bytes can be kept", artifactsDir, int64(fs.MaxArtifacts))}
 	}
 	err = r.run.AddArtifacts(ctx, r.m.Outbox())
 	if errors.Is(err, fs.ErrRefused) {
-		return failed{1, err.Error()}
+		return mkAnswer{1, err.Error()}
 	}
 	return err
 }
 
-func (r *running) postTest(ctx context.Context) error {
+func (r *activeRun) postTest(ctx context.Context) error {
 	if !r.mkfile.hasTarget("post-test") {
 		return errSkipped
 	}
@@ -380,9 +377,9 @@ func (r *running) postTest(ctx context.Context) error {
 	return r.mk(ctx, "post-test")
 }
 
-// keptRuns notes the kept runs of this repository and their aliases, as they
-// are now: those that have aliases, and then the newest first.
-func (r *running) keptRuns(ctx context.Context) {
+// keptRuns notes the runs of this repository that are kept now, and their
+// aliases: first the runs that have one, then all from the newest on.
+func (r *activeRun) keptRuns(ctx context.Context) {
 	r.alias = make(map[string]string)
 	for _, alias := range []string{"green", "head"} {
 		if id, ok := r.e.sealed(ctx, alias); ok {
@@ -392,7 +389,7 @@ func (r *running) keptRuns(ctx context.Context) {
 	}
 	for run := range r.e.Store.Runs() {
 		if run.Run != nil {
-			continue // it goes on, as this one does
+			continue // it has not ended
 		}
 		if r.alias["last"] == "" {
 			r.alias["last"] = run.ID
@@ -401,9 +398,9 @@ func (r *running) keptRuns(ctx context.Context) {
 	}
 }
 
-// showRuns lets the machine see the kept runs, at /n/ci, where nothing is
-// until then.
-func (r *running) showRuns(ctx context.Context) error {
+// showRuns fills /n/ci in the machine, which is empty until then, with the kept
+// runs.
+func (r *activeRun) showRuns(ctx context.Context) error {
 	shown, err := r.show.Fill(ctx, r.kept, r.alias)
 	if err != nil {
 		return err
@@ -415,19 +412,20 @@ func (r *running) showRuns(ctx context.Context) error {
 }
 
 // mk runs our mk in the repository, in the machine.
-func (r *running) mk(ctx context.Context, args ...string) error {
+func (r *activeRun) mk(ctx context.Context, args ...string) error {
 	code, err := r.exec(ctx, vm.Cmd{Args: append([]string{plan9Bin + "/mk"}, args...)})
 	if err != nil {
 		return err
 	}
 	if code != 0 {
-		return failed{code: code}
+		return mkAnswer{code: code}
 	}
 	return nil
 }
 
-// shell runs a script of ours with arguments; its failure is the executor's.
-func (r *running) shell(ctx context.Context, script string, args ...string) error {
+// shell runs a script of ours with arguments. If the script fails, that is an
+// error of the executor.
+func (r *activeRun) shell(ctx context.Context, script string, args ...string) error {
 	var stderr tail
 	w := r.mask.writer(&stderr)
 	code, err := r.exec(ctx, vm.Cmd{Args: append([]string{"/bin/sh", "-c", script, "9ci"}, args...), Stderr: w})
@@ -438,17 +436,17 @@ func (r *running) shell(ctx context.Context, script string, args ...string) erro
 	return err
 }
 
-// errTooLong is an answer's that is over its limit.
+// errTooLong is the error of a Write to an output that is full.
 var errTooLong = errors.New("more than that is taken")
 
-// An answer is what the executor itself reads of a machine, of limit bytes at
-// most: more ends the command.
-type answer struct {
+// An output keeps what a command in the machine writes, limit bytes at most. If
+// the command writes more, it is ended.
+type output struct {
 	limit int
 	b     []byte
 }
 
-func (a *answer) Write(p []byte) (int, error) {
+func (a *output) Write(p []byte) (int, error) {
 	if len(p) > a.limit-len(a.b) {
 		return 0, errTooLong
 	}
@@ -456,22 +454,22 @@ func (a *answer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// ask is exec for an answer on standard output, which is what. One of more than
-// limit bytes is a result of the run.
-func (r *running) ask(ctx context.Context, what string, limit int, c vm.Cmd) (string, int, error) {
-	a := answer{limit: limit}
+// ask runs a command as exec does, and returns its standard output. If that has
+// more than limit bytes, the error is an mkAnswer that calls it by the name what.
+func (r *activeRun) ask(ctx context.Context, what string, limit int, c vm.Cmd) (string, int, error) {
+	a := output{limit: limit}
 	c.Stdout = &a
 	code, err := r.exec(ctx, c)
 	if errors.Is(err, errTooLong) {
-		err = failed{1, fmt.Sprintf("%s is over %d bytes", what, limit)}
+		err = mkAnswer{1, fmt.Sprintf("%s is over %d bytes", what, limit)}
 	}
 	return string(a.b), code, err
 }
 
-// exec runs a command in the repository with the run's environment and returns
-// its status as sh(1) counts it. Output that c does not direct goes to the
-// current step, without the values of secrets.
-func (r *running) exec(ctx context.Context, c vm.Cmd) (int, error) {
+// exec runs a command in the repository with the run's environment, and returns
+// its exit status as sh(1) counts it. Output that c does not direct goes to the
+// current step's log, with secrets masked.
+func (r *activeRun) exec(ctx context.Context, c vm.Cmd) (int, error) {
 	if c.Dir == "" {
 		c.Dir = srcDir
 	}
@@ -490,7 +488,7 @@ func (r *running) exec(ctx context.Context, c vm.Cmd) (int, error) {
 }
 
 // env is the environment of every step.
-func (r *running) env() []string {
+func (r *activeRun) env() []string {
 	env := []string{
 		"PATH=" + guestPath,
 		"HOME=/root",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"testing"
 
@@ -58,7 +59,7 @@ func TestNet(t *testing.T) {
 		}
 		m := &double{cut: tt.cut}
 		c := &config.Config{Net: tt.net}
-		r := &running{e: &Executor{}, req: Request{Targets: []string{"lint"}}, cfg: c, run: run, m: m, mkfile: new(mkfile), mask: newMask(nil)}
+		r := &activeRun{e: &Executor{}, req: Request{Targets: []string{"lint"}}, cfg: c, run: run, m: m, mkfile: new(mkfile), mask: newMask(nil)}
 		r.stdout, r.stderr = r.mask.writer(run.Stdout()), r.mask.writer(run.Stderr())
 		run.Enter("base-image")
 		if err := r.baseImage(t.Context()); !errors.Is(err, errSkipped) {
@@ -70,5 +71,12 @@ func TestNet(t *testing.T) {
 		if state != tt.state || !slices.Equal(m.asked, tt.want) {
 			t.Errorf("CI_NET=%s: the step %s, and the machine was asked %q, want %s, %q", tt.net, state, m.asked, tt.state, tt.want)
 		}
+	}
+}
+
+// Every step of a run has a function here, and no other name has.
+func TestSteps(t *testing.T) {
+	if got, want := slices.Sorted(maps.Keys(steps)), slices.Sorted(slices.Values(fs.Steps)); !slices.Equal(got, want) {
+		t.Errorf("the executor has the steps %q, want %q", got, want)
 	}
 }
