@@ -17,11 +17,11 @@ type container struct {
 	digest string
 	dir    string // the image's working directory, or /src
 	path   string // $PATH in the image, or podman's default
-	user   string // empty or a name where the image does not run as root
+	user   string // the image's user; empty for root
 }
 
-// wrapperFile adds to the repository's mkfile the rule that tells the name of
-// its base image once base-image is made.
+// wrapperFile is a mkfile that adds one rule to the repository's: it writes the
+// name of the base image to containerFile once base-image is made.
 const (
 	wrapperFile = "/run/9ci/mkfile"
 	wrapper     = `<mkfile
@@ -30,7 +30,8 @@ const (
 `
 )
 
-// defaultImage is the name CONTAINERIMAGE has where the mkfile does not set it.
+// defaultImage returns the value of CONTAINERIMAGE for a mkfile that does not set
+// it.
 func (r *activeRun) defaultImage() string {
 	name := strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' {
@@ -41,7 +42,7 @@ func (r *activeRun) defaultImage() string {
 	return "localhost/9ci/" + strings.Trim(name, "-_.") + ":" + r.req.Tree
 }
 
-// inspect asks podman about the image that base-image named.
+// inspect asks podman about the image that base-image has named.
 func (r *activeRun) inspect(ctx context.Context) (container, error) {
 	name, _, err := r.ask(ctx, "CONTAINERIMAGE", 1<<10, vm.Cmd{Args: []string{"cat", containerFile}})
 	if err != nil {
@@ -94,8 +95,8 @@ func validDigest(hex string) bool {
 	return len(hex) == 64 && !strings.ContainsFunc(hex, func(c rune) bool { return (c < '0' || c > '9') && (c < 'a' || c > 'f') })
 }
 
-// podmanRun is the command that runs mk in the base image. The machine is the
-// wall around a test: what podman adds to it only has to be out of the way.
+// podmanRun returns the command that runs mk in the base image. The machine is
+// what confines a test, so podman's own limits are lifted.
 func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 	c := r.base
 	network := "none"
@@ -104,7 +105,7 @@ func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 	}
 	volume := srcDir + ":" + c.dir
 	if u, _, _ := strings.Cut(c.user, ":"); u != "" && u != "root" && u != "0" {
-		volume += ":U" // the repository becomes the image's user's
+		volume += ":U" // the image's user becomes the owner of the repository
 	}
 	args := []string{"podman", "run", "--rm", "--log-driver=none", "--pids-limit=-1", "--network=" + network,
 		"--volume=" + volume, "--volume=" + plan9Dir + ":" + plan9Dir + ":ro", "--workdir=" + c.dir,
@@ -120,7 +121,8 @@ func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 	if len(r.cfg.Secrets) == 0 {
 		return vm.Cmd{Args: slices.Concat(args, []string{"--entrypoint=" + mk, c.name}, targets)}
 	}
-	// What podman knows of an environment it keeps in files: secrets go past it.
+	// Podman writes the environment that it is told to files, so secrets go
+	// through a descriptor.
 	args = append(args, "--preserve-fds=1", "--volume="+vm.GuestPath+":"+vm.GuestPath+":ro", "--entrypoint="+vm.GuestPath, c.name, "env", mk)
 	script := []string{"/bin/sh", "-c", `exec "$@" 3<&0 </dev/null`, "9ci"}
 	return vm.Cmd{

@@ -16,12 +16,12 @@ import (
 	"9ci/vm"
 )
 
-// ancestors is how far back green looks.
+// ancestors is how many commits green looks at.
 const ancestors = 1000
 
-// Head returns the commit for which a run was last asked, or the HEAD of the
-// clone last named if that was later, its tree, and the commits it descends
-// from, nearest first. All of it is of one clone.
+// Head returns the commit that head and green are about (see SetRepo), its tree,
+// and the commits it descends from, itself included, nearest first. All of them
+// are of one clone.
 func (e *Executor) Head(ctx context.Context) (commit, tree string, past []string, err error) {
 	e.mu.Lock()
 	head := e.head
@@ -34,12 +34,12 @@ func (e *Executor) Head(ctx context.Context) (commit, tree string, past []string
 	return commit, tree, past, err
 }
 
-// Status is the file of that name at the root of the tree, less what the tree
-// counts.
+// Status returns the attributes of /status, but for the counts, which the tree
+// adds.
 func (e *Executor) Status() fs.Attrs { return Status(e.Mode, e.Version, e.Config, e.Queue, nil) }
 
-// Status is what an executor, or a daemon of several that share a queue, says of
-// itself. The counts, if any, stand where ci(4) has them.
+// Status returns the attributes of /status of an executor, or of a daemon whose
+// executors share q, in the order of ci(4). counts are running, queued and kept.
 func Status(mode, version string, c *config.Config, q *Queue, counts fs.Attrs) fs.Attrs {
 	image := "-"
 	if cache, err := home.Cache(); err == nil {
@@ -58,7 +58,7 @@ func Status(mode, version string, c *config.Config, q *Queue, counts fs.Attrs) f
 	}, counts, fs.Attrs{{Name: "orchestrator", Value: c.Address()}})
 }
 
-// Command does what a line written to /ctl says: run or cancel.
+// Command executes a line that was written to /ctl: run or cancel.
 func (e *Executor) Command(ctx context.Context, line string) (string, error) {
 	words, err := fs.SplitWords(line)
 	if err != nil {
@@ -73,7 +73,7 @@ func (e *Executor) Command(ctx context.Context, line string) (string, error) {
 	return "", fmt.Errorf("unknown command %s: read ctl for its manual", words[0])
 }
 
-// runLine starts a run: [ATTR=VALUE...] REV [TARGET...].
+// runLine executes the line run. args are [ATTR=VALUE...] REV [TARGET...].
 func (e *Executor) runLine(ctx context.Context, args []string) (string, error) {
 	set := make(map[string]string)
 	force := false
@@ -108,7 +108,8 @@ func (e *Executor) runLine(ctx context.Context, args []string) (string, error) {
 	return e.Submit(ctx, Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Force: force, Config: c})
 }
 
-// RunCommand does what a line written to a run's ctl says: cancel or hold.
+// RunCommand executes a line that was written to the ctl of a run: cancel or
+// hold.
 func (e *Executor) RunCommand(ctx context.Context, id, line string) (string, error) {
 	if line == "cancel" {
 		return "", e.Cancel(id)

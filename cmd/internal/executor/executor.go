@@ -26,32 +26,31 @@ type Executor struct {
 	Store     *fs.Store
 	Config    *config.Config
 	Mode      string // run, or daemon
-	Host      string // who we are, in a run's info
+	Host      string // this machine's name, in a run's info
 	Version   string
 
-	// Tool returns the path of a static binary that a machine is given:
-	// guest or mk.
+	// Tool returns the path of a static binary for the machine: guest or mk.
 	Tool func(name string) (string, error)
 
 	// Sign signs a manifest.
 	Sign fs.SignFunc
 
-	// Replay returns the id in Store of a run that can stand for one with
-	// that key of that clone, or "" where there is none. It may be nil.
+	// Replay returns the id in Store of a run that can stand for one of the
+	// clone r with the key, or "" if there is none. It may be nil.
 	Replay func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config) (id string, err error)
 
-	// Await waits while an executor that comes before this one is running
-	// the same key, and returns the id in Store of what that made. With an
-	// empty id it is our turn, and release is to be called when our run,
-	// whose id is given, has ended. It may be nil.
+	// Await waits while another executor, whose turn comes before ours, runs
+	// the same key, and returns the id in Store of that run. An empty id
+	// means that it is our turn: release must then be called when our run,
+	// whose id is own, has ended. Await may be nil.
 	Await func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config, own string) (id string, release func(), err error)
 
-	// Queue lets the runs of all Executors that share it go one at a time.
+	// Queue is shared by the Executors whose runs go one at a time.
 	Queue *Queue
 
 	Log *slog.Logger
 
-	// Context ends every run.
+	// When Context is done, every run ends.
 	Context context.Context
 
 	treeOnce sync.Once
@@ -73,37 +72,36 @@ type revision struct {
 	commit string
 }
 
-// A Request asks for a run. All of it is of one clone, which another may name
-// in the meantime: that one decides neither what is run nor whose run is
-// replayed.
+// A Request asks for a run. Repo decides what is run and whose run is replayed,
+// even if SetRepo names another clone in the meantime.
 type Request struct {
 	Repo    *repo.Repo
 	Commit  string
 	Tree    string
 	Targets []string // at least one
-	Force   bool     // even where another run could stand for it
+	Force   bool     // run, even if another run could stand for this one
 	Config  *config.Config
 }
 
 // A job is a run that has not ended.
 type job struct {
 	id      string
-	key     string // its digest, where other requests may have this run
+	key     string // the key's digest; empty if no other request may share the run
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	decided chan struct{} // closed when it is known whether this run goes
-	goes    bool          // set before decided is closed
+	decided chan struct{} // closed when it is known whether this run starts
+	goes    bool          // it starts; set before decided is closed
 	done    chan struct{} // closed when the run is sealed, or will not be
-	err     error         // set before done is closed: the run could not be kept
+	err     error         // why the run could not be kept; set before done is closed
 }
 
-// Signalled is the cause of a context that a signal ended.
+// Signalled is the cause of a context that a signal has ended.
 type Signalled struct{ Signal syscall.Signal }
 
 func (s Signalled) Error() string { return "cancelled by " + s.Signal.String() }
 
-// A Queue lets one run go at a time, first come first served. The zero Queue
-// is ready.
+// A Queue lets one run go at a time, in the order in which they came. The zero
+// Queue is ready for use.
 type Queue struct {
 	mu      sync.Mutex // guards what follows
 	waiting []chan struct{}
@@ -111,8 +109,8 @@ type Queue struct {
 	accel   string // what the last machine ran under, kvm or tcg
 }
 
-// Accel is what the machine of the last run ran under, kvm or tcg, or "-" where
-// none has started.
+// Accel returns what the last machine ran under, kvm or tcg, or "-" if no
+// machine has started.
 func (q *Queue) Accel() string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -148,7 +146,7 @@ func (q *Queue) enter(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
-	q.leaveLocked() // our turn came as we gave up
+	q.leaveLocked() // the turn came while ctx ended: pass it on
 	return context.Cause(ctx)
 }
 
@@ -167,10 +165,10 @@ func (q *Queue) leaveLocked() {
 	q.waiting = q.waiting[1:]
 }
 
-// Submit finds or starts a run and returns its id, which can be walked to by
-// then. Where the same run goes on already, here or at an executor that is
-// trusted, it is that one. ctx is for the search alone: the run ends when
-// e.Context does, if not before.
+// Submit finds or starts a run and returns its id. By then ci/ID can be walked
+// to. If a run with the same key goes on, here or at a trusted executor, that run
+// is returned. ctx bounds the search alone: a run that starts here ends with
+// e.Context at the latest.
 func (e *Executor) Submit(ctx context.Context, req Request) (id string, err error) {
 	e.setHead(req.Repo, req.Commit)
 	key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
@@ -185,7 +183,7 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 		if err != nil {
 			return "", err
 		}
-		if run == nil { // another request of ours is for the same
+		if run == nil { // another request here has the same key
 			select {
 			case <-j.decided:
 			case <-ctx.Done():
@@ -209,24 +207,22 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 	}
 }
 
-// start lets a run go when its turn has come. release is called when it has
-// ended.
+// start queues a run. release is called when the run has ended.
 func (e *Executor) start(run *fs.Run, req Request, j *job, release func()) {
 	j.goes = true
 	close(j.decided)
 	e.wg.Go(func() {
 		defer release()
 		defer e.forget(j)
-		if e.Queue.enter(j.ctx) == nil { // else it was cancelled, and ends in its first step
+		if e.Queue.enter(j.ctx) == nil { // if not, the run was cancelled: it ends in its first step
 			defer e.Queue.leave()
 		}
 		j.err = e.do(run, req, j)
 	})
 }
 
-// Resume starts the runs that were queued when the process that had taken
-// them was killed. One that cannot be started as it was asked for is sealed in
-// error.
+// Resume starts the runs that were queued by processes that have died. A run
+// that cannot be started as it was asked for is sealed in state error.
 func (e *Executor) Resume(ctx context.Context) error {
 	runs, err := e.Store.Resume()
 	for _, run := range runs {
@@ -246,7 +242,8 @@ func (e *Executor) Resume(ctx context.Context) error {
 	return err
 }
 
-// load reads the configuration for a run of a clone, of which some is given.
+// load reads the configuration for a run of a clone. What set holds goes before
+// all else.
 func (e *Executor) load(ctx context.Context, r *repo.Repo, set map[string]string) (*config.Config, error) {
 	c, err := config.Load(ctx, r, set)
 	if err == nil {
@@ -255,7 +252,7 @@ func (e *Executor) load(ctx context.Context, r *repo.Repo, set map[string]string
 	return c, err
 }
 
-// Warn logs each of a configuration's warnings, once.
+// Warn logs the warnings of a configuration that it has not logged before.
 func (e *Executor) Warn(c *config.Config) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -270,13 +267,13 @@ func (e *Executor) Warn(c *config.Config) {
 	}
 }
 
-// asked is what of a request is kept while it is queued: all but the values of
-// secrets, which no file has.
+// asked returns what is kept of a request while its run is queued: all but the
+// values of secrets, which are in no file.
 func asked(c *config.Config) fs.Attrs {
 	return c.Attrs().With(fs.Attr{Name: "secrets", Value: fs.QuoteWords(replay.Secrets(c))})
 }
 
-// request makes of a queued run what was asked for.
+// request returns the Request that a queued run was made for.
 func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
 	targets, err := fs.SplitWords(run.Key().Get("target"))
 	if err != nil {
@@ -291,7 +288,7 @@ func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
 		set[config.Name(a.Name)] = a.Value
 	}
 	if set["CI_SECRETS"] != "" {
-		return Request{}, errors.New("the values of its secrets went with the process that had taken it: ask for it again")
+		return Request{}, errors.New("the process that queued this run has died, and the values of its secrets with it: ask for the run again")
 	}
 	r := e.Repo()
 	c, err := e.load(ctx, r, set)
@@ -302,15 +299,15 @@ func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
 	return Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Config: c}, err
 }
 
-// create makes a run for req, or returns the job of one that goes on for the
-// same key, where that will do.
+// create makes a run for req. With share it returns instead the job of a run with
+// the same key that goes on, if there is one.
 func (e *Executor) create(req Request, key fs.Attrs, share bool) (*fs.Run, *job, error) {
 	digest := replay.Digest(key)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if share {
 		for _, j := range e.jobs {
-			if j.key == digest && j.ctx.Err() == nil { // not one that is being cancelled
+			if j.key == digest && j.ctx.Err() == nil { // a run that is being cancelled does not count
 				return nil, j, nil
 			}
 		}
@@ -363,8 +360,8 @@ func (e *Executor) do(run *fs.Run, req Request, j *job) error {
 	return err
 }
 
-// scratch makes a directory for what a run needs on the host while it lives,
-// and removes those of processes that were killed.
+// scratch makes a directory for what a run needs on the host while it goes on,
+// and removes those that killed processes left.
 func scratch() (string, error) {
 	old, err := filepath.Glob(filepath.Join(os.TempDir(), "9ci-*-*"))
 	if err != nil {
@@ -387,13 +384,13 @@ func (e *Executor) forget(j *job) {
 	close(j.done)
 }
 
-// Tree is what this executor serves.
+// Tree returns ci(4) of the store, with this executor behind its ctls.
 func (e *Executor) Tree() fs.Dir {
 	e.treeOnce.Do(func() { e.tree = fs.NewTree(e.Store, e) })
 	return e.tree
 }
 
-// Find returns the run that a name below /ci stands for.
+// Find returns the run that rev, a name below /ci, stands for.
 func (e *Executor) Find(ctx context.Context, rev string) (fs.Entry, error) {
 	n, err := fs.Walk(ctx, e.Tree(), "ci/"+rev)
 	if err != nil {
@@ -409,15 +406,15 @@ func (e *Executor) Find(ctx context.Context, rev string) (fs.Entry, error) {
 	return e.Store.Get(rev)
 }
 
-// sealed is Find for runs that have ended.
+// sealed returns the id of the run that rev stands for, if that has ended.
 func (e *Executor) sealed(ctx context.Context, rev string) (id string, ok bool) {
 	run, err := e.Find(ctx, rev)
 	return run.ID, err == nil && run.Run == nil
 }
 
-// SetRepo makes a clone of the repository the one that revisions are taken
-// from. Head and green are about its HEAD, until a run is asked for, or about
-// the commit that a run was last asked for if that was in this clone too.
+// SetRepo names the clone that revisions are taken from. From then on head and
+// green are about the HEAD of that clone, or, if the last run was asked for in
+// that clone, about the commit of that run.
 func (e *Executor) SetRepo(r *repo.Repo) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -442,9 +439,9 @@ func (e *Executor) setHead(r *repo.Repo, commit string) {
 	e.head = revision{r, commit}
 }
 
-// Wait blocks until a run that Submit started has ended, and reports why it
-// could not be kept. Of a run that has ended already, or was never started
-// here, there is no more to say.
+// Wait blocks until a run that Submit started has ended. The error says why the
+// run could not be kept. Wait returns nil at once for a run that has ended or was
+// not started here.
 func (e *Executor) Wait(id string) error {
 	e.mu.Lock()
 	j := e.jobs[id]
@@ -456,10 +453,11 @@ func (e *Executor) Wait(id string) error {
 	return j.err
 }
 
-// Close waits until every run has ended; end the context of Submit first.
+// Close waits until every run has ended. End e.Context first.
 func (e *Executor) Close() { e.wg.Wait() }
 
-// Cancel ends a run that has not ended.
+// Cancel ends a run of this executor that goes on. It is an error if none has
+// that id.
 func (e *Executor) Cancel(id string) error {
 	e.mu.Lock()
 	j := e.jobs[id]

@@ -8,22 +8,21 @@ import (
 	"strings"
 )
 
-// A mask knows the values of secrets in all the forms in which it hides them:
-// as they are; each line of 8 bytes or more of one that has several, and all
-// of it with the line ends of a terminal; and in base64 of either alphabet, at
-// its three alignments, with the line breaks of base64(1). What a test writes
-// in another form it writes.
+// A mask hides the values of secrets. It knows these forms of a value: the value
+// itself; of a value that has several lines, each line of 8 bytes or more, and the
+// value with the line ends of a terminal; and base64 in both alphabets, at all
+// three alignments, with the line breaks of base64(1). Other forms are not hidden.
 type mask struct {
 	plain *automaton
 	coded *automaton // base64
 }
 
-// minSecret is the least length that is looked for in other forms than the
-// value itself: less is found everywhere.
+// minSecret is the least length in bytes of a value whose other forms are hidden:
+// shorter ones also stand in output that is no secret.
 const minSecret = 8
 
-// newMask hides the values of the NAME=VALUE pairs given. An empty value is
-// nothing to hide.
+// newMask returns a mask of the values in env, which holds NAME=VALUE. Empty
+// values are not hidden.
 func newMask(env []string) *mask {
 	var plain, coded []string
 	for _, v := range env {
@@ -37,7 +36,7 @@ func newMask(env []string) *mask {
 	return &mask{newAutomaton(plain), newAutomaton(coded)}
 }
 
-// forms returns what is hidden of a value.
+// forms returns the forms of a value: those of plain text and those of base64.
 func forms(v string) (plain, coded []string) {
 	plain = append(plain, v)
 	if len(v) < minSecret {
@@ -56,14 +55,14 @@ func forms(v string) (plain, coded []string) {
 	return plain, coded
 }
 
-// base64Forms returns what is the same in every base64 of a text that holds v,
-// for each place that v may have in a group of three bytes; and that with what
-// follows where v ends the text.
+// base64Forms returns, for each place that v may have in a group of three bytes,
+// the characters that stand in the base64 of every text that holds v; and the
+// same with the characters that follow if v ends the text.
 func base64Forms(v string) (forms []string) {
 	for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 		for before := range 3 {
 			b := enc.EncodeToString([]byte("\x00\x00"[:before] + v))
-			first := (before*8 + 5) / 6 // the characters before it have bits of what comes before v
+			first := (before*8 + 5) / 6 // earlier characters have bits of the text before v
 			whole := (before + len(v)) * 8 / 6
 			pad := strings.Repeat("=", -len(b)&3)
 			forms = append(forms, b[first:whole], b[first:], b[first:]+pad)
@@ -72,7 +71,7 @@ func base64Forms(v string) (forms []string) {
 	return forms
 }
 
-// text returns s without secrets.
+// text returns s with secrets masked.
 func (m *mask) text(s string) string {
 	var b strings.Builder
 	w := m.writer(&b)
@@ -83,10 +82,10 @@ func (m *mask) text(s string) string {
 
 func (m *mask) writer(w io.Writer) *maskWriter { return &maskWriter{mask: m, w: w} }
 
-// A maskWriter writes *** for each place where a secret stands, or several
-// that overlap. It holds back a tail that may be the start of one, or in the
-// middle of one, until more bytes or Flush decide: less than the longest
-// secret takes with its line breaks.
+// A maskWriter writes *** in the place of each secret, or of several that
+// overlap. It holds back a tail that may be the start or the middle of a secret,
+// until more bytes or Flush decide. The tail is shorter than the longest secret
+// with its line breaks.
 type maskWriter struct {
 	*mask
 	w    io.Writer
@@ -98,10 +97,10 @@ type maskWriter struct {
 	out              []byte
 }
 
-// A hit is where held has a secret.
+// A hit is a place in held that has a secret.
 type hit struct {
 	start, end int
-	said       bool // its *** is written: more of it follows
+	said       bool // *** was written for it: this is the rest
 }
 
 func (w *maskWriter) Write(p []byte) (int, error) {
@@ -118,17 +117,17 @@ func (w *maskWriter) Write(p []byte) (int, error) {
 	return len(p), w.put(keep)
 }
 
-// Flush writes what is held back: no secret, as no more bytes come.
+// Flush writes what is held back. It is no secret if no more bytes come.
 func (w *maskWriter) Flush() error {
 	w.plainAt, w.codedAt, w.breaks = 0, 0, 0
 	return w.put(len(w.held))
 }
 
-// find goes on with both automata at held[from:].
+// find runs both automata over held[from:].
 func (w *maskWriter) find(from int) {
 	for i := from; i < len(w.held); i++ {
 		if w.plainAt == 0 {
-			// Mostly nothing begins here.
+			// In most places no secret begins.
 			if i += w.plain.skip(w.held[i:]); i == len(w.held) {
 				break
 			}
@@ -169,7 +168,8 @@ func (w *maskWriter) find(from int) {
 	w.hits = apart
 }
 
-// back returns where the n bytes that are no line breaks before held[end] begin.
+// back returns the place in held behind which n bytes up to end are no line
+// breaks.
 func (w *maskWriter) back(end, n int) int {
 	for n > 0 {
 		end--
@@ -180,7 +180,7 @@ func (w *maskWriter) back(end, n int) int {
 	return end
 }
 
-// put writes what is held before keep.
+// put writes held[:keep].
 func (w *maskWriter) put(keep int) error {
 	out, at := w.out[:0], 0
 	rest := w.hits[:0]
@@ -210,19 +210,19 @@ func (w *maskWriter) put(keep int) error {
 // An automaton finds words in one pass over a text: Aho and Corasick,
 // Efficient string matching, 1975. A nil one finds nothing.
 type automaton struct {
-	root  [256]int32 // where a first byte leads
+	root  [256]int32 // the nodes that first bytes lead to
 	nodes []node     // the first is the root
 }
 
-// A node is what the words that begin alike have read.
+// A node stands for a beginning of one or more words.
 type node struct {
-	fail    int32 // the longest other beginning that this one ends in
-	child   int32 // one byte further; the first of several
-	sibling int32 // the next of them
-	depth   int32 // how many bytes were read
+	fail    int32 // the longest other beginning with which this one ends
+	child   int32 // the first of those that are one byte longer
+	sibling int32 // the next child of the same parent
+	depth   int32 // the length of the beginning in bytes
 	longest int32 // the length of the longest word that ends here, or 0
-	pending int32 // how many of the last bytes more may follow to make a word
-	c       byte  // the last byte read
+	pending int32 // how many of the last bytes may be the start of a longer word
+	c       byte  // the last byte
 }
 
 func newAutomaton(words []string) *automaton {
@@ -265,7 +265,7 @@ func newAutomaton(words []string) *automaton {
 	return a
 }
 
-// child returns where c leads from a node, or 0.
+// child returns the child of a node by the byte c, or 0.
 func (a *automaton) child(at int32, c byte) int32 {
 	if at == 0 {
 		return a.root[c]
@@ -277,7 +277,7 @@ func (a *automaton) child(at int32, c byte) int32 {
 	return to
 }
 
-// next returns the state that the byte c leads to.
+// next returns the state that follows a state and the byte c.
 func (a *automaton) next(state int, c byte) int {
 	for at := int32(state); ; at = a.nodes[at].fail {
 		if to := a.child(at, c); to != 0 || at == 0 {
@@ -286,7 +286,7 @@ func (a *automaton) next(state int, c byte) int {
 	}
 }
 
-// skip counts the bytes at the start of p with which no word begins.
+// skip returns how many bytes at the start of p begin no word.
 func (a *automaton) skip(p []byte) int {
 	for i, c := range p {
 		if a.root[c] != 0 {

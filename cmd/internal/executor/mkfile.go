@@ -10,7 +10,7 @@ import (
 	"9ci/vm"
 )
 
-// A mkfile is what mk, in the machine, says of the repository's mkfile.
+// A mkfile is what mk in the machine answers about the repository's mkfile.
 type mkfile struct {
 	Targets   []string            // explicit ones
 	Patterns  []string            // of meta-rules
@@ -19,9 +19,10 @@ type mkfile struct {
 
 func (m *mkfile) hasTarget(name string) bool { return slices.Contains(m.Targets, name) }
 
-// artifactTargets returns what to ask mk for in the step artifacts: every
-// explicit target below the artifacts' directory and each word of $ARTIFACTS
-// there; with neither, the meta-rule's own % once, if there is such a rule.
+// artifactTargets returns the targets that mk makes in the step artifacts: every
+// explicit target below the artifacts' directory, and each word of $ARTIFACTS
+// there. If there are none of either, but a meta-rule for the directory, it
+// returns the rule's own % and literal is true.
 func (m *mkfile) artifactTargets() (targets []string, literal bool) {
 	seen := make(map[string]bool)
 	add := func(t string) {
@@ -44,13 +45,13 @@ func (m *mkfile) artifactTargets() (targets []string, literal bool) {
 	return targets, false
 }
 
-// maxAnswer is the longest answer that is taken of a machine: some 100,000
-// targets.
+// maxAnswer is how many bytes of an answer are read from a machine at most: some
+// 100,000 targets.
 const maxAnswer = 4 << 20
 
-// askMkfile has mk list the mkfile of the repository, in the machine: its
-// backquotes run there. mk's own message, where it cannot, is the result of
-// the run.
+// askMkfile has mk list the repository's mkfile. That happens in the machine,
+// because backquotes run programs. If mk cannot read the mkfile, its message is
+// in the step's log and the error is an mkAnswer.
 func (r *activeRun) askMkfile(ctx context.Context) (*mkfile, error) {
 	out, code, err := r.ask(ctx, "what mk lists of the mkfile, its targets and $ARTIFACTS,", maxAnswer,
 		vm.Cmd{Args: []string{vm.GuestPath, "mkquery", "ARTIFACTS"}})

@@ -109,7 +109,7 @@ func TestRequest(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	if _, err := resume(); err == nil || !strings.Contains(err.Error(), "the values of its secrets went with the process that had taken it") {
+	if _, err := resume(); err == nil || !strings.Contains(err.Error(), "the values of its secrets with it") {
 		t.Errorf("with secrets: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
-// Package replay reads another executor's finished run instead of running:
-// it computes what must be equal for two runs to be interchangeable, finds
-// runs whose key is, and adopts one that a trusted signer vouches for.
+// Package replay finds a finished run that can stand for one that was asked for.
+// It computes the key, which is equal for runs that are interchangeable, looks for
+// runs with that key in the store and at the orchestrator, and adopts one that a
+// trusted signer has signed.
 package replay
 
 import (
@@ -15,12 +16,12 @@ import (
 	"9ci/vm"
 )
 
-// Version is raised when what a run means changes: runs of different
-// versions are not interchangeable.
+// Version is the attribute version of a key. Raise it when the meaning of a run
+// changes: runs of different versions are not interchangeable.
 const Version = 1
 
-// Key returns the key of a run of targets at a commit, whose tree is given,
-// in the configuration c. Every attribute is always there.
+// Key returns the key of a run of targets at a commit with the tree given, in the
+// configuration c. Every attribute is always there.
 func Key(c *config.Config, commit, tree string, targets []string) fs.Attrs {
 	what := fs.Attr{Name: "commit", Value: commit}
 	if c.MatchTree {
@@ -49,7 +50,7 @@ func Secrets(c *config.Config) []string {
 	return names
 }
 
-// Digest is the name of a key: the SHA-256, in hexadecimal, of its text.
+// Digest returns the SHA-256 of a key's text in hexadecimal.
 func Digest(key fs.Attrs) string {
 	sum := sha256.Sum256(key.Text())
 	return hex.EncodeToString(sum[:])

@@ -20,16 +20,17 @@ import (
 	"9ci/proto/ninep"
 )
 
-// A Replayer finds a run that can stand for one that was asked for.
+// A Replayer finds runs for one clone. Its fields do not change while it is used.
 type Replayer struct {
 	Store   *fs.Store
 	Signers *sign.Signers
 
-	// Mux returns the namespace's tree at the orchestrator. It is nil where
-	// there is no orchestrator.
+	// Mux returns the namespace's tree at the orchestrator. Without an
+	// orchestrator Mux is nil.
 	Mux func(ctx context.Context) (fs.Dir, error)
 
-	// Name returns ours below n at the orchestrator, once our tree is there.
+	// Name returns the name of this executor below n at the orchestrator. It
+	// waits until the tree is there.
 	Name func(ctx context.Context) (string, error)
 
 	// Say tells the user why a run was not replayed.
@@ -37,15 +38,15 @@ type Replayer struct {
 }
 
 const (
-	// findTimeout is how long executors elsewhere may take to be found.
+	// findTimeout is how long the orchestrator may take to answer find.
 	findTimeout = 2 * time.Second
-	// stallTimeout is how long a peer may send nothing of a run.
+	// stallTimeout is how long a peer may send nothing while a run is fetched.
 	stallTimeout = 10 * time.Second
 )
 
-// Find returns a passed run with that key, trusted and no older than
-// CI_MAXAGE, out of the store or adopted from another executor; ok is false
-// where there is none to be had.
+// Find returns a passed run with that key, trusted and no older than CI_MAXAGE:
+// from the store, or else adopted from another executor. If there is none, ok is
+// false.
 func (r *Replayer) Find(ctx context.Context, key fs.Attrs, c *config.Config) (run fs.Entry, ok bool) {
 	if run, ok := r.own(key, c.MaxAge); ok || r.Mux == nil {
 		return run, ok
@@ -59,17 +60,17 @@ func (r *Replayer) Find(ctx context.Context, key fs.Attrs, c *config.Config) (ru
 	return r.adopt(ctx, q.mux, found, key, c.MaxAge)
 }
 
-// complain tells that the orchestrator is of no use: the run is made here.
+// complain tells the user that the orchestrator could not be asked.
 func (r *Replayer) complain(ctx context.Context, err error) {
 	if ctx.Err() == nil {
 		r.Say("orchestrator: %v", err)
 	}
 }
 
-// Await announces that this executor, whose run has that id, is going to run
-// the key. It waits as long as a trusted executor that announced it earlier
-// does, and then adopts what that made. With ok false it is this executor's
-// turn; release, which is never nil, is to be called when its run has ended.
+// Await announces that this executor is going to run the key as the run of that
+// id. It waits while a trusted executor that announced the same key earlier runs
+// it, and adopts that run. If ok is false, it is this executor's turn: release,
+// which is never nil, must then be called when its run has ended.
 func (r *Replayer) Await(ctx context.Context, key fs.Attrs, c *config.Config, id string) (run fs.Entry, ok bool, release func()) {
 	release = func() {}
 	if r.Mux == nil {
@@ -86,7 +87,7 @@ func (r *Replayer) Await(ctx context.Context, key fs.Attrs, c *config.Config, id
 			r.complain(ctx, err)
 			return fs.Entry{}, false, release
 		}
-		release() // what was asked before: our place among the askers is kept
+		release() // close the last question; the new one has kept our place
 		release = func() { q.Close() }
 		if run, ok := r.adopt(ctx, q.mux, found, key, c.MaxAge); ok || ctx.Err() != nil {
 			return run, ok, release
@@ -100,7 +101,7 @@ func (r *Replayer) Await(ctx context.Context, key fs.Attrs, c *config.Config, id
 			r.Say("waiting for %s: %s for %s s", first.path, first.state, first.seconds)
 		}
 		if err := q.wait(ctx, first.path); err != nil && ctx.Err() == nil {
-			// It is gone, or will be when find is asked again.
+			// The executor has gone: the next find will not have it.
 			select {
 			case <-time.After(time.Second):
 			case <-ctx.Done():
@@ -109,8 +110,8 @@ func (r *Replayer) Await(ctx context.Context, key fs.Attrs, c *config.Config, id
 	}
 }
 
-// before returns the first run that goes on at a trusted executor, if it is
-// not ours.
+// before returns the first offer of a run that goes on at a trusted executor,
+// unless that is our own.
 func (r *Replayer) before(found []offer, own string) (offer, bool) {
 	for _, o := range found {
 		switch {
@@ -123,8 +124,7 @@ func (r *Replayer) before(found []offer, own string) (offer, bool) {
 	return offer{}, false
 }
 
-// Look returns what Find would return, without adopting it: HOST and how long
-// ago, or where it is at the orchestrator; or "".
+// Look says where Find would take a run from, without adopting it, or returns "".
 func (r *Replayer) Look(ctx context.Context, key fs.Attrs, c *config.Config) string {
 	if run, ok := r.own(key, c.MaxAge); ok {
 		return "ci/" + run.ID + " of the store"
@@ -146,7 +146,7 @@ func (r *Replayer) Look(ctx context.Context, key fs.Attrs, c *config.Config) str
 	return ""
 }
 
-// own looks in the store, newest run first.
+// own returns the newest run of the store that Find may return.
 func (r *Replayer) own(key fs.Attrs, maxAge time.Duration) (fs.Entry, bool) {
 	for run := range r.Store.WithKey(Digest(key)) {
 		if run.State != "passed" || time.Since(run.Time) > maxAge {
@@ -175,7 +175,7 @@ func (r *Replayer) trusted(run fs.Entry) error {
 	return err
 }
 
-// An offer is a line of find's answer.
+// An offer is a line of the answer of find.
 type offer struct {
 	path    string // n/EXECUTOR/ci/ID
 	state   string
@@ -185,7 +185,7 @@ type offer struct {
 
 func (o offer) finished() bool { return fs.Status{State: o.state}.Finished() }
 
-// A question is an open find.
+// A question is an open file find.
 type question struct {
 	fs.File
 	mux fs.Dir
@@ -197,8 +197,9 @@ func (q question) wait(ctx context.Context, path string) error {
 	return err
 }
 
-// ask writes the key, and which run of ours is going to be of it, to find and
-// reads who has such runs. Our intent is known as long as the question is open.
+// ask writes the key to find, and reads which executors have runs of it. intent,
+// if not empty, is the id of our run that is going to have that key: others know
+// of it as long as the question is open.
 func (r *Replayer) ask(ctx context.Context, key fs.Attrs, intent string) (*question, []offer, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
@@ -242,8 +243,8 @@ func converse(ctx context.Context, f fs.File, text []byte) ([]offer, error) {
 	return found, nil
 }
 
-// adopt fetches the first run offered that holds what it promises, and seals
-// it in the store under its maker's signature.
+// adopt fetches the first passed run of the offers that can be verified, and
+// seals it in the store under its maker's signature.
 func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, found []offer, key fs.Attrs, maxAge time.Duration) (fs.Entry, bool) {
 	for _, o := range found {
 		if o.state != "passed" {
@@ -266,8 +267,8 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 	defer cancel(nil)
 	stall := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("it sent nothing for %v", stallTimeout)) })
 	defer stall.Stop()
-	// What has not passed is not even fetched. The manifest will say whether
-	// this is the status that was signed.
+	// Fetch only what has passed. The signed manifest is held against this
+	// status below.
 	status, err := ask.File(ctx, mux, path+"/status")
 	if err != nil {
 		return fs.Entry{}, err
@@ -309,14 +310,14 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 	return run, nil
 }
 
-// lists reports whether a manifest says that the file of that name has the
-// text.
+// lists reports whether a manifest has the text's digest for the file name.
 func lists(manifest []byte, name string, text []byte) bool {
 	line := fmt.Appendf(nil, "%x  %s\n", sha256.Sum256(text), name)
 	return bytes.HasPrefix(manifest, line) || bytes.Contains(manifest, append([]byte("\n"), line...))
 }
 
-// A progress is a peer's bytes; they keep its stall from ending the transfer.
+// A progress reads a peer's bytes. Each Read that gets some puts off the end of
+// the transfer.
 type progress struct {
 	io.Reader
 	stall *time.Timer

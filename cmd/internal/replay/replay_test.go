@@ -222,7 +222,8 @@ func TestFindNoOrchestrator(t *testing.T) {
 	}
 }
 
-// Of those who asked for a key the first runs it, the others wait for him.
+// Of the executors that asked for a key the first runs it, and the others wait for
+// that one.
 func TestBefore(t *testing.T) {
 	alice, mallory := newSigner(t), newSigner(t)
 	r := &Replayer{Signers: new(sign.Signers)}
