@@ -29,7 +29,8 @@ func catCommand(ctx context.Context, args []string) (int, error) {
 	return 0, nil
 }
 
-// content is where content goes: all of it where raw is asked for.
+// content returns a writer of content to w: one that filters nothing if raw is
+// set.
 func content(w *show.Writer, raw bool) io.Writer {
 	if raw {
 		return w.Raw()

@@ -20,10 +20,10 @@ import (
 	"9ci/proto/ninep"
 )
 
-// copyTree copies a file, or a directory with all that is in it, with modes
-// and times. An alias in it is copied as the link that it is; one that n is, as
-// the directory. The names of the tree are a peer's: os.Root keeps them below
-// to.
+// copyTree copies a file, or a directory with all that is in it, with modes and
+// times. If n is an alias of a directory, the directory is copied; an alias below n
+// is copied as a link. A peer chooses the names in a tree: os.Root keeps the copy
+// below to.
 func copyTree(ctx context.Context, n fs.Node, to string) error {
 	parent, err := os.OpenRoot(filepath.Dir(to))
 	if err != nil {
@@ -33,7 +33,7 @@ func copyTree(ctx context.Context, n fs.Node, to string) error {
 	return copyNode(ctx, n, parent, filepath.Base(to))
 }
 
-// copyNode is copyTree to a name in root.
+// copyNode is copyTree to a name in an open directory.
 func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error {
 	st, err := n.Stat(ctx)
 	if err != nil {
@@ -45,8 +45,8 @@ func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error 
 	return copyInto(ctx, root, func(ctx context.Context, c *copier) error { return c.node(ctx, n, st, name) })
 }
 
-// copyEntries is copyTree of all that is in a directory, to root itself.
-// The user can read all of it.
+// copyEntries copies what is in a directory into an open one. The owner of the copy
+// may read all of it, whatever the modes.
 func copyEntries(ctx context.Context, d fs.Dir, root *os.Root) error {
 	return copyInto(ctx, root, func(ctx context.Context, c *copier) error {
 		c.also = 0o400
@@ -59,13 +59,13 @@ func copyInto(ctx context.Context, root *os.Root, do func(context.Context, *copi
 	c.small, ctx = errgroup.WithContext(ctx)
 	c.small.SetLimit(smallAtOnce)
 	err := do(ctx, &c)
-	if err := c.small.Wait(); err != nil { // which ends what else goes on
+	if err := c.small.Wait(); err != nil { // the first error has ended the others
 		return err
 	}
 	if err != nil {
 		return err
 	}
-	// A directory gets its mode and time when nothing more is put in it.
+	// A directory gets its mode and time when all is in it.
 	for i := len(c.dirs) - 1; i >= 0; i-- {
 		if err := c.meta(c.dirs[i].name, c.dirs[i].st, 0o700); err != nil {
 			return err
@@ -74,18 +74,18 @@ func copyInto(ctx context.Context, root *os.Root, do func(context.Context, *copi
 	return nil
 }
 
-// The peer may be far away, where each file takes a round trip: many small ones
-// are copied at once. A large file is read as fast as it comes by itself.
+// Each file takes a round trip to a peer that may be far away, so many small files
+// are copied at once. A large file is read ahead.
 const (
 	smallFile   = 32 << 10
 	smallAtOnce = 256
 )
 
-// A copier is a call of copyInto.
+// A copier is the state of one call of copyInto.
 type copier struct {
 	root  *os.Root
 	small *errgroup.Group
-	also  iofs.FileMode // of every file
+	also  iofs.FileMode // added to the mode of every file
 	dirs  []copied
 }
 
@@ -105,7 +105,7 @@ func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) e
 			if lerr != nil {
 				return err
 			}
-			if !fi.IsDir() { // a link may lead to what the copy is not for
+			if !fi.IsDir() { // a link may lead out of the copy
 				return fmt.Errorf("%s is there and is not a directory: remove it, or copy to another", name)
 			}
 		}
@@ -143,13 +143,13 @@ func (c *copier) entries(ctx context.Context, d fs.Dir, name string) error {
 	return nil
 }
 
-// file makes a file of what fill writes.
+// file makes a file and has fill write it.
 func (c *copier) file(st fs.Stat, name string, fill func(io.Writer) error) error {
 	f, err := c.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	w := fs.NewSparseWriter(f) // as the run left it
+	w := fs.NewSparseWriter(f) // keep holes
 	if err := errors.Join(fill(w), w.Close(), f.Close()); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -163,14 +163,14 @@ func (c *copier) meta(name string, st fs.Stat, also iofs.FileMode) error {
 	return c.root.Chtimes(name, st.ModTime, st.ModTime)
 }
 
-// artifactsDir is what CI_ARTIFACTS names. What this user's 9ci has put there is
-// known whatever repository it was of.
+// artifactsDir returns the directory that CI_ARTIFACTS names. Its records are the
+// user's, not the repository's.
 func artifactsDir(c *config.Config, rp *repo.Repo) (artifacts.Dir, error) {
 	state, err := home.State()
 	return artifacts.Dir{Name: c.Artifacts, Top: rp.Top, Records: filepath.Join(state, ".artifacts")}, err
 }
 
-// copyArtifacts copies what a run left.
+// copyArtifacts copies the artifacts of a run.
 func copyArtifacts(ctx context.Context, run fs.Dir, to *os.Root) error {
 	n, err := run.Walk(ctx, "artifacts")
 	if err != nil {
@@ -183,14 +183,15 @@ func copyArtifacts(ctx context.Context, run fs.Dir, to *os.Root) error {
 	return copyEntries(ctx, dir, to)
 }
 
-// copyFile writes all of a file to w, as it comes.
+// copyFile writes all of a file to w. It writes the bytes of a live file as they
+// come.
 func copyFile(ctx context.Context, w io.Writer, n fs.Node) error {
 	r, err := ninep.Stream(ctx, n)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	// An *os.File would read by ways of its own.
+	// Hide the ReadFrom of an *os.File, which has a buffer of its own.
 	_, err = io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, 256<<10))
 	return err
 }

@@ -19,16 +19,16 @@ import (
 	"9ci/vm"
 )
 
-// A finding is what doctor says of one thing: what there is, or what is
-// missing and the command that mends it.
+// A finding is a line of doctor: what there is, or what is missing and the command
+// that mends it.
 type finding struct {
 	what, has string
 	lacks     error
 	optional  bool // runs work without it
 }
 
-// doctorCommand says what this machine lacks. Its status is 1 if runs cannot
-// work here.
+// doctorCommand prints what this machine has and lacks. Its status is 1 if runs
+// cannot work here.
 func doctorCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(newFlags("doctor"), args, 0, 0); err != nil {
 		return exitError, err
@@ -90,7 +90,7 @@ func examine(ctx context.Context) []finding {
 
 	dir, err := ninep.Namespace()
 	all = append(all, finding{what: "namespace", has: dir, lacks: err})
-	rp, _ := repo.Open(ctx, ".") // or none
+	rp, _ := repo.Open(ctx, ".") // nil outside a repository
 	c, err := loadConfig(ctx, rp)
 	conf := finding{what: "configuration", lacks: err}
 	if err == nil {
@@ -112,7 +112,7 @@ func examine(ctx context.Context) []finding {
 	return all
 }
 
-// reach connects to the orchestrator once.
+// reach connects to the orchestrator and hangs up.
 func reach(ctx context.Context, c *config.Config, key ssh.Signer) error {
 	opts, err := host.DialOptions(key)
 	if err != nil {

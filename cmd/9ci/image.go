@@ -9,8 +9,8 @@ import (
 	"9ci/vm"
 )
 
-// imageCommand builds the core OS, lists what the cache holds, or removes all
-// of that but the one in use.
+// imageCommand builds the core OS, lists the images in the cache, or removes all
+// images but the one in use.
 func imageCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("image")
 	if err := parseFlags(f, args, 1, 1); err != nil {

@@ -14,7 +14,7 @@ import (
 	"9ci/cmd/internal/show"
 )
 
-// initFiles are what init writes where there is nothing yet.
+// initFiles are the files that init writes.
 var initFiles = []struct {
 	name string
 	mode iofs.FileMode
@@ -44,8 +44,8 @@ jobs:
 `},
 }
 
-// initCommand writes what a repository needs to be run. It changes nothing
-// that is there.
+// initCommand writes the files that a repository needs to be run. It leaves those
+// that exist.
 func initCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(newFlags("init"), args, 0, 0); err != nil {
 		return exitError, err
@@ -57,7 +57,7 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 	if rp.Bare {
 		return exitError, fmt.Errorf("%s is a bare repository: init wants a work tree to write to", rp.Top)
 	}
-	// A link of the repository's must not lead what is written out of it.
+	// A symbolic link in the repository must not lead a write out of it.
 	top, err := os.OpenRoot(rp.Top)
 	if err != nil {
 		return exitError, err
@@ -85,8 +85,8 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 	return 0, nil
 }
 
-// writeNew makes a file, and the directories that lead to it, unless something
-// of that name is there.
+// writeNew makes a file and the directories on the way to it. If the name is taken,
+// the error is iofs.ErrExist.
 func writeNew(root *os.Root, name string, mode iofs.FileMode, text string) error {
 	if err := root.MkdirAll(filepath.Dir(name), 0o777); err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 	"9ci/fs"
 )
 
-// lsCommand lists directories, and names files that are there.
+// lsCommand lists directories, and files by their names.
 func lsCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("ls")
 	addr := f.String("a", "", "")

@@ -26,8 +26,9 @@ const (
 	exitNoReplay = 126 // a replay was demanded and none could be trusted
 )
 
-// A command is a word that may follow 9ci. It takes what follows it and
-// returns the exit status.
+// A command is a word that may follow 9ci. do gets the arguments behind it and
+// returns the exit status. If it returns an error with status 0, the status is
+// exitError.
 type command struct {
 	name, args string
 	do         func(ctx context.Context, args []string) (int, error)
@@ -54,18 +55,18 @@ func commands() []command {
 
 func main() {
 	if !filepath.IsAbs(os.Getenv("TMPDIR")) {
-		os.Unsetenv("TMPDIR") // nothing of ours is kept, or collected, in the working directory
+		os.Unsetenv("TMPDIR") // no temporary files in the working directory
 	}
 	ctx, stop := context.WithCancelCause(context.Background())
 	log.SetFlags(0)
-	log.SetOutput(show.Err.Words()) // of packages that are not ours
+	log.SetOutput(show.Err.Words()) // packages that are not ours may use it
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	go func() {
 		sig := (<-signals).(syscall.Signal)
 		stop(executor.Signalled{Signal: sig})
 		sig = (<-signals).(syscall.Signal)
-		exit(128 + int(sig)) // machines die with their parent
+		exit(128 + int(sig)) // the kernel ends machines with their parent
 	}()
 	code, err := dispatch(ctx, os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
@@ -89,7 +90,7 @@ func exit(code int) {
 	os.Exit(code)
 }
 
-// say tells the user what is not the result of a command.
+// say prints a message on standard error.
 func say(format string, args ...any) { show.Message("9ci", fmt.Sprintf(format, args...)) }
 
 func dispatch(ctx context.Context, args []string) (int, error) {
@@ -117,8 +118,8 @@ func usage() string {
 	return b.String()
 }
 
-// parseFlags parses the arguments of a command, and wants from min to max
-// others; max below 0 is any number.
+// parseFlags parses the arguments of a command. It is an error if less than min or
+// more than max arguments follow the flags. A negative max is no limit.
 func parseFlags(f *flag.FlagSet, args []string, min, max int) error {
 	synopsis := ""
 	for _, c := range commands() {
@@ -146,8 +147,8 @@ func newFlags(name string) *flag.FlagSet {
 	return flag.NewFlagSet(name, flag.ContinueOnError)
 }
 
-// loadConfig reads the configuration of a repository, or of none, and says what
-// is wrong with it.
+// loadConfig reads the configuration for a repository, or for none if rp is nil,
+// and prints its warnings.
 func loadConfig(ctx context.Context, rp *repo.Repo) (*config.Config, error) {
 	c, err := config.Load(ctx, rp, nil)
 	if err == nil {
@@ -156,7 +157,7 @@ func loadConfig(ctx context.Context, rp *repo.Repo) (*config.Config, error) {
 	return c, err
 }
 
-// tellWarnings says what of the configuration is ignored, and why.
+// tellWarnings prints the warnings of a configuration.
 func tellWarnings(c *config.Config) {
 	for _, w := range c.Warnings {
 		say("%s", w)

@@ -9,8 +9,8 @@ import (
 	"9ci/proto/fuse"
 )
 
-// mountCommand mounts a tree until it is unmounted, a signal comes or its
-// server goes away.
+// mountCommand mounts a tree until the user unmounts it, a signal comes or the
+// tree's server is gone.
 func mountCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("mount")
 	addr := f.String("a", "", "")

@@ -63,7 +63,7 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	if c.Artifacts != "" && !o.background {
 		to, err := artifactsDir(c, rp)
 		if err == nil {
-			err = to.Check() // rather than after the run
+			err = to.Check() // tell the user now, not after the run
 		}
 		if err != nil {
 			return exitError, fmt.Errorf("CI_ARTIFACTS: %w", err)
@@ -99,7 +99,7 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	return runHere(ctx, rp, req, o)
 }
 
-// tellDirty says how much of the work tree a run of HEAD does not see.
+// tellDirty says how many files have changes that a run of HEAD does not see.
 func tellDirty(ctx context.Context, rp *repo.Repo) {
 	switch n, err := rp.Dirty(ctx); {
 	case err != nil:
@@ -111,8 +111,8 @@ func tellDirty(ctx context.Context, rp *repo.Repo) {
 	}
 }
 
-// runHere replays or runs req in this process, and serves the tree as long as
-// CI_CONNECTED says.
+// runHere replays or runs req in this process. After a run it serves the tree as
+// long as CI_CONNECTED says.
 func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
 	c := req.Config
 	runs, cancelRuns := context.WithCancelCause(context.WithoutCancel(ctx))
@@ -122,7 +122,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		return exitError, err
 	}
 	defer h.Close()
-	defer cancelRuns(nil) // before Close waits for them
+	defer cancelRuns(nil) // Close waits for the runs
 	h.Start(ctx)
 	tree := h.Executor.Tree()
 	if o.dry {
@@ -165,9 +165,9 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	return code, nil
 }
 
-// finish prints a run, tells of a replay, copies the artifacts where
-// CI_ARTIFACTS says and returns the exit status. What came of post-test, which
-// is no part of the run, counts where it was not a replay.
+// finish prints a run, copies its artifacts to CI_ARTIFACTS, and returns the exit
+// status. If the run had ended before, it is a replay, and a line says so. If not,
+// a failure of post-test makes the exit status 1, though the run has passed.
 func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.Config, rp *repo.Repo) (int, error) {
 	dir, err := ask.Dir(ctx, root, "ci/"+id)
 	if err != nil {
@@ -222,7 +222,7 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 	return code, nil
 }
 
-// replayed is the line that ends a replay.
+// replayed returns the line that ends a replay.
 func replayed(ctx context.Context, root, run fs.Dir, id string) (string, error) {
 	info, err := ask.Attrs(ctx, run, "info")
 	if err != nil {
@@ -241,7 +241,7 @@ func replayed(ctx context.Context, root, run fs.Dir, id string) (string, error) 
 	return fmt.Sprintf("replayed from %s, signed by %s, ran %s ago", info.Get("host"), signer, age(time.Since(end))), nil
 }
 
-// age is a duration as people say it: 41s, 7m, 3h, 2d.
+// age returns a duration in its largest unit: 41s, 7m, 3h, 2d.
 func age(d time.Duration) string {
 	switch d = max(d, 0); {
 	case d < time.Minute:
@@ -277,7 +277,7 @@ func stayConnected(ctx context.Context, socket string, o runFlags, c *config.Con
 	}
 }
 
-// tell says what a run of req would do, and why.
+// tell prints what a run of req would do, and why.
 func tell(ctx context.Context, h *host.Host, req executor.Request) (int, error) {
 	switch {
 	case req.Force:

@@ -16,8 +16,8 @@ import (
 	"9ci/fs"
 )
 
-// verifyCommand checks a run on disk: a directory, or the store's run of a
-// revision. It reports content, metadata and signature apart.
+// verifyCommand checks a run on disk: the store's run of a revision, or a
+// directory. It reports content, metadata and signature apart.
 func verifyCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("verify")
 	if err := parseFlags(f, args, 1, 1); err != nil {
@@ -39,8 +39,8 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	}
 	dir := ""
 	if rp != nil && !strings.Contains(name, "/") {
-		// The store comes first: a directory of the name of a revision may be
-		// the repository's own.
+		// The store comes first: the repository may have a directory with the
+		// name of a revision.
 		h, err := newHost(ctx, rp, c)
 		if err != nil {
 			return exitError, err
@@ -65,8 +65,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	return tellReport(dir, report, trusted), nil
 }
 
-// tellReport prints what is right and what is wrong with the run in dir, and
-// returns the exit status.
+// tellReport prints a report of the run in dir, and returns the exit status.
 func tellReport(dir string, r fs.Report, trusted *sign.Signers) (code int) {
 	line := func(what, good string, bad ...string) {
 		if len(bad) == 0 {

@@ -10,7 +10,7 @@ import (
 	"9ci/cmd/internal/show"
 )
 
-// writeLimit is the most that 9ci write sends: one message, as a ctl wants it.
+// writeLimit is how many bytes 9ci write sends at most: a ctl takes one message.
 const writeLimit = 64 << 10
 
 // writeCommand sends standard input to a file and prints the reply.

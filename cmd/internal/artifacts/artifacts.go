@@ -1,10 +1,10 @@
-// Package artifacts keeps a directory at what the last run left (CI_ARTIFACTS).
+// Package artifacts keeps in a directory what the last run left (CI_ARTIFACTS).
 //
-// The directory is replaced as a whole: it is filled beside and renamed, so it
-// holds one run's artifacts or another's, whenever this process is killed. And
-// it is replaced only where nothing is lost but what 9ci put there itself,
-// which a record in the store tells: what stands beside the directory could be
-// forged by the repository in which it is.
+// The directory is replaced as a whole: the new one is filled under a name beside
+// it and then renamed. Even if this process is killed, the directory holds the
+// artifacts of one run, never of two. It is replaced only if 9ci has put there all
+// that would be lost. A record in the store says what that is: a record beside the
+// directory could be forged by the repository.
 package artifacts
 
 import (
@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Dir is a directory that is replaced.
+// A Dir is the directory.
 type Dir struct {
 	// Name is its path. A relative one is below Top.
 	Name string
@@ -27,13 +27,12 @@ type Dir struct {
 	// Top is the work tree, as git names it: without symbolic links.
 	Top string
 
-	// Records is the directory of the store in which is kept what was put
-	// where. It need not exist.
+	// Records is the directory of the records. It need not exist.
 	Records string
 }
 
-// Check reports what keeps the directory from being replaced. It changes
-// nothing. While another process replaces it, Check is content with the place.
+// Check returns an error if the directory cannot be replaced. It changes nothing.
+// While another process replaces the directory, Check looks at its place alone.
 func (d Dir) Check() error {
 	p, err := d.open(false)
 	if p == nil {
@@ -111,11 +110,10 @@ func (d Dir) Replace(fill func(*os.Root) error) error {
 	return (&record{path: p.name, files: files}).write(p.record)
 }
 
-// reached is called on the way of Replace. A test ends the process there.
+// reached is called at points of Replace at which a test ends the process.
 var reached = func(point string) {}
 
-// recover does what a process that was killed could not: it removes what that
-// left beside the directory.
+// recover removes what a process that was killed left beside the directory.
 func (p *place) recover(r *record) error {
 	if r.beside == "" {
 		return nil
@@ -128,8 +126,8 @@ func (p *place) recover(r *record) error {
 		}
 	}
 	for _, name := range []string{r.beside, aside} {
-		// What was being filled holds a part of what is nowhere listed, and
-		// nothing else. Another may be what was in the directory.
+		// A directory that was being filled holds nothing but new files, some of
+		// them half written. Any other may be the old one, and is checked.
 		if !r.filling {
 			if err := p.check(name, r.files); err != nil {
 				return fmt.Errorf("9ci was killed when it replaced %s: %w", p.name, err)
@@ -143,11 +141,11 @@ func (p *place) recover(r *record) error {
 	return r.write(p.record)
 }
 
-// aside is the name of what was in the directory, where two names cannot be
-// exchanged.
+// aside is the name that the old directory gets on file systems that cannot
+// exchange two names.
 func aside(beside string) string { return beside + "-old" }
 
-// remove removes a directory beside, and all in it though it be read-only.
+// remove removes a directory beside, and all in it even if that is read-only.
 func (p *place) remove(name string) error {
 	err := p.parent.RemoveAll(name)
 	if err == nil {
@@ -201,8 +199,8 @@ func (p *place) check(name string, known files) error {
 	return err
 }
 
-// fill makes the directory beside, which nobody else can enter until it is
-// full, and lists it.
+// fill makes the directory beside, fills it, and lists it. Other users cannot enter
+// it until it is full.
 func (p *place) fill(beside string, fill func(*os.Root) error) (files, error) {
 	if err := p.parent.Mkdir(beside, 0o777); err != nil {
 		return nil, fmt.Errorf("9ci fills a directory beside %s and renames it, so it must be able to write in %s: %w", p.name, filepath.Dir(p.name), err)
@@ -245,8 +243,8 @@ func (p *place) fill(beside string, fill func(*os.Root) error) (files, error) {
 	return list, p.parent.Chmod(beside, meta.Mode()&bits|0o700)
 }
 
-// swap gives the directory beside its name. What there was is then beside, or
-// nowhere: it was empty.
+// swap gives the directory beside the name of the old one. The old one is then
+// beside, or gone if it was empty.
 func (p *place) swap(beside string, known files) error {
 	err := unix.Renameat(p.fd, beside, p.fd, p.base) // onto nothing, or an empty directory
 	if err != unix.ENOTEMPTY && err != unix.EEXIST {
@@ -254,7 +252,7 @@ func (p *place) swap(beside string, known files) error {
 	}
 	switch err := exchange(p.fd, beside, p.base); err {
 	case nil:
-		// Something may have come in since the check.
+		// Files may have come in since the check.
 		if err := p.check(beside, known); err != nil {
 			return errors.Join(err, exchange(p.fd, beside, p.base))
 		}
@@ -283,7 +281,7 @@ var exchange = func(dir int, a, b string) error {
 	return unix.Renameat2(dir, a, dir, b, unix.RENAME_EXCHANGE)
 }
 
-// unmoved tells why the directory could not be renamed.
+// unmoved returns the error of a directory that could not be renamed.
 func (p *place) unmoved(err error) error {
 	switch err {
 	case nil:

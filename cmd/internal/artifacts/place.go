@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A place is where a Dir is: a name in an open directory.
+// A place is the name of a Dir in its open parent.
 type place struct {
 	name, base string   // the path, and its last element
 	record     string   // of what was put there
@@ -18,8 +18,9 @@ type place struct {
 	fd         int      // of the same
 }
 
-// open finds the place, and refuses one that is none for artifacts. It follows
-// no symbolic link. Without create it is nil where the parent does not exist.
+// open finds the place, and refuses places at which artifacts would do harm. It
+// follows no symbolic link. If the parent does not exist, open makes it, or without
+// create returns nil.
 func (d Dir) open(create bool) (*place, error) {
 	name := d.Name
 	if !filepath.IsAbs(name) {
@@ -100,8 +101,8 @@ func (p *place) close() {
 	unix.Close(p.fd)
 }
 
-// enter opens a directory, whose path is absolute, name by name. It returns -1
-// where there is none and it is not to be created.
+// enter opens the directory of an absolute path, name by name. If it does not
+// exist, enter makes it, or without create returns -1.
 func enter(dir string, create bool) (int, error) {
 	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -133,8 +134,8 @@ func enter(dir string, create bool) (int, error) {
 	return fd, nil
 }
 
-// step opens the directory name in the open one dir. It is no link, and none
-// of git's.
+// step opens the directory name in the open directory dir. It refuses links and
+// the directories of git.
 func step(dir int, name, path string) (int, error) {
 	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch {
@@ -157,11 +158,12 @@ func step(dir int, name, path string) (int, error) {
 	return fd, nil
 }
 
-// isGitDir reports whether a directory is one of git's, as is_git_directory of
-// its setup.c has it, whatever it is called. has reports what names are in it.
+// isGitDir reports whether git would take a directory, whatever its name, for a
+// git directory: is_git_directory of git's setup.c. has reports which names are in
+// the directory.
 func isGitDir(has func(name string) bool) bool { return has("HEAD") && has("objects") && has("refs") }
 
-// lock locks the record, and what it is of with that, as flock(2) says.
+// lock locks the record, and with it the directory, as how says (flock(2)).
 func (p *place) lock(how int) (unlock func(), err error) {
 	flag := os.O_RDWR | os.O_CREATE
 	if how&unix.LOCK_SH != 0 {
@@ -169,7 +171,7 @@ func (p *place) lock(how int) (unlock func(), err error) {
 	}
 	f, err := os.OpenFile(p.record+".lock", flag, 0o600)
 	if os.IsNotExist(err) && how&unix.LOCK_SH != 0 {
-		return func() {}, nil // there is no record either
+		return func() {}, nil // no record: nothing to lock
 	}
 	if err != nil {
 		return nil, err

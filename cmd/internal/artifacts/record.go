@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A record is what 9ci has put in a directory, or may have: while it is
-// replaced, what is in the old one and in the new one.
+// A record lists what 9ci has put in a directory. While the directory is replaced,
+// the record lists what is in the old one and in the new one.
 //
 //	for "/home/alice/hello/out"
 //	beside ".9ci-ABC" or filling ".9ci-ABC"
@@ -31,8 +31,9 @@ type record struct {
 	files   files
 }
 
-// files says what each name was: a file with its size and digest, a link with
-// its target, or a directory. A name may have been several things.
+// files has for each name what it is: a file with its size and digest, a link with
+// its target, or a directory. While a directory is replaced, a name may be several
+// of these.
 type files map[string][]string
 
 func (f files) has(name, what string) bool { return slices.Contains(f[name], what) }
@@ -43,7 +44,7 @@ func (f files) add(name, what string) {
 	}
 }
 
-// with returns what is in either.
+// with returns the union of two lists.
 func (f files) with(g files) files {
 	all := make(files)
 	for _, m := range []files{f, g} {
@@ -56,8 +57,8 @@ func (f files) with(g files) files {
 	return all
 }
 
-// repository returns the name of a git directory among files, or of one that
-// git would look for, or "".
+// repository returns the name of a git directory among files, or the name under
+// which git would look for one, or "".
 func (f files) repository() string {
 	for _, name := range slices.Sorted(maps.Keys(f)) {
 		if strings.EqualFold(path.Base(name), ".git") {
@@ -71,7 +72,7 @@ func (f files) repository() string {
 	return ""
 }
 
-// readRecord reads a record. There may be none.
+// readRecord reads a record. It is empty if there is no file.
 func readRecord(name string) (record, error) {
 	r := record{files: make(files)}
 	text, err := os.ReadFile(name)
@@ -117,7 +118,7 @@ func (r *record) line(s string) (err error) {
 	return nil
 }
 
-// write replaces the record, as a whole and lasting.
+// write replaces the record as a whole. It is on disk when write returns.
 func (r *record) write(name string) error {
 	b := fmt.Appendf(nil, "for %q\n", r.path)
 	if r.beside != "" {
@@ -143,8 +144,8 @@ func (r *record) write(name string) error {
 	return os.Rename(name+".new", name)
 }
 
-// walk calls visit for all that is below a directory, each with its path, in
-// the order of names.
+// walk calls visit with the path of each entry below a directory, in the order of
+// names.
 func walk(root *os.Root, dir string, visit func(name string, e iofs.DirEntry) error) error {
 	d, err := root.Open(dir)
 	if err != nil {
@@ -170,7 +171,7 @@ func walk(root *os.Root, dir string, visit func(name string, e iofs.DirEntry) er
 	return nil
 }
 
-// describe says what an entry is.
+// describe returns what an entry is, in the words of files.
 func describe(root *os.Root, name string, e iofs.DirEntry) (string, error) {
 	switch e.Type() {
 	case iofs.ModeDir:

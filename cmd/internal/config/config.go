@@ -2,11 +2,14 @@
 // comes from a flag, then from the environment, then from .env in the
 // repository, then from ~/.config/9ci/env. The files are parsed, never sourced.
 //
-// A cloned repository brings its own .env, so that one that git tracks sets
-// only what says how its runs are made, within the user's limits. What says
-// whom to trust is looked for in the environment and in ~/.config/9ci/env
-// before any .env, and is never inside the work tree. The table of variables
-// has all that is known of each.
+// A cloned repository brings its own .env. If git tracks the file, it sets only how
+// the repository's runs are made, within the user's limits. Variables that say
+// whom to trust are looked for in the environment and in ~/.config/9ci/env before
+// any .env, and must not name files inside the work tree.
+//
+// The table has a row for each variable, and all that is known of it: its default,
+// its line of the manual and of the .env that 9ci init writes, who may set it, and
+// whether a daemon is told of it.
 package config
 
 import (
@@ -29,14 +32,14 @@ import (
 // A Config is what the CI_ variables say, with their defaults.
 type Config struct {
 	Net          string        // build, all or none
-	Timeout      time.Duration // of a run; 0: no limit
+	Timeout      time.Duration // of a run; 0 is no limit
 	Memory       int64         // the guest's RAM in bytes
 	CPUs         int           // the guest's processors
-	MatchTree    bool          // tree rather than commit
+	MatchTree    bool          // runs are of a tree, not of a commit
 	Runs         bool          // every step sees /n/ci
 	MaxAge       time.Duration // older runs are not replayed
 	Env          []string      // NAME=VALUE let into the machine; no value has a newline
-	Secrets      []string      // the same; masked in all output, and of 8 bytes or more, or empty
+	Secrets      []string      // the same, masked in all output; a value is empty or has 8 bytes or more
 	Keep         fs.Keep
 	Connected    time.Duration // how long to serve after a run; negative is until a signal
 	Artifacts    string        // a directory artifacts are copied to, or empty
@@ -47,16 +50,19 @@ type Config struct {
 	MaxMemory    int64
 	MaxCPUs      int
 
-	// Warnings are what the user should be told of: what is ignored, and
-	// why. They name variables and no values but those of a limit.
+	// Warnings say what is ignored, and why. They name variables, and of
+	// values only those of limits.
 	Warnings []string
 
-	text map[string]string // what was decided, by name
+	text map[string]string // the text of each variable that has one
 }
 
-// Load reads the configuration for a repository, or for none where rp is nil.
-// What set holds, by name, goes before everything else: it comes from flags,
-// or from a line of a ctl, and may only be of a run's Attrs.
+// Load reads the configuration for a repository, or for none if rp is nil. set
+// holds variables by name, from flags or from a line of a ctl. They go before all
+// other sources, and must be among those of Attrs.
+//
+// The error names each variable whose text is wrong, where it was found and what
+// is wanted. It repeats no secret.
 func Load(ctx context.Context, rp *repo.Repo, set map[string]string) (*Config, error) {
 	for name := range set {
 		if v := lookup(name); v == nil || !v.shape {
@@ -68,7 +74,7 @@ func Load(ctx context.Context, rp *repo.Repo, set map[string]string) (*Config, e
 		return nil, err
 	}
 	l.warn()
-	// The limits first.
+	// The limits come first: the others are held against them.
 	for _, v := range slices.SortedStableFunc(slices.Values(table), func(a, b *variable) int { return cmp.Compare(b.from, a.from) }) {
 		l.take(v)
 	}
@@ -84,7 +90,7 @@ func Load(ctx context.Context, rp *repo.Repo, set map[string]string) (*Config, e
 	return l.c, nil
 }
 
-// A loader is a Load that goes on.
+// A loader is one call of Load.
 type loader struct {
 	rp      *repo.Repo // or nil
 	set     map[string]string
@@ -93,7 +99,7 @@ type loader struct {
 	own     *envFile // ~/.config/9ci/env, or nil
 	c       *Config
 	errs    []error
-	told    map[string]bool // unknown variables that were named
+	told    map[string]bool // the unknown variables that a warning has named
 }
 
 func (l *loader) read(ctx context.Context) error {
@@ -128,46 +134,62 @@ func (l *loader) say(format string, args ...any) {
 	l.c.Warnings = append(l.c.Warnings, fmt.Sprintf(format, args...))
 }
 
-// warn tells of variables that are ignored. The environment is other CI's too,
-// so that only a slip of the pen is named there.
+// warn tells of the variables that are ignored.
 func (l *loader) warn() {
-	if l.dot != nil {
-		var refused []string
-		for _, name := range l.dot.ours() {
-			switch v := lookup(name); {
-			case v == nil && l.tracked:
-				refused = append(refused, l.unknown(name))
-			case v != nil && (v.from == limit || v.from != repository && l.tracked):
-				refused = append(refused, name)
-			}
-		}
-		switch {
-		case len(refused) > 0 && l.tracked:
-			l.say("%s: ignored %s: a .env that git tracks sets %s and nothing else", l.dot.name, list(refused), list(names(repository)))
-		case len(refused) > 0:
-			l.say("%s: ignored %s: it is set in the environment or in ~/.config/9ci/env", l.dot.name, list(refused))
-		}
-	}
+	l.warnRefused()
 	for _, f := range []*envFile{l.dot, l.own} {
-		if f == nil {
-			continue
-		}
-		var unknown []string
-		for _, name := range f.ours() {
-			if lookup(name) == nil && !l.told[name] {
-				unknown = append(unknown, l.unknown(name))
-			}
-		}
-		if len(unknown) > 0 {
-			l.say("%s: ignored %s, which 9ci does not know", f.name, list(unknown))
-		}
-		for _, h := range f.hidden {
-			if lookup(h.name) != nil {
-				l.say("%s:%d: ignored %s: it stands between the quotes that begin in line %d", f.name, h.line, h.name, h.from)
-				break // one of a file will do
-			}
+		if f != nil {
+			l.warnFile(f)
 		}
 	}
+	l.warnSlips()
+}
+
+// warnRefused tells of the variables that the .env may not set.
+func (l *loader) warnRefused() {
+	if l.dot == nil {
+		return
+	}
+	var refused []string
+	for _, name := range l.dot.ours() {
+		switch v := lookup(name); {
+		case v == nil && l.tracked:
+			refused = append(refused, l.unknown(name))
+		case v != nil && (v.from == limit || v.from != repository && l.tracked):
+			refused = append(refused, name)
+		}
+	}
+	switch {
+	case len(refused) > 0 && l.tracked:
+		l.say("%s: ignored %s: a .env that git tracks sets %s and nothing else", l.dot.name, list(refused), list(names(repository)))
+	case len(refused) > 0:
+		l.say("%s: ignored %s: it is set in the environment or in ~/.config/9ci/env", l.dot.name, list(refused))
+	}
+}
+
+// warnFile tells of the unknown variables of a file, and of one that is hidden in
+// the value of another.
+func (l *loader) warnFile(f *envFile) {
+	var unknown []string
+	for _, name := range f.ours() {
+		if lookup(name) == nil && !l.told[name] {
+			unknown = append(unknown, l.unknown(name))
+		}
+	}
+	if len(unknown) > 0 {
+		l.say("%s: ignored %s, which 9ci does not know", f.name, list(unknown))
+	}
+	for _, h := range f.hidden {
+		if lookup(h.name) != nil {
+			l.say("%s:%d: ignored %s: it stands between the quotes that begin in line %d", f.name, h.line, h.name, h.from)
+			return // one of a file will do
+		}
+	}
+}
+
+// warnSlips tells of the unknown variables in the environment. Other CI has CI_
+// variables of its own there, so only likely slips of the pen are named.
+func (l *loader) warnSlips() {
 	var slips []string
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -184,14 +206,14 @@ func (l *loader) warn() {
 	}
 }
 
-// unknown returns how an unknown variable is named, once.
+// unknown returns the words for an unknown variable, and notes that it is told.
 func (l *loader) unknown(name string) string {
 	l.told[name] = true
 	near, _ := nearest(name)
 	return fmt.Sprintf("%.40s (nearest: %s)", name, near)
 }
 
-// A found is a value and where it was found.
+// A found is a setting and the file that it was found in.
 type found struct {
 	setting
 	file *envFile // nil: a flag or the environment
@@ -204,8 +226,8 @@ func (f found) where() string {
 	return fmt.Sprintf("%s:%d: ", f.file.name, f.line)
 }
 
-// find looks for a variable in the sources that may set it. nil is any other
-// variable, one that CI_ENV names.
+// find looks for a variable in the sources that may set it. v is its row, or nil
+// for a variable that CI_ENV or CI_SECRETS names.
 func (l *loader) find(name string, v *variable) (found, bool) {
 	if text, ok := l.set[name]; ok && v != nil {
 		return found{setting: setting{value: text}}, true
@@ -230,60 +252,68 @@ func (l *loader) find(name string, v *variable) (found, bool) {
 	return found{}, false
 }
 
-// take decides a variable of the table. An empty value is the default, as an
-// unset one.
+// take sets the field of a variable from the first source that has the variable,
+// or else to the default. An empty value stands for the default.
 func (l *loader) take(v *variable) {
-	f, _ := l.find(v.name, v)
-	text, err := f.value, f.err
+	f, text, err := l.value(v)
 	if text == "" && err == nil {
-		f = found{}
-		text = v.dflt
-		if v.here != nil {
-			text, err = v.here()
-		}
-		if text == "" && err == nil {
-			return
-		}
-	}
-	field := v.field(l.c)
-	if err == nil {
-		if err = field.set(text); err != nil && !v.hide {
-			err = fmt.Errorf("%s: %w", show(text), err)
-		}
-		if err != nil {
-			sep := "="
-			if v.hide {
-				sep = ": "
-			}
-			err = fmt.Errorf("%s%s%s%w", f.where(), v.name, sep, err)
-		}
-	} else {
-		err = fmt.Errorf("%s%s: %w", f.where(), v.name, err)
+		return
 	}
 	if err != nil {
+		l.errs = append(l.errs, fmt.Errorf("%s%s: %w", f.where(), v.name, err))
+		return
+	}
+	field := v.field(l.c)
+	if err := field.set(text); err != nil {
+		if v.hide {
+			err = fmt.Errorf("%s%s: %w", f.where(), v.name, err)
+		} else {
+			err = fmt.Errorf("%s%s=%s: %w", f.where(), v.name, show(text), err)
+		}
 		l.errs = append(l.errs, err)
 		return
 	}
-	if max := lookup(v.max); max != nil && l.tracked && f.file == l.dot {
-		most := max.field(l.c).(amount)
-		if field.(amount).amount() > most.amount() {
-			limit := l.c.text[max.name]
-			l.say("%s%s=%s is beyond %s=%s: the run gets %[5]s", f.where(), v.name, text, max.name, limit)
-			text = limit
-			if err := field.set(text); err != nil {
-				l.errs = append(l.errs, fmt.Errorf("%s=%s: %w", max.name, text, err))
-			}
-		}
+	if l.tracked && f.file == l.dot {
+		text = l.limit(v, f, text)
 	}
 	l.c.text[v.name] = text
 }
 
-// secretLen is how many bytes a secret has at least: what is shorter also
-// stands in output that is no secret, and would be masked there.
+// value returns the text of a variable, and where it was found.
+func (l *loader) value(v *variable) (found, string, error) {
+	f, _ := l.find(v.name, v)
+	if f.value != "" || f.err != nil {
+		return f, f.value, f.err
+	}
+	if v.here == nil {
+		return found{}, v.dflt, nil
+	}
+	text, err := v.here()
+	return found{}, text, err
+}
+
+// limit holds the text of a variable, whose field is set, against the variable's
+// limit. If it is beyond that, the field is set to the limit. limit returns the text
+// that then counts.
+func (l *loader) limit(v *variable, f found, text string) string {
+	max := lookup(v.max)
+	if max == nil || v.field(l.c).(amount).amount() <= max.field(l.c).(amount).amount() {
+		return text
+	}
+	most := l.c.text[max.name]
+	l.say("%s%s=%s is beyond %s=%s: the run gets %[5]s", f.where(), v.name, text, max.name, most)
+	if err := v.field(l.c).set(most); err != nil {
+		l.errs = append(l.errs, fmt.Errorf("%s=%s: %w", max.name, most, err))
+	}
+	return most
+}
+
+// secretLen is the least length of a secret in bytes. A shorter one would be
+// masked in output that is no secret.
 const secretLen = 8
 
-// resolve gives the variables of a list, of which each is NAME or NAME=VALUE,
-// their values. Its errors hold none.
+// resolve makes each word of a list, NAME or NAME=VALUE, a NAME=VALUE. Its errors
+// have no values.
 func (l *loader) resolve(of string, to *[]string) {
 	secret := of == "CI_SECRETS"
 	bad := func(name, format string, args ...any) {
@@ -302,7 +332,7 @@ func (l *loader) resolve(of string, to *[]string) {
 			}
 			value, ok = f.value, set
 			if !set && secret && given {
-				// A part of a value that has blanks and no quotes, perhaps.
+				// This may be part of a value that has blanks and no quotes.
 				name = fmt.Sprintf("a variable in word %d", i+1)
 			}
 		}
@@ -328,7 +358,7 @@ func (l *loader) resolve(of string, to *[]string) {
 	}
 }
 
-// keepApart refuses a secret in CI_ENV, whose values are in the key.
+// keepApart refuses secrets in CI_ENV: its values are in the key.
 func (l *loader) keepApart() {
 	for _, v := range l.c.Env {
 		name, value, _ := strings.Cut(v, "=")
@@ -343,8 +373,8 @@ func (l *loader) keepApart() {
 	}
 }
 
-// Address is the orchestrator as others may see it, or "-": without the user,
-// where some put a token.
+// Address returns the URL of the orchestrator for others to see, or "-". It leaves
+// out the user, where some put a token.
 func (c *Config) Address() string {
 	u, err := orchestrator.ParseURL(c.Orchestrator)
 	if err != nil {
@@ -354,9 +384,9 @@ func (c *Config) Address() string {
 	return u.String()
 }
 
-// Attrs are the variables that say what a run is, by their names without CI_
-// in lower case: with them another process runs what this one would. The last
-// are the secrets.
+// Attrs returns the variables that say what a run is: with them another process,
+// a daemon, runs what this one would. Each is named as its variable, in lower case
+// and without CI_. They hold the values of secrets.
 func (c *Config) Attrs() fs.Attrs {
 	var a fs.Attrs
 	for _, v := range table {
@@ -367,7 +397,7 @@ func (c *Config) Attrs() fs.Attrs {
 	return a
 }
 
-// attrs are the names of Attrs.
+// attrs returns the names of Attrs.
 func attrs() []string {
 	var names []string
 	for _, v := range table {
@@ -378,14 +408,14 @@ func attrs() []string {
 	return names
 }
 
-// attr is the name of a variable as an attribute of a run.
+// attr returns the attribute of a run that stands for a variable.
 func attr(name string) string { return strings.ToLower(strings.TrimPrefix(name, "CI_")) }
 
-// Name returns the variable that an attribute of a run is.
+// Name returns the variable that an attribute of a run stands for.
 func Name(attr string) string { return "CI_" + strings.ToUpper(attr) }
 
-// list is names as a sentence has them. A file's author decides how many there
-// are, so that only the first ten are named.
+// list returns names as a sentence has them. The author of a file decides how many
+// there are, so a sentence has ten at most.
 func list(names []string) string {
 	const most = 10
 	if n := len(names); n > most {

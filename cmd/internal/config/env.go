@@ -12,22 +12,22 @@ import (
 	"syscall"
 )
 
-// An envFile is what a file of lines NAME=VALUE says.
+// An envFile holds the assignments of a file of lines NAME=VALUE.
 type envFile struct {
 	name   string
 	vars   map[string]setting
 	hidden []hidden
 }
 
-// A setting is what a line says, the last of those of one name.
+// A setting is an assignment, the last of its name in the file.
 type setting struct {
 	value string
 	line  int
 	err   error // why the line has no value
 }
 
-// A hidden is a line that would set one of our variables, but stands between
-// the quotes of a value.
+// A hidden is a line that looks like an assignment to a CI_ variable, but stands
+// inside the quotes that begin in line from.
 type hidden struct {
 	name       string
 	line, from int
@@ -48,9 +48,9 @@ func (f *envFile) ours() []string {
 // maxFile is how many bytes a file of variables may have.
 const maxFile = 1 << 20
 
-// readOwn reads the user's own file. It returns nil where there is none.
+// readOwn reads ~/.config/9ci/env. It returns nil if there is no such file.
 func readOwn(name string) (*envFile, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // of a pipe too
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // the open of a pipe must not block
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil, nil
 	}
@@ -72,9 +72,9 @@ func readOwn(name string) (*envFile, error) {
 	return parseEnv(name, text), nil
 }
 
-// readDotenv reads the .env of a work tree. It returns nil where there is none
-// or nothing in it, and also where it is not read: why is then to be told, if
-// it is not empty. A directory of that name is somebody else's.
+// readDotenv reads the .env of a work tree. It returns nil if there is no such
+// file, if nothing is in it, or if it must not be read: why, if not empty, then
+// says the reason. A directory called .env has another purpose and is passed over.
 func readDotenv(top string) (f *envFile, why string, err error) {
 	name := filepath.Join(top, ".env")
 	fi, err := os.Lstat(name)
@@ -116,7 +116,7 @@ func readDotenv(top string) (f *envFile, why string, err error) {
 	}
 	if why := othersWrite(r, fi); why != "" {
 		if len(f.ours()) == 0 {
-			why = "" // nothing that we would have read
+			why = "" // nothing in it is for 9ci
 		}
 		return nil, why, nil
 	}
@@ -133,11 +133,11 @@ func readText(r io.Reader) (string, error) {
 	return string(b), err
 }
 
-// parseEnv reads lines NAME=VALUE as sh(1) would read assignments, but expands
-// nothing: blanks and # end an unquoted value, ” and "" quote, a backslash
-// quotes the next character outside ”. A quote that begins a value may end it
-// some lines further on. Blank lines, comments and a leading export are
-// skipped, and so is what is no such line: most of a .env is somebody else's.
+// parseEnv reads lines NAME=VALUE as sh(1) reads assignments, but expands nothing:
+// a blank ends an unquoted value; single and double quotes quote; a backslash
+// quotes the next character, except in single quotes. A value in quotes may go on
+// over several lines. A leading export is skipped. Other lines are skipped too:
+// most of a .env is for other programs.
 func parseEnv(name, text string) *envFile {
 	f := &envFile{name: name, vars: make(map[string]setting)}
 	text = strings.ReplaceAll(strings.TrimPrefix(text, "\ufeff"), "\r\n", "\n")
@@ -154,8 +154,8 @@ func parseEnv(name, text string) *envFile {
 	return f
 }
 
-// parseLine reads the assignment at the beginning of text, if there is one. It
-// returns the length of its lines, without the last newline.
+// parseLine reads the assignment at the start of text, if there is one. It returns
+// the length of the lines that were read, without the last newline.
 func (f *envFile) parseLine(text string, line int) (n int) {
 	first, _, _ := strings.Cut(text, "\n")
 	name, value := assigned(first)
@@ -177,8 +177,8 @@ func (f *envFile) parseLine(text string, line int) (n int) {
 	return at + n
 }
 
-// assigned returns the name at the beginning of a line, and what follows it; no
-// name where that is a comment or a word that assigns nothing.
+// assigned returns the name at the start of a line, and what follows it. The name
+// is empty for a comment, and for an export that assigns nothing.
 func assigned(line string) (name, rest string) {
 	line = strings.TrimLeft(line, " \t")
 	exported := false
@@ -196,9 +196,10 @@ func assigned(line string) (name, rest string) {
 	return name, rest
 }
 
-// skip returns the length of a line that is somebody else's: its own, or as
-// far as a quote goes that begins its value. Other readers of .env files have it
-// so, and take blanks around =, a colon for it, and other names.
+// skip returns the length of a line for other programs. If a quote begins its
+// value, the line goes on to the closing quote, as other readers of .env files
+// have it. These also take blanks around the =, a colon in its place, and names
+// that sh(1) does not.
 func skip(text string) int {
 	end := strings.IndexByte(text, '\n')
 	if end < 0 {
@@ -225,22 +226,21 @@ func skip(text string) int {
 			return len(text)
 		}
 	}
-	return end // nothing closes it
+	return end // no closing quote
 }
 
-// word reads the value at the beginning of text, and returns the length of its
-// lines without the last newline; that of the first line where nothing closes
-// the quote that begins it.
+// word reads the value at the start of text. n is the length of its lines without
+// the last newline; if a quote is never closed, that of the first line.
 func word(text string) (value string, n int, err error) {
 	var b strings.Builder
 	var quote byte
-	line := func(i int) int { // the end of the line that i is in
+	line := func(i int) int { // returns the end of the line that holds text[i]
 		if n := strings.IndexByte(text[i:], '\n'); n >= 0 {
 			return i + n
 		}
 		return len(text)
 	}
-	opened := 0 // where quote is
+	opened := 0 // the place of the opening quote; 0 if it begins the value
 	for i := 0; i < len(text); i++ {
 		c := text[i]
 		switch {
@@ -259,9 +259,9 @@ func word(text string) (value string, n int, err error) {
 				if opened > 0 {
 					return "", i, fmt.Errorf("no closing %c", quote)
 				}
-				continue // the lines are one
+				continue // join the lines
 			}
-			// In "" sh takes \ away only before these.
+			// In double quotes sh(1) takes \ away only before these.
 			if quote == '"' && !strings.ContainsRune("\\\"$`", rune(text[i])) {
 				b.WriteByte('\\')
 			}

@@ -2,8 +2,8 @@ package config
 
 import "strings"
 
-// nearest returns the known variable that is fewest letters from an unknown
-// one, and how many.
+// nearest returns the known variable at the least distance from an unknown one,
+// and that distance.
 func nearest(name string) (known string, far int) {
 	far = -1
 	for _, v := range table {
@@ -14,15 +14,15 @@ func nearest(name string) (known string, far int) {
 	return known, far
 }
 
-// isSlip reports whether a name so far from a known one was meant to be it: one
-// letter of a short name, two of a longer one.
+// isSlip reports whether a name at that distance from a known one is likely to be
+// a slip of the pen: one letter of a short name, two of a longer one.
 func isSlip(name string, far int) bool {
 	return far <= 1 || far == 2 && len(strings.TrimPrefix(name, "CI_")) > 5
 }
 
-// distance is how many letters are to be left out, put in, changed, or changed
-// with the next, to make b of a. Names are short: that of a long one is its
-// length.
+// distance returns how many letters must be left out, put in, changed, or swapped
+// with the next, to make b of a (Damerau and Levenshtein). The names that we know
+// are short, so for a much longer a it returns the length of a.
 func distance(a, b string) int {
 	if len(a) > 2*len(b) {
 		return len(a)

@@ -24,31 +24,35 @@ import (
 type scope int
 
 const (
-	repository scope = iota // any, and a .env that git tracks
-	own                     // any but that
-	trust                   // the same, and .env comes last
+	repository scope = iota // all, a .env that git tracks included
+	own                     // all but a .env that git tracks
+	trust                   // the same, but .env comes last
 	limit                   // the environment and ~/.config/9ci/env
 )
 
-// A variable is a row of the table.
+// A variable is a row of the table. All there is to say of a variable stands in
+// its row; its value is the Config's field.
 type variable struct {
 	name string
-	dflt string // as the manual has it, and its value where here is nil
-	doc  string // the rest of the manual's line
+	dflt string // the default, as the manual has it
+	doc  string // the rest of the line in the manual
 	from scope
 
-	// max names the variable that limits what a tracked .env asks for.
+	// max names the variable that limits what a tracked .env may ask for.
 	max string
 
-	// shape is whether it says what a run is: it is one of Attrs.
+	// shape says that the variable says what a run is: it is one of Attrs,
+	// which a daemon is told.
 	shape bool
 
-	// hide is whether errors keep its value to themselves.
+	// hide says that errors must not repeat the value.
 	hide bool
 
-	// here returns the default on this machine.
+	// here, if not nil, returns the default on this machine. Otherwise it is
+	// dflt.
 	here func() (string, error)
 
+	// field returns the field of a Config that has the value.
 	field func(c *Config) field
 }
 
@@ -56,14 +60,13 @@ type variable struct {
 // is wanted.
 type field interface{ set(text string) error }
 
-// An amount is a field that a limit can be held against.
+// An amount is a field that can be limited.
 type amount interface {
 	field
 	amount() int64
 }
 
-// The table has every variable there is. The manual, 9ci init's .env and what a
-// tracked .env may set are made of it.
+// The table has every variable there is, in the order of the manual.
 var table = []*variable{
 	{name: "CI_NET", dflt: "build", from: repository, shape: true,
 		doc:   "network for prepare-runtime, base-image and post-test; all: for the test too; none",
@@ -130,7 +133,7 @@ var table = []*variable{
 		field: func(c *Config) field { return (*cpus)(&c.MaxCPUs) }},
 }
 
-// lookup returns the row of a variable, or nil where there is none.
+// lookup returns the row of a variable, or nil if there is none.
 func lookup(name string) *variable {
 	for _, v := range table {
 		if v.name == name {
@@ -140,7 +143,7 @@ func lookup(name string) *variable {
 	return nil
 }
 
-// names returns those of one scope, in the table's order.
+// names returns the variables of a scope, in the table's order.
 func names(of scope) []string {
 	var names []string
 	for _, v := range table {
@@ -151,7 +154,7 @@ func names(of scope) []string {
 	return names
 }
 
-// groups are the scopes as a reader is told of them.
+// groups are the scopes in the words of the manual.
 var groups = []struct {
 	of   scope
 	text string
@@ -162,7 +165,7 @@ var groups = []struct {
 	{limit, "These limit what a .env that git tracks asks for. No .env sets them:"},
 }
 
-// Manual returns the part of the manual that has every variable.
+// Manual returns the part of the manual that lists every variable.
 func Manual() string {
 	var b strings.Builder
 	for i, g := range groups {
@@ -180,7 +183,7 @@ func Manual() string {
 	return b.String()
 }
 
-// Example returns a .env with every variable that one can set, commented out.
+// Example returns a .env with every variable that it may set, commented out.
 func Example() string {
 	var b strings.Builder
 	b.WriteString("# 9ci's configuration here: go doc 9ci/cmd/9ci\n")
@@ -214,7 +217,7 @@ func (f choice) set(text string) error {
 	return fmt.Errorf("want %s", strings.Join(f.of, ", "))
 }
 
-// toggle is one of two words, of which the second is true.
+// toggle is one of two words: off is false, on is true.
 type toggle struct {
 	to      *bool
 	off, on string
@@ -239,7 +242,7 @@ func (f *duration) set(text string) error {
 	return nil
 }
 
-// amount is the greatest there is where there is no limit.
+// amount returns the time in nanoseconds. No limit is more than any time.
 func (f *duration) amount() int64 {
 	if *f == 0 {
 		return math.MaxInt64
@@ -247,8 +250,8 @@ func (f *duration) amount() int64 {
 	return int64(*f)
 }
 
-// Duration is time.ParseDuration with d for days and w for weeks, and a bare
-// number for seconds.
+// Duration is time.ParseDuration that also takes days (7d), weeks (2w), and a bare
+// number of seconds.
 func Duration(s string) (time.Duration, error) {
 	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
 		return time.Duration(n) * time.Second, nil
@@ -279,7 +282,7 @@ func (f *memory) set(text string) error {
 
 func (f *memory) amount() int64 { return int64(*f) }
 
-// Size reads a number of bytes with an optional K, M, G or T of powers of 1024.
+// Size reads a number of bytes, with an optional K, M, G or T: powers of 1024.
 func Size(s string) (int64, error) {
 	shift := 0
 	if i := len(s) - 1; i > 0 {
@@ -294,7 +297,8 @@ func Size(s string) (int64, error) {
 	return n << shift, nil
 }
 
-// halfTheMemory is that of the host, in whole MiB, and enough for a machine.
+// halfTheMemory returns half the memory of the host, in whole MiB and at least
+// what a machine needs.
 func halfTheMemory() (string, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
@@ -329,7 +333,7 @@ func (f *keep) set(text string) error {
 	return err
 }
 
-// connected is a duration, or negative until a signal.
+// connected is a duration. Negative means until a signal.
 type connected time.Duration
 
 func (f *connected) set(text string) error {
@@ -352,8 +356,9 @@ func connectedHere() (string, error) {
 	return "until-signal", nil
 }
 
-// path is the name of a file, with a leading ~/ for the home directory. What
-// a process of any working directory is to find is absolute.
+// path is the name of a file. A leading ~/ is the home directory. The path is
+// absolute, for a process in any working directory to find, unless it is one that
+// may be relative.
 type path struct {
 	to       *string
 	relative bool
@@ -371,7 +376,7 @@ func (f path) set(text string) error {
 	return nil
 }
 
-// words are names of variables, of which some may have their values.
+// words are variables to let into the machine, each NAME or NAME=VALUE.
 type words []string
 
 func (f *words) set(text string) error {
@@ -399,7 +404,7 @@ func (f *address) set(text string) error {
 	return nil
 }
 
-// show is a value as an error has it.
+// show returns a value as errors have it.
 func show(text string) string {
 	if strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }) || len(text) > 100 {
 		return fmt.Sprintf("%.100q", text)

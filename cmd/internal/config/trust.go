@@ -14,8 +14,8 @@ import (
 	"9ci/cmd/internal/home"
 )
 
-// checkTrust refuses what says whom to trust where the repository could have
-// brought it along: in its work tree, or its git directory.
+// checkTrust refuses files that say whom to trust if they are in the work tree or
+// the git directory: the repository may have brought them along.
 func (l *loader) checkTrust() {
 	if l.rp == nil {
 		return
@@ -42,8 +42,8 @@ func (l *loader) checkTrust() {
 	}
 }
 
-// inside returns the directory of the repository that a file, if its symbolic
-// links are followed, is or would be in, or "".
+// inside returns the directory of the repository in which a file is, or would be
+// if it were made, with symbolic links followed; or "".
 func (l *loader) inside(name string) string {
 	dirs := []string{l.rp.Top, l.rp.GitDir}
 	if filepath.Base(l.rp.GitDir) == ".git" {
@@ -63,11 +63,12 @@ func (l *loader) inside(name string) string {
 	}
 }
 
-// follow returns an absolute path without symbolic links, as far as there are
-// files. depth is how many links led to it, of which Linux follows 40.
+// follow returns an absolute path with the symbolic links in it followed, as far
+// as its files exist. depth is how many links were followed already: Linux
+// follows 40 (path_resolution(7)).
 func follow(name string, depth int) string {
 	if depth > 40 {
-		return name // nobody can open it
+		return name // nothing can open it
 	}
 	if real, err := filepath.EvalSymlinks(name); err == nil {
 		return real
@@ -85,10 +86,10 @@ func follow(name string, depth int) string {
 	return filepath.Join(follow(dir, depth), base)
 }
 
-// othersWrite says why the .env that f is may be somebody else's, or "". It is
-// the user's if it is a file of theirs or of root's that no others can write or
-// replace, and that is no other file's second name: a file that git tracks
-// elsewhere, for one.
+// othersWrite says why the .env f may have been written by another user, or
+// returns "". It is the user's own if the user or root owns it, no others can write
+// or replace it, and it has one name: a hard link may be to a file that git tracks
+// elsewhere.
 func othersWrite(f *os.File, fi os.FileInfo) string {
 	if n := fi.Sys().(*syscall.Stat_t).Nlink; n > 1 {
 		return fmt.Sprintf("it has %d names (hard links), and is to have one", n)
@@ -110,15 +111,15 @@ func othersWrite(f *os.File, fi os.FileInfo) string {
 	return ""
 }
 
-// writers says who but the user and root can write f, or, where that is a
-// directory, replace what the user has in it, or "".
+// writers says which other users can write the file f, or replace files of the
+// user in the directory f, and what to do; or it returns "".
 func writers(f *os.File, fi os.FileInfo) string {
 	st := fi.Sys().(*syscall.Stat_t)
 	uid := uint32(os.Geteuid())
-	sudo := os.Getenv("SUDO_UID") // as git has it
+	sudo := os.Getenv("SUDO_UID") // git trusts it too: safe.directory in git-config(1)
 	perm := fi.Mode().Perm()
 	if fi.IsDir() && fi.Mode()&iofs.ModeSticky != 0 {
-		perm = 0 // others but its owner replace only what is theirs
+		perm = 0 // sticky: other users replace only their own files
 	}
 	switch {
 	case st.Uid != uid && st.Uid != 0 && !(uid == 0 && strconv.FormatUint(uint64(st.Uid), 10) == sudo):
@@ -131,9 +132,10 @@ func writers(f *os.File, fi os.FileInfo) string {
 	return ""
 }
 
-// alone reports whether the owner of a file is the only member of its group, as
-// where each user has a group and a umask of 002. With an access control list
-// the group's bits are others' too.
+// alone reports whether the owner of a file is the only member of the file's
+// group, as on systems that give each user a group and a umask of 002. A file with
+// an access control list is never alone: there the group's bits are a limit for
+// other users too (acl(5)).
 func alone(f *os.File, st *syscall.Stat_t) bool {
 	if n, err := unix.Fgetxattr(int(f.Fd()), "system.posix_acl_access", nil); err == nil && n > 0 {
 		return false
@@ -157,7 +159,7 @@ func alone(f *os.File, st *syscall.Stat_t) bool {
 	return ok && owner != ""
 }
 
-// entries are the lines of a file as passwd(5) and group(5) have them, of n
+// entries returns the lines of a file such as passwd(5) and group(5) that have n
 // fields.
 func entries(name string, n int) [][]string {
 	text, err := os.ReadFile(name)

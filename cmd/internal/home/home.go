@@ -1,7 +1,7 @@
 // Package home finds the directories of this process's user, as the XDG base
-// directory specification has them. Each is absolute: a variable that is
-// unset, empty or relative, as under cron and in system units, names none, and
-// nothing of the user's is ever looked for or kept in the working directory.
+// directory specification has them. Each is absolute: a variable that is unset,
+// empty or relative, as under cron and in system units, is ignored. So no file of
+// the user is ever looked for or kept in the working directory.
 package home
 
 import (
@@ -12,8 +12,8 @@ import (
 	"strconv"
 )
 
-// Dir returns the user's home directory: $HOME, or the password file's. Its
-// error says that there is neither, and what to do.
+// Dir returns the user's home directory: $HOME, or the one in the password file.
+// The error says that there is neither, and what to do.
 func Dir() (string, error) {
 	home := os.Getenv("HOME")
 	if filepath.IsAbs(home) {
@@ -35,7 +35,7 @@ func Config() (string, error) { return xdg("XDG_CONFIG_HOME", ".config") }
 // name below it.
 func State() (string, error) { return xdg("XDG_STATE_HOME", ".local/state") }
 
-// Cache returns the directory of what can be made again, the core OS for one:
+// Cache returns the directory of files that can be made again, as the core OS:
 // $XDG_CACHE_HOME/9ci or ~/.cache/9ci.
 func Cache() (string, error) { return xdg("XDG_CACHE_HOME", ".cache") }
 
@@ -50,8 +50,8 @@ func xdg(name, below string) (string, error) {
 	return filepath.Join(home, below, "9ci"), nil
 }
 
-// Expand returns a path as the shell would that assigned it: a leading ~/ is
-// the home directory. ~NAME/ is not expanded.
+// Expand returns a path with a leading ~/ expanded to the home directory, as sh(1)
+// does in an assignment. ~NAME/ is not expanded.
 func Expand(path string) (string, error) {
 	if path != "~" && (len(path) < 2 || path[:2] != "~/") {
 		return path, nil

@@ -22,24 +22,25 @@ import (
 	"9ci/proto/ninep"
 )
 
-// A mux is one executor's way to the orchestrator: what it shows there, and
-// what it sees. Without an orchestrator it is nil, and does nothing.
+// A mux is the connection of one executor to the orchestrator: it exports the
+// executor's tree there and imports the namespace's. A nil mux has no orchestrator
+// and does nothing.
 type mux struct {
 	conn      *orchestrator.Conn
-	name      string // ours, below n
+	name      string // of our tree, below n
 	namespace string
 	tree      fs.Dir
-	asks      bool // a run is asked for at once
+	asks      bool // this process looks for a replay at once, and tells what is wrong then
 	say       func(format string, args ...any)
-	joined    chan struct{}  // closed when we are at the orchestrator
+	joined    chan struct{}  // closed when our tree is at the orchestrator
 	wg        sync.WaitGroup // of export
 
 	mu     sync.Mutex // guards client
 	client *ninep.Client
 }
 
-// newMux dials nothing yet. The executor's name is HOST for a daemon, HOST.PID
-// for others.
+// newMux returns a mux that has not dialled yet. The name of our tree is HOST for a
+// daemon, and HOST.PID for others.
 func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(format string, args ...any)) (*mux, error) {
 	if c.Orchestrator == "" {
 		return nil, nil
@@ -106,20 +107,20 @@ func ImportTree(ctx context.Context, conn *orchestrator.Conn, namespace string) 
 	return c, nil
 }
 
-// unnamed is the error of a namespace that only this executor has, where no
-// grant at the orchestrator names it.
+// unnamed is the error of a namespace local/NAME that no grant at the orchestrator
+// names.
 func (m *mux) unnamed() error {
 	return fmt.Errorf("%s is not there: add a remote origin, so that clones share a namespace, or have namespace=%q put before this executor's key in authorized_keys", m.namespace, m.namespace)
 }
 
-// export shows our tree at the orchestrator until ctx is done. Each time that
-// ends, or cannot begin, it is said once.
+// export shows our tree at the orchestrator until ctx is done. It tells the user
+// once each time the connection is lost or cannot be made.
 func (m *mux) export(ctx context.Context) {
 	if m == nil {
 		return
 	}
 	m.wg.Go(func() {
-		down := m.asks // what is wrong now the search for a replay says
+		down := m.asks // the search for a replay tells what is wrong at first
 		first := sync.OnceFunc(func() { close(m.joined) })
 		a := orchestrator.Announce{
 			Name:       m.name,
@@ -135,7 +136,7 @@ func (m *mux) export(ctx context.Context) {
 		err := m.conn.Export(ctx, a, m.serve)
 		if refused, ok := errors.AsType[*orchestrator.RefusedError](err); ok && refused.Forbidden() && fs.LocalNamespace(m.namespace) {
 			if m.asks {
-				return // the search for a replay says it
+				return // the search for a replay tells it
 			}
 			err = fmt.Errorf("orchestrator: %w", m.unnamed())
 		}
@@ -145,8 +146,8 @@ func (m *mux) export(ctx context.Context) {
 	})
 }
 
-// myName returns our name below n, once we are there. Whoever does not
-// export, or cannot, is not waited for.
+// myName returns our name below n. It waits until our tree is there, for
+// joinTimeout at most.
 func (m *mux) myName(ctx context.Context) (string, error) {
 	m.mu.Lock()
 	reached := m.client != nil
@@ -164,10 +165,10 @@ func (m *mux) myName(ctx context.Context) (string, error) {
 	}
 }
 
-// joinTimeout is how long a run waits for our tree to be at the orchestrator.
+// joinTimeout is how long a run waits for our tree to appear at the orchestrator.
 const joinTimeout = 2 * time.Second
 
-// serve answers one connection that the orchestrator made to us.
+// serve answers one connection from the orchestrator.
 func (m *mux) serve(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {
 	s := ninep.Server{Root: m.tree, Attach: AttachTo(m.tree, m.namespace), User: user}
 	s.Serve(ctx, rwc)

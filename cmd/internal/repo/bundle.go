@@ -15,18 +15,18 @@ import (
 // Ref is the name under which a bundle holds the revision.
 const Ref = "refs/9ci/run"
 
-// Bundle writes a bundle (git-bundle(1)) of commit, its history and its tags
-// to file, and returns the commit that it holds under Ref. With squash that is
-// a commit of the same tree with no parents and a fixed author and date, so
-// that equal trees give equal repositories.
+// Bundle writes a bundle (git-bundle(1)) of commit, its history and its tags to
+// file, and returns the commit that the bundle has under Ref. With squash that is a
+// commit of the same tree with no parents and a fixed author and date: equal trees
+// then give equal repositories.
 //
 // The bundle of a shallow clone ends where the clone does. A fetch from it needs
-// the clone's list of ends, which Bundle leaves in file.shallow.
-// Submodules and Git LFS files are refused, never left as pointers.
+// the clone's list of ends, which Bundle writes to file.shallow. A tree with
+// submodules or Git LFS files is an error: a run never sees pointers.
 //
-// Everybody who may read a run reads the error in its log, so the error repeats
-// nothing of git's words: those may quote a file that the repository leads git
-// to.
+// The error goes into the log of a run, which others may read. It repeats none of
+// git's words: these may quote a file outside the repository to which the
+// repository has led git.
 func (r *Repo) Bundle(ctx context.Context, commit string, squash bool, file string) (string, error) {
 	head, err := r.bundle(ctx, commit, squash, file)
 	if failed, ok := errors.AsType[*gitError](err); ok {
@@ -51,8 +51,8 @@ func (r *Repo) bundle(ctx context.Context, commit string, squash bool, file stri
 	if err := r.whole(ctx, tree); err != nil {
 		return "", err
 	}
-	// A bare repository of our own borrows the objects: refs can be made in
-	// it, and neither hooks nor configuration of r's are in force.
+	// A bare repository of ours borrows the objects: refs can be made in it, and
+	// neither hooks nor configuration of r are in force.
 	tmp, err := os.MkdirTemp(filepath.Dir(file), ".bundle")
 	if err != nil {
 		return "", err
@@ -96,7 +96,7 @@ func (r *Repo) bundle(ctx context.Context, commit string, squash bool, file stri
 	return commit, run(ctx, tmp, env, &refs, io.Discard, "bundle", "create", "--quiet", file, "--stdin")
 }
 
-// borrower makes dir a bare repository without refs that has r's objects.
+// borrower makes dir a bare repository with the objects of r and without refs.
 func (r *Repo) borrower(dir string) error {
 	var err error
 	for _, d := range []string{"refs", "objects", "objects/info"} {
@@ -112,7 +112,7 @@ func (r *Repo) borrower(dir string) error {
 	return err
 }
 
-// squashed makes a commit of tree that depends on nothing else.
+// squashed makes a commit that depends on nothing but tree.
 func squashed(ctx context.Context, env []string, dir, tree string) (string, error) {
 	env = append([]string(nil), env...)
 	for _, who := range []string{"AUTHOR", "COMMITTER"} {
@@ -122,8 +122,9 @@ func squashed(ctx context.Context, env []string, dir, tree string) (string, erro
 	return strings.TrimSpace(out), err
 }
 
-// shallow returns the list of a shallow clone's ends, "" where it is whole. It
-// goes into the machine, so it holds names of objects and nothing else.
+// shallow returns the list of ends of a shallow clone, or "" for a whole one. The
+// list goes into the machine, so it is an error if it holds anything but names of
+// objects.
 func (r *Repo) shallow() (string, error) {
 	bad := errors.New("the file shallow of the git directory is no list of commits: clone it anew")
 	name := filepath.Join(r.GitDir, "shallow")
@@ -148,7 +149,7 @@ func (r *Repo) shallow() (string, error) {
 	return string(text), nil
 }
 
-// whole reports why the files of a tree are not all in the repository.
+// whole returns an error if files of a tree are not in the repository.
 func (r *Repo) whole(ctx context.Context, tree string) error {
 	// Entries of type commit are submodules (gitmodules(5)).
 	submodule := func(e string) error {
@@ -160,7 +161,7 @@ func (r *Repo) whole(ctx context.Context, tree string) error {
 	if err := r.each(ctx, 0, submodule, "ls-tree", "-r", "-z", "--format=%(objecttype) %(path)", tree); err != nil {
 		return err
 	}
-	// A Git LFS pointer is a blob of that first line and less than 1024 bytes,
+	// A Git LFS pointer is a blob with that first line and less than 1024 bytes,
 	// under a filter that .gitattributes names.
 	err := r.grep(ctx, tree, "filter=lfs", func(string) error { return errFound }, ".gitattributes", "**/.gitattributes")
 	if err != errFound {
@@ -181,12 +182,12 @@ func (r *Repo) whole(ctx context.Context, tree string) error {
 
 var errFound = errors.New("found")
 
-// grep calls f with the path of each file of tree that has a line of that
+// grep calls f with the path of each file of tree that has a line which matches
 // pattern.
 func (r *Repo) grep(ctx context.Context, tree, pattern string, f func(path string) error, paths ...string) error {
 	path := func(e string) error { return f(strings.TrimPrefix(e, tree+":")) }
 	err := r.each(ctx, 0, path, append([]string{"grep", "-a", "-l", "-z", "-e", pattern, tree, "--"}, paths...)...)
-	if status(err) == 1 { // grep's: there is none
+	if status(err) == 1 { // no line matches
 		return nil
 	}
 	return err

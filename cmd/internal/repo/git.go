@@ -13,19 +13,19 @@ import (
 	"strings"
 )
 
-// Git's answers are data; what a repository makes git do is not. Only Open's
-// three commands read a repository's configuration, and they start no program.
-// Every other command reads one that is written here, in a common git directory
-// of ours that has the repository's objects and refs and of its configuration
-// what [carried] lets through: no filter, hook, file system monitor, external
-// diff, alias, credential helper, pager, transport or include is in force,
-// whatever git calls it in years to come. What a filter would have changed
-// counts as dirty where its stat is not the index's.
+// A repository must not make git run programs. Only the three commands of Open read
+// the repository's configuration, and these start no program. All other commands
+// see a common git directory of ours: it has the repository's objects and refs, and
+// a configuration written here, with the settings that [carried] lets through. So
+// no filter, hook, file system monitor, external diff, alias, credential helper,
+// pager, transport or include is in force, and none that git may learn of later. A
+// file that a filter would change counts as dirty if its stat differs from the
+// index.
 
-// A gitError is what git said of a command that failed.
+// A gitError is the error of a git command that failed.
 type gitError struct {
 	command string
-	words   string // on standard error, less the first fatal:
+	words   string // its standard error, without the first "fatal: "
 	err     error
 }
 
@@ -38,7 +38,7 @@ func (e *gitError) Error() string {
 
 func (e *gitError) Unwrap() error { return e.err }
 
-// status returns git's exit status, or -1 where there was none.
+// status returns the exit status of git in err, or -1.
 func status(err error) int {
 	var e *exec.ExitError
 	if errors.As(err, &e) {
@@ -47,7 +47,7 @@ func status(err error) int {
 	return -1
 }
 
-// run runs git in dir.
+// run runs git in dir. The error is a gitError, or ctx's.
 func run(ctx context.Context, dir string, env []string, stdin io.Reader, stdout io.Writer, args ...string) error {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir, cmd.Env = dir, env
@@ -70,10 +70,10 @@ const (
 	maxAnswer = 16 << 20 // bytes of an answer that is taken as a whole
 )
 
-// A limited keeps what is written to it, n bytes at most. What is more ends the
-// command that writes, or is forgotten.
+// A limited keeps n bytes of what is written to it. More than that ends the command
+// that writes, or with forget is dropped.
 type limited struct {
-	buf    bytes.Buffer // embedded, its ReadFrom would know no limit
+	buf    bytes.Buffer // not embedded: its ReadFrom has no limit
 	n      int
 	forget bool
 	over   bool // there was more
@@ -90,8 +90,8 @@ func (l *limited) Write(p []byte) (int, error) {
 
 var errTooLong = errors.New("it is too long")
 
-// items calls f with each item that is written to it and ends with sep. An
-// error of f ends the command that writes.
+// items calls f with each item that is written to it, up to its sep. An error of f
+// ends the command that writes.
 type items struct {
 	sep  byte
 	f    func(item string) error
@@ -115,7 +115,7 @@ func (w *items) Write(p []byte) (int, error) {
 	return len(p), w.err
 }
 
-// answer runs git in dir and returns what it wrote, also where it failed.
+// answer runs git in dir and returns its standard output, even if git failed.
 func answer(ctx context.Context, dir string, env []string, stdin string, args ...string) (string, error) {
 	var in io.Reader // nil is /dev/null
 	if stdin != "" {
@@ -129,17 +129,17 @@ func answer(ctx context.Context, dir string, env []string, stdin string, args ..
 	return out.buf.String(), err
 }
 
-// userEnv is the environment for questions that git answers by the
-// configuration of the user and the system: what would point git at another
-// repository (a hook sets GIT_DIR and GIT_INDEX_FILE) is left out.
+// userEnv returns the environment for questions that git answers with the
+// configuration of the user and the system. It leaves out what would point git at
+// another repository: hooks run with GIT_DIR and GIT_INDEX_FILE.
 func userEnv() []string {
 	return environ(func(name string) bool {
 		return strings.HasPrefix(name, "GIT_CONFIG_") || name == "GIT_CEILING_DIRECTORIES" || name == "GIT_DISCOVERY_ACROSS_FILESYSTEM"
 	})
 }
 
-// ownEnv is the environment of all other commands: no configuration of the host
-// is read.
+// ownEnv returns the environment of all other commands, in which git reads no
+// configuration of the host.
 func ownEnv() []string {
 	return append(environ(func(string) bool { return false }), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull)
 }
@@ -149,7 +149,7 @@ func environ(keep func(name string) bool) []string {
 		name, _, _ := strings.Cut(v, "=")
 		return strings.HasPrefix(name, "GIT_") && !keep(name)
 	})
-	// Objects are what their names say: no replacement (git-replace(1)).
+	// No object may be replaced by another (git-replace(1)).
 	return append(env, "GIT_ALLOW_PROTOCOL=none", "GIT_NO_LAZY_FETCH=1", "GIT_NO_REPLACE_OBJECTS=1",
 		"GIT_OPTIONAL_LOCKS=0", "GIT_TERMINAL_PROMPT=0", "LC_ALL=C")
 }
@@ -180,9 +180,9 @@ func parseSettings(list string) []setting {
 	return all
 }
 
-// carried reports whether a setting of a repository's own is in force: it says
-// how files are on this disk, or what a revision such as @{upstream} means. It
-// can name neither a program nor a file.
+// carried reports whether a setting of the repository is in force. Such a setting
+// says how files are stored on this disk, or what a revision such as @{upstream}
+// means. It can name neither a program nor a file.
 func (s setting) carried() bool {
 	switch s.section {
 	case "core":
@@ -198,7 +198,7 @@ func (s setting) carried() bool {
 	return false
 }
 
-// text returns the setting as a file of git-config(1) has it.
+// text returns the setting in the syntax of git-config(1).
 func (s setting) text() string {
 	sub := ""
 	if s.sub != "" {
@@ -215,15 +215,15 @@ func quote(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s) + `"`
 }
 
-// read asks git, of the repository whose git directory is r.dir, where its
-// origin is and how it is set up. The first is the user's to redirect
-// (url.*.insteadOf), the second is the repository's own.
+// read asks git for the URL of the repository's origin, which the user's
+// configuration may redirect (url.*.insteadOf), and for the repository's own
+// configuration.
 func (r *Repo) read(ctx context.Context) error {
 	dir := "GIT_DIR=" + r.dir
-	// The URL may hold a password: it is in no argument.
+	// The URL may hold a password, so it must not be an argument.
 	origin, err := answer(ctx, r.Top, append(userEnv(), dir), "", "ls-remote", "--get-url", "origin")
 	if failed, ok := errors.AsType[*gitError](err); ok {
-		// Git's words may hold the URL.
+		// The words of git may hold the URL.
 		err = fmt.Errorf("git ls-remote --get-url origin: %w: the same command in %s says why", failed.err, r.Top)
 	}
 	if err != nil {
@@ -247,7 +247,7 @@ func (r *Repo) read(ctx context.Context) error {
 	return nil
 }
 
-// config returns a configuration of ours for a repository with r's objects.
+// config returns our configuration for a repository with the objects of r.
 func (r *Repo) config(bare, reftable bool) string {
 	text := fmt.Sprintf("[core]\n\trepositoryformatversion = 1\n\tbare = %t\n[extensions]\n\tobjectFormat = %s\n", bare, r.format)
 	if reftable {
@@ -256,7 +256,7 @@ func (r *Repo) config(bare, reftable bool) string {
 	return text
 }
 
-// lend makes dir the common git directory that commands about r see instead of
+// lend makes dir a common git directory that commands about r see in the place of
 // r's own (GIT_COMMON_DIR in git(1)).
 func (r *Repo) lend(dir string) error {
 	err := errors.Join(os.WriteFile(filepath.Join(dir, "config"), []byte(r.config(r.Bare, r.reftable)+r.settings), 0o600),
@@ -269,8 +269,8 @@ func (r *Repo) lend(dir string) error {
 
 // borrow calls f with the environment in which git commands are about r.
 func (r *Repo) borrow(f func(env []string) error) error {
-	// The executor's scratch has names of this form too, and removes those
-	// of processes that were killed.
+	// The name has the form of the executor's scratch, which removes those that
+	// killed processes left.
 	common, err := os.MkdirTemp("", fmt.Sprintf("9ci-%d-git*", os.Getpid()))
 	if err != nil {
 		return err
@@ -288,7 +288,8 @@ func (r *Repo) borrow(f func(env []string) error) error {
 
 func (r *Repo) objects() string { return filepath.Join(r.GitDir, "objects") }
 
-// git runs git about r with the standard input given and returns what it wrote.
+// git runs git about r with the standard input given, and returns its standard
+// output.
 func (r *Repo) git(ctx context.Context, stdin string, args ...string) (out string, err error) {
 	err = r.borrow(func(env []string) error {
 		out, err = answer(ctx, r.Top, env, stdin, args...)

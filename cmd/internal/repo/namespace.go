@@ -9,12 +9,12 @@ import (
 	"9ci/fs"
 )
 
-// Namespace returns the namespace of the repository at the executor whose key
-// has that fingerprint: host/owner/repo of the remote origin, or local/NAME-XXXXXXXX
-// where its URL names none, or there is none. NAME is the directory's, and XXXXXXXX
-// begins the SHA-256 of the fingerprint, a newline, and the path of the common
-// git directory: work trees of one repository are together, and repositories of
-// one name apart.
+// Namespace returns the namespace of the repository at the executor whose key has
+// that fingerprint. It is host/owner/repo, of the URL of the remote origin. If there
+// is no such remote, or its URL names no namespace, it is local/NAME-XXXXXXXX: the
+// name of the directory, and the first eight digits of the SHA-256 of the
+// fingerprint, a newline and the path of the common git directory. So the work
+// trees of one repository share a namespace, and repositories of one name do not.
 func (r *Repo) Namespace(fingerprint string) string {
 	if ns, ok := r.Origin(); ok {
 		return ns
@@ -27,14 +27,13 @@ func (r *Repo) Namespace(fingerprint string) string {
 	return fmt.Sprintf("local/%s-%x", fs.NamespaceElement(strings.TrimSuffix(filepath.Base(name), ".git")), sum[:4])
 }
 
-// Origin returns the namespace that the URL of the remote origin names; ok is
-// false where it names none.
+// Origin returns the namespace that the URL of the remote origin names. ok is
+// false if it names none.
 func (r *Repo) Origin() (ns string, ok bool) { return ParseNamespace(r.origin) }
 
-// ParseNamespace returns the namespace of a remote's URL, in any of the forms
-// of git-fetch(1). ok is false for a path, and for a URL that is none of those
-// forms: what then stands behind a ?, a # or another @ is likely to be a
-// password that was mistyped.
+// ParseNamespace returns the namespace of a remote's URL, in any of the forms of
+// git-fetch(1). ok is false for a path, and for a URL of another form: the part
+// behind a ?, a # or a second @ is likely to be a password that was mistyped.
 func ParseNamespace(url string) (ns string, ok bool) {
 	if strings.ContainsAny(url, "?#\\") || strings.Count(url, "@") > 1 {
 		return "", false
@@ -46,7 +45,7 @@ func ParseNamespace(url string) (ns string, ok bool) {
 		}
 		host, path, _ = strings.Cut(rest, "/")
 	} else {
-		// A path, unless a colon stands before the first slash.
+		// Without a colon before the first slash this is a path.
 		if host, path, scplike = strings.Cut(url, ":"); !scplike || strings.Contains(host, "/") {
 			return "", false
 		}
@@ -68,8 +67,8 @@ func ParseNamespace(url string) (ns string, ok bool) {
 	return ns, err == nil
 }
 
-// isScheme reports whether s is a scheme (RFC 3986 §3.1), and not one with the
-// name of a remote helper before it (gitremote-helpers(7)).
+// isScheme reports whether s is a scheme (RFC 3986 §3.1). One with the name of a
+// remote helper before it (gitremote-helpers(7)) is not.
 func isScheme(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
 		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("+-.", c))

@@ -1,7 +1,7 @@
-// Package repo asks git(1) about a repository: its revisions, its namespace,
-// and a bundle of one revision to clone from. A repository decides nothing
-// about the host: no program that its configuration names is run, nothing in it
-// is evaluated, and whose it may be git itself says (safe.directory in
+// Package repo asks git(1) about a repository: its revisions, its namespace, and a
+// bundle of one revision to clone from. A repository decides nothing about the
+// host: no program that its configuration names is run, and nothing in it is
+// evaluated. Git itself refuses the repositories of other users (safe.directory in
 // git-config(1)).
 package repo
 
@@ -16,10 +16,10 @@ import (
 	"strings"
 )
 
-// A Repo is a git repository on this machine. It is what it was when it was
-// opened.
+// A Repo is a git repository on this machine, with the configuration that it had
+// when it was opened.
 type Repo struct {
-	Top    string // the work tree, or the repository itself where it is bare
+	Top    string // the work tree, or the repository itself if it is bare
 	GitDir string // the common git directory, absolute and without symbolic links
 	Bare   bool
 
@@ -27,15 +27,15 @@ type Repo struct {
 	format   string // of object names: sha1 or sha256
 	reftable bool   // refs are in a reftable rather than in files
 	partial  bool   // objects may be missing
-	settings string // what is in force of the repository's configuration
+	settings string // the part of the repository's configuration that is in force
 	origin   string // the URL of the remote origin: it may hold a password
 }
 
 // Open finds the repository that dir is in. It refuses what git refuses: a
-// repository that another user owns, unless safe.directory has it.
+// repository of another user that safe.directory does not list.
 func Open(ctx context.Context, dir string) (*Repo, error) {
 	switch _, err := exec.LookPath("git"); {
-	case errors.Is(err, exec.ErrDot): // it may be the repository's
+	case errors.Is(err, exec.ErrDot): // a git in the repository
 		return nil, fmt.Errorf("%w: take relative directories out of PATH", err)
 	case err != nil:
 		return nil, errors.New("git is not installed: on Debian, apt-get install git")
@@ -54,9 +54,10 @@ func Open(ctx context.Context, dir string) (*Repo, error) {
 	return r, nil
 }
 
-// discover asks git where the repository of dir is, as the user would.
+// discover asks git where the repository of dir is, with the user's own
+// configuration.
 func discover(ctx context.Context, dir string) (*Repo, error) {
-	// Without a work tree the last question fails, once the others are answered.
+	// Without a work tree the last question fails after the others are answered.
 	out, err := answer(ctx, dir, userEnv(), "", "rev-parse", "--path-format=absolute",
 		"--show-object-format", "--is-bare-repository", "--git-dir", "--git-common-dir", "--show-toplevel")
 	a := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
@@ -86,8 +87,8 @@ func discover(ctx context.Context, dir string) (*Repo, error) {
 	return nil, fmt.Errorf("git rev-parse answered %q", out)
 }
 
-// freestanding refuses a bare repository that lies in a work tree: a commit can
-// hold one, with a configuration of its author's.
+// freestanding refuses a bare repository inside a work tree: a commit can hold one,
+// and its author has then written the configuration.
 func (r *Repo) freestanding() error {
 	for d := r.dir; d != filepath.Dir(d); {
 		d = filepath.Dir(d)
@@ -99,8 +100,8 @@ func (r *Repo) freestanding() error {
 	return nil
 }
 
-// leadsTo reports whether link, the .git of a work tree, is the git directory
-// dir, or a file that names it (gitrepository-layout(5)).
+// leadsTo reports whether link, the .git of a work tree, is the git directory dir
+// or a file that names dir (gitrepository-layout(5)).
 func leadsTo(link, dir string) bool {
 	fi, err := os.Stat(link)
 	if err != nil {
@@ -123,7 +124,8 @@ func leadsTo(link, dir string) bool {
 	return err == nil && os.SameFile(fi, to)
 }
 
-// Resolve returns the commit that rev names, and its tree.
+// Resolve returns the commit that rev names, and its tree. The error says that
+// there is none, and where to look.
 func (r *Repo) Resolve(ctx context.Context, rev string) (commit, tree string, err error) {
 	commit, tree, err = r.commit(ctx, rev)
 	if !errors.Is(err, errNoCommit) {
@@ -137,8 +139,8 @@ func (r *Repo) Resolve(ctx context.Context, rev string) (commit, tree string, er
 
 var errNoCommit = errors.New("no such commit")
 
-// commit is Resolve that reports errNoCommit. The commit itself is read, which
-// git then checks against its name: a commit-graph may say what it likes.
+// commit is Resolve, but its error is errNoCommit. It reads the commit itself,
+// because git then checks it against its name: a commit-graph may hold lies.
 func (r *Repo) commit(ctx context.Context, rev string) (commit, tree string, err error) {
 	if strings.ContainsAny(rev, "\n\x00") {
 		return "", "", errNoCommit
@@ -161,16 +163,16 @@ func (r *Repo) commit(ctx context.Context, rev string) (commit, tree string, err
 	return commit, tree, nil
 }
 
-// Ancestors returns commit and the commits it descends from, nearest first,
-// at most n.
+// Ancestors returns commit and the commits it descends from, nearest first, n at
+// most.
 func (r *Repo) Ancestors(ctx context.Context, commit string, n int) ([]string, error) {
 	out, err := r.git(ctx, "", "rev-list", "--topo-order", fmt.Sprintf("--max-count=%d", n), "--end-of-options", commit)
 	return strings.Fields(out), err
 }
 
-// Dirty counts the files that a run of HEAD does not see: changed, staged or
-// untracked. A submodule counts where another commit of it is checked out: git
-// would look into its files by its own configuration.
+// Dirty counts the files whose changes a run of HEAD does not see: changed, staged
+// or untracked. A submodule counts if another commit of it is checked out. Its
+// files are not looked at: git would do so with the submodule's configuration.
 func (r *Repo) Dirty(ctx context.Context) (int, error) {
 	if r.Bare {
 		return 0, nil
@@ -181,10 +183,9 @@ func (r *Repo) Dirty(ctx context.Context) (int, error) {
 	return n, err
 }
 
-// Tracked reports whether the file of that name at the top of the work tree is
-// one that git tracks: the index or HEAD has it, under this name or under
-// another that the file system takes for it, where case does not count. An
-// error of git's is no answer.
+// Tracked reports whether git tracks the file of that name at the top of the work
+// tree: the index or HEAD has it, under this name or, on a file system that ignores
+// case, under another that means the same file.
 func (r *Repo) Tracked(ctx context.Context, name string) (bool, error) {
 	file, err := os.Lstat(filepath.Join(r.Top, name))
 	if errors.Is(err, iofs.ErrNotExist) {
@@ -220,8 +221,8 @@ func (r *Repo) HasFile(ctx context.Context, commit, name string) bool {
 	return err == nil
 }
 
-// File returns the file of that name in the tree of a ref, which is named in
-// full: no tag of that name counts instead. It has 16 MiB at most.
+// File returns the file of that name in the tree of a ref. The ref is a full name,
+// so no tag can stand for it. A file of more than 16 MiB is an error.
 func (r *Repo) File(ctx context.Context, ref, name string) (string, error) {
 	id, err := r.git(ctx, "", "show-ref", "--verify", "--hash", ref)
 	if err != nil {

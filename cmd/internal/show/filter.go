@@ -6,21 +6,21 @@ import (
 	"unicode/utf8"
 )
 
-// A filter lets text through and, of ECMA-48's control functions, SGR alone
-// (ESC [ ... m). What comes out is UTF-8: what is not becomes U+FFFD, as
-// terminals show it, and so does no part of a control (C1) to one that reads
-// single bytes.
+// A filter lets text through and, of the control functions of ECMA-48, SGR alone
+// (ESC [ ... m). The result is UTF-8: other bytes become U+FFFD, as terminals show
+// them, so that no terminal that reads single bytes finds a C1 control there.
 type filter struct {
 	state state
 	seq   []byte // a control sequence that has not ended
 	rest  []byte // a character that has not ended
 
-	// What the terminal was brought to, if anything was let through:
-	line change // within a line
-	ink  change // to colours, or what else SGR has
+	// What the output has done to the terminal:
+	line change // begun: the cursor is within a line
+	ink  change // begun: colours, or other modes of SGR, are on
 }
 
-// A change is what a filter did to the terminal since somebody looked.
+// A change is what a filter has done to the terminal since [Writer.content] last
+// looked.
 type change uint8
 
 const (
@@ -29,7 +29,7 @@ const (
 	ended
 )
 
-// A state is what the next character belongs to.
+// A state says what the next character belongs to.
 type state uint8
 
 const (
@@ -48,7 +48,7 @@ const (
 	sub = 0x1a
 	del = 0x7f
 
-	// Of C1, as characters.
+	// C1 controls, as characters.
 	dcs   = 0x90
 	sos   = 0x98
 	csiC1 = 0x9b
@@ -58,11 +58,11 @@ const (
 	apc   = 0x9f
 )
 
-// maxSequence is the longest SGR in bytes that is let through.
+// maxSequence is the length in bytes of the longest SGR that is let through.
 const maxSequence = 64
 
-// append appends to out what of p, and of what was held back before, is let
-// through.
+// append appends to out what is let through of p, and of the bytes held back
+// before.
 func (f *filter) append(out, p []byte) []byte {
 	if len(f.rest) > 0 {
 		p = append(f.rest, p...)
@@ -80,7 +80,7 @@ func (f *filter) append(out, p []byte) []byte {
 	return out
 }
 
-// end appends what was held back: no more will come.
+// end appends what was held back, when no more bytes come.
 func (f *filter) end(out []byte) []byte {
 	for range f.rest {
 		out = f.step(out, utf8.RuneError)
@@ -136,7 +136,7 @@ func (f *filter) step(out []byte, r rune) []byte {
 		case was == strEsc && r == '\\', r == st, r == bel, r == can, r == sub:
 			f.state = plain
 			return out
-		case r == '\n': // no string hides more than its line
+		case r == '\n': // a control string hides one line at most
 		case r == esc:
 			f.state = strEsc
 			return out
@@ -145,7 +145,7 @@ func (f *filter) step(out []byte, r rune) []byte {
 			return out
 		}
 	}
-	// A text's character, or a control that ends what went before.
+	// r is text, or a control that ends the sequence before it.
 	f.state = plain
 	switch {
 	case r == esc:
@@ -163,8 +163,8 @@ func (f *filter) step(out []byte, r rune) []byte {
 	return out
 }
 
-// sgr appends the control sequence that has ended, if it is an SGR of seven
-// bits and has nothing but parameters.
+// sgr appends the sequence that has ended, if it is an SGR in its seven-bit form
+// with nothing but parameters.
 func (f *filter) sgr(out []byte) []byte {
 	args, ok := bytes.CutPrefix(f.seq, []byte("\x1b["))
 	if !ok || len(f.seq) > maxSequence {

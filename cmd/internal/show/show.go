@@ -1,15 +1,17 @@
-// Package show prints to standard output and standard error. What a run prints,
-// what a file is called and what a peer says must not get at the terminal on
-// which it is read: not move the cursor, set the title, answer for the user, or
-// look like a message of ours.
+// Package show prints to standard output and standard error. The output of a run,
+// the name of a file and the words of a peer must have no power over the terminal
+// on which they are read: they must not move the cursor, set the title, answer for
+// the user, or look like a message of ours.
 //
-// There are content, which [Writer.Write] prints, and words of ours with names
-// and others' words in them, which [Writer.Printf] and [Message] print. Of
-// content a terminal gets text and what colours it (SGR of ECMA-48), of words
-// printable text alone: the rest is shown as Go spells it in a string.
+// [Writer.Write] prints content: the bytes of a run or of a file. A terminal gets
+// the text of it and what colours text (SGR of ECMA-48). [Writer.Printf] and
+// [Message] print words: our sentences, with names and words of others in them. A
+// terminal gets their printable text; the rest is spelled as in a Go string.
 //
-// What is no terminal gets all bytes as they are. The terminal is taken to be
-// one of UTF-8.
+// Anything but a terminal gets all bytes as they are. Terminals are taken to use
+// UTF-8.
+//
+// [Run.Follow] prints a run.
 package show
 
 import (
@@ -41,11 +43,11 @@ type Writer struct {
 	filter  filter
 }
 
-// A surface is what Writers print on together.
+// A surface is a terminal that several Writers print on.
 type surface struct {
 	mu     sync.Mutex // guards what follows, and the Writers' filters
-	inLine bool       // content ended within a line
-	inked  io.Writer  // where content left colours on, or nil
+	inLine bool       // the last content ended within a line
+	inked  io.Writer  // the file on which content left colours, or nil
 }
 
 func newWriter(f *os.File, s *surface) *Writer {
@@ -55,8 +57,8 @@ func newWriter(f *os.File, s *surface) *Writer {
 // Terminal reports whether w is a terminal.
 func (w *Writer) Terminal() bool { return w.tty }
 
-// Write prints content. A control sequence, or a character, that ends in a
-// later Write is printed with that.
+// Write prints content. If a control sequence or a character ends in a later Write,
+// that Write prints it.
 func (w *Writer) Write(p []byte) (int, error) {
 	if !w.tty {
 		return w.file.Write(p)
@@ -69,7 +71,8 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// content prints what the filter let through. The surface is locked.
+// content prints text that the filter has let through. The caller holds the
+// surface's lock.
 func (w *Writer) content(text []byte) error {
 	f, s := &w.filter, w.surface
 	if f.line != none {
@@ -86,12 +89,12 @@ func (w *Writer) content(text []byte) error {
 	return err
 }
 
-// Raw returns a writer of content that lets everything through: the user asked
-// for it.
+// Raw returns a writer of content that filters nothing, for a user who asks for
+// that.
 func (w *Writer) Raw() io.Writer { return w.file }
 
-// Printf prints words of ours. On a terminal the strings and errors among args
-// make no lines.
+// Printf prints words. On a terminal, newlines in the strings and errors among
+// args are spelled \n.
 func (w *Writer) Printf(format string, args ...any) (int, error) {
 	if w.tty {
 		args = slices.Clone(args)
@@ -109,8 +112,8 @@ func (w *Writer) Printf(format string, args ...any) (int, error) {
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", `\n`) }
 
-// Words returns a writer of words of ours, for what wants a writer. No character
-// is split over Writes.
+// Words returns a writer of words. The caller must not split a character over two
+// Writes.
 func (w *Writer) Words() io.Writer { return words{w} }
 
 type words struct{ w *Writer }
@@ -128,8 +131,8 @@ func (x words) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// settle ends the colours that content left on, and returns what makes words
-// begin a line. The surface is locked.
+// settle ends the colours that content left on. It returns a newline if words
+// would not begin a line without it. The caller holds the surface's lock.
 func (s *surface) settle() []byte {
 	if s.inked != nil {
 		io.WriteString(s.inked, "\x1b[m")
@@ -142,9 +145,9 @@ func (s *surface) settle() []byte {
 	return nil
 }
 
-// appendWords appends p with what is not printable as in a string of Go's, but
-// for newlines and tabs. Bidirectional controls, which make a name read as
-// another, are not printable.
+// appendWords appends p to b. Characters that cannot be printed, but for newlines
+// and tabs, are spelled as in a Go string. These include bidirectional controls,
+// which can make one name read as another.
 func appendWords(b, p []byte) []byte {
 	for len(p) > 0 {
 		r, n := utf8.DecodeRune(p)
@@ -162,8 +165,9 @@ func appendWords(b, p []byte) []byte {
 	return b
 }
 
-// Name returns a name as it is to be printed on w: on a terminal quoted as in
-// Go, if one could not tell where it begins and ends or what is in it.
+// Name returns a name as Printf should print it on w. On a terminal it is quoted as
+// in Go if it is empty, or has a blank, a quote, a backslash or a character that
+// cannot be printed.
 func (w *Writer) Name(name string) string {
 	plain := func(r rune) bool { return r != ' ' && r != '"' && r != '\\' && strconv.IsPrint(r) }
 	if !w.tty || name != "" && utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return !plain(r) }) < 0 {
@@ -172,16 +176,14 @@ func (w *Writer) Name(name string) string {
 	return strconv.Quote(name)
 }
 
-// Message prints a message of the program that is named, on standard error. Its
-// lines are indented but for the first, so that none of others' words stands
-// where a message of ours begins.
+// Message prints a message of the program on standard error. All lines but the
+// first are indented: so no words of others stand where a message begins.
 func Message(program, text string) {
 	text = strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n\t")
 	fmt.Fprintf(Err.Words(), "%s: %s\n", program, text)
 }
 
-// Close leaves the terminal as it was found. What is printed afterwards is
-// printed all the same.
+// Close ends the colours that content left on. Printing still works afterwards.
 func Close() {
 	screen.mu.Lock()
 	defer screen.mu.Unlock()

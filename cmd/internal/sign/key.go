@@ -23,9 +23,10 @@ import (
 // Namespace is the SSHSIG namespace of a run's manifest.
 const Namespace = "run@9ci"
 
-// LoadKey returns the key that CI_KEY names: an OpenSSH private key, made
-// (ed25519, mode 0600) where there is none; or the agent's, for the name of a
-// public key (NAME.pub). A certificate beside it (NAME-cert.pub) is used with it.
+// LoadKey returns the key that CI_KEY names. If that is the file of an OpenSSH
+// private key, LoadKey makes it (ed25519, mode 0600) if it does not exist; if it is
+// that of a public key, NAME.pub, or the private key has a passphrase, the agent
+// signs. A certificate beside the key, NAME-cert.pub, is used with it.
 func LoadKey(name string) (ssh.Signer, error) {
 	if _, err := os.Stat(name); errors.Is(err, iofs.ErrNotExist) && !strings.HasSuffix(name, ".pub") {
 		if err := makeKey(name); err != nil {
@@ -39,8 +40,8 @@ func LoadKey(name string) (ssh.Signer, error) {
 	return s, nil
 }
 
-// makeKey makes the key file. Of several processes that do so at once one
-// wins, and all use its key.
+// makeKey makes the key file. If several processes do so at once, one succeeds and
+// all use its key.
 func makeKey(name string) error {
 	_, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -79,8 +80,8 @@ func makeKey(name string) error {
 	return nil
 }
 
-// Manifest signs the manifest of a run. The signature is armored, as
-// ssh-keygen -Y verify reads it.
+// Manifest signs the manifest of a run. The signature is in the armored form that
+// ssh-keygen -Y verify reads.
 func Manifest(s ssh.Signer, manifest []byte) ([]byte, error) {
 	sig, err := sshsig.Sign(bytes.NewReader(manifest), s, sshsig.HashSHA512, Namespace)
 	if err != nil {

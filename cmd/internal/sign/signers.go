@@ -21,14 +21,15 @@ type Signers struct {
 
 // A signer is a line of an allowed_signers file.
 type signer struct {
-	name          string // its first principal
+	name          string // the first principal
 	key           ssh.PublicKey
 	authority     bool // cert-authority: certificates of this key count
 	namespaces    []string
 	after, before time.Time // zero: unlimited
 }
 
-// An UntrustedError says why a signature does not count.
+// An UntrustedError is the error of a signature that is absent, or good but of a
+// signer that is not trusted.
 type UntrustedError struct{ Why string }
 
 func (e *UntrustedError) Error() string { return e.Why }
@@ -38,8 +39,8 @@ func (s *Signers) Add(name string, key ssh.PublicKey) {
 	s.list = append(s.list, signer{name: name, key: key})
 }
 
-// AddFile trusts the signers of an allowed_signers file. A file that is not
-// there holds none.
+// AddFile trusts the signers of an allowed_signers file. It is no error if the file
+// does not exist.
 func (s *Signers) AddFile(name string) error {
 	b, err := os.ReadFile(name)
 	if errors.Is(err, iofs.ErrNotExist) {
@@ -51,7 +52,8 @@ func (s *Signers) AddFile(name string) error {
 	return s.AddText(name, string(b))
 }
 
-// AddText is AddFile for a text; name stands for it in errors.
+// AddText trusts the signers of the text of an allowed_signers file. Errors call it
+// by name.
 func (s *Signers) AddText(name, text string) error {
 	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSpace(line)
@@ -67,8 +69,8 @@ func (s *Signers) AddText(name, text string) error {
 	return nil
 }
 
-// parseSigner reads principals [options] keytype key [comment]. Behind the
-// principals that is a line of authorized_keys.
+// parseSigner reads principals [options] keytype key [comment]. The part behind the
+// principals has the syntax of authorized_keys.
 func parseSigner(line string) (signer, error) {
 	var principals, rest string
 	if strings.HasPrefix(line, `"`) {
@@ -107,7 +109,8 @@ func parseSigner(line string) (signer, error) {
 	return s, nil
 }
 
-// parseTime reads YYYYMMDD[Z] or YYYYMMDDHHMM[SS][Z], local time without Z.
+// parseTime reads YYYYMMDD[Z] or YYYYMMDDHHMM[SS][Z]. Without the Z the time is
+// local.
 func parseTime(s string) (time.Time, error) {
 	loc := time.Local
 	if v, ok := strings.CutSuffix(s, "Z"); ok {
@@ -121,9 +124,10 @@ func parseTime(s string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("bad time %q", s)
 }
 
-// Verify checks an armored signature of a manifest and returns the name of
-// its signer, as of the time given. Whose signature it is but is not trusted
-// for it is an UntrustedError, and so is a signature that is not there.
+// Verify checks an armored signature of a manifest, and returns the name of the
+// signer. The signer must have been trusted at the time given. If the signature is
+// good but its signer was not trusted then, or if there is no signature, the error
+// is an UntrustedError.
 func (s *Signers) Verify(manifest, armored []byte, at time.Time) (name string, err error) {
 	if len(armored) == 0 {
 		return "", &UntrustedError{"it is not signed"}
@@ -155,16 +159,16 @@ func (s *Signers) Verify(manifest, armored []byte, at time.Time) (name string, e
 	return "", &UntrustedError{why}
 }
 
-// Trusts reports whether the key of that fingerprint is trusted by itself, not
-// for a certificate.
+// Trusts reports whether the key of that fingerprint is trusted itself, not by a
+// certificate.
 func (s *Signers) Trusts(fingerprint string) bool {
 	return slices.ContainsFunc(s.list, func(one signer) bool {
 		return !one.authority && Fingerprint(one.key) == fingerprint
 	})
 }
 
-// matches reports whether key is the signer's, or a certificate that it gave
-// and that was good at the time given.
+// matches reports whether key is the signer's, or a certificate that the signer has
+// issued and that was valid at the time given.
 func (s signer) matches(key ssh.PublicKey, at time.Time) bool {
 	cert, ok := key.(*ssh.Certificate)
 	if !s.authority {
@@ -181,8 +185,8 @@ func (s signer) matches(key ssh.PublicKey, at time.Time) bool {
 	return check.CheckCert(cert.ValidPrincipals[0], cert) == nil
 }
 
-// Fingerprint is the name of a key where there is no better one: SHA256:...,
-// of the key itself where it comes in a certificate.
+// Fingerprint returns the SHA-256 fingerprint of a key in the form of ssh-keygen,
+// SHA256:.... That of a certificate is its key's.
 func Fingerprint(key ssh.PublicKey) string {
 	if cert, ok := key.(*ssh.Certificate); ok {
 		key = cert.Key
@@ -190,8 +194,8 @@ func Fingerprint(key ssh.PublicKey) string {
 	return ssh.FingerprintSHA256(key)
 }
 
-// Signer returns the fingerprint of the key that made an armored signature,
-// without asking whether it is good.
+// Signer returns the fingerprint of the key that an armored signature names. It
+// does not check the signature.
 func Signer(armored []byte) (string, error) {
 	sig, err := sshsig.Unarmor(armored)
 	if err != nil {
