@@ -2,96 +2,17 @@ package orchestrator
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
-	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
-// Limits on an announcement.
-const (
-	maxAnnounce = 128 << 10 // bytes
-	maxShares   = 1024      // namespaces of one export
-	maxMembers  = 4         // exports of one connection
-	maxAddress  = 255       // bytes
-)
+// maxMembers is how many trees one connection may export.
+const maxMembers = 4
 
-// An Announce says what an executor exports.
-type Announce struct {
-	Name       string   // below n: HOST for a daemon, HOST.PID for others
-	Namespaces []string // each is an aname that the export takes
-	Address    string   // where others may reach the executor directly; "" where they cannot
-
-	// Joined, if set, is called each time the orchestrator has taken the
-	// announcement: from then on others see the executor.
-	Joined func()
-
-	// Lost, if set, is called each time the connection could not be made, or
-	// was lost, with the reason. It is made anew by itself.
-	Lost func(err error)
-}
-
-// text returns a as it travels: attr=value lines.
-func (a Announce) text() []byte {
-	return fs.Attrs{
-		{Name: "name", Value: a.Name},
-		{Name: "namespaces", Value: fs.QuoteWords(a.Namespaces)},
-		{Name: "address", Value: a.Address},
-	}.Text()
-}
-
-// parseAnnounce reads what text wrote. Attributes that it does not know are
-// passed over: a later executor may say more.
-func parseAnnounce(b []byte) (Announce, error) {
-	if len(b) > maxAnnounce {
-		return Announce{}, fmt.Errorf("announcement of %d bytes: at most %d", len(b), maxAnnounce)
-	}
-	attrs, err := fs.ParseAttrs(b)
-	if err != nil {
-		return Announce{}, fmt.Errorf("announcement: %w", err)
-	}
-	a := Announce{Name: attrs.Get("name"), Address: attrs.Get("address")}
-	if a.Namespaces, err = fs.SplitWords(attrs.Get("namespaces")); err != nil {
-		return Announce{}, fmt.Errorf("announcement: %w", err)
-	}
-	return a, a.check()
-}
-
-// check returns what is wrong with a, on either side of the wire.
-func (a *Announce) check() error {
-	if err := checkExecutor(a.Name); err != nil {
-		return err
-	}
-	switch {
-	case len(a.Namespaces) == 0:
-		return errors.New("an announcement names no namespace")
-	case len(a.Namespaces) > maxShares:
-		return fmt.Errorf("an announcement of %d namespaces: at most %d", len(a.Namespaces), maxShares)
-	case len(a.Address) > maxAddress || !utf8.ValidString(a.Address) || strings.ContainsFunc(a.Address, func(r rune) bool { return r == ' ' || unicode.IsControl(r) }):
-		return fmt.Errorf("address %q: want host:port", a.Address)
-	}
-	clean := make([]string, len(a.Namespaces))
-	for i, ns := range a.Namespaces {
-		var err error
-		if clean[i], err = fs.CleanNamespace(ns); err != nil {
-			return err
-		}
-	}
-	slices.Sort(clean)
-	a.Namespaces = slices.Compact(clean)
-	return nil
-}
-
-// mayNotPublish begins the reason of a refusal that the key's grant makes.
-const mayNotPublish = "this key may not publish"
-
-// announce answers requestAnnounce.
+// announce answers a wire.RequestAnnounce.
 func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
-	a, err := parseAnnounce(payload)
+	a, err := wire.ParseAnnounce(payload)
 	if err != nil {
 		return nil, err
 	}
@@ -102,13 +23,12 @@ func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
 	return fmt.Appendf(nil, "generation=%d", m.generation.Load()), nil
 }
 
-// join makes the connection an exporter of a, by way of e. Where it exports a's
-// name already, its namespaces become a's.
-func (c *conn) join(ctx context.Context, a Announce, e exporter) (*member, error) {
-	l := c.login
+// join makes the connection an exporter of a, by way of e. If the connection
+// exports a's name already, the namespaces of that export become those of a.
+func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, error) {
 	for _, ns := range a.Namespaces {
-		if !l.grant.mayPublish(ns) {
-			return nil, fmt.Errorf("%s %s", mayNotPublish, ns)
+		if !c.login.MayPublish(ns) {
+			return nil, fmt.Errorf("%s %s", wire.MayNotPublish, ns)
 		}
 	}
 	c.mu.Lock()
@@ -118,7 +38,7 @@ func (c *conn) join(ctx context.Context, a Announce, e exporter) (*member, error
 		if len(c.members) >= maxMembers {
 			return nil, fmt.Errorf("a connection exports %d trees at most", maxMembers)
 		}
-		m = &member{name: a.Name, key: l.fingerprint(), conn: c, exporter: e, several: len(a.Namespaces) > 1}
+		m = &member{name: a.Name, key: c.login.String(), conn: c, exporter: e, several: len(a.Namespaces) > 1}
 	}
 	fresh, err := c.s.dir.export(ctx, m, a)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
 
@@ -26,7 +27,7 @@ func BenchmarkSetup(b *testing.B) {
 	k, _ := m.key("", "alice")
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			c, err := Dial(b.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+			c, err := dial.Dial(b.Context(), "ssh://"+m.addr, dial.Options{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
 			if err != nil {
 				b.Error(err)
 				return
@@ -74,13 +75,17 @@ func BenchmarkIdleConnection(b *testing.B) {
 // holdIdle is the other process: it connects, says so, and waits.
 func holdIdle(b *testing.B, what string) {
 	f := strings.Fields(what)
-	s, err := LoadSigner(f[1])
+	key, err := os.ReadFile(f[1])
+	if err != nil {
+		b.Fatal(err)
+	}
+	s, err := ssh.ParsePrivateKey(key)
 	if err != nil {
 		b.Fatal(err)
 	}
 	n, _ := strconv.Atoi(f[3])
 	for range n {
-		c, err := Dial(context.Background(), "ssh://"+f[0], DialOptions{Signers: []ssh.Signer{s}, KnownHosts: f[2]})
+		c, err := dial.Dial(context.Background(), "ssh://"+f[0], dial.Options{Signers: []ssh.Signer{s}, KnownHosts: f[2]})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -108,7 +113,7 @@ func BenchmarkRelay(b *testing.B) {
 	tree := newTestTree()
 	const size = 64 << 20
 	tree.files["ci/3f2a9c1d0b7e.1.tar"] = strings.Repeat("0123456789abcdef", size/16)
-	m.export(m.dial(k), Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	m.export(m.dial(k), dial.Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
 	root := m.tree(m.dial(k), hello)
 	b.SetBytes(size)
 	cpu := cpuTime()
@@ -151,7 +156,7 @@ func BenchmarkFind1000(b *testing.B) {
 		}
 		tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
 		name := fmt.Sprintf("box.%d", i)
-		m.export(m.dial(k), Announce{Name: name, Namespaces: []string{hello}}, tree.root())
+		m.export(m.dial(k), dial.Announce{Name: name, Namespaces: []string{hello}}, tree.root())
 		ev.await("/n/"+name+"/ci/3f2a9c1d0b7e.1", "passed")
 	}
 	question := string(testKey(testCommit).Text())
@@ -172,12 +177,12 @@ func BenchmarkDialFindFetch(b *testing.B) {
 	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
 	tree.files["ci/3f2a9c1d0b7e.1.tar"] = strings.Repeat("0123456789abcdef", 1<<12)
 	ev := watchEvents(b, m.tree(m.dial(k), hello))
-	m.export(m.dial(k), Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	m.export(m.dial(k), dial.Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
 	ev.await("passed")
 	question := string(testKey(testCommit).Text())
 	for b.Loop() {
 		began := time.Now()
-		c, err := Dial(b.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+		c, err := dial.Dial(b.Context(), "ssh://"+m.addr, dial.Options{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -14,12 +14,14 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/client"
+	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
 )
 
-// A wire is one direction of a connection in memory, for tests in a bubble: real
+// A cable is one direction of a connection in memory, for tests in a bubble: real
 // sockets do not stop synctest's clock.
-type wire struct {
+type cable struct {
 	mu     sync.Mutex
 	cond   *sync.Cond
 	buf    []byte
@@ -29,20 +31,20 @@ type wire struct {
 	timer  *time.Timer
 }
 
-func newWire() *wire {
-	w := &wire{}
+func newCable() *cable {
+	w := &cable{}
 	w.cond = sync.NewCond(&w.mu)
 	return w
 }
 
-func (w *wire) set(f func()) {
+func (w *cable) set(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
 	w.cond.Broadcast()
 }
 
-func (w *wire) Read(p []byte) (int, error) {
+func (w *cable) Read(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for {
@@ -60,7 +62,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 }
 
-func (w *wire) Write(p []byte) (int, error) {
+func (w *cable) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -73,7 +75,7 @@ func (w *wire) Write(p []byte) (int, error) {
 
 // A memConn is one end of a connection in memory.
 type memConn struct {
-	in, out *wire
+	in, out *cable
 	remote  net.Addr
 }
 
@@ -81,7 +83,7 @@ func (c *memConn) Read(p []byte) (int, error)  { return c.in.Read(p) }
 func (c *memConn) Write(p []byte) (int, error) { return c.out.Write(p) }
 
 func (c *memConn) Close() error {
-	for _, w := range []*wire{c.in, c.out} {
+	for _, w := range []*cable{c.in, c.out} {
 		w.set(func() { w.closed = true })
 	}
 	return nil
@@ -135,7 +137,7 @@ func memAddr(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port
 
 // dialFrom connects as if from an address.
 func (l *memListener) dialFrom(ip string) *memConn {
-	a, b := newWire(), newWire()
+	a, b := newCable(), newCable()
 	l.conns <- &memConn{in: a, out: b, remote: memAddr(ip)}
 	return &memConn{in: b, out: a, remote: memAddr("192.0.2.1")}
 }
@@ -156,8 +158,14 @@ func inBubble(t *testing.T, f func(t *testing.T, m *bubbleMux)) {
 	})
 }
 
+// A testLink is a client's connection, which the test can also use as SSH has it.
+type testLink struct {
+	*client.Link
+	ssh ssh.Conn
+}
+
 // login connects as a client of ours over a connection that the test can freeze.
-func (m *bubbleMux) login(s ssh.Signer) (*clientLink, *memConn) {
+func (m *bubbleMux) login(s ssh.Signer) (testLink, *memConn) {
 	m.t.Helper()
 	nc := m.l.dialFrom("192.0.2.7")
 	sc, chans, reqs, err := ssh.NewClientConn(nc, "mux:22", &ssh.ClientConfig{
@@ -166,29 +174,28 @@ func (m *bubbleMux) login(s ssh.Signer) (*clientLink, *memConn) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	l := newClientLink(sc, s)
+	l := client.New(sc, s)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.serve(chans, reqs)
+		l.Serve(chans, reqs)
 	}()
 	m.t.Cleanup(func() {
 		nc.freeze(false)
-		sc.Close()
+		l.Close()
 		<-done
 	})
-	return l, nc
+	return testLink{l, sc}, nc
 }
 
 // exportOn serves tree on a link until the test ends.
-func (m *bubbleMux) exportOn(l *clientLink, a Announce, tree fs.Dir) error {
+func (m *bubbleMux) exportOn(l testLink, a wire.Announce, tree fs.Dir) error {
 	m.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	m.t.Cleanup(cancel)
 	joined := make(chan error, 2)
-	a.Joined = func() { joined <- nil }
 	go func() {
-		joined <- l.export(ctx, a, func(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {
+		joined <- l.Export(ctx, a, func() { joined <- nil }, func(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {
 			srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree, nil }}
 			srv.Serve(ctx, rwc)
 		})
@@ -197,16 +204,13 @@ func (m *bubbleMux) exportOn(l *clientLink, a Announce, tree fs.Dir) error {
 }
 
 // treeOn imports the mux's tree over a link.
-func (m *bubbleMux) treeOn(l *clientLink, aname string) fs.Dir {
+func (m *bubbleMux) treeOn(l testLink, aname string) fs.Dir {
 	m.t.Helper()
-	ch, err := openChannel(m.t.Context(), l.ssh, "session", nil, func() {})
+	rwc, err := l.Import(m.t.Context())
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	if _, err := ch.SendRequest("subsystem", false, ssh.Marshal(&struct{ Name string }{"9p"})); err != nil {
-		m.t.Fatal(err)
-	}
-	cl, err := ninep.Import(m.t.Context(), ch, ninep.ImportOptions{Aname: aname, Uname: "test"})
+	cl, err := ninep.Import(m.t.Context(), rwc, ninep.ImportOptions{Aname: aname, Uname: "test"})
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
 
@@ -25,15 +26,15 @@ func TestChurn(t *testing.T) {
 	stay.add("3f2a9c1d0b7e.1", testCommit, "passed")
 	steady := m.dial(k)
 	ev := watchEvents(t, m.tree(steady, hello))
-	m.export(steady, Announce{Name: "steady", Namespaces: []string{hello}}, stay.root())
+	m.export(steady, dial.Announce{Name: "steady", Namespaces: []string{hello}}, stay.root())
 	ev.await("/n/steady/ci/")
 	before := runtime.NumGoroutine()
 
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	var wg sync.WaitGroup
-	dial := func() *Conn {
-		c, err := Dial(t.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+	connect := func() *dial.Conn {
+		c, err := dial.Dial(t.Context(), "ssh://"+m.addr, dial.Options{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
 		if err != nil {
 			t.Error(err)
 		}
@@ -42,13 +43,13 @@ func TestChurn(t *testing.T) {
 	for i := range 8 {
 		wg.Go(func() { // an executor that runs, and leaves or is cut off
 			for n := 0; ctx.Err() == nil; n++ {
-				c := dial()
+				c := connect()
 				if c == nil {
 					return
 				}
 				tree := newTestTree()
 				ectx, stop := context.WithTimeout(ctx, time.Duration(10+rand.IntN(100))*time.Millisecond)
-				a := Announce{Name: fmt.Sprintf("box.%d", i), Namespaces: []string{hello}}
+				a := dial.Announce{Name: fmt.Sprintf("box.%d", i), Namespaces: []string{hello}}
 				a.Joined = func() { tree.add(fmt.Sprintf("3f2a9c1d0b7e.%d", n+1), testCommit, "passed") }
 				go func() {
 					<-ectx.Done()
@@ -66,7 +67,7 @@ func TestChurn(t *testing.T) {
 		})
 		wg.Go(func() { // a reader that looks at all there is
 			for ctx.Err() == nil {
-				c := dial()
+				c := connect()
 				if c == nil {
 					return
 				}

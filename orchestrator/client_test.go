@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -16,10 +15,12 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"9ci/fs"
+	"9ci/orchestrator/dial"
+	"9ci/orchestrator/internal/client"
+	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
 )
 
@@ -31,8 +32,8 @@ func TestDialHostKey(t *testing.T) {
 	t.Setenv("HOME", m.home)
 	hosts := filepath.Join(m.home, ".ssh", "known_hosts")
 	os.Mkdir(filepath.Dir(hosts), 0o700)
-	dial := func() error {
-		c, err := Dial(t.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: hosts})
+	connect := func() error {
+		c, err := dial.Dial(t.Context(), "ssh://"+m.addr, dial.Options{Signers: []ssh.Signer{k}, KnownHosts: hosts})
 		if err == nil {
 			c.Close()
 		}
@@ -42,70 +43,41 @@ func TestDialHostKey(t *testing.T) {
 	fingerprint := ssh.FingerprintSHA256(m.s.HostKey())
 	command := fmt.Sprintf("ssh-keyscan -t ed25519 -p %s %s >> ~/.ssh/known_hosts", port, host)
 
-	err := dial()
-	if !errors.Is(err, ErrUnknownHost) || !strings.HasSuffix(err.Error(), ": "+command) || !strings.Contains(err.Error(), fingerprint) {
+	err := connect()
+	if !errors.Is(err, dial.ErrUnknownHost) || !strings.HasSuffix(err.Error(), ": "+command) || !strings.Contains(err.Error(), fingerprint) {
 		t.Fatalf("Dial without known_hosts: %v", err)
 	}
 	if out, err := exec.CommandContext(t.Context(), "sh", "-c", command).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", command, err, out)
 	}
-	if err := dial(); err != nil {
+	if err := connect(); err != nil {
 		t.Errorf("after %s: %v", command, err)
 	}
 	other := newSigner(t).PublicKey()
 	os.WriteFile(hosts, []byte(knownhosts.Line([]string{m.addr}, other)+"\n"), 0o600)
-	err = dial()
-	if !errors.Is(err, ErrHostKeyChanged) || !strings.Contains(err.Error(), hosts+":1 has") || !strings.Contains(err.Error(), ssh.FingerprintSHA256(other)) {
+	err = connect()
+	if !errors.Is(err, dial.ErrHostKeyChanged) || !strings.Contains(err.Error(), hosts+":1 has") || !strings.Contains(err.Error(), ssh.FingerprintSHA256(other)) {
 		t.Errorf("Dial with a changed key: %v", err)
 	}
 	_, mend, _ := strings.Cut(err.Error(), "if that is right: ")
 	if out, err := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(mend, ", then ", " && ", 1)).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v: %s", mend, err, out)
 	}
-	if err := dial(); err != nil {
+	if err := connect(); err != nil {
 		t.Errorf("after %s: %v", mend, err)
 	}
 	os.WriteFile(hosts, []byte(knownhosts.Line([]string{"elsewhere"}, other)+"\n"), 0o600)
-	if err := dial(); !errors.Is(err, ErrUnknownHost) {
+	if err := connect(); !errors.Is(err, dial.ErrUnknownHost) {
 		t.Errorf("Dial with others' keys: %v", err)
 	}
 	os.WriteFile(hosts, []byte("nonsense\n"), 0o600)
-	if err := dial(); err == nil || !strings.Contains(err.Error(), "known_hosts:1") {
+	if err := connect(); err == nil || !strings.Contains(err.Error(), "known_hosts:1") {
 		t.Errorf("Dial with a bad known_hosts: %v", err)
 	}
 	// A host with keys of several kinds is known by the one it has.
 	os.WriteFile(hosts, []byte(knownhosts.Line([]string{"[127.0.0.1]:*", m.addr}, m.s.HostKey())+"\n"), 0o600)
-	if err := dial(); err != nil {
+	if err := connect(); err != nil {
 		t.Errorf("Dial: %v", err)
-	}
-}
-
-// The error of a URL does not repeat it: it may hold a password, in its place or
-// by a slip.
-func TestParseURL(t *testing.T) {
-	for raw, want := range map[string]string{
-		"ssh://h":                 "",
-		"ssh://join@h:2222/a/b/c": "",
-		"ssh://[::1]:22":          "",
-		"ssh://u:secret@h":        "it has a password",
-		"ssh://u:@h":              "it has a password",
-		"ssh://u:secret@x@h":      "it has a password",
-		"ssh://u:secret%@h":       "want ssh://HOST",
-		"ssh://h:secret":          "want ssh://HOST",
-		"ssh://h?secret":          "want ssh://HOST",
-		"ssh://h/?":               "want ssh://HOST",
-		"ssh://h#secret":          "want ssh://HOST",
-		"ssh://h/u:secret@h/b":    "want ssh://HOST",
-		"ssh:u:secret@h":          "want ssh://HOST",
-		"https://u:secret@h":      "want ssh://HOST",
-		"tls://u:secret@h":        "no mutual TLS",
-		"secret":                  "want ssh://HOST",
-		"":                        "want ssh://HOST",
-	} {
-		_, err := ParseURL(raw)
-		if (err == nil) != (want == "") || err != nil && (!strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret")) {
-			t.Errorf("ParseURL(%q): %v, want %q", raw, err, want)
-		}
 	}
 }
 
@@ -130,15 +102,15 @@ func TestDialErrors(t *testing.T) {
 		{m.addr, []ssh.Signer{k}, nil, "want ssh://HOST"},
 		{"ssh://" + m.addr + "/x", []ssh.Signer{k}, nil, "want host/owner/repo"},
 		{"ssh://" + closed, []ssh.Signer{k}, nil, "connection refused"},
-		{"ssh://" + m.addr, nil, ErrKey, "none was given"},
-		{"ssh://" + m.addr, []ssh.Signer{stranger}, ErrKey, ssh.FingerprintSHA256(stranger.PublicKey())},
+		{"ssh://" + m.addr, nil, dial.ErrKey, "none was given"},
+		{"ssh://" + m.addr, []ssh.Signer{stranger}, dial.ErrKey, ssh.FingerprintSHA256(stranger.PublicKey())},
 	} {
-		_, err := Dial(t.Context(), test.url, DialOptions{Signers: test.keys, KnownHosts: m.hosts})
+		_, err := dial.Dial(t.Context(), test.url, dial.Options{Signers: test.keys, KnownHosts: m.hosts})
 		if err == nil || test.is != nil && !errors.Is(err, test.is) || !strings.Contains(err.Error(), test.text) {
-			t.Errorf("Dial(%q) = %v, want %q", test.url, err, test.text)
+			t.Errorf("dial.Dial(%q) = %v, want %q", test.url, err, test.text)
 		}
 	}
-	c, err := Dial(t.Context(), "ssh://alice@"+m.addr+"/"+hello+"/", DialOptions{Signers: []ssh.Signer{stranger, k}, KnownHosts: m.hosts})
+	c, err := dial.Dial(t.Context(), "ssh://alice@"+m.addr+"/"+hello+"/", dial.Options{Signers: []ssh.Signer{stranger, k}, KnownHosts: m.hosts})
 	if err != nil || c.Namespace() != hello {
 		t.Fatalf("Dial with the second key: %v", err)
 	}
@@ -155,16 +127,16 @@ func TestDialErrors(t *testing.T) {
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := Dial(ctx, "ssh://"+l.Addr().String(), DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := dial.Dial(ctx, "ssh://"+l.Addr().String(), dial.Options{Signers: []ssh.Signer{k}, KnownHosts: m.hosts}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Dial to a silent server: %v", err)
 	}
-	c, err = Open("ssh://"+l.Addr().String(), DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+	c, err = dial.Open("ssh://"+l.Addr().String(), dial.Options{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
 	if err != nil {
 		t.Fatal(err)
 	}
 	exported := make(chan error)
 	go func() {
-		exported <- c.Export(t.Context(), Announce{Name: "a", Namespaces: []string{hello}}, nil)
+		exported <- c.Export(t.Context(), dial.Announce{Name: "a", Namespaces: []string{hello}}, nil)
 	}()
 	ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -184,22 +156,22 @@ func TestExportReconnects(t *testing.T) {
 	p := newProxy(t, m.addr)
 	os.WriteFile(m.hosts, []byte(knownhosts.Line([]string{p.addr, m.addr}, m.s.HostKey())+"\n"), 0o600)
 	ev := watchEvents(t, m.tree(m.dial(k), hello))
-	c, err := Dial(t.Context(), "ssh://"+p.addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+	c, err := dial.Dial(t.Context(), "ssh://"+p.addr, dial.Options{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
 	tree := newTestTree()
 	lost := make(chan error, 100)
-	stop := m.export(c, Announce{Name: "a", Namespaces: []string{hello}, Lost: func(err error) { lost <- err }}, tree.root())
+	stop := m.export(c, dial.Announce{Name: "a", Namespaces: []string{hello}, Lost: func(err error) { lost <- err }}, tree.root())
 	ev.await("/n/a join")
 	for range 2 {
 		ev.text = ""
 		p.cut()
 		ev.await("/n/a leave")
 		ev.await("/n/a join")
-		if err := <-lost; !errors.Is(err, errLost) {
-			t.Errorf("Lost(%v), want %v", err, errLost)
+		if err := <-lost; !errors.Is(err, client.ErrLost) {
+			t.Errorf("Lost(%v), want %v", err, client.ErrLost)
 		}
 	}
 	root := m.tree(m.dial(k), hello)
@@ -211,7 +183,7 @@ func TestExportReconnects(t *testing.T) {
 	ev.await("/n/a leave")
 	// The Conn is whole: it imports, and exports again.
 	m.tree(c, hello)
-	m.export(c, Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	m.export(c, dial.Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
 	ev.await("/n/a join")
 }
 
@@ -225,7 +197,7 @@ func TestExportRefusedLater(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	os.WriteFile(m.hosts, []byte(knownhosts.Line([]string{addr}, m.s.HostKey())+"\n"), 0o600)
-	c, err := Open("ssh://"+addr, DialOptions{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
+	c, err := dial.Open("ssh://"+addr, dial.Options{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,8 +225,8 @@ func TestExportRefusedLater(t *testing.T) {
 	})
 	defer l.Close()
 	var lost []error
-	err = c.Export(t.Context(), Announce{Name: "a", Namespaces: []string{hello}, Lost: func(err error) { lost = append(lost, err) }}, nil)
-	var refused *RefusedError
+	err = c.Export(t.Context(), dial.Announce{Name: "a", Namespaces: []string{hello}, Lost: func(err error) { lost = append(lost, err) }}, nil)
+	var refused *dial.RefusedError
 	if !errors.As(err, &refused) || len(lost) != 1 || !strings.Contains(lost[0].Error(), "it hung up") && !strings.Contains(lost[0].Error(), "handshake failed") {
 		t.Errorf("Export: %v, after %v", err, lost)
 	}
@@ -306,111 +278,19 @@ func (p *proxy) cut() {
 	p.open = nil
 }
 
-// Keys come from a file, from the agent, and with a certificate beside them.
-func TestLoadSigner(t *testing.T) {
-	m := startMux(t)
-	k, file := m.key("", "alice")
-	if s, err := LoadSigner(file); err != nil || string(s.PublicKey().Marshal()) != string(k.PublicKey().Marshal()) {
-		t.Errorf("LoadSigner: %v", err)
-	}
-	t.Setenv("SSH_AUTH_SOCK", "")
-	if _, err := LoadSigner(file + ".pub"); err == nil || !strings.Contains(err.Error(), "SSH_AUTH_SOCK is not set") {
-		t.Errorf("LoadSigner without an agent: %v", err)
-	}
-	ring := agent.NewKeyring()
-	sock := filepath.Join(m.home, "agent")
-	l, err := net.Listen("unix", sock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { agent.ServeAgent(ring, c); c.Close() })
-		}
-	})
-	defer wg.Wait()
-	defer l.Close()
-	t.Setenv("SSH_AUTH_SOCK", sock)
-	if _, err := LoadSigner(file + ".pub"); err == nil || !strings.Contains(err.Error(), "ssh-add it") {
-		t.Errorf("LoadSigner of a key that the agent lacks: %v", err)
-	}
-	// A key with a passphrase is the agent's too.
-	if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", file).CombinedOutput(); err != nil {
-		t.Fatalf("ssh-keygen: %v: %s", err, out)
-	}
-	b, _ := os.ReadFile(file)
-	raw, err := ssh.ParseRawPrivateKeyWithPassphrase(b, []byte("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ring.Add(agent.AddedKey{PrivateKey: raw}); err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{file, file + ".pub"} {
-		s, err := LoadSigner(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m.dial(s)
-	}
-	// An RSA key through the agent signs with SHA-2.
-	rsaFile := filepath.Join(m.home, "rsa")
-	if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", rsaFile).CombinedOutput(); err != nil {
-		t.Fatalf("ssh-keygen: %v: %s", err, out)
-	}
-	b, _ = os.ReadFile(rsaFile)
-	raw, err = ssh.ParseRawPrivateKey(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ring.Add(agent.AddedKey{PrivateKey: raw})
-	pub, _ := os.ReadFile(rsaFile + ".pub")
-	os.WriteFile(filepath.Join(m.dir, "authorized_keys"), pub, 0o600)
-	s, err := LoadSigner(rsaFile + ".pub")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.dial(s)
-
-	// A certificate beside the key enters where the key does not.
-	ca, _ := m.key(`cert-authority,principals="github:1"`, "")
-	user, userFile := m.stranger()
-	cert := &ssh.Certificate{Key: user.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"github:1"}, ValidBefore: ssh.CertTimeInfinity}
-	if err := cert.SignCert(rand.Reader, ca); err != nil {
-		t.Fatal(err)
-	}
-	os.WriteFile(userFile+"-cert.pub", ssh.MarshalAuthorizedKey(cert), 0o600)
-	s, err = LoadSigner(userFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.dial(s)
-	if out, errs, status := m.run(userFile, "whoami"); status != 0 || !strings.Contains(out, "name=github:1\n") {
-		t.Errorf("ssh with a certificate: %q %q %d", out, errs, status)
-	}
-}
-
 // An edit of authorized_keys ends what a key may do at its next channel.
 func TestRevoked(t *testing.T) {
-	m := startMux(t)
-	k, _ := m.key("", "alice")
-	c := m.dial(k)
-	m.tree(c, hello)
-	os.WriteFile(filepath.Join(m.dir, "authorized_keys"), nil, 0o600)
-	l, err := c.connect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if rwc, err := c.Import(t.Context()); err == nil {
-		rwc.Close()
-		t.Error("a revoked key opens a channel")
-	}
-	<-l.done
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		l, _ := m.login(k)
+		m.treeOn(l, hello)
+		os.WriteFile(filepath.Join(m.dir, "authorized_keys"), nil, 0o600)
+		if rwc, err := l.Import(t.Context()); err == nil {
+			rwc.Close()
+			t.Error("a revoked key opens a channel")
+		}
+		<-l.Done()
+	})
 }
 
 // A key whose line is narrowed loses what it had open, at the next keepalive at
@@ -420,14 +300,14 @@ func TestNarrowed(t *testing.T) {
 		k, _ := m.key("", "alice")
 		l, _ := m.login(k)
 		root := m.treeOn(l, hello)
-		if err := m.exportOn(l, Announce{Name: "a", Namespaces: []string{hello}}, newTestTree().root()); err != nil {
+		if err := m.exportOn(l, wire.Announce{Name: "a", Namespaces: []string{hello}}, newTestTree().root()); err != nil {
 			t.Fatal(err)
 		}
 		read(t, root, "n/a/status")
 		line := `namespace="local/x" ` + string(ssh.MarshalAuthorizedKey(k.PublicKey()))
 		os.WriteFile(filepath.Join(m.dir, "authorized_keys"), []byte(line), 0o600)
 		began := time.Now()
-		<-l.done
+		<-l.Done()
 		if d := time.Since(began); d > keepaliveEvery+keepaliveSpread {
 			t.Errorf("it has what it had for %v", d)
 		}
@@ -449,7 +329,7 @@ func TestFirstInNamespace(t *testing.T) {
 		t.Errorf("find = %q", answer)
 	}
 	ev := watchEvents(t, root)
-	m.export(m.dial(all), Announce{Name: "a", Namespaces: []string{hello}}, newTestTree().root())
+	m.export(m.dial(all), dial.Announce{Name: "a", Namespaces: []string{hello}}, newTestTree().root())
 	ev.await("/n/a join")
 	rwc, err := m.dial(one).Import(t.Context())
 	if err != nil {

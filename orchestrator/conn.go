@@ -13,38 +13,18 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/wire"
 )
 
 // Limits on one connection.
 const (
-	maxChannels     = 64               // that a side may open: unread data can hold 2 MiB in each
 	openTimeout     = 5 * time.Second  // for the peer to take a channel
 	keepaliveEvery  = 60 * time.Second // and up to five more, so that connections do not beat together
 	keepaliveSpread = 5 * time.Second
 	keepaliveAnswer = 15 * time.Second
 )
-
-// errBusy is what a channel over the limit gets.
-var errBusy = errors.New("too many channels on this connection")
-
-// A login is a key that has shown itself, and what it may do.
-type login struct {
-	key   ssh.PublicKey
-	grant *grant
-}
-
-// fingerprint names the key. A certificate is known by its principal and
-// authority: the key below it may be another one every hour.
-func (l *login) fingerprint() string {
-	if cert, ok := l.key.(*ssh.Certificate); ok {
-		return l.grant.name + "@" + ssh.FingerprintSHA256(cert.SignatureKey)
-	}
-	return ssh.FingerprintSHA256(l.key)
-}
-
-func (l *login) user() fs.User {
-	return fs.User{Name: l.fingerprint(), UID: -1}
-}
 
 // A conn is one client's connection.
 type conn struct {
@@ -52,9 +32,9 @@ type conn struct {
 	ssh   *ssh.ServerConn
 	log   *slog.Logger
 	wg    sync.WaitGroup // of all that the connection started
-	in    slots          // channels that the client opened
-	out   slots          // channels that we opened
-	login *login
+	in    wire.Slots     // channels that the client opened
+	out   wire.Slots     // channels that the server opened
+	login *access.Login
 
 	suspects chan struct{} // asks keepalive for a probe out of turn
 
@@ -64,8 +44,8 @@ type conn struct {
 
 func newConn(s *Server, sc *ssh.ServerConn, log *slog.Logger) *conn {
 	return &conn{
-		s: s, ssh: sc, log: log, login: sc.Permissions.ExtraData[grantKey{}].(*login),
-		in: newSlots(maxChannels), out: newSlots(maxChannels), suspects: make(chan struct{}, 1),
+		s: s, ssh: sc, log: log, login: sc.Permissions.ExtraData[loginKey{}].(*access.Login),
+		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), suspects: make(chan struct{}, 1),
 	}
 }
 
@@ -144,9 +124,8 @@ var errChanged = errors.New("what this key may do has changed")
 // check looks again at what the connection's key may do: authorized_keys may
 // have changed, or a certificate have run out, since it logged in.
 func (c *conn) check() error {
-	l := c.login
-	g, err := c.s.keys.authorize(l.key)
-	if err == nil && !reflect.DeepEqual(g, l.grant) {
+	l, err := access.Enter(c.s.policy, c.login.Key)
+	if err == nil && !reflect.DeepEqual(l, c.login) {
 		err = errChanged
 	}
 	return err
@@ -170,19 +149,19 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", nc.ChannelType()))
 		return
 	}
-	if !c.in.take() {
-		nc.Reject(ssh.ResourceShortage, errBusy.Error())
+	if !c.in.Take() {
+		nc.Reject(ssh.ResourceShortage, wire.ErrBusy.Error())
 		return
 	}
 	c.wg.Go(func() {
-		defer c.in.give()
+		defer c.in.Give()
 		serve(ctx, nc)
 	})
 }
 
 // session serves a session channel.
 func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
-	serveSession(ctx, nc, func(ctx context.Context) premises { return newView(ctx, c) })
+	door.Session(ctx, nc, func(ctx context.Context) *door.Tree { return newView(ctx, c).door() })
 }
 
 // request answers a global request. They come in order and are answered so.
@@ -190,9 +169,9 @@ func (c *conn) request(ctx context.Context, r *ssh.Request) {
 	reply, err := []byte(nil), c.check()
 	if err == nil {
 		switch r.Type {
-		case requestAnnounce:
+		case wire.RequestAnnounce:
 			reply, err = c.announce(ctx, r.Payload)
-		case requestWithdraw:
+		case wire.RequestWithdraw:
 			c.withdraw(string(r.Payload))
 		case "tcpip-forward":
 			err = c.forwardTCP(ctx, r.Payload)
@@ -215,27 +194,11 @@ func (c *conn) request(ctx context.Context, r *ssh.Request) {
 // until the channel is closed, or, where the client never answers, until the
 // connection ends.
 func (c *conn) dial(ctx context.Context, kind string, payload []byte) (ssh.Channel, error) {
-	if !c.out.take() {
-		return nil, errBusy
+	if !c.out.Take() {
+		return nil, wire.ErrBusy
 	}
-	return openChannel(ctx, c.ssh, kind, payload, c.out.give)
+	return wire.OpenChannel(ctx, c.ssh, kind, payload, c.out.Give)
 }
 
 // errSilent is an executor that does not answer in time.
 var errSilent = fmt.Errorf("the executor does not answer: %w", fs.ErrIO)
-
-// slots counts channels.
-type slots chan struct{}
-
-func newSlots(n int) slots { return make(slots, n) }
-
-func (s slots) take() bool {
-	select {
-	case s <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (s slots) give() { <-s }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 // nameHeld is for how long a name stays its key's after the executor has left,
@@ -79,7 +80,7 @@ type share struct {
 // export makes namespaces what m exports, and counts it as a new generation.
 // It returns the shares that are new. A name in a namespace that another key
 // holds refuses the whole.
-func (d *directory) export(ctx context.Context, m *member, a Announce) ([]*share, error) {
+func (d *directory) export(ctx context.Context, m *member, a wire.Announce) ([]*share, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, ns := range a.Namespaces {
@@ -249,7 +250,7 @@ func (d *directory) tell(sh *share, what string, t time.Time) {
 }
 
 func (sh *share) line(what string, t time.Time) string {
-	return fmt.Sprintf("/n/%s %s %s\n", sh.m.name, what, stamp(t))
+	return fmt.Sprintf("/n/%s %s %s\n", sh.m.name, what, wire.Stamp(t))
 }
 
 // tidy forgets a namespace that nobody exports or watches.
@@ -258,9 +259,6 @@ func (d *directory) tidy(sp *space) {
 		delete(d.spaces, sp.ns)
 	}
 }
-
-// stamp writes a time as every file of the tree does.
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // below returns the next element of each of the sorted names that lie below
 // prefix, once.

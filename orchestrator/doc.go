@@ -1,23 +1,28 @@
 // Package orchestrator is an SSH-authenticated 9P mux over the trees of the
-// executors connected to it, and the client side of the same wire.
+// executors connected to it.
 //
 // An executor dials out, announces a name and the namespaces it holds, and
-// serves its tree on channels that the orchestrator opens back to it. Whoever
-// may read a namespace sees one tree: every executor's whole tree below n, the
-// best run of a revision below ci, and find, which answers who has a run with a
-// given key.
+// serves its tree on channels that the orchestrator opens back to it. A client
+// that may read a namespace sees one tree: every executor's whole tree below n,
+// the best run of a revision below ci, and find, which answers who has a run
+// with a given key.
 //
 //   - A key is one line of authorized_keys or a certificate of a trusted
-//     authority. Its grant says which namespaces it may read and publish.
+//     authority. Its grant says which namespaces it may read and publish:
+//     package access.
 //   - A member is one connected export. Its generation number tells it from an
 //     earlier connection of the same name. A name belongs, within a namespace,
 //     to the key that announced it.
 //   - A share is what one member shows in one namespace: the runs that its
 //     index and event files tell of.
 //
-// The orchestrator believes nothing that an executor says of itself: names are
-// checked in both directions, every request has an end, and whoever replays a
-// run verifies it. Absent and forbidden answer alike.
+// A connection (conn) is a client, an executor, or both. Each of its sessions
+// has a view of the tree, which package door serves. The client's side is
+// package dial.
+//
+// The orchestrator believes nothing that an executor says of itself: it checks
+// names in both directions, every request has an end, and an executor that
+// replays a run verifies it. What is absent and what is forbidden answer alike.
 //
 // State is a directory of plain files: the host key and authorized_keys. All
 // else is rebuilt from the executors that are connected.
@@ -26,12 +31,12 @@
 //
 // SSH (RFC 4251 to 4254) with what OpenSSH adds, and four names of our own. A
 // client announces an export by the global request announce@9ci, whose payload
-// is attr=value lines (name, namespaces, address), and takes it back by
+// is attr=value lines (name, namespaces, address), and withdraws it by
 // withdraw@9ci with the name. The orchestrator opens channels of type
 // 9p-export@9ci, each a 9P connection to the export, and ssh@9ci, to the
-// executor's own SSH server; both say the name, the aname, for whom (the
+// executor's own SSH server. Both carry the name, the aname, the requester (the
 // fingerprint of a key, or a principal and the fingerprint of its authority),
-// that key itself, the announcement's generation, and for how many milliseconds
-// the answer is waited for. All else is stock: the subsystems 9p, sftp and
+// the requester's key, the announcement's generation, and how many milliseconds
+// the orchestrator waits for the answer. All else is stock: the subsystems 9p, sftp and
 // 9p-export, the commands, forwardings with -R and jumps with -J.
 package orchestrator

@@ -9,6 +9,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
 )
 
@@ -18,7 +20,7 @@ const self = "orchestrator"
 // An exporter is a way to an executor's 9P server.
 type exporter interface {
 	// attach attaches the namespace msg names, on behalf of its requester.
-	attach(ctx context.Context, msg exportMsg) (*link, error)
+	attach(ctx context.Context, msg wire.ExportMsg) (*link, error)
 }
 
 // A link is an attached tree of an executor.
@@ -37,8 +39,8 @@ func (m *member) attach(ctx context.Context, ns, requester string) (*link, error
 }
 
 // message says what a channel to the executor is opened for.
-func (m *member) message(ns, requester string) exportMsg {
-	return exportMsg{
+func (m *member) message(ns, requester string) wire.ExportMsg {
+	return wire.ExportMsg{
 		Name:       m.name,
 		Aname:      ns,
 		Requester:  requester,
@@ -58,7 +60,7 @@ func (m *member) fail(err error) error {
 
 // importTree attaches a tree over a fresh connection, which it closes where that
 // cannot be done.
-func importTree(ctx context.Context, rwc io.ReadWriteCloser, msg exportMsg) (*link, error) {
+func importTree(ctx context.Context, rwc io.ReadWriteCloser, msg wire.ExportMsg) (*link, error) {
 	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Uname: msg.Requester, Aname: msg.Aname})
 	if err != nil {
 		rwc.Close()
@@ -70,8 +72,8 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, msg exportMsg) (*li
 // A reverseExport is an executor of ours: each link is a channel that it takes.
 type reverseExport struct{ c *conn }
 
-func (e reverseExport) attach(ctx context.Context, msg exportMsg) (*link, error) {
-	ch, err := e.c.dial(ctx, channelExport, ssh.Marshal(&msg))
+func (e reverseExport) attach(ctx context.Context, msg wire.ExportMsg) (*link, error) {
+	ch, err := e.c.dial(ctx, wire.ChannelExport, ssh.Marshal(&msg))
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +88,7 @@ type forwardExport struct {
 	payload []byte
 }
 
-func (e forwardExport) attach(ctx context.Context, msg exportMsg) (*link, error) {
+func (e forwardExport) attach(ctx context.Context, msg wire.ExportMsg) (*link, error) {
 	ch, err := e.c.dial(ctx, e.kind, e.payload)
 	if err != nil {
 		return nil, err
@@ -104,11 +106,11 @@ func newStdioExport(ctx context.Context, ch io.ReadWriteCloser, ns string) *stdi
 	return &stdioExport{once: sync.OnceValues(func() (*link, error) {
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		return importTree(ctx, ch, exportMsg{Aname: ns, Requester: self})
+		return importTree(ctx, ch, wire.ExportMsg{Aname: ns, Requester: self})
 	})}
 }
 
-func (e *stdioExport) attach(context.Context, exportMsg) (*link, error) {
+func (e *stdioExport) attach(context.Context, wire.ExportMsg) (*link, error) {
 	l, err := e.once()
 	if err != nil {
 		return nil, err
@@ -135,7 +137,7 @@ func (w *watchLink) attach(ctx context.Context, sh *share) (*link, error) {
 		return nil, err
 	}
 	hangup := sync.OnceFunc(func() { w.put(l) })
-	root, err := asDir(fs.Walk(ctx, l.root, sh.space.ns))
+	root, err := door.AsDir(fs.Walk(ctx, l.root, sh.space.ns))
 	if err != nil {
 		hangup()
 		return nil, err

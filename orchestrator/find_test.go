@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/internal/wire"
 )
 
 // A hundred executors asked for one revision make one run: the orchestrator
@@ -27,7 +29,7 @@ func TestIntents(t *testing.T) {
 			a := &askers[i]
 			a.tree = newTestTree()
 			l, _ := m.login(k)
-			if err := m.exportOn(l, Announce{Name: fmt.Sprintf("box.%d", i), Namespaces: []string{hello}}, a.tree.root()); err != nil {
+			if err := m.exportOn(l, wire.Announce{Name: fmt.Sprintf("box.%d", i), Namespaces: []string{hello}}, a.tree.root()); err != nil {
 				t.Fatal(err)
 			}
 			a.root = m.treeOn(l, hello)
@@ -98,7 +100,7 @@ func TestFindFollowsTheExecutor(t *testing.T) {
 		for i := range 200 {
 			tree.add(fmt.Sprintf("3f2a9c1d0b7e.%d", i+1), testCommit, "passed")
 		}
-		if err := m.exportOn(l, Announce{Name: "box", Namespaces: []string{hello}}, tree.root()); err != nil {
+		if err := m.exportOn(l, wire.Announce{Name: "box", Namespaces: []string{hello}}, tree.root()); err != nil {
 			t.Fatal(err)
 		}
 		root := m.treeOn(l, hello)
@@ -126,7 +128,7 @@ func TestTooManyIntents(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
 		k, _ := m.key("", "alice")
 		l, _ := m.login(k)
-		if err := m.exportOn(l, Announce{Name: "box", Namespaces: []string{hello}}, newTestTree().root()); err != nil {
+		if err := m.exportOn(l, wire.Announce{Name: "box", Namespaces: []string{hello}}, newTestTree().root()); err != nil {
 			t.Fatal(err)
 		}
 		root := m.treeOn(l, hello)
@@ -240,20 +242,6 @@ func FuzzParseQuestion(f *testing.F) {
 	})
 }
 
-func FuzzParseAnnounce(f *testing.F) {
-	f.Add(Announce{Name: "box.1", Namespaces: []string{hello, "local/x"}, Address: "10.0.0.1:22"}.text())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		a, err := parseAnnounce(b)
-		if err != nil {
-			return
-		}
-		again, err := parseAnnounce(a.text())
-		if err != nil || again.Name != a.Name || again.Address != a.Address || strings.Join(again.Namespaces, " ") != strings.Join(a.Namespaces, " ") {
-			t.Errorf("%+v is read back as %+v, %v", a, again, err)
-		}
-	})
-}
-
 func FuzzParseIndexLine(f *testing.F) {
 	f.Add("3f2a9c1d0b7e.1 passed 0 41.250 2026-11-24T21:00:00Z " + testHash + " " + testCommit + " 'alice 1' " + testScore)
 	f.Add("3f2a9c1d0b7e.1 test - 1.000 - - - - -")
@@ -278,10 +266,10 @@ func FuzzExportPath(f *testing.F) {
 	f.Add("9p/" + hello + "/n/box")
 	f.Add("9p")
 	c := &conn{}
-	c.login = &login{grant: &grant{name: "alice@laptop", namespaces: []pattern{hello}}}
+	c.login = &access.Login{Identity: access.Identity{Name: "alice@laptop"}, Grant: access.Grant{Namespaces: []access.Pattern{hello}}}
 	f.Fuzz(func(t *testing.T, path string) {
 		a, err := c.exportPath(path)
-		if err == nil && a.check() != nil {
+		if err == nil && a.Check() != nil {
 			t.Errorf("exportPath(%q) = %+v", path, a)
 		}
 	})

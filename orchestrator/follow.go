@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 const (
@@ -315,11 +316,11 @@ func (sh *share) readKeys(ctx context.Context, d *directory, runs []*run) {
 		return
 	}
 	var wg sync.WaitGroup
-	turn := newSlots(keysAtOnce)
+	turn := wire.NewSlots(keysAtOnce)
 	for _, r := range runs {
-		turn <- struct{}{}
+		turn.Wait()
 		wg.Go(func() {
-			defer turn.give()
+			defer turn.Give()
 			key, err := readKey(ctx, root, r.id)
 			if errors.Is(err, iofs.ErrNotExist) {
 				d.forget(r)

@@ -7,6 +7,35 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/orchestrator/internal/wire"
+)
+
+// Payloads of OpenSSH's forwardings (RFC 4254 §7 and OpenSSH's PROTOCOL).
+type (
+	forwardTCPMsg struct {
+		Addr string
+		Port uint32
+	}
+	forwardUnixMsg struct {
+		Path string
+	}
+	forwardedTCPMsg struct {
+		Addr       string
+		Port       uint32
+		OriginAddr string
+		OriginPort uint32
+	}
+	forwardedUnixMsg struct {
+		Path     string
+		Reserved string
+	}
+	directTCPMsg struct {
+		Host       string
+		Port       uint32
+		OriginAddr string
+		OriginPort uint32
+	}
 )
 
 // port9P is the port that ssh -R names to export: 9P's own (RFC 6335 registry).
@@ -74,10 +103,10 @@ func (c *conn) cancelForward(kind string, payload []byte) {
 
 // exportPath returns what a path 9p[/NAMESPACE[/n/NAME]] announces: where in the
 // mux the tree is to stand.
-func (c *conn) exportPath(path string) (Announce, error) {
+func (c *conn) exportPath(path string) (wire.Announce, error) {
 	rest, ok := strings.CutPrefix(path, "9p")
 	if !ok || rest != "" && rest[0] != '/' {
-		return Announce{}, fmt.Errorf("forwarding of %q: only 9p[/NAMESPACE[/n/NAME]], to export", path)
+		return wire.Announce{}, fmt.Errorf("forwarding of %q: only 9p[/NAMESPACE[/n/NAME]], to export", path)
 	}
 	rest = strings.TrimPrefix(rest, "/")
 	ns, name := rest, ""
@@ -90,22 +119,22 @@ func (c *conn) exportPath(path string) (Announce, error) {
 // stockAnnounce returns the announcement of a client that cannot make one. What
 // it does not say, its key's line does: the namespace, and the host in the
 // comment.
-func (c *conn) stockAnnounce(ns, name string) (Announce, error) {
+func (c *conn) stockAnnounce(ns, name string) (wire.Announce, error) {
 	l := c.login
 	if ns == "" {
-		if ns = l.grant.home(); ns == "" {
-			return Announce{}, errors.New("which namespace? -R /9p/HOST/OWNER/REPO:SOCKET names it, or namespace= in authorized_keys")
+		if ns = l.Home(); ns == "" {
+			return wire.Announce{}, errors.New("which namespace? -R /9p/HOST/OWNER/REPO:SOCKET names it, or namespace= in authorized_keys")
 		}
 	}
 	if name == "" {
-		name = l.grant.name
+		name = l.Name
 		if _, host, ok := strings.Cut(name, "@"); ok {
 			name = host
 		}
-		if checkExecutor(name) != nil {
-			return Announce{}, errors.New("which name? -R /9p/HOST/OWNER/REPO/n/NAME:SOCKET says it, or a comment user@host in authorized_keys")
+		if wire.CheckExecutor(name) != nil {
+			return wire.Announce{}, errors.New("which name? -R /9p/HOST/OWNER/REPO/n/NAME:SOCKET says it, or a comment user@host in authorized_keys")
 		}
 	}
-	a := Announce{Name: name, Namespaces: []string{ns}}
-	return a, a.check()
+	a := wire.Announce{Name: name, Namespaces: []string{ns}}
+	return a, a.Check()
 }

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/internal/wire"
 	"9ci/proto/mux"
 	"9ci/proto/ninep"
 )
@@ -33,8 +35,8 @@ type backends struct {
 }
 
 // hold returns the backend of the session's key, which it holds until let go.
-func (sh *share) hold(l *login) *backend {
-	requester := l.fingerprint()
+func (sh *share) hold(l *access.Login) *backend {
+	requester := l.String()
 	sh.backends.mu.Lock()
 	defer sh.backends.mu.Unlock()
 	b := sh.backends.byKey[requester]
@@ -52,11 +54,11 @@ func (sh *share) hold(l *login) *backend {
 }
 
 // letGo ends a hold. The last one closes the backend's connections.
-func (sh *share) letGo(l *login, b *backend) {
+func (sh *share) letGo(l *access.Login, b *backend) {
 	sh.backends.mu.Lock()
 	b.refs--
 	last := b.refs == 0
-	if requester := l.fingerprint(); last && sh.backends.byKey[requester] == b {
+	if requester := l.String(); last && sh.backends.byKey[requester] == b {
 		delete(sh.backends.byKey, requester)
 	}
 	sh.backends.mu.Unlock()
@@ -72,7 +74,7 @@ func (sh *share) dial(ctx context.Context, requester string) (io.ReadWriteCloser
 	defer cancel()
 	defer context.AfterFunc(sh.ctx, cancel)()
 	msg := sh.m.message(sh.space.ns, requester)
-	ch, err := sh.m.conn.dial(ctx, channelExport, ssh.Marshal(&msg))
+	ch, err := sh.m.conn.dial(ctx, wire.ChannelExport, ssh.Marshal(&msg))
 	if err != nil {
 		return nil, sh.m.fail(err)
 	}
@@ -135,7 +137,7 @@ type forwarder struct {
 	v    *view
 	mu   sync.Mutex // guards held
 	held map[*share]*backend
-	l    *login // whose they are
+	l    *access.Login // whose they are
 }
 
 func newForwarder(v *view) *forwarder {

@@ -14,6 +14,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
 )
 
@@ -34,8 +36,8 @@ func TestHalfOpen(t *testing.T) {
 		for _, c := range silent {
 			io.ReadAll(c) // until the server hangs up
 		}
-		if d := time.Since(began); d != loginGrace {
-			t.Errorf("put out after %v, want %v", d, loginGrace)
+		if d := time.Since(began); d != door.LoginGrace {
+			t.Errorf("put out after %v, want %v", d, door.LoginGrace)
 		}
 		synctest.Wait()
 		if n := m.s.startups.Load(); n != 0 {
@@ -122,28 +124,6 @@ func TestFlood(t *testing.T) {
 		for _, c := range conns {
 			c.Close()
 		}
-		// One netblock has its bucket.
-		m.s.startups.Store(-1 << 40)
-		admitted := 0
-		for range 3 * sourceBurst {
-			if m.s.admit(memAddr("203.0.113.5")) {
-				admitted++
-			}
-		}
-		if admitted != sourceBurst {
-			t.Errorf("%d connections of one netblock at once, want %d", admitted, sourceBurst)
-		}
-		if !m.s.admit(memAddr("203.0.114.5")) || !m.s.admit(memAddr("2001:db8::1")) || !m.s.admit(memAddr("127.0.0.1")) {
-			t.Error("other netblocks are not heard")
-		}
-		time.Sleep(time.Second)
-		for admitted = 0; m.s.admit(memAddr("203.0.113.77")); admitted++ {
-		}
-		if admitted != sourceRate {
-			t.Errorf("%d connections after a second, want %d", admitted, sourceRate)
-		}
-		synctest.Wait()
-		m.s.startups.Store(0)
 	})
 }
 
@@ -164,14 +144,14 @@ func TestSessionLimits(t *testing.T) {
 			go ssh.DiscardRequests(reqs)
 			open = append(open, ch)
 		}
-		if len(open) != maxChannels {
-			t.Errorf("%d channels, want %d", len(open), maxChannels)
+		if len(open) != wire.MaxChannels {
+			t.Errorf("%d channels, want %d", len(open), wire.MaxChannels)
 		}
 		for _, ch := range open {
 			ch.Close()
 		}
 		synctest.Wait()
-		for _, kind := range []string{"x11", "direct-streamlocal@openssh.com", "forwarded-tcpip", channelExport} {
+		for _, kind := range []string{"x11", "direct-streamlocal@openssh.com", "forwarded-tcpip", wire.ChannelExport} {
 			if _, _, err := l.ssh.OpenChannel(kind, nil); err == nil {
 				t.Errorf("a channel of type %s is taken", kind)
 			}
@@ -217,15 +197,15 @@ func TestSessionLimits(t *testing.T) {
 			{"tcpip-forward", ssh.Marshal(&forwardTCPMsg{"../x", port9P})},
 			{"streamlocal-forward@openssh.com", ssh.Marshal(&forwardUnixMsg{"/etc/passwd"})},
 			{"hostkeys-prove-00@openssh.com", nil},
-			{requestAnnounce, bytes.Repeat([]byte("x"), maxAnnounce+1)},
+			{wire.RequestAnnounce, bytes.Repeat([]byte("x"), wire.MaxAnnounce+1)},
 		} {
 			if ok, reason, err := l.ssh.SendRequest(r.kind, true, r.payload); ok || err != nil || len(reason) == 0 {
 				t.Errorf("global request %s: %t %q %v", r.kind, ok, reason, err)
 			}
 		}
 		for i := range maxMembers + 1 {
-			a := Announce{Name: fmt.Sprintf("x.%d", i), Namespaces: []string{hello}}
-			ok, reason, err := l.ssh.SendRequest(requestAnnounce, true, a.text())
+			a := wire.Announce{Name: fmt.Sprintf("x.%d", i), Namespaces: []string{hello}}
+			ok, reason, err := l.ssh.SendRequest(wire.RequestAnnounce, true, a.Text())
 			if err != nil || ok != (i < maxMembers) {
 				t.Errorf("announcement %d: %t %q %v", i, ok, reason, err)
 			}
@@ -265,12 +245,12 @@ func TestDeafExport(t *testing.T) {
 			done <- n
 		}()
 		go ssh.DiscardRequests(reqs) // and so answers keepalives
-		if ok, reason, err := sc.SendRequest(requestAnnounce, true, Announce{Name: "deaf", Namespaces: []string{hello}}.text()); !ok || err != nil {
+		if ok, reason, err := sc.SendRequest(wire.RequestAnnounce, true, wire.Announce{Name: "deaf", Namespaces: []string{hello}}.Text()); !ok || err != nil {
 			t.Fatalf("announce: %q %v", reason, err)
 		}
 		began := time.Now()
 		for range 4 {
-			if _, err := walk(t.Context(), root, "n/deaf/ci"); err == nil {
+			if _, err := door.Walk(t.Context(), root, "n/deaf/ci"); err == nil {
 				t.Error("a deaf executor is walked to")
 			}
 		}
@@ -336,7 +316,7 @@ func TestDeafExecutorHoldsNobody(t *testing.T) {
 		joined := make(chan bool, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go l.export(ctx, Announce{Name: "deaf", Namespaces: []string{hello}, Joined: func() { joined <- true }},
+		go l.Export(ctx, wire.Announce{Name: "deaf", Namespaces: []string{hello}}, func() { joined <- true },
 			func(ctx context.Context, rwc io.ReadWriteCloser, _ string, user fs.User) {
 				srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree.root(), nil }}
 				srv.Serve(ctx, &deafConn{rwc, deaf, end})
@@ -352,8 +332,8 @@ func TestDeafExecutorHoldsNobody(t *testing.T) {
 		close(deaf)
 		go fs.Walk(t.Context(), root, "n/deaf/ci/3f2a9c1d0b7e.1/stdout")
 		synctest.Wait()
-		reader.ssh.Close()
-		<-reader.done
+		reader.Close()
+		<-reader.Done()
 		time.Sleep(2 * opTimeout)
 		synctest.Wait()
 		if n := m.s.conns.count(); n != before-1 {

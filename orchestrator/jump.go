@@ -9,6 +9,9 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/internal/wire"
 )
 
 // jump answers ssh -J: the channel is spliced to the SSH server of the executor
@@ -43,15 +46,15 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 // jumpTo returns the executor of that name in the namespaces that the key may
 // read: its own first.
 func (c *conn) jumpTo(name string) (*share, error) {
-	g := c.login.grant
+	g := c.login
 	d := &c.s.dir
-	if home := g.home(); home != "" && g.mayRead(home) {
+	if home := g.Home(); home != "" && g.MayRead(home) {
 		if sh := d.share(home, name); sh != nil {
 			return sh, nil
 		}
 	}
 	var found *share
-	for _, ns := range d.namespaces(g.mayRead) {
+	for _, ns := range d.namespaces(g.MayRead) {
 		sh := d.share(ns, name)
 		if sh == nil {
 			continue
@@ -69,15 +72,15 @@ func (c *conn) jumpTo(name string) (*share, error) {
 
 // dialSSH opens a channel to the executor's own SSH server, for whoever has
 // logged in here with that key.
-func (m *member) dialSSH(ctx context.Context, ns string, l *login) (ssh.Channel, error) {
+func (m *member) dialSSH(ctx context.Context, ns string, l *access.Login) (ssh.Channel, error) {
 	if _, ok := m.exporter.(reverseExport); !ok {
 		return nil, errors.New("the executor has no SSH server of its own")
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	msg := m.message(ns, l.fingerprint())
-	msg.Key = string(l.key.Marshal())
-	ch, err := m.conn.dial(ctx, channelSSH, ssh.Marshal(&msg))
+	msg := m.message(ns, l.String())
+	msg.Key = string(l.Key.Marshal())
+	ch, err := m.conn.dial(ctx, wire.ChannelSSH, ssh.Marshal(&msg))
 	return ch, m.fail(err)
 }
 

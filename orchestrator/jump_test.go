@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
 
@@ -44,7 +45,7 @@ func TestOpenSSHJump(t *testing.T) {
 	_, another := m.key(`namespace="`+hello+`"`, "carol")
 	tree := newTestTree()
 	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
-	m.export(m.dial(ke), Announce{Name: "box.7", Namespaces: []string{hello}}, tree.root())
+	m.export(m.dial(ke), dial.Announce{Name: "box.7", Namespaces: []string{hello}}, tree.root())
 	config := m.sshConfig(file, file, map[string]ssh.PublicKey{"box.7": ke.PublicKey()})
 	run := func(config string, args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), "ssh", append([]string{"-F", config, "-J", "mux", "box.7"}, args...)...)

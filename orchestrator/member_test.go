@@ -11,6 +11,11 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/dial"
+	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/client"
+	"9ci/orchestrator/internal/wire"
 )
 
 // An executor that is stopped holds up nobody for long, and is dropped when it
@@ -24,11 +29,11 @@ func TestExecutorStops(t *testing.T) {
 		stopped.add("3f2a9c1d0b7e.1", testCommit, "passed")
 		live.add("3f2a9c1d0b7e.9", testCommit, "passed")
 		ls, nc := m.login(k)
-		if err := m.exportOn(ls, Announce{Name: "stopped", Namespaces: []string{hello}}, stopped.root()); err != nil {
+		if err := m.exportOn(ls, wire.Announce{Name: "stopped", Namespaces: []string{hello}}, stopped.root()); err != nil {
 			t.Fatal(err)
 		}
 		ll, _ := m.login(k)
-		if err := m.exportOn(ll, Announce{Name: "live", Namespaces: []string{hello}}, live.root()); err != nil {
+		if err := m.exportOn(ll, wire.Announce{Name: "live", Namespaces: []string{hello}}, live.root()); err != nil {
 			t.Fatal(err)
 		}
 		ev := watchEvents(t, root)
@@ -56,7 +61,7 @@ func TestExecutorStops(t *testing.T) {
 			t.Errorf("ci/<rev> took %v with a stopped executor", d)
 		}
 		began = time.Now()
-		_, err := walk(t.Context(), root, "n/stopped/ci")
+		_, err := door.Walk(t.Context(), root, "n/stopped/ci")
 		if err == nil || time.Since(began) > 20*time.Second {
 			t.Errorf("walk to a stopped executor: %v after %v", err, time.Since(began))
 		}
@@ -92,7 +97,7 @@ func TestKeepalive(t *testing.T) {
 			t.Errorf("%d connections, want 1: the stopped one is to go", n)
 		}
 		select {
-		case <-l.done:
+		case <-l.Done():
 			t.Error("the live connection is gone too")
 		default:
 		}
@@ -107,8 +112,8 @@ func TestClientKeepalive(t *testing.T) {
 		nc.in.set(func() { nc.in.frozen = true })
 		nc.out.set(func() { nc.out.frozen = true })
 		began := time.Now()
-		<-l.done
-		if d := time.Since(began); d > (clientMisses+1)*clientKeepalive {
+		<-l.Done()
+		if d := time.Since(began); d > (client.KeepaliveMiss+1)*client.KeepaliveEvery {
 			t.Errorf("noticed after %v", d)
 		}
 	})
@@ -125,7 +130,7 @@ func TestNameIsItsKeys(t *testing.T) {
 		b, _ := m.login(kb)
 		one, two := newTestTree(), newTestTree()
 		one.files["status"], two.files["status"] = "one\n", "two\n"
-		box := Announce{Name: "box", Namespaces: []string{hello}}
+		box := wire.Announce{Name: "box", Namespaces: []string{hello}}
 		if err := m.exportOn(a1, box, one.root()); err != nil {
 			t.Fatal(err)
 		}
@@ -133,12 +138,12 @@ func TestNameIsItsKeys(t *testing.T) {
 		if got := read(t, root, "n/box/status"); got != "one\n" {
 			t.Errorf("status = %q", got)
 		}
-		var refused *RefusedError
+		var refused *dial.RefusedError
 		if err := m.exportOn(b, box, two.root()); !errors.As(err, &refused) || !strings.Contains(err.Error(), "belongs to another key") {
 			t.Errorf("another key: %v", err)
 		}
 		// In another namespace the name is free.
-		if err := m.exportOn(b, Announce{Name: "box", Namespaces: []string{"local/x"}}, two.root()); err != nil {
+		if err := m.exportOn(b, wire.Announce{Name: "box", Namespaces: []string{"local/x"}}, two.root()); err != nil {
 			t.Errorf("another namespace: %v", err)
 		}
 		if err := m.exportOn(a2, box, two.root()); err != nil {
@@ -148,12 +153,12 @@ func TestNameIsItsKeys(t *testing.T) {
 			t.Errorf("after the same key came anew: %q", got)
 		}
 		// The connection that was replaced ends, and takes nothing with it.
-		a1.ssh.Close()
+		a1.Close()
 		synctest.Wait()
 		if got := read(t, root, "n/box/status"); got != "two\n" {
 			t.Errorf("after the old connection ended: %q", got)
 		}
-		a2.ssh.Close()
+		a2.Close()
 		synctest.Wait()
 		b2, _ := m.login(kb)
 		if err := m.exportOn(b2, box, two.root()); !errors.As(err, &refused) {
@@ -171,19 +176,19 @@ func TestPublishRight(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
 		k, _ := m.key(`read,namespace="`+hello+`"`, "reader")
 		p, _ := m.key(`namespace="`+hello+`"`, "publisher")
-		var refused *RefusedError
+		var refused *dial.RefusedError
 		l, _ := m.login(k)
-		for _, a := range []Announce{{Name: "x", Namespaces: []string{hello}}, {Name: "x", Namespaces: []string{"local/x"}}} {
+		for _, a := range []wire.Announce{{Name: "x", Namespaces: []string{hello}}, {Name: "x", Namespaces: []string{"local/x"}}} {
 			if err := m.exportOn(l, a, newTestTree().root()); !errors.As(err, &refused) {
 				t.Errorf("announce %v: %v", a, err)
 			}
 		}
 		l, _ = m.login(p)
-		if err := m.exportOn(l, Announce{Name: "x", Namespaces: []string{hello, "local/x"}}, newTestTree().root()); !errors.As(err, &refused) {
+		if err := m.exportOn(l, wire.Announce{Name: "x", Namespaces: []string{hello, "local/x"}}, newTestTree().root()); !errors.As(err, &refused) {
 			t.Errorf("announce more than the key may: %v", err)
 		}
 		for _, bad := range []string{"", "name=x", "name=x\nnamespaces=" + hello + "\nname=y\n", "name=a/b\nnamespaces=" + hello, "name=x\nnamespaces=../..", "\xff"} {
-			ok, reason, err := l.ask(t.Context(), requestAnnounce, []byte(bad))
+			ok, reason, err := l.Ask(t.Context(), wire.RequestAnnounce, []byte(bad))
 			if ok || err != nil || len(reason) == 0 {
 				t.Errorf("announce %q: %t %q %v", bad, ok, reason, err)
 			}
@@ -210,7 +215,7 @@ func TestExecutorLies(t *testing.T) {
 		liar.files["bad/ok"], liar.files["bad/esc\x1b[2J"], liar.files["bad/del\x7f"] = "x", "x", "x"
 		liar.files["ci/3f2a9c1d0b7e.1/bad/ok"], liar.files["ci/3f2a9c1d0b7e.1/bad/\x1b[2J"] = "x", "x"
 		l, _ := m.login(k)
-		if err := m.exportOn(l, Announce{Name: "liar", Namespaces: []string{hello}}, liar.root()); err != nil {
+		if err := m.exportOn(l, wire.Announce{Name: "liar", Namespaces: []string{hello}}, liar.root()); err != nil {
 			t.Fatal(err)
 		}
 		ev.await("/n/liar/ci/3f2a9c1d0b7e.1", "passed")
@@ -218,7 +223,7 @@ func TestExecutorLies(t *testing.T) {
 		if want := "/n/liar/ci/3f2a9c1d0b7e.1 passed 41.250 " + testScore + " 'alice 1' -\n"; answer != want {
 			t.Errorf("find = %q, want %q", answer, want)
 		}
-		n, err := walk(t.Context(), root, "n/liar/bad")
+		n, err := door.Walk(t.Context(), root, "n/liar/bad")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -250,7 +255,7 @@ func TestExecutorLies(t *testing.T) {
 // A directory without an end has one at the mux.
 func TestEndlessDirectory(t *testing.T) {
 	v := &view{c: &conn{}}
-	v.c.login = &login{key: newSigner(t).PublicKey(), grant: &grant{read: true}}
+	v.c.login = &access.Login{Identity: access.Identity{Key: newSigner(t).PublicKey()}, Grant: access.Grant{Read: true}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	sh := &share{m: &member{name: "x"}, space: &space{ns: hello}, ctx: ctx}
@@ -291,12 +296,12 @@ func TestWriteIsTheExportersOwn(t *testing.T) {
 		kb, _ := m.key("", "bob")
 		tree := newTestTree()
 		a, _ := m.login(ka)
-		if err := m.exportOn(a, Announce{Name: "box", Namespaces: []string{hello}}, tree.root()); err != nil {
+		if err := m.exportOn(a, wire.Announce{Name: "box", Namespaces: []string{hello}}, tree.root()); err != nil {
 			t.Fatal(err)
 		}
 		write := func(k ssh.Signer) error {
 			l, _ := m.login(k)
-			n, err := walk(t.Context(), m.treeOn(l, hello), "n/box/ctl")
+			n, err := door.Walk(t.Context(), m.treeOn(l, hello), "n/box/ctl")
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 
 	"9ci/fs"
 	"9ci/fs/treetest"
+	"9ci/orchestrator/dial"
 )
 
 // An executor's tree is ci(4) through the mux too, and the mux's own directories
@@ -20,9 +21,9 @@ func TestTreeThroughMux(t *testing.T) {
 	_, tree := treetest.New(t)
 	c := m.dial(kb)
 	ev := watchEvents(t, m.tree(c, hello))
-	m.export(m.dial(k), Announce{Name: "a.1", Namespaces: []string{hello}}, tree)
+	m.export(m.dial(k), dial.Announce{Name: "a.1", Namespaces: []string{hello}}, tree)
 	_, tree2 := treetest.New(t)
-	m.export(c, Announce{Name: "b", Namespaces: []string{hello}}, tree2)
+	m.export(c, dial.Announce{Name: "b", Namespaces: []string{hello}}, tree2)
 	ev.await("/n/a.1/ci/" + treetest.PassedCommit[:12] + ".1 passed")
 	ev.await("/n/b/ci/" + treetest.PassedCommit[:12] + ".1 passed")
 
@@ -76,7 +77,7 @@ func TestAdoptThroughMux(t *testing.T) {
 	_, tree := treetest.New(t)
 	root := m.tree(m.dial(kb), hello)
 	ev := watchEvents(t, root)
-	m.export(m.dial(ka), Announce{Name: "a.1", Namespaces: []string{hello}}, tree)
+	m.export(m.dial(ka), dial.Announce{Name: "a.1", Namespaces: []string{hello}}, tree)
 	const run = "/n/a.1/ci/3f2a9c1d0b7e.1"
 	ev.await(run + " passed")
 

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
 
@@ -56,7 +57,7 @@ func TestOpenSSHCommands(t *testing.T) {
 	tree.links["ci/3f2a9c1d0b7e.1/artifacts/away"] = "../../../../../etc/passwd"
 	root := m.tree(m.dial(k), hello)
 	ev := watchEvents(t, root)
-	m.export(m.dial(k), Announce{Name: "laptop.9", Namespaces: []string{hello}}, tree.root())
+	m.export(m.dial(k), dial.Announce{Name: "laptop.9", Namespaces: []string{hello}}, tree.root())
 	ev.await("/ci/3f2a9c1d0b7e.2")
 
 	for _, test := range []struct {
@@ -111,7 +112,7 @@ func TestOpenSSHForbidden(t *testing.T) {
 	_, file := m.key(`namespace="`+hello+`"`, "alice")
 	_, pub := m.key(`publish,namespace="`+secret+`"`, "bob")
 	_, nobody := m.stranger()
-	m.export(m.dial(kb), Announce{Name: "b", Namespaces: []string{secret, "gitlab.com/x/y/z"}}, newTestTree().root())
+	m.export(m.dial(kb), dial.Announce{Name: "b", Namespaces: []string{secret, "gitlab.com/x/y/z"}}, newTestTree().root())
 
 	if out, errs, status := m.run(nobody, "whoami"); status != 255 || out != "" || !strings.Contains(errs, "Permission denied") {
 		t.Errorf("a stranger: %q %q %d", out, errs, status)
@@ -135,7 +136,7 @@ func TestOpenSSHSubsystem(t *testing.T) {
 	k, file := m.key(`namespace="`+hello+`"`, "alice")
 	tree := newTestTree()
 	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
-	m.export(m.dial(k), Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	m.export(m.dial(k), dial.Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
 	for _, test := range []struct{ subsystem, aname, path string }{
 		{"9p", hello, "n/a/ci/3f2a9c1d0b7e.1/stdout"},
 		{"9p", "", hello + "/n/a/ci/3f2a9c1d0b7e.1/stdout"},
@@ -281,7 +282,7 @@ func TestOpenSSHFiles(t *testing.T) {
 	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
 	tree.files["ci/3f2a9c1d0b7e.1/artifacts/big"] = strings.Repeat("0123456789abcdef", 50000)
 	ev := watchEvents(t, m.tree(m.dial(k), hello))
-	m.export(m.dial(k), Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	m.export(m.dial(k), dial.Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
 	ev.await("passed")
 
 	dir := t.TempDir()

@@ -21,6 +21,8 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"9ci/fs"
+	"9ci/orchestrator/dial"
+	"9ci/orchestrator/door"
 	"9ci/proto/ninep"
 )
 
@@ -121,9 +123,9 @@ func newKey(t testing.TB) ed25519.PrivateKey {
 	return priv
 }
 
-func (m *testMux) dial(s ssh.Signer) *Conn {
+func (m *testMux) dial(s ssh.Signer) *dial.Conn {
 	m.t.Helper()
-	c, err := Dial(m.t.Context(), "ssh://"+m.addr, DialOptions{Signers: []ssh.Signer{s}, KnownHosts: m.hosts})
+	c, err := dial.Dial(m.t.Context(), "ssh://"+m.addr, dial.Options{Signers: []ssh.Signer{s}, KnownHosts: m.hosts})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -133,7 +135,7 @@ func (m *testMux) dial(s ssh.Signer) *Conn {
 
 // export serves the tree as an executor would until the test, or the returned
 // function, ends it.
-func (m *testMux) export(c *Conn, a Announce, tree fs.Dir) (stop func()) {
+func (m *testMux) export(c *dial.Conn, a dial.Announce, tree fs.Dir) (stop func()) {
 	m.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	joined := make(chan struct{})
@@ -161,7 +163,7 @@ func (m *testMux) export(c *Conn, a Announce, tree fs.Dir) (stop func()) {
 }
 
 // tree imports the mux's tree, or the namespace aname of it.
-func (m *testMux) tree(c *Conn, aname string) fs.Dir {
+func (m *testMux) tree(c *dial.Conn, aname string) fs.Dir {
 	m.t.Helper()
 	rwc, err := c.Import(m.t.Context())
 	if err != nil {
@@ -178,7 +180,7 @@ func (m *testMux) tree(c *Conn, aname string) fs.Dir {
 // read returns a file's text.
 func read(t testing.TB, root fs.Dir, path string) string {
 	t.Helper()
-	n, err := walk(t.Context(), root, path)
+	n, err := door.Walk(t.Context(), root, path)
 	if err != nil {
 		t.Fatalf("walk %s: %v", path, err)
 	}
@@ -192,7 +194,7 @@ func read(t testing.TB, root fs.Dir, path string) string {
 // find asks for a run with a key.
 func find(t testing.TB, root fs.Dir, question string) (string, fs.File) {
 	t.Helper()
-	n, err := walk(t.Context(), root, "find")
+	n, err := door.Walk(t.Context(), root, "find")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +234,7 @@ type events struct {
 
 func watchEvents(t testing.TB, root fs.Dir) *events {
 	t.Helper()
-	n, err := walk(t.Context(), root, "event")
+	n, err := door.Walk(t.Context(), root, "event")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,7 +281,7 @@ func TestReplayLine(t *testing.T) {
 	root := m.tree(b, hello)
 	ev := watchEvents(t, root)
 	a := m.dial(ka)
-	m.export(a, Announce{Name: "a.7", Namespaces: []string{hello}, Address: "10.0.0.1:22"}, tree.root())
+	m.export(a, dial.Announce{Name: "a.7", Namespaces: []string{hello}, Address: "10.0.0.1:22"}, tree.root())
 	ev.await("/n/a.7/ci/3f2a9c1d0b7e.1", "passed")
 
 	answer, f := find(t, root, string(testKey(testCommit).Text()))
@@ -314,7 +316,16 @@ func TestReplayLine(t *testing.T) {
 	}
 	a.Close()
 	ev.await("/n/a.7", "leave")
-	if _, err := walk(t.Context(), root, "n/a.7"); err == nil {
+	if _, err := door.Walk(t.Context(), root, "n/a.7"); err == nil {
 		t.Error("an executor that has left can be walked to")
 	}
+}
+
+func newSigner(t testing.TB) ssh.Signer {
+	t.Helper()
+	s, err := ssh.NewSignerFromSigner(newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

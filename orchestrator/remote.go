@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 const (
@@ -143,7 +144,7 @@ type remoteDir struct {
 }
 
 func (r *remoteDir) Walk(ctx context.Context, name string) (fs.Node, error) {
-	if !validName(name) {
+	if !wire.ValidName(name) {
 		return nil, iofs.ErrNotExist
 	}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
@@ -181,7 +182,7 @@ func (r *remoteDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat
 		after = page[len(page)-1].Cookie
 		good := page[:0:0]
 		for _, st := range page {
-			if validName(st.Name) && st.Cookie != 0 && !strings.ContainsRune(st.Target, 0) {
+			if wire.ValidName(st.Name) && st.Cookie != 0 && !strings.ContainsRune(st.Target, 0) {
 				good = append(good, r.renumber(st))
 			}
 		}

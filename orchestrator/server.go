@@ -14,25 +14,25 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/sys/cpu"
+
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/door"
 )
 
 // Limits on connections as a whole.
 const (
-	loginGrace    = 10 * time.Second // to have authenticated
-	startupsBegin = 64               // unauthenticated connections from which some are dropped at random,
-	startupsFull  = 512              // and from which all are
+	startupsBegin = 64  // unauthenticated connections from which some are dropped at random,
+	startupsFull  = 512 // and from which all are
 	maxConns      = 16384
 	maxConnsOfKey = 4096 // of one key, so that it cannot take them all
-	maxAuthTries  = 3
 )
 
 // A Server is an orchestrator.
 type Server struct {
 	host    ssh.Signer
 	config  *ssh.ServerConfig
-	keys    *keyring
-	sources sources
+	policy  access.Policy
+	sources access.Sources
 	dir     directory
 	log     *slog.Logger
 	trace   io.Writer
@@ -58,48 +58,27 @@ func New(dir string, o Options) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.keys = &keyring{log: s.log, files: []keyfile{{path: filepath.Join(dir, authorizedKeysFile)}}}
-	if o.Authorities != "" {
-		s.keys.files = append(s.keys.files, keyfile{path: o.Authorities, authorities: true})
-	}
-	s.keys.load() // a bad line is told of now, not at the first login
+	s.policy = access.NewKeys(filepath.Join(dir, authorizedKeysFile), o.Authorities, s.log)
 	s.dir.log = s.log
-	s.config = &ssh.ServerConfig{
-		Config:            ssh.Config{Ciphers: ciphers()},
-		MaxAuthTries:      maxAuthTries,
-		ServerVersion:     "SSH-2.0-9ci",
-		PublicKeyCallback: s.authenticate,
-	}
-	s.config.AddHostKey(host)
+	s.config = door.Config(host, s.authenticate)
 	return s, nil
-}
-
-// ciphers returns what is offered. The client's order decides, and OpenSSH puts
-// chacha20 first, which costs Go two to three times the CPU of AES: it is
-// offered only where AES would be slow.
-func ciphers() []string {
-	c := []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
-	if !(cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL || cpu.S390X.HasAESGCM) {
-		c = append(c, ssh.CipherChaCha20Poly1305)
-	}
-	return c
 }
 
 // HostKey returns the key by which clients know the server.
 func (s *Server) HostKey() ssh.PublicKey { return s.host.PublicKey() }
 
-type grantKey struct{}
+// loginKey is where an ssh.Permissions holds the *access.Login.
+type loginKey struct{}
 
-// authenticate is asked for each key that a client offers. The user's name
-// means nothing.
-func (s *Server) authenticate(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-	g, err := s.keys.authorize(key)
+// authenticate is asked for each key that a client offers.
+func (s *Server) authenticate(key ssh.PublicKey) (*ssh.Permissions, error) {
+	l, err := access.Enter(s.policy, key)
 	if err != nil {
 		return nil, err
 	}
-	p := &ssh.Permissions{ExtraData: map[any]any{grantKey{}: &login{key: key, grant: g}}}
+	p := &ssh.Permissions{ExtraData: map[any]any{loginKey{}: l}}
 	if cert, ok := key.(*ssh.Certificate); ok {
-		p.CriticalOptions = cert.CriticalOptions
+		p.CriticalOptions = cert.CriticalOptions // the ssh package enforces source-address
 	}
 	return p, nil
 }
@@ -150,7 +129,7 @@ func (s *Server) admit(addr net.Addr) bool {
 	if n >= startupsBegin && rand.Int64N(startupsFull-startupsBegin) < n-startupsBegin || n >= startupsFull {
 		return false
 	}
-	return s.sources.admit(addr)
+	return s.sources.Admit(addr)
 }
 
 // serve takes one connection from its first byte to its last.
@@ -161,22 +140,22 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	log := s.log.With("addr", nc.RemoteAddr().String())
 
 	// The ssh package never gives up on a client that says nothing.
-	nc.SetDeadline(time.Now().Add(loginGrace))
+	nc.SetDeadline(time.Now().Add(door.LoginGrace))
 	sc, chans, reqs, err := ssh.NewServerConn(nc, s.config)
 	s.startups.Add(-1)
 	if err != nil {
-		s.sources.punish(nc.RemoteAddr(), penalty(err))
+		s.sources.Punish(nc.RemoteAddr(), err)
 		log.Debug("login", "err", err)
 		return
 	}
 	nc.SetDeadline(time.Time{})
 	c := newConn(s, sc, log)
-	if err := s.conns.enter(c.login.fingerprint()); err != nil {
-		log.Warn("login", "key", c.login.fingerprint(), "err", err)
+	if err := s.conns.enter(c.login.String()); err != nil {
+		log.Warn("login", "key", c.login.String(), "err", err)
 		return
 	}
-	defer s.conns.leave(c.login.fingerprint())
-	log.Debug("login", "key", c.login.fingerprint(), "uname", c.login.grant.name)
+	defer s.conns.leave(c.login.String())
+	log.Debug("login", "key", c.login.String(), "uname", c.login.Name)
 	c.serve(ctx, chans, reqs)
 }
 
@@ -218,17 +197,4 @@ func (t *tally) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.all
-}
-
-// penalty returns what a login that ended with err costs.
-func penalty(err error) time.Duration {
-	var auth *ssh.ServerAuthError
-	var timeout net.Error
-	switch {
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return penaltyGrace
-	case errors.As(err, &auth) && len(auth.Errors) > 1: // the first is the method none
-		return penaltyAuth
-	}
-	return penaltyNoAuth
 }

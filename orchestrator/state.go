@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/orchestrator/access"
 )
 
 // The files of a state directory.
@@ -18,14 +20,6 @@ const (
 	hostKeyFile        = "ssh_host_ed25519_key"
 	authorizedKeysFile = "authorized_keys"
 )
-
-const authorizedKeysHead = `# Who may enter: a public key a line, as in sshd(8). Options, before the key:
-#	namespace="github.com/alice/hello"	only there; * matches in an element, a last ... all that follows
-#	read	publish				only that; with neither, both
-#	expiry-time="20270101Z"
-#	cert-authority,principals="github:123"	certificates that this key has signed
-# An edit counts at once.
-`
 
 // openState makes dir what a first start needs and returns its host key.
 func openState(dir string) (ssh.Signer, error) {
@@ -36,15 +30,7 @@ func openState(dir string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, authorizedKeysFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, iofs.ErrExist) {
-		return host, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.WriteString(authorizedKeysHead)
-	return host, errors.Join(err, f.Close())
+	return host, access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile))
 }
 
 // hostKey reads the host key, or makes one where there is none.

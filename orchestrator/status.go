@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 // status is the root's: what the session may know of the whole.
@@ -57,7 +58,7 @@ func (d *directory) status(ns string) []byte {
 			}
 		}
 		b = fmt.Appendf(b, "executor=%s\n", fs.Quote(fs.QuoteWords([]string{
-			sh.m.name, dash(sh.m.address), strconv.Itoa(kept), strconv.Itoa(running), stamp(sh.since), sh.m.key,
+			sh.m.name, dash(sh.m.address), strconv.Itoa(kept), strconv.Itoa(running), wire.Stamp(sh.since), sh.m.key,
 		})))
 	}
 	return b

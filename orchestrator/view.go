@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"9ci/fs"
+	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/wire"
 	"9ci/proto/mux"
 	"9ci/proto/ninep"
 )
@@ -41,6 +43,19 @@ func newView(ctx context.Context, c *conn) *view {
 	return v
 }
 
+// door returns the view as a session's tree.
+func (v *view) door() *door.Tree {
+	return &door.Tree{
+		User:    v.c.login.User(),
+		Whoami:  v.whoami(),
+		Trace:   v.c.s.trace,
+		Walk:    v.walk,
+		Serve9P: v.serve9P,
+		Export:  v.export,
+		Close:   v.close,
+	}
+}
+
 // close ends the session's links.
 func (v *view) close() {
 	v.cancel()
@@ -58,13 +73,13 @@ func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	if ns, err := fs.CleanNamespace(aname); err == nil && v.mayRead(ns) {
 		return &spaceDir{v: v, path: ns, entered: true}, nil
 	}
-	return asDir(fs.Walk(ctx, v.root(), aname))
+	return door.AsDir(fs.Walk(ctx, v.root(), aname))
 }
 
 // walk returns what stands at a command's path, where namespace is the home of
 // what the root has none of.
 func (v *view) walk(ctx context.Context, namespace, path string) (fs.Node, error) {
-	return walk(ctx, &spaceDir{v: v, home: namespace}, path)
+	return door.Walk(ctx, &spaceDir{v: v, home: namespace}, path)
 }
 
 // home returns the namespace named, or the one that the key's line names, or the
@@ -73,7 +88,7 @@ func (v *view) home(named string) (string, error) {
 	if named != "" {
 		return named, nil
 	}
-	if ns := v.c.login.grant.home(); ns != "" {
+	if ns := v.c.login.Home(); ns != "" {
 		return ns, nil
 	}
 	switch all := v.namespaces(); len(all) {
@@ -108,7 +123,7 @@ func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
 	defer f.close()
 	h := &hangup{ReadWriteCloser: rwc, f: f.abandon}
 	defer h.done()
-	srv := mux.Server{Local: &ninep.Server{User: v.user(), Trace: v.trace(), Attach: v.attach}, Find: f.find}
+	srv := mux.Server{Local: &ninep.Server{User: v.c.login.User(), Trace: v.c.s.trace, Attach: v.attach}, Find: f.find}
 	return srv.Serve(ctx, h)
 }
 
@@ -130,43 +145,40 @@ func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) 
 	return nil
 }
 
-func (v *view) user() fs.User    { return v.c.login.user() }
-func (v *view) trace() io.Writer { return v.c.s.trace }
-
 // whoami says what the key is and may do.
 func (v *view) whoami() fs.Attrs {
 	l := v.c.login
 	var where []string
-	for _, p := range l.grant.namespaces {
+	for _, p := range l.Namespaces {
 		where = append(where, string(p))
 	}
 	a := fs.Attrs{
-		{Name: "key", Value: l.fingerprint()},
-		{Name: "name", Value: l.grant.name},
-		{Name: "rights", Value: l.grant.rights()},
+		{Name: "key", Value: l.String()},
+		{Name: "name", Value: l.Name},
+		{Name: "rights", Value: l.Rights()},
 		{Name: "namespaces", Value: strings.Join(where, " ")},
 	}
-	if !l.grant.expires.IsZero() {
-		a = append(a, fs.Attr{Name: "expires", Value: stamp(l.grant.expires)})
+	if !l.Expires.IsZero() {
+		a = append(a, fs.Attr{Name: "expires", Value: wire.Stamp(l.Expires)})
 	}
 	return a
 }
 
 // mayRead reports whether the session's key may read ns.
-func (v *view) mayRead(ns string) bool { return v.c.login.grant.mayRead(ns) }
+func (v *view) mayRead(ns string) bool { return v.c.login.MayRead(ns) }
 
 // has reports whether ns is a namespace to the session: one that somebody
 // exports, or that the key's line names.
 func (v *view) has(ns string) bool {
-	g := v.c.login.grant
-	return g.mayRead(ns) && (v.c.s.dir.exported(ns) || slices.Contains(g.literals(), ns))
+	g := v.c.login
+	return g.MayRead(ns) && (v.c.s.dir.exported(ns) || slices.Contains(g.Literals(), ns))
 }
 
 // namespaces returns those, sorted.
 func (v *view) namespaces() []string {
 	all := v.c.s.dir.namespaces(v.mayRead)
-	if g := v.c.login.grant; g.read {
-		all = append(all, g.literals()...)
+	if g := v.c.login; g.Read {
+		all = append(all, g.Literals()...)
 		slices.Sort(all)
 	}
 	return slices.Compact(all)
@@ -174,7 +186,7 @@ func (v *view) namespaces() []string {
 
 // mayWrite reports whether the session may write to files of the share. An
 // executor is commanded through the orchestrator by its own key alone.
-func (v *view) mayWrite(sh *share) bool { return v.c.login.fingerprint() == sh.m.key }
+func (v *view) mayWrite(sh *share) bool { return v.c.login.String() == sh.m.key }
 
 // attached returns the root of the executor's tree. A link that cannot be made,
 // or has ended, is made anew for whoever asks next.
@@ -203,7 +215,7 @@ func (v *view) hold(sh *share, p *peer) {
 		defer v.mu.Unlock()
 		delete(v.peers, sh)
 	}()
-	l, err := sh.m.attach(v.ctx, sh.space.ns, v.c.login.fingerprint())
+	l, err := sh.m.attach(v.ctx, sh.space.ns, v.c.login.String())
 	v.c.s.dir.answered(sh, !errors.Is(err, errSilent))
 	if err != nil {
 		p.err = err

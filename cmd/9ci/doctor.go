@@ -14,7 +14,7 @@ import (
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
-	"9ci/orchestrator"
+	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 	"9ci/vm"
 )
@@ -118,7 +118,7 @@ func reach(ctx context.Context, c *config.Config, key ssh.Signer) error {
 	if err != nil {
 		return err
 	}
-	conn, err := orchestrator.Dial(ctx, c.Orchestrator, opts)
+	conn, err := dial.Dial(ctx, c.Orchestrator, opts)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
-	"9ci/orchestrator"
+	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
 
@@ -177,7 +177,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 	if err != nil {
 		return place{}, "", err
 	}
-	conn, err := orchestrator.Open(direct.String(), opts)
+	conn, err := dial.Open(direct.String(), opts)
 	if err != nil {
 		return place{}, "", err
 	}

@@ -17,9 +17,10 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/fs/treetest"
-	"9ci/orchestrator"
+	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
 
@@ -170,11 +171,11 @@ func TestKilled(t *testing.T) {
 	if err := os.WriteFile(known, append([]byte("[127.0.0.1]:"+port+" "), host...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	signer, err := orchestrator.LoadSigner(key)
+	signer, err := sign.LoadKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := orchestrator.Open("ssh://"+addr, orchestrator.DialOptions{Signers: []ssh.Signer{signer}, KnownHosts: known})
+	conn, err := dial.Open("ssh://"+addr, dial.Options{Signers: []ssh.Signer{signer}, KnownHosts: known})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +187,7 @@ func TestKilled(t *testing.T) {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() {
-		conn.Export(ctx, orchestrator.Announce{Name: "a", Namespaces: []string{"local/x"}, Joined: func() { joined <- true }},
+		conn.Export(ctx, dial.Announce{Name: "a", Namespaces: []string{"local/x"}, Joined: func() { joined <- true }},
 			func(ctx context.Context, rwc io.ReadWriteCloser, _ string, user fs.User) {
 				srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree, nil }}
 				srv.Serve(ctx, rwc)

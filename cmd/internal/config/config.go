@@ -26,7 +26,7 @@ import (
 	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
-	"9ci/orchestrator"
+	"9ci/orchestrator/dial"
 )
 
 // A Config is what the CI_ variables say, with their defaults.
@@ -376,7 +376,7 @@ func (l *loader) keepApart() {
 // Address returns the URL of the orchestrator for others to see, or "-". It leaves
 // out the user, where some put a token.
 func (c *Config) Address() string {
-	u, err := orchestrator.ParseURL(c.Orchestrator)
+	u, err := dial.ParseURL(c.Orchestrator)
 	if err != nil {
 		return "-"
 	}

@@ -17,7 +17,7 @@ import (
 
 	"9ci/cmd/internal/home"
 	"9ci/fs"
-	"9ci/orchestrator"
+	"9ci/orchestrator/dial"
 )
 
 // A scope says which sources a variable is taken from.
@@ -397,7 +397,7 @@ func (f *words) set(text string) error {
 type address string
 
 func (f *address) set(text string) error {
-	if _, err := orchestrator.ParseURL(text); err != nil {
+	if _, err := dial.ParseURL(text); err != nil {
 		return err
 	}
 	*f = address(text)

@@ -18,7 +18,7 @@ import (
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/home"
 	"9ci/fs"
-	"9ci/orchestrator"
+	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
 
@@ -26,7 +26,7 @@ import (
 // executor's tree there and imports the namespace's. A nil mux has no orchestrator
 // and does nothing.
 type mux struct {
-	conn      *orchestrator.Conn
+	conn      *dial.Conn
 	name      string // of our tree, below n
 	namespace string
 	tree      fs.Dir
@@ -49,7 +49,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 	if err != nil {
 		return nil, err
 	}
-	conn, err := orchestrator.Open(c.Orchestrator, opts)
+	conn, err := dial.Open(c.Orchestrator, opts)
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
 	}
@@ -65,9 +65,9 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 
 // DialOptions are how this user, who logs in with key, connects to an
 // orchestrator.
-func DialOptions(key ssh.Signer) (orchestrator.DialOptions, error) {
+func DialOptions(key ssh.Signer) (dial.Options, error) {
 	dir, err := home.Dir()
-	return orchestrator.DialOptions{Signers: []ssh.Signer{key}, KnownHosts: filepath.Join(dir, ".ssh", "known_hosts")}, err
+	return dial.Options{Signers: []ssh.Signer{key}, KnownHosts: filepath.Join(dir, ".ssh", "known_hosts")}, err
 }
 
 // root returns the namespace's tree at the orchestrator.
@@ -94,7 +94,7 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 
 // ImportTree opens the tree of a namespace at an orchestrator. The caller closes
 // it.
-func ImportTree(ctx context.Context, conn *orchestrator.Conn, namespace string) (*ninep.Client, error) {
+func ImportTree(ctx context.Context, conn *dial.Conn, namespace string) (*ninep.Client, error) {
 	rwc, err := conn.Import(ctx)
 	if err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (m *mux) export(ctx context.Context) {
 	m.wg.Go(func() {
 		down := m.asks // the search for a replay tells what is wrong at first
 		first := sync.OnceFunc(func() { close(m.joined) })
-		a := orchestrator.Announce{
+		a := dial.Announce{
 			Name:       m.name,
 			Namespaces: []string{m.namespace},
 			Joined:     func() { down = false; first() },
@@ -134,7 +134,7 @@ func (m *mux) export(ctx context.Context) {
 			},
 		}
 		err := m.conn.Export(ctx, a, m.serve)
-		if refused, ok := errors.AsType[*orchestrator.RefusedError](err); ok && refused.Forbidden() && fs.LocalNamespace(m.namespace) {
+		if refused, ok := errors.AsType[*dial.RefusedError](err); ok && refused.Forbidden() && fs.LocalNamespace(m.namespace) {
 			if m.asks {
 				return // the search for a replay tells it
 			}

@@ -16,8 +16,6 @@ import (
 
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
-
-	"9ci/orchestrator"
 )
 
 // Namespace is the SSHSIG namespace of a run's manifest.
@@ -33,7 +31,7 @@ func LoadKey(name string) (ssh.Signer, error) {
 			return nil, fmt.Errorf("CI_KEY: %w", err)
 		}
 	}
-	s, err := orchestrator.LoadSigner(name)
+	s, err := loadSigner(name)
 	if err != nil {
 		return nil, fmt.Errorf("CI_KEY: %w", err)
 	}

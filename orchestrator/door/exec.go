@@ -1,4 +1,4 @@
-package orchestrator
+package door
 
 import (
 	"bufio"
@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 // Exit statuses of commands.
@@ -104,7 +105,7 @@ func (s *session) complain(name, path string, err error) int {
 func (s *session) cat(out io.Writer, paths []string) int {
 	status := exitOK
 	for _, path := range paths {
-		n, err := s.in.walk(s.ctx, s.namespace, path)
+		n, err := s.tree.Walk(s.ctx, s.namespace, path)
 		if err == nil {
 			err = copyFile(s.ctx, out, n)
 		}
@@ -164,7 +165,7 @@ func (s *session) ls(out io.Writer, args []string) int {
 
 // list writes the entries of a directory, or the file itself.
 func (s *session) list(out io.Writer, path string, long, header bool) error {
-	n, err := s.in.walk(s.ctx, s.namespace, path)
+	n, err := s.tree.Walk(s.ctx, s.namespace, path)
 	if err != nil {
 		return err
 	}
@@ -199,7 +200,7 @@ func (s *session) list(out io.Writer, path string, long, header bool) error {
 func (s *session) stat(out io.Writer, paths []string) int {
 	status := exitOK
 	for _, path := range paths {
-		n, err := s.in.walk(s.ctx, s.namespace, path)
+		n, err := s.tree.Walk(s.ctx, s.namespace, path)
 		if err == nil {
 			var st fs.Stat
 			if st, err = n.Stat(s.ctx); err == nil {
@@ -220,7 +221,7 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 		fmt.Fprintln(w, st.Name)
 		return
 	}
-	fmt.Fprintf(w, "%s %d %s %s", st.Mode, st.Size, stamp(st.ModTime), st.Name)
+	fmt.Fprintf(w, "%s %d %s %s", st.Mode, st.Size, wire.Stamp(st.ModTime), st.Name)
 	if strings.ContainsFunc(st.Target, unicode.IsControl) {
 		fmt.Fprintf(w, " -> %q", st.Target)
 	} else if st.Target != "" {
@@ -233,7 +234,7 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 // if it passed.
 func (s *session) wait(out io.Writer, args []string) int {
 	path := args[0]
-	n, err := s.in.walk(s.ctx, s.namespace, path+"/wait")
+	n, err := s.tree.Walk(s.ctx, s.namespace, path+"/wait")
 	var b strings.Builder
 	if err == nil {
 		err = copyFile(s.ctx, &b, n)
@@ -249,6 +250,6 @@ func (s *session) wait(out io.Writer, args []string) int {
 }
 
 func (s *session) whoami(out io.Writer, _ []string) int {
-	out.Write(s.in.whoami().Text())
+	out.Write(s.tree.Whoami.Text())
 	return exitOK
 }

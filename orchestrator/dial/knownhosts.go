@@ -1,4 +1,4 @@
-package orchestrator
+package dial
 
 import (
 	"crypto/ed25519"

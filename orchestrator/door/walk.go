@@ -1,4 +1,4 @@
-package orchestrator
+package door
 
 import (
 	"context"
@@ -6,14 +6,17 @@ import (
 	"strings"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 // maxLinks is how many symbolic links a walk follows, as Linux does.
 const maxLinks = 40
 
-// walk returns what stands at path below d, as a command line names it: "." and
-// ".." are understood, and links within the tree followed.
-func walk(ctx context.Context, d fs.Dir, path string) (fs.Node, error) {
+// Walk returns what stands at path below d, where path is written as on a command
+// line: it may hold "." and "..", and Walk follows the symbolic links on the way
+// and at its end. It reports iofs.ErrNotExist for an absolute link and for the
+// 41st link, and fs.ErrNotDir for a path that goes on through a file.
+func Walk(ctx context.Context, d fs.Dir, path string) (fs.Node, error) {
 	dirs := []fs.Dir{d} // the way down: a link may go up again
 	todo := strings.Split(path, "/")
 	links := 0
@@ -30,7 +33,7 @@ func walk(ctx context.Context, d fs.Dir, path string) (fs.Node, error) {
 			}
 			n = dirs[len(dirs)-1]
 			continue
-		case !validName(name):
+		case !wire.ValidName(name):
 			return nil, iofs.ErrNotExist
 		}
 		next, err := dirs[len(dirs)-1].Walk(ctx, name)
@@ -67,8 +70,8 @@ func walk(ctx context.Context, d fs.Dir, path string) (fs.Node, error) {
 	return n, nil
 }
 
-// asDir makes what a walk returned the directory that it has to be.
-func asDir(n fs.Node, err error) (fs.Dir, error) {
+// AsDir returns what a walk returned if it is a directory, or fs.ErrNotDir.
+func AsDir(n fs.Node, err error) (fs.Dir, error) {
 	if err != nil {
 		return nil, err
 	}

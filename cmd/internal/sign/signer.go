@@ -1,4 +1,4 @@
-package orchestrator
+package sign
 
 import (
 	"bytes"
@@ -14,11 +14,11 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// LoadSigner returns the signer of a private key file in OpenSSH's format, or
+// loadSigner returns the signer of a private key file in OpenSSH's format, or
 // the agent's of a public key file (NAME.pub) or of a key that has a
 // passphrase. Where NAME-cert.pub stands beside it, the signer comes with that
 // certificate.
-func LoadSigner(path string) (ssh.Signer, error) {
+func loadSigner(path string) (ssh.Signer, error) {
 	base := strings.TrimSuffix(path, ".pub")
 	s, err := loadKey(base, base != path)
 	if err != nil {

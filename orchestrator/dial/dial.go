@@ -1,4 +1,7 @@
-package orchestrator
+// Package dial is the client's side of an orchestrator: it connects, checks the
+// host key, imports the mux's tree, and exports an executor's. An export comes
+// with an SSH server of the executor's own, which the orchestrator only carries.
+package dial
 
 import (
 	"context"
@@ -16,6 +19,8 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/client"
+	"9ci/orchestrator/internal/wire"
 )
 
 // dialTimeout is for a connection to be made and authenticated.
@@ -24,8 +29,8 @@ const dialTimeout = 10 * time.Second
 // ErrKey is what a key that may not enter gets.
 var ErrKey = errors.New("this key may not enter")
 
-// DialOptions are what a client brings.
-type DialOptions struct {
+// Options are what a client brings.
+type Options struct {
 	Signers    []ssh.Signer // keys and certificates, tried in this order: three at most
 	KnownHosts string       // the file of that name; one that is not there knows no host
 	Log        *slog.Logger // of reconnects; nil: nowhere
@@ -36,7 +41,7 @@ type DialOptions struct {
 type Conn struct {
 	addr, namespace string
 	user            string
-	opts            DialOptions
+	opts            Options
 	log             *slog.Logger
 
 	ctx    context.Context // done when the Conn is closed
@@ -44,7 +49,7 @@ type Conn struct {
 	wg     sync.WaitGroup // of the links
 
 	turn chan struct{} // holds a token while nobody connects; guards link
-	link *clientLink
+	link *client.Link
 }
 
 // Dial connects to the orchestrator at rawURL, ssh://[USER@]HOST[:PORT][/NAMESPACE].
@@ -52,7 +57,7 @@ type Conn struct {
 //
 // It reports ErrUnknownHost or ErrHostKeyChanged where the host key is not what
 // known_hosts has, and ErrKey where no signer may enter.
-func Dial(ctx context.Context, rawURL string, o DialOptions) (*Conn, error) {
+func Dial(ctx context.Context, rawURL string, o Options) (*Conn, error) {
 	c, err := Open(rawURL, o)
 	if err != nil {
 		return nil, err
@@ -64,7 +69,7 @@ func Dial(ctx context.Context, rawURL string, o DialOptions) (*Conn, error) {
 }
 
 // Open is Dial for a Conn that connects when it is first used.
-func Open(rawURL string, o DialOptions) (*Conn, error) {
+func Open(rawURL string, o Options) (*Conn, error) {
 	c := &Conn{opts: o, log: o.Log, turn: make(chan struct{}, 1)}
 	c.turn <- struct{}{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -125,14 +130,14 @@ func (c *Conn) Close() error {
 	l := c.link
 	c.turn <- struct{}{}
 	if l != nil {
-		l.ssh.Close()
+		l.Close()
 	}
 	c.wg.Wait()
 	return nil
 }
 
 // connect returns the link there is, or makes one.
-func (c *Conn) connect(ctx context.Context) (*clientLink, error) {
+func (c *Conn) connect(ctx context.Context) (*client.Link, error) {
 	select {
 	case <-c.turn:
 	case <-ctx.Done():
@@ -144,7 +149,7 @@ func (c *Conn) connect(ctx context.Context) (*clientLink, error) {
 	}
 	if c.link != nil {
 		select {
-		case <-c.link.done:
+		case <-c.link.Done():
 		default:
 			return c.link, nil
 		}
@@ -160,7 +165,7 @@ func (c *Conn) connect(ctx context.Context) (*clientLink, error) {
 	return l, nil
 }
 
-func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
+func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	hosts, err := openKnownHosts(c.opts.KnownHosts)
 	if err != nil {
 		return nil, err
@@ -173,7 +178,7 @@ func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	var hostErr error
 	sc, chans, reqs, err := ssh.NewClientConn(nc, c.addr, &ssh.ClientConfig{
-		Config:            ssh.Config{Ciphers: ciphers()},
+		Config:            ssh.Config{Ciphers: wire.Ciphers()},
 		User:              c.user,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(c.opts.Signers...)},
 		HostKeyAlgorithms: hosts.algorithms(c.addr, nc.RemoteAddr()),
@@ -181,7 +186,7 @@ func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
 			hostErr = hosts.check(addr, remote, key)
 			return hostErr
 		},
-		ClientVersion: "SSH-2.0-9ci",
+		ClientVersion: wire.Version,
 	})
 	switch {
 	case hostErr != nil:
@@ -201,8 +206,8 @@ func (c *Conn) handshake(ctx context.Context) (*clientLink, error) {
 		sc.Close()
 		return nil, ctx.Err()
 	}
-	l := newClientLink(sc, c.opts.Signers...)
-	c.wg.Go(func() { l.serve(chans, reqs) })
+	l := client.New(sc, c.opts.Signers...)
+	c.wg.Go(func() { l.Serve(chans, reqs) })
 	return l, nil
 }
 

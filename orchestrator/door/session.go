@@ -1,7 +1,8 @@
-package orchestrator
+package door
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strings"
 	"sync"
@@ -15,43 +16,27 @@ import (
 
 // A session is one session channel (RFC 4254 §6): a subsystem or a command.
 type session struct {
-	ch  ssh.Channel
-	ctx context.Context // done when the channel is closed
-	in  premises
+	ch   ssh.Channel
+	ctx  context.Context // done when the channel is closed
+	tree *Tree
 
-	namespace string // where the command looks up ci, n and artifacts; "" for the key's
+	namespace string // where the command looks up ci, n and artifacts; "" for the key's own
 
 	exited sync.Once
 }
 
-// Premises are what a session is in: the mux, or an executor's own SSH server.
-type premises interface {
-	// attach answers a Tattach.
-	attach(ctx context.Context, uname, aname string) (fs.Dir, error)
-	// serve9P serves the tree on rwc until it hangs up.
-	serve9P(ctx context.Context, rwc io.ReadWriteCloser) error
-	// walk returns what stands at a path that a command names; namespace is
-	// where it looks up what has none, or "".
-	walk(ctx context.Context, namespace, path string) (fs.Node, error)
-	// export makes rwc the 9P server of an executor, until ctx is done.
-	export(ctx context.Context, rwc io.ReadWriteCloser, path string) error
-	user() fs.User
-	whoami() fs.Attrs
-	trace() io.Writer
-	close()
-}
-
-// serveSession serves a session channel until it is closed.
-func serveSession(ctx context.Context, nc ssh.NewChannel, enter func(context.Context) premises) {
+// Session serves a session channel until it is closed. Enter returns the tree
+// that the session sees; ctx is the session's.
+func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Context) *Tree) {
 	ch, reqs, err := nc.Accept()
 	if err != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &session{ch: ch, ctx: ctx, in: enter(ctx)}
+	s := &session{ch: ch, ctx: ctx, tree: enter(ctx)}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer s.in.close()
+	defer s.tree.Close()
 	defer cancel()
 	defer ch.Close()
 	started := false
@@ -101,15 +86,15 @@ func (s *session) subsystem(name string) func() int {
 	return nil
 }
 
-// serve9P serves the tree, or what is below path: an executor's name in the
-// key's only namespace, or a path of the mux.
+// serve9P serves the tree, or what is below path: a path of the tree, or the
+// name of an executor, which is a path below n.
 func (s *session) serve9P(path string) int {
-	serve := s.in.serve9P
+	serve := s.tree.Serve9P
 	if path != "" {
 		if !strings.Contains(path, "/") {
 			path = "n/" + path
 		}
-		srv := ninep.Server{User: s.in.user(), Trace: s.in.trace()}
+		srv := ninep.Server{User: s.tree.User, Trace: s.tree.Trace}
 		srv.Attach = func(ctx context.Context, _, aname string) (fs.Dir, error) { return s.attachBelow(ctx, path, aname) }
 		serve = srv.Serve
 	}
@@ -121,11 +106,11 @@ func (s *session) serve9P(path string) int {
 
 // serveSFTP serves the tree read-only, for sftp, scp and sshfs.
 func (s *session) serveSFTP() int {
-	root, err := s.in.attach(s.ctx, "", "")
+	root, err := AsDir(s.tree.Walk(s.ctx, "", ""))
 	if err != nil {
 		return s.fail("sftp", err)
 	}
-	if err := sftp.Serve(fs.WithUser(s.ctx, s.in.user()), stream{s}, root); err != nil {
+	if err := sftp.Serve(fs.WithUser(s.ctx, s.tree.User), stream{s}, root); err != nil {
 		return exitFail
 	}
 	return exitOK
@@ -133,17 +118,20 @@ func (s *session) serveSFTP() int {
 
 // attachBelow answers a Tattach where path is the root.
 func (s *session) attachBelow(ctx context.Context, path, aname string) (fs.Dir, error) {
-	d, err := asDir(s.in.walk(ctx, "", path))
+	d, err := AsDir(s.tree.Walk(ctx, "", path))
 	if err != nil {
 		return nil, err
 	}
-	return asDir(fs.Walk(ctx, d, aname))
+	return AsDir(fs.Walk(ctx, d, aname))
 }
 
 // export makes the channel's other end an executor's 9P server, until it hangs
 // up.
 func (s *session) export(path string) int {
-	if err := s.in.export(s.ctx, s.ch, path); err != nil {
+	if s.tree.Export == nil {
+		return s.fail("9p-export", errors.New("no exports are taken here: export to an orchestrator"))
+	}
+	if err := s.tree.Export(s.ctx, s.ch, path); err != nil {
 		return s.fail("9p-export", err)
 	}
 	return exitOK
@@ -152,19 +140,19 @@ func (s *session) export(path string) int {
 // fail tells the client why a program ends.
 func (s *session) fail(program string, err error) int {
 	io.WriteString(s.ch.Stderr(), program+": "+err.Error()+"\n")
-	return 1
+	return exitFail
 }
 
 // exit ends the session with a status. The first one counts.
 func (s *session) exit(status int) {
 	s.exited.Do(func() {
-		s.ch.SendRequest("exit-status", false, ssh.Marshal(&exitStatusMsg{uint32(status)}))
+		s.ch.SendRequest("exit-status", false, ssh.Marshal(&struct{ Status uint32 }{uint32(status)})) // RFC 4254 §6.10
 		s.ch.Close()
 	})
 }
 
-// A stream is the session's channel for a server that closes it: ssh is told
-// that it went well.
+// A stream is the session's channel for a server that closes it: the client is
+// told that the server succeeded.
 type stream struct{ s *session }
 
 func (t stream) Read(p []byte) (int, error)  { return t.s.ch.Read(p) }

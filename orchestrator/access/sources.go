@@ -1,17 +1,20 @@
-package orchestrator
+package access
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // Limits on where connections come from, after OpenSSH's PerSourcePenalties.
 const (
 	sourceBurst   = 200              // connections a netblock may open at once,
 	sourceRate    = 20               // and each second after that
-	penaltyMin    = 15 * time.Second // what has gathered before a netblock is refused
+	penaltyMin    = 15 * time.Second // a netblock is refused from this on
 	penaltyMax    = 10 * time.Minute
 	penaltyAuth   = 5 * time.Second  // for a key that is not known
 	penaltyNoAuth = 1 * time.Second  // for leaving before authentication: ssh-keyscan does
@@ -19,9 +22,9 @@ const (
 	maxSources    = 65536            // netblocks remembered
 )
 
-// sources are the netblocks that connections came from of late: a token bucket
-// and a penalty each.
-type sources struct {
+// Sources are the netblocks that connections came from of late, each with a
+// token bucket and a penalty. The zero Sources are ready for use.
+type Sources struct {
 	mu     sync.Mutex // guards blocks
 	blocks map[netip.Prefix]*source
 }
@@ -32,8 +35,8 @@ type source struct {
 	penalty time.Time // until when
 }
 
-// admit reports whether a connection from addr may go on.
-func (s *sources) admit(addr net.Addr) bool {
+// Admit reports whether a connection from addr may go on.
+func (s *Sources) Admit(addr net.Addr) bool {
 	block, ok := netblock(addr)
 	if !ok {
 		return true
@@ -51,8 +54,9 @@ func (s *sources) admit(addr net.Addr) bool {
 	return true
 }
 
-// punish adds to what a netblock has to wait.
-func (s *sources) punish(addr net.Addr, d time.Duration) {
+// Punish adds to the penalty of addr's netblock what a login that ended with err
+// costs. A netblock is refused while its penalty is 15 seconds or more.
+func (s *Sources) Punish(addr net.Addr, err error) {
 	block, ok := netblock(addr)
 	if !ok {
 		return
@@ -64,16 +68,29 @@ func (s *sources) punish(addr net.Addr, d time.Duration) {
 	if b.penalty.Before(now) {
 		b.penalty = now
 	}
-	b.penalty = b.penalty.Add(d)
+	b.penalty = b.penalty.Add(penalty(err))
 	if most := now.Add(penaltyMax); b.penalty.After(most) {
 		b.penalty = most
 	}
 }
 
-// get returns the block's entry. When there are too many, those with nothing to
-// remember go, and if that is none, all: a flood from everywhere is not held off
-// by netblock.
-func (s *sources) get(block netip.Prefix, now time.Time) *source {
+// penalty returns what a login that ended with err costs.
+func penalty(err error) time.Duration {
+	var auth *ssh.ServerAuthError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return penaltyGrace
+	case errors.As(err, &auth) && len(auth.Errors) > 1: // the first is the method none
+		return penaltyAuth
+	}
+	return penaltyNoAuth
+}
+
+// get returns the entry of a block. If there are too many entries, it drops those
+// that hold nothing to remember, and if all do, all: netblocks are no help
+// against a flood from everywhere.
+func (s *Sources) get(block netip.Prefix, now time.Time) *source {
 	if b := s.blocks[block]; b != nil {
 		return b
 	}
@@ -95,8 +112,8 @@ func (s *sources) get(block netip.Prefix, now time.Time) *source {
 	return b
 }
 
-// netblock returns the /24 or /64 of an address. A Unix socket has none, and
-// loopback counts as none: behind a proxy on this machine all would be one.
+// netblock returns the /24 or /64 of an address. A Unix socket has none. Loopback
+// counts as none: behind a proxy on this machine all clients would be one.
 func netblock(addr net.Addr) (netip.Prefix, bool) {
 	tcp, ok := addr.(*net.TCPAddr)
 	if !ok {

@@ -1,0 +1,68 @@
+// Package access says who may enter an orchestrator, and what they may read and
+// publish there.
+//
+// A client shows a key or a certificate (it may show several, one after the
+// other). A Policy makes of it an Identity and says what that may do: a Grant of
+// the two rights that there are, read and publish, in some namespaces. There are
+// no roles. Keys is the Policy of authorized_keys and of trusted authorities.
+//
+// Sources are where connections come from: a netblock that floods the server, or
+// guesses, has to wait.
+package access
+
+import (
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+)
+
+// A Policy knows who may enter. Its methods may be called from several
+// goroutines, and for each channel that a client opens.
+type Policy interface {
+	// Identify returns who it is that has shown key, which may be a
+	// certificate. The error says why the key may not enter; the client does
+	// not learn it, the log does.
+	Identify(key ssh.PublicKey) (Identity, error)
+
+	// Grant returns what id, which Identify has returned, may do at present. The
+	// error says why it may do nothing any more.
+	Grant(id Identity) (Grant, error)
+}
+
+// An Identity is a key that has been shown, and who that is.
+type Identity struct {
+	Key  ssh.PublicKey
+	Name string // the comment of the key's line, or the principal of the certificate
+}
+
+// String returns the name of the identity in lines and logs. It is the key's
+// fingerprint. The key of a certificate may be another one every hour: its name
+// is PRINCIPAL@FINGERPRINT, with the fingerprint of its authority.
+func (id Identity) String() string {
+	if cert, ok := id.Key.(*ssh.Certificate); ok {
+		return id.Name + "@" + ssh.FingerprintSHA256(cert.SignatureKey)
+	}
+	return ssh.FingerprintSHA256(id.Key)
+}
+
+// User returns the identity as trees know it.
+func (id Identity) User() fs.User { return fs.User{Name: id.String(), UID: -1} }
+
+// A Login is an identity and what it may do.
+type Login struct {
+	Identity
+	Grant
+}
+
+// Enter returns the login that p gives to key.
+func Enter(p Policy, key ssh.PublicKey) (*Login, error) {
+	id, err := p.Identify(key)
+	if err != nil {
+		return nil, err
+	}
+	g, err := p.Grant(id)
+	if err != nil {
+		return nil, err
+	}
+	return &Login{id, g}, nil
+}

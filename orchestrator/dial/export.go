@@ -1,0 +1,113 @@
+package dial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"9ci/orchestrator/internal/client"
+	"9ci/orchestrator/internal/wire"
+)
+
+// An Announce says what an executor exports.
+type Announce struct {
+	Name       string   // below n: HOST for a daemon, HOST.PID for others
+	Namespaces []string // each is an aname that the export takes
+	Address    string   // host:port where others reach the executor directly; "" if they cannot
+
+	// Joined, if set, is called each time the orchestrator has taken the
+	// announcement: from then on others see the executor.
+	Joined func()
+
+	// Lost, if set, is called with the reason each time a connection could not
+	// be made or was lost. Export then connects again.
+	Lost func(err error)
+}
+
+// A ServeFunc serves an executor's tree on one 9P connection, on behalf of user,
+// and closes it. It returns when rwc hangs up or ctx is done. aname is what will
+// be attached.
+type ServeFunc = client.ServeFunc
+
+// A RefusedError is an announcement that the orchestrator did not take.
+type RefusedError = client.RefusedError
+
+// Import opens a connection to the mux's tree for ninep.Import, on a channel of
+// its own. A channel has at most 2 MiB under way, so several carry more than one
+// over a long way.
+func (c *Conn) Import(ctx context.Context) (io.ReadWriteCloser, error) {
+	l, err := c.connect(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+	}
+	rwc, err := l.Import(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+	}
+	return rwc, nil
+}
+
+// Backoff of reconnects: each delay is drawn from zero up to a bound that
+// doubles, so that executors that lost the same orchestrator do not come back
+// together.
+const (
+	backoffFirst = 500 * time.Millisecond
+	backoffMost  = 30 * time.Second
+)
+
+// Export serves what a announces, by serve, until ctx is done. It returns when
+// every connection that it served has ended. If the connection to the
+// orchestrator is lost or cannot be made, Export tries again, without end.
+//
+// It reports a RefusedError if the orchestrator does not take the announcement
+// and has never taken it before; a refusal after that is tried again. It reports
+// net.ErrClosed when the Conn is closed.
+func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
+	what := wire.Announce{Name: a.Name, Namespaces: a.Namespaces, Address: a.Address}
+	if err := what.Check(); err != nil {
+		return fmt.Errorf("orchestrator: export: %w", err)
+	}
+	joined := false
+	join := func() {
+		joined = true
+		if a.Joined != nil {
+			a.Joined()
+		}
+	}
+	bound := backoffFirst
+	for {
+		began := time.Now()
+		l, err := c.connect(ctx)
+		if err == nil {
+			err = l.Export(ctx, what, join, serve)
+		}
+		var refused *RefusedError
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case c.ctx.Err() != nil:
+			return fmt.Errorf("orchestrator: %s: %w", c.addr, net.ErrClosed)
+		case !joined && errors.As(err, &refused):
+			return fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+		}
+		if time.Since(began) > backoffMost {
+			bound = backoffFirst
+		}
+		if a.Lost != nil {
+			a.Lost(fmt.Errorf("orchestrator: %s: %w", c.addr, err))
+		}
+		delay := rand.N(bound)
+		c.log.Warn("reconnect", "addr", c.addr, "delay", delay, "err", err)
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.ctx.Done():
+		}
+		bound = min(2*bound, backoffMost)
+	}
+}

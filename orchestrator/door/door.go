@@ -1,0 +1,102 @@
+// Package door is an SSH server over a tree: the subsystems 9p and sftp, and a
+// few commands that read it. The mux of an orchestrator has one, and each
+// executor has one, which is reached end to end through the orchestrator.
+//
+// Serve is a whole server of sessions. A server that takes other channels too,
+// as the mux does, has Config for its handshake and Session for its sessions.
+package door
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
+)
+
+// A Tree is what one session sees.
+type Tree struct {
+	User   fs.User   // of the session
+	Whoami fs.Attrs  // what the command whoami prints
+	Trace  io.Writer // 9P messages, one a line; nil: nowhere
+
+	// Walk returns what stands at a path as Walk of this package has it. The
+	// path "" is the root. If namespace is not "", the names that a
+	// namespace has are looked up in it.
+	Walk func(ctx context.Context, namespace, path string) (fs.Node, error)
+
+	// Serve9P serves the tree on rwc until it hangs up, and closes it.
+	Serve9P func(ctx context.Context, rwc io.ReadWriteCloser) error
+
+	// Export makes rwc the 9P server of an executor, at a path
+	// 9p[/NAMESPACE[/n/NAME]], until it hangs up or ctx is done. Nil: no
+	// exports are taken here.
+	Export func(ctx context.Context, rwc io.ReadWriteCloser, path string) error
+
+	// Close ends what the session holds. It is called once all programs of
+	// the session have been told to end.
+	Close func()
+}
+
+const (
+	// LoginGrace is how long a client may take to authenticate.
+	LoginGrace = 10 * time.Second
+
+	maxAuthTries = 3
+)
+
+// Config returns the configuration of a server with the host key host, where
+// authenticate is asked for each key that a client offers. The user's name means
+// nothing.
+func Config(host ssh.Signer, authenticate func(key ssh.PublicKey) (*ssh.Permissions, error)) *ssh.ServerConfig {
+	c := &ssh.ServerConfig{
+		Config:        ssh.Config{Ciphers: wire.Ciphers()},
+		MaxAuthTries:  maxAuthTries,
+		ServerVersion: wire.Version,
+		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			return authenticate(key)
+		},
+	}
+	c.AddHostKey(host)
+	return c
+}
+
+// Serve serves sessions on one connection until it hangs up or ctx is done. It
+// closes nc, and returns when all that it started has ended. Enter returns the
+// tree of a session; ctx is the session's.
+func Serve(ctx context.Context, nc net.Conn, config *ssh.ServerConfig, enter func(ctx context.Context) *Tree) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer nc.Close()
+	defer context.AfterFunc(ctx, func() { nc.Close() })()
+	grace := time.AfterFunc(LoginGrace, func() { nc.Close() }) // nc may have no deadlines
+	sc, chans, reqs, err := ssh.NewServerConn(nc, config)
+	if !grace.Stop() || err != nil {
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	defer sc.Close()
+	wg.Go(func() { ssh.DiscardRequests(reqs) })
+	slots := wire.NewSlots(wire.MaxChannels)
+	for ch := range chans {
+		if ch.ChannelType() != "session" {
+			ch.Reject(ssh.UnknownChannelType, "only sessions")
+			continue
+		}
+		if !slots.Take() {
+			ch.Reject(ssh.ResourceShortage, wire.ErrBusy.Error())
+			continue
+		}
+		wg.Go(func() {
+			defer slots.Give()
+			Session(ctx, ch, enter)
+		})
+	}
+}

@@ -1,0 +1,250 @@
+// Package client is one SSH connection of an executor, or of a client that only
+// reads, to an orchestrator. Dial makes such connections, and makes them anew.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
+)
+
+const (
+	KeepaliveEvery = 15 * time.Second
+	KeepaliveMiss  = 3 // keepalives without an answer end the connection
+)
+
+// A ServeFunc serves an executor's tree on one 9P connection, on behalf of user,
+// and closes it. It returns when rwc hangs up or ctx is done. aname is what will
+// be attached.
+type ServeFunc func(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User)
+
+// A Link is one SSH connection.
+type Link struct {
+	ssh   ssh.Conn
+	host  ssh.Signer    // of this executor's own SSH server; nil: it has none
+	done  chan struct{} // closed when the connection has ended
+	slots wire.Slots    // channels that the orchestrator opened
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex // guards exports
+	exports map[string]*served
+}
+
+// served is what is exported under one name.
+type served struct {
+	ctx   context.Context
+	serve ServeFunc
+	wg    sync.WaitGroup // of connections that are served; grows under the link's mu
+}
+
+// New returns the link of a connection on which one of keys logged in. The first
+// key that is no certificate is the host key of the executor's own SSH server.
+// Serve must be called.
+func New(c ssh.Conn, keys ...ssh.Signer) *Link {
+	var host ssh.Signer
+	for _, k := range keys {
+		if _, ok := k.PublicKey().(*ssh.Certificate); !ok {
+			host = k
+			break
+		}
+	}
+	return &Link{ssh: c, host: host, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), exports: map[string]*served{}}
+}
+
+// Done returns a channel that is closed when the connection has ended.
+func (l *Link) Done() <-chan struct{} { return l.done }
+
+// Close ends the connection.
+func (l *Link) Close() error { return l.ssh.Close() }
+
+// Serve takes the channels that the orchestrator opens and answers its requests,
+// until the connection ends.
+func (l *Link) Serve(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	defer l.wg.Wait()
+	defer close(l.done)
+	l.wg.Go(l.keepalive)
+	for chans != nil || reqs != nil {
+		select {
+		case nc, ok := <-chans:
+			if !ok {
+				chans = nil
+				continue
+			}
+			l.open(nc)
+		case r, ok := <-reqs:
+			if !ok {
+				reqs = nil
+				continue
+			}
+			r.Reply(false, nil) // a keepalive is content with that
+		}
+	}
+}
+
+// keepalive ends the connection if the orchestrator does not answer.
+func (l *Link) keepalive() {
+	for {
+		select {
+		case <-time.After(KeepaliveEvery):
+		case <-l.done:
+			return
+		}
+		t := time.AfterFunc(KeepaliveMiss*KeepaliveEvery, func() { l.ssh.Close() })
+		l.ssh.SendRequest("keepalive@openssh.com", true, nil)
+		t.Stop()
+	}
+}
+
+// Import opens a session with the subsystem 9p: a 9P connection to the mux's
+// tree.
+func (l *Link) Import(ctx context.Context) (io.ReadWriteCloser, error) {
+	ch, err := wire.OpenChannel(ctx, l.ssh, "session", nil, func() {})
+	if err != nil {
+		return nil, fmt.Errorf("open a session: %w", err)
+	}
+	// The answer is not waited for: a subsystem that is refused hangs up.
+	if _, err := ch.SendRequest("subsystem", false, ssh.Marshal(&struct{ Name string }{"9p"})); err != nil {
+		ch.Close()
+		return nil, fmt.Errorf("subsystem 9p: %w", err)
+	}
+	return ch, nil
+}
+
+// open takes a channel to what is exported: to its tree, or to the executor's own
+// SSH server.
+func (l *Link) open(nc ssh.NewChannel) {
+	kind := nc.ChannelType()
+	if kind != wire.ChannelExport && (kind != wire.ChannelSSH || l.host == nil) {
+		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", kind))
+		return
+	}
+	var msg wire.ExportMsg
+	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
+		nc.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	if !l.slots.Take() {
+		nc.Reject(ssh.ResourceShortage, wire.ErrBusy.Error())
+		return
+	}
+	l.mu.Lock()
+	e := l.exports[msg.Name]
+	if e != nil {
+		e.wg.Add(1)
+	}
+	l.mu.Unlock()
+	if e == nil {
+		l.slots.Give()
+		nc.Reject(ssh.Prohibited, fmt.Sprintf("%q is not exported", msg.Name))
+		return
+	}
+	l.wg.Go(func() {
+		defer e.wg.Done()
+		defer l.slots.Give()
+		ch, reqs, err := nc.Accept()
+		if err != nil {
+			return
+		}
+		l.wg.Go(func() { ssh.DiscardRequests(reqs) })
+		if kind == wire.ChannelSSH {
+			serveSSH(e.ctx, ch, l.host, msg, e.serve)
+		} else {
+			e.serve(e.ctx, ch, msg.Aname, requester(msg, l.host))
+		}
+		ch.Close()
+	})
+}
+
+// requester returns the user on whose behalf the orchestrator opened a channel.
+// An executor takes commands from its own key alone: other users are anonymous,
+// and a tree has no ctl for them.
+func requester(msg wire.ExportMsg, host ssh.Signer) fs.User {
+	return fs.User{
+		Name:      msg.Requester,
+		UID:       -1,
+		Anonymous: host == nil || msg.Requester != ssh.FingerprintSHA256(host.PublicKey()),
+	}
+}
+
+// Export serves what a announces until ctx is done or the connection ends. It
+// calls joined when the orchestrator has taken the announcement, and reports a
+// RefusedError if it does not, or ErrLost.
+func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve ServeFunc) error {
+	ctx, cancel := context.WithCancel(ctx)
+	e := &served{ctx: ctx, serve: serve}
+	l.mu.Lock()
+	if l.exports[a.Name] != nil {
+		l.mu.Unlock()
+		cancel()
+		return fmt.Errorf("%s is exported already", a.Name)
+	}
+	l.exports[a.Name] = e
+	l.mu.Unlock()
+	defer e.wg.Wait()
+	defer cancel()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.exports, a.Name)
+	}()
+
+	ok, reply, err := l.Ask(ctx, wire.RequestAnnounce, a.Text())
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return &RefusedError{Reason: string(reply)}
+	}
+	joined()
+	select {
+	case <-l.done:
+		return ErrLost
+	case <-ctx.Done():
+		l.ssh.SendRequest(wire.RequestWithdraw, false, []byte(a.Name))
+		return ctx.Err()
+	}
+}
+
+// ErrLost is the error of a connection that has ended.
+var ErrLost = errors.New("the connection to the orchestrator is lost")
+
+// A RefusedError is an announcement that the orchestrator did not take.
+type RefusedError struct{ Reason string }
+
+func (e *RefusedError) Error() string { return "export refused: " + e.Reason }
+
+// Forbidden reports whether the key has no right to publish in the namespace.
+func (e *RefusedError) Forbidden() bool { return strings.HasPrefix(e.Reason, wire.MayNotPublish) }
+
+// Ask sends a global request and waits for its answer until ctx is done. An
+// answer that comes later is dropped.
+func (l *Link) Ask(ctx context.Context, name string, payload []byte) (ok bool, reply []byte, err error) {
+	type answer struct {
+		ok    bool
+		reply []byte
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		ok, reply, err := l.ssh.SendRequest(name, true, payload)
+		answered <- answer{ok, reply, err}
+	}()
+	select {
+	case a := <-answered:
+		if a.err == io.EOF {
+			a.err = ErrLost
+		}
+		return a.ok, a.reply, a.err
+	case <-ctx.Done():
+		return false, nil, ctx.Err()
+	}
+}

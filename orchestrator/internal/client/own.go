@@ -1,0 +1,116 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
+	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/wire"
+	"9ci/proto/ninep"
+)
+
+// serveSSH serves one connection to the executor's own SSH server. Clients reach
+// it end to end through the orchestrator (ssh -J), which carries what it cannot
+// read. The host key is the key that the executor logged in with. The
+// orchestrator says who may enter, as it does for its own relay: only the key
+// that logged in there, and that key has to authenticate here again.
+func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.ExportMsg, serve ServeFunc) {
+	config := door.Config(host, func(key ssh.PublicKey) (*ssh.Permissions, error) {
+		if !bytes.Equal(key.Marshal(), []byte(msg.Key)) {
+			return nil, errors.New("another key than the one at the orchestrator")
+		}
+		return &ssh.Permissions{}, nil
+	})
+	door.Serve(ctx, channelConn{ch}, config, func(ctx context.Context) *door.Tree {
+		return guestTree(ctx, requester(msg, host), msg.Aname, serve)
+	})
+}
+
+// guestTree returns the tree of one namespace of an executor, as serve shows it
+// to user. It attaches the tree when it is first needed.
+func guestTree(ctx context.Context, user fs.User, namespace string, serve ServeFunc) *door.Tree {
+	g := &guest{ctx: ctx, user: user, namespace: namespace, serve: serve}
+	return &door.Tree{
+		User:   user,
+		Whoami: fs.Attrs{{Name: "key", Value: user.Name}, {Name: "namespaces", Value: namespace}, {Name: "rights", Value: "read"}},
+		Walk:   g.walk,
+		Serve9P: func(ctx context.Context, rwc io.ReadWriteCloser) error {
+			serve(ctx, rwc, namespace, user)
+			return nil
+		},
+		Close: g.close,
+	}
+}
+
+// A guest is a session's own link to the tree.
+type guest struct {
+	ctx       context.Context // of the session
+	user      fs.User
+	namespace string
+	serve     ServeFunc
+	wg        sync.WaitGroup
+
+	mu     sync.Mutex // guards client, and is held while it is made
+	client *ninep.Client
+}
+
+func (g *guest) root() (fs.Dir, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.client == nil {
+		near, far := net.Pipe()
+		g.wg.Go(func() { g.serve(g.ctx, far, g.namespace, g.user) })
+		c, err := ninep.Import(g.ctx, near, ninep.ImportOptions{Uname: g.user.Name, Aname: g.namespace})
+		if err != nil {
+			return nil, err
+		}
+		g.client = c
+	}
+	return g.client.Root(), nil
+}
+
+// walk walks to a path in the namespace, before which the namespace may stand.
+func (g *guest) walk(ctx context.Context, _, path string) (fs.Node, error) {
+	root, err := g.root()
+	if err != nil {
+		return nil, err
+	}
+	path = strings.Trim(path, "/")
+	if rest, ok := strings.CutPrefix(path+"/", g.namespace+"/"); ok {
+		path = rest
+	}
+	return door.Walk(ctx, root, path)
+}
+
+func (g *guest) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.client != nil {
+		g.client.Close()
+	}
+	g.wg.Wait()
+}
+
+// A channelConn is a channel as the ssh package wants its connections. It has no
+// deadlines; Close is the way to end an operation.
+type channelConn struct{ ssh.Channel }
+
+func (channelConn) LocalAddr() net.Addr              { return pipeAddr{} }
+func (channelConn) RemoteAddr() net.Addr             { return pipeAddr{} }
+func (channelConn) SetDeadline(time.Time) error      { return nil }
+func (channelConn) SetReadDeadline(time.Time) error  { return nil }
+func (channelConn) SetWriteDeadline(time.Time) error { return nil }
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "ssh" }
+func (pipeAddr) String() string  { return "orchestrator" }

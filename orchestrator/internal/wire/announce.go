@@ -1,0 +1,94 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"9ci/fs"
+)
+
+// Limits on an announcement.
+const (
+	MaxAnnounce = 128 << 10 // bytes
+	maxShares   = 1024      // namespaces of one export
+	maxAddress  = 255       // bytes
+)
+
+// MayNotPublish begins the reason of a refusal where the key has no right to
+// publish in a namespace.
+const MayNotPublish = "this key may not publish"
+
+// An Announce says what an executor exports.
+type Announce struct {
+	Name       string   // below n: HOST for a daemon, HOST.PID for others
+	Namespaces []string // each is an aname that the export takes
+	Address    string   // host:port where others reach the executor directly; "" if they cannot
+}
+
+// Text returns a as it travels: attr=value lines.
+func (a Announce) Text() []byte {
+	return fs.Attrs{
+		{Name: "name", Value: a.Name},
+		{Name: "namespaces", Value: fs.QuoteWords(a.Namespaces)},
+		{Name: "address", Value: a.Address},
+	}.Text()
+}
+
+// ParseAnnounce reads what Text wrote, and checks it. It ignores attributes that
+// it does not know, because a later executor may say more.
+func ParseAnnounce(b []byte) (Announce, error) {
+	if len(b) > MaxAnnounce {
+		return Announce{}, fmt.Errorf("announcement of %d bytes: at most %d", len(b), MaxAnnounce)
+	}
+	attrs, err := fs.ParseAttrs(b)
+	if err != nil {
+		return Announce{}, fmt.Errorf("announcement: %w", err)
+	}
+	a := Announce{Name: attrs.Get("name"), Address: attrs.Get("address")}
+	if a.Namespaces, err = fs.SplitWords(attrs.Get("namespaces")); err != nil {
+		return Announce{}, fmt.Errorf("announcement: %w", err)
+	}
+	return a, a.Check()
+}
+
+// Check returns what is wrong with a, on either side of the wire. It puts the
+// namespaces in the form of fs.CleanNamespace, sorted, each once.
+func (a *Announce) Check() error {
+	if err := CheckExecutor(a.Name); err != nil {
+		return err
+	}
+	switch {
+	case len(a.Namespaces) == 0:
+		return errors.New("an announcement names no namespace")
+	case len(a.Namespaces) > maxShares:
+		return fmt.Errorf("an announcement of %d namespaces: at most %d", len(a.Namespaces), maxShares)
+	case len(a.Address) > maxAddress || !utf8.ValidString(a.Address) || strings.ContainsFunc(a.Address, func(r rune) bool { return r == ' ' || unicode.IsControl(r) }):
+		return fmt.Errorf("address %q: want host:port", a.Address)
+	}
+	clean := make([]string, len(a.Namespaces))
+	for i, ns := range a.Namespaces {
+		var err error
+		if clean[i], err = fs.CleanNamespace(ns); err != nil {
+			return err
+		}
+	}
+	slices.Sort(clean)
+	a.Namespaces = slices.Compact(clean)
+	return nil
+}
+
+// CheckExecutor returns why name cannot be an executor's. The name stands in
+// lines of text, so it is a host name and a process id and nothing else.
+func CheckExecutor(name string) error {
+	bad := func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '.' || r == '-' || r == '_')
+	}
+	if len(name) > maxName || strings.Trim(name, ".") == "" || strings.ContainsFunc(name, bad) {
+		return fmt.Errorf("executor name %q: want letters, digits, dots, dashes and underlines", name)
+	}
+	return nil
+}

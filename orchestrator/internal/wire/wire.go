@@ -1,0 +1,56 @@
+// Package wire is what both sides of a connection to an orchestrator share: the
+// names and messages that 9ci adds to SSH, and the limits that each side holds
+// the other to. doc.go of the package orchestrator describes the wire.
+package wire
+
+import (
+	"errors"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/cpu"
+)
+
+// What 9ci adds to SSH (RFC 4250 §4.6.1: names of our own have an @).
+const (
+	// A client announces what it exports, and withdraws it by name. The payload
+	// of the first is an Announce as text, the reply "generation=N"; the payload
+	// of a refusal is the reason.
+	RequestAnnounce = "announce@9ci"
+	RequestWithdraw = "withdraw@9ci"
+
+	// The orchestrator opens these to an executor: a 9P connection to its tree,
+	// and a connection to its own SSH server. Both carry an ExportMsg.
+	ChannelExport = "9p-export@9ci"
+	ChannelSSH    = "ssh@9ci"
+)
+
+// An ExportMsg says for whom the orchestrator opens a channel.
+type ExportMsg struct {
+	Name       string // as it was announced
+	Aname      string // the namespace that will be attached, or ""
+	Requester  string // the Name of the fs.User: see access.Identity
+	Key        string // for ChannelSSH, the requester's key in wire form
+	Generation uint64 // of the announcement it is meant for
+	Millis     uint32 // after which the orchestrator gives up waiting for the channel
+}
+
+// MaxChannels is how many channels a side may open on one connection: unread
+// data can hold 2 MiB in each.
+const MaxChannels = 64
+
+// ErrBusy is the error of a channel over the limit.
+var ErrBusy = errors.New("too many channels on this connection")
+
+// Version is what either side calls itself (RFC 4253 §4.2).
+const Version = "SSH-2.0-9ci"
+
+// Ciphers returns the ciphers to offer. The client's order decides, and OpenSSH
+// puts chacha20 first, which costs Go two to three times the CPU of AES. So
+// chacha20 is offered only where AES would be slow.
+func Ciphers() []string {
+	c := []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
+	if !(cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL || cpu.S390X.HasAESGCM) {
+		c = append(c, ssh.CipherChaCha20Poly1305)
+	}
+	return c
+}
