@@ -20,7 +20,7 @@ func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fmt.Appendf(nil, "generation=%d", m.generation.Load()), nil
+	return fmt.Appendf(nil, "generation=%d", m.announced.Load().generation), nil
 }
 
 // join makes the connection an exporter of a, by way of e. If the connection
@@ -40,7 +40,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		}
 		m = &member{name: a.Name, key: c.login.String(), conn: c, exporter: e, several: len(a.Namespaces) > 1}
 	}
-	fresh, err := c.s.dir.export(ctx, m, a)
+	fresh, err := c.s.dir.join(ctx, m, a)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	}
 	c.members[a.Name] = m
 	for _, sh := range fresh {
-		c.wg.Go(func() { sh.follow(&c.s.dir) })
+		c.wg.Go(func() { sh.follow(c.s.log) })
 	}
 	return m, nil
 }

@@ -44,7 +44,7 @@ func (m *member) message(ns, requester string) wire.ExportMsg {
 		Name:       m.name,
 		Aname:      ns,
 		Requester:  requester,
-		Generation: m.generation.Load(),
+		Generation: m.announced.Load().generation,
 		Millis:     uint32(openTimeout.Milliseconds()),
 	}
 }
@@ -130,14 +130,14 @@ type watchLink struct {
 // attach returns a link to the share's tree.
 func (w *watchLink) attach(ctx context.Context, sh *share) (*link, error) {
 	if !sh.m.several {
-		return sh.m.attach(ctx, sh.space.ns, self)
+		return sh.m.attach(ctx, sh.ns, self)
 	}
 	l, err := w.get(ctx, sh.m)
 	if err != nil {
 		return nil, err
 	}
 	hangup := sync.OnceFunc(func() { w.put(l) })
-	root, err := door.AsDir(fs.Walk(ctx, l.root, sh.space.ns))
+	root, err := door.AsDir(fs.Walk(ctx, l.root, sh.ns))
 	if err != nil {
 		hangup()
 		return nil, err

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -19,11 +18,10 @@ import (
 const (
 	maxQuestion = 64 << 10                // bytes written to find
 	maxAnswers  = 256                     // lines read back
-	maxIntents  = 256                     // of an executor in a namespace
 	findTimeout = 1500 * time.Millisecond // for keys that have not been read yet
 )
 
-const findManual = `find - who has a run with this key
+const findManual = `find - the executors that have a run with this key
 
 Write attr=value pairs of a key, one of them commit or tree, and read back a
 line for each run that has them all:
@@ -34,11 +32,10 @@ A line that does not begin with a slash is an error.
 
 Passed runs come first, the newest first; then those that are queued or under
 way, in the order in which they were asked for, the key of their executor in
-the place of a signer; then the others. The pair
-intent=ID says that the asker's own executor, which the same connection
-exports, is going to run this key as ID, for as long as the file stays open:
-whoever sees its own run as the first that has not ended is to run it, and all
-others wait for that one.
+the place of a signer; then the others. The pair intent=ID says that the
+asker's own executor, which the same connection exports, is going to run this
+key as ID, for as long as the file stays open. An asker whose own run is the
+first that has not ended runs it, and all others wait for that run.
 `
 
 // A question is what was written to find.
@@ -85,43 +82,50 @@ func parseQuestion(b []byte) (question, error) {
 }
 
 // find returns the answer to q in ns, and what takes the asker's intent back.
-func (d *directory) find(ctx context.Context, ns string, q question, asker *conn) (answer []byte, release func(), err error) {
+func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, release func(), err error) {
 	release = func() {}
 	if q.intent != "" {
-		if release, err = d.intend(ns, q, asker); err != nil {
+		if release, err = v.intend(ns, q); err != nil {
 			return nil, nil, err
 		}
 	}
-	d.readMissing(ctx, d.candidates(ns, q))
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var found []*run
-	for r := range d.candidates(ns, q) {
-		if r.answers(q.key) {
-			found = append(found, r)
-		}
-	}
+	commit, tree := q.key.Get("commit"), q.key.Get("tree")
+	found := withKeys(ctx, v.c.s.dir, ns, func(r *run) bool { // by what the index says
+		return (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree)
+	})
+	found = slices.DeleteFunc(found, func(r run) bool { return !r.answers(q.key) })
 	slices.SortFunc(found, byUse)
 	var b []byte
 	for _, r := range found[:min(len(found), maxAnswers)] {
 		b = fmt.Appendf(b, "%s %s %s %s %s %s\n", r.path(), r.status.State, strings.Fields(r.status.String())[2],
-			dash(r.score), fs.Quote(dash(r.vouches())), dash(r.share.m.address))
+			dash(r.score), fs.Quote(dash(r.vouches())), dash(r.share.m.announced.Load().address))
 	}
 	return b, release, nil
 }
 
-// vouches returns who stands for what is said of r: its signer, or while it
-// has not ended the key of its executor.
-func (r *run) vouches() string {
-	if r.status.Finished() {
-		return r.signer
+// intend notes that an executor of the session's connection is going to run q's
+// key. If the connection has several in the namespace, it is the one that has
+// told of the run.
+func (v *view) intend(ns string, q question) (release func(), err error) {
+	d := v.c.s.dir
+	var own *share
+	for _, r := range d.runs(ns, func(r *run) bool { return r.id == q.intent && r.share.m.conn == v.c }) {
+		own = r.share
 	}
-	return r.share.m.key
+	for _, sh := range d.shares(ns) {
+		if own == nil && sh.m.conn == v.c {
+			own = sh
+		}
+	}
+	if own == nil {
+		return nil, errors.New("find: an intent comes from a connection that exports the namespace")
+	}
+	return own.intend(q.intent, q.key)
 }
 
-// byUse orders runs as an asker looks at them.
-func byUse(a, b *run) int {
-	rank := func(r *run) int {
+// byUse orders runs as find's manual says.
+func byUse(a, b run) int {
+	rank := func(r run) int {
 		switch {
 		case r.status.State == "passed":
 			return 0
@@ -136,91 +140,36 @@ func byUse(a, b *run) int {
 	return cmp.Or(cmp.Compare(rank(a), rank(b)), b.status.Time.Compare(a.status.Time), cmp.Compare(b.order, a.order))
 }
 
-// intend notes that the asker's executor is going to run q's key.
-func (d *directory) intend(ns string, q question, asker *conn) (release func(), err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var sh *share
-	if sp := d.spaces[ns]; sp != nil {
-		for _, x := range sp.shares {
-			if x.m.conn == asker && (sh == nil || x.runs[q.intent] != nil) {
-				sh = x
-			}
-		}
-	}
-	if sh == nil {
-		return nil, errors.New("find: an intent comes from a connection that exports the namespace")
-	}
-	if sh.intents >= maxIntents {
-		return nil, fmt.Errorf("find: an executor has %d intents at most", maxIntents)
-	}
-	sh.intents++
-	r := sh.runs[q.intent]
-	if r == nil {
-		r = d.put(sh, run{id: q.intent, status: fs.Status{State: "queued", Code: -1, Took: -1, Time: time.Now()}})
-	}
-	if r.key == nil {
-		r.key, r.commit, r.tree = q.key, cmp.Or(r.commit, q.key.Get("commit")), cmp.Or(r.tree, q.key.Get("tree"))
-	}
-	r.intents++
-	return func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		sh.intents--
-		if r.intents--; r.intents == 0 && !r.listed && sh.runs[r.id] == r {
-			delete(sh.runs, r.id)
-		}
-	}, nil
-}
-
-// candidates yields the runs that may answer q, by what the index says. It is
-// ranged over with d.mu held.
-func (d *directory) candidates(ns string, q question) iter.Seq[*run] {
-	commit, tree := q.key.Get("commit"), q.key.Get("tree")
-	return func(yield func(*run) bool) {
-		sp := d.spaces[ns]
-		if sp == nil {
-			return
-		}
-		for _, sh := range sp.shares {
-			for _, r := range sh.runs {
-				if (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree) && !yield(r) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// readMissing reads the keys of runs that have not been read. An executor that
-// does not answer is not waited for beyond findTimeout.
-func (d *directory) readMissing(ctx context.Context, runs iter.Seq[*run]) {
-	missing := map[*share][]*run{}
-	d.mu.Lock()
+// withKeys returns the runs in ns for which match reports true, with their keys
+// as far as executors tell them within findTimeout.
+func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bool) []run {
+	runs := d.runs(ns, match)
+	missing := map[*share][]string{}
 	n := 0
-	for r := range runs {
-		if r.key == nil && r.share.root != nil && n < maxAnswers {
-			missing[r.share] = append(missing[r.share], r)
+	for _, r := range runs {
+		if r.key == nil && n < maxAnswers {
+			missing[r.share] = append(missing[r.share], r.id)
 			n++
 		}
 	}
-	d.mu.Unlock()
 	if n == 0 {
-		return
+		return runs
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
 	var wg sync.WaitGroup
-	for sh, runs := range missing {
-		wg.Go(func() { sh.readKeys(ctx, d, runs) })
+	for sh, ids := range missing {
+		wg.Go(func() { sh.readKeys(ctx, ids) })
 	}
 	wg.Wait()
+	return d.runs(ns, match)
 }
 
 // A findFile is an open find: a question, then its answer. It reads as its
 // manual until something has been written.
 type findFile struct {
-	find func(ctx context.Context, q question) (answer []byte, release func(), err error)
+	v  *view
+	ns string
 
 	mu       sync.Mutex // guards what follows, and is held while an answer is sought
 	question []byte
@@ -269,7 +218,7 @@ func (f *findFile) ask(ctx context.Context) error {
 	var answer []byte
 	release := func() {}
 	if err == nil {
-		answer, release, err = f.find(ctx, q)
+		answer, release, err = f.v.find(ctx, f.ns, q)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()

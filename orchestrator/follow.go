@@ -2,16 +2,14 @@ package orchestrator
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	iofs "io/fs"
 	"iter"
-	"maps"
+	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -22,29 +20,30 @@ import (
 const (
 	readTimeout   = 10 * time.Second // for a file of an executor that does not block
 	maxEventLine  = 4096             // bytes
-	keysAtJoin    = 64               // newest runs whose keys are read, and that are told of, when an executor joins
+	keysAtJoin    = 64               // newest runs whose keys are read, and that event files tell of, when an executor joins
 	keysAtOnce    = 16               // reads of keys in flight, of one executor
 	followRetry   = time.Second      // before an executor's tree is attached again,
 	followRetries = time.Minute      // doubled up to this
 )
 
-// follow keeps the share's runs as the executor's index and event files tell
-// of them, until the share ends.
-func (sh *share) follow(d *directory) {
+// follow keeps the share's runs as the executor's index and event files tell of
+// them, until the share ends.
+func (sh *share) follow(log *slog.Logger) {
+	log = log.With("namespace", sh.ns, "executor", sh.m.name)
 	delay := followRetry
 	for {
 		began := time.Now()
-		err := sh.watch(d)
+		err := sh.watch()
 		if sh.ctx.Err() != nil {
 			return
 		}
 		if errors.Is(err, iofs.ErrNotExist) {
-			// A tree without an index is no ci(4). It can be read all the same.
-			d.log.Info("follow", "namespace", sh.space.ns, "executor", sh.m.name, "err", err)
+			// A tree without an index is no ci(4), but it can be read.
+			log.Info("follow", "err", err)
 			<-sh.ctx.Done()
 			return
 		}
-		d.log.Warn("follow", "namespace", sh.space.ns, "executor", sh.m.name, "err", err)
+		log.Warn("follow", "err", err)
 		if time.Since(began) > followRetries {
 			delay = followRetry
 		}
@@ -58,15 +57,15 @@ func (sh *share) follow(d *directory) {
 }
 
 // watch reads the share's index, and then its events for as long as they come.
-func (sh *share) watch(d *directory) error {
+func (sh *share) watch() error {
 	l, err := sh.m.watched.attach(sh.ctx, sh)
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
 	defer l.hangup()
 	root := l.root
-	defer sh.setRoot(d, nil)
-	sh.setRoot(d, root)
+	defer sh.setRoot(nil)
+	sh.setRoot(root)
 
 	// Events are opened first, so that none falls between the two.
 	events, err := openFile(sh.ctx, root, "event")
@@ -78,8 +77,8 @@ func (sh *share) watch(d *directory) error {
 	if err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
-	d.replace(sh, runs)
-	sh.readKeys(sh.ctx, d, d.keyless(sh, keysAtJoin))
+	sh.replace(runs)
+	sh.readKeys(sh.ctx, sh.keyless(keysAtJoin))
 
 	var text lineBuffer
 	buf := make([]byte, 8<<10)
@@ -87,7 +86,7 @@ func (sh *share) watch(d *directory) error {
 		n, err := events.ReadAt(sh.ctx, buf, off)
 		off += int64(n)
 		for line := range text.lines(buf[:n]) {
-			if err := sh.event(d, line); err != nil {
+			if err := sh.event(root, line); err != nil {
 				return err
 			}
 		}
@@ -103,37 +102,31 @@ func (sh *share) watch(d *directory) error {
 	}
 }
 
-func (sh *share) setRoot(d *directory, root fs.Dir) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	sh.root = root
-}
-
 // event takes one line of the executor's event file. A run that is new or has
 // ended is looked up in the index, for what a status does not say.
-func (sh *share) event(d *directory, line string) error {
+func (sh *share) event(root fs.Dir, line string) error {
 	id, st, err := parseEventLine(line)
 	if err != nil {
 		return fmt.Errorf("event: %w", err)
 	}
-	if !d.update(sh, id, st) {
+	if !sh.update(id, st) {
 		return nil
 	}
-	runs, err := readIndex(sh.ctx, sh.root, id)
+	runs, err := readIndex(sh.ctx, root, id)
 	if err != nil {
 		return fmt.Errorf("index: %w", err)
 	}
 	if n := len(runs); n > 0 && runs[n-1].id == id {
-		d.describe(sh, runs[n-1])
+		sh.describe(runs[n-1])
 	} else {
-		d.vanish(sh, id)
+		sh.forget(id)
 	}
-	sh.readKeys(sh.ctx, d, d.keyless(sh, keysAtOnce))
+	sh.readKeys(sh.ctx, sh.keyless(keysAtOnce))
 	return nil
 }
 
 // readIndex reads the lines of the index file, newest first: all of them, or up
-// to that of the run until. A line that cannot be read is passed over.
+// to that of the run until. It skips a line that it cannot parse.
 func readIndex(ctx context.Context, root fs.Dir, until string) ([]run, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*readTimeout)
 	defer cancel()
@@ -192,166 +185,27 @@ func (b *lineBuffer) lines(p []byte) iter.Seq[string] {
 	}
 }
 
-// replace makes runs, newest first, what the share has. What is known of a run
-// that was there before stays.
-func (d *directory) replace(sh *share, runs []run) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if sh.ctx.Err() != nil {
-		return
-	}
-	old := maps.Clone(sh.runs)
-	for i, r := range slices.Backward(runs) {
-		x := sh.runs[r.id]
-		if x == nil || i < keysAtJoin && x.status != r.status {
-			x = d.put(sh, r)
-			if i < keysAtJoin {
-				d.tellRun(x)
-			}
-		}
-		x.take(r)
-		delete(old, r.id)
-	}
-	for id, r := range old {
-		if r.intents == 0 {
-			delete(sh.runs, id)
-		}
-	}
-}
-
-// put adds a run, unless it is there, and returns it.
-func (d *directory) put(sh *share, r run) *run {
-	if x := sh.runs[r.id]; x != nil {
-		return x
-	}
-	if len(sh.runs) >= maxRuns {
-		for id, x := range sh.runs {
-			if x.intents == 0 {
-				delete(sh.runs, id) // any: whoever has so many is an archive, and its runs are found by path
-				break
-			}
-		}
-	}
-	d.order++
-	r.share, r.order = sh, d.order
-	sh.runs[r.id] = &r
-	return &r
-}
-
-// take copies what a line of the index says.
-func (r *run) take(line run) {
-	r.status, r.commit, r.tree, r.signer, r.score, r.listed = line.status, line.commit, line.tree, line.signer, line.score, true
-}
-
-// update takes a run's new status, and reports whether its line of the index
-// must be read.
-func (d *directory) update(sh *share, id string, st fs.Status) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if sh.ctx.Err() != nil {
-		return false
-	}
-	r := sh.runs[id]
-	if r != nil && r.listed && r.status == st {
-		return false
-	}
-	fresh := r == nil || !r.listed
-	if r == nil {
-		r = d.put(sh, run{id: id})
-	}
-	r.status, r.listed = st, true
-	if st.Finished() {
-		return true // told of when it is described: whoever hears of it may ask for it at once
-	}
-	d.tellRun(r)
-	return fresh
-}
-
-// describe takes what the index says of a run.
-func (d *directory) describe(sh *share, line run) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r := sh.runs[line.id]; r != nil {
-		r.take(line)
-		if r.status.Finished() {
-			d.tellRun(r)
-		}
-	}
-}
-
-// forget takes a run away that the executor turned out not to have.
-func (d *directory) forget(r *run) { d.vanish(r.share, r.id) }
-
-func (d *directory) vanish(sh *share, id string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r := sh.runs[id]; r != nil && r.intents == 0 {
-		delete(sh.runs, id)
-	}
-}
-
-// tellRun writes a run's status to the event file of its namespace.
-func (d *directory) tellRun(r *run) {
-	if sp := r.share.space; sp.shares[r.share.m.name] == r.share {
-		sp.events.add(sp.ns, r.path()+" "+r.status.String()+"\n")
-	}
-}
-
-// keyless returns the newest n runs, and of those the ones whose key has not
-// been read.
-func (d *directory) keyless(sh *share, n int) []*run {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	runs := slices.SortedFunc(maps.Values(sh.runs), func(a, b *run) int { return cmp.Compare(b.order, a.order) })
-	runs = runs[:min(n, len(runs))]
-	return slices.DeleteFunc(runs, func(r *run) bool { return r.key != nil })
-}
-
-// readKeys reads the keys of runs of the share that have none yet.
-func (sh *share) readKeys(ctx context.Context, d *directory, runs []*run) {
-	d.mu.Lock()
-	root := sh.root
-	d.mu.Unlock()
+// readKeys reads the keys of runs of the share.
+func (sh *share) readKeys(ctx context.Context, ids []string) {
+	root := sh.getRoot()
 	if root == nil {
 		return
 	}
 	var wg sync.WaitGroup
 	turn := wire.NewSlots(keysAtOnce)
-	for _, r := range runs {
+	for _, id := range ids {
 		turn.Wait()
 		wg.Go(func() {
 			defer turn.Give()
-			key, err := readKey(ctx, root, r.id)
+			key, err := readKey(ctx, root, id)
 			if errors.Is(err, iofs.ErrNotExist) {
-				d.forget(r)
+				sh.forget(id)
+			} else if err == nil {
+				sh.learnKey(id, key)
 			}
-			if err != nil {
-				return
-			}
-			d.learnKey(r, key)
 		})
 	}
 	wg.Wait()
-}
-
-// learnKey notes a run's key. A share whose keys have become too many starts
-// anew: those that are asked for are read again.
-func (d *directory) learnKey(r *run, key fs.Attrs) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r.key != nil {
-		return
-	}
-	sh, n := r.share, len(key.Text())
-	if sh.keys += n; sh.keys > maxKeys {
-		for _, x := range sh.runs {
-			if x.intents == 0 {
-				x.key = nil
-			}
-		}
-		sh.keys = n
-	}
-	r.key = key
 }
 
 func readKey(ctx context.Context, root fs.Dir, id string) (fs.Attrs, error) {

@@ -42,7 +42,7 @@ func (sh *share) hold(l *access.Login) *backend {
 	b := sh.backends.byKey[requester]
 	if b == nil {
 		dial := func(ctx context.Context, _ ninep.Dialect) (io.ReadWriteCloser, error) { return sh.dial(ctx, requester) }
-		b = &backend{Backend: mux.NewBackend(dial, sh.space.ns)}
+		b = &backend{Backend: mux.NewBackend(dial, sh.ns)}
 		b.ReadOnly = requester != sh.m.key // an executor is commanded by its own key alone
 		if sh.backends.byKey == nil {
 			sh.backends.byKey = map[string]*backend{}
@@ -73,7 +73,7 @@ func (sh *share) dial(ctx context.Context, requester string) (io.ReadWriteCloser
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	defer context.AfterFunc(sh.ctx, cancel)()
-	msg := sh.m.message(sh.space.ns, requester)
+	msg := sh.m.message(sh.ns, requester)
 	ch, err := sh.m.conn.dial(ctx, wire.ChannelExport, ssh.Marshal(&msg))
 	if err != nil {
 		return nil, sh.m.fail(err)

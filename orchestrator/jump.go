@@ -27,7 +27,7 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
 		return
 	}
-	out, err := sh.m.dialSSH(ctx, sh.space.ns, c.login)
+	out, err := sh.m.dialSSH(ctx, sh.ns, c.login)
 	if err != nil {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
 		return
@@ -47,7 +47,7 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 // read: its own first.
 func (c *conn) jumpTo(name string) (*share, error) {
 	g := c.login
-	d := &c.s.dir
+	d := c.s.dir
 	if home := g.Home(); home != "" && g.MayRead(home) {
 		if sh := d.share(home, name); sh != nil {
 			return sh, nil
@@ -60,7 +60,7 @@ func (c *conn) jumpTo(name string) (*share, error) {
 			continue
 		}
 		if found != nil && found.m.key != sh.m.key {
-			return nil, fmt.Errorf("%s is another in %s than in %s", name, found.space.ns, ns)
+			return nil, fmt.Errorf("%s is another in %s than in %s", name, found.ns, ns)
 		}
 		found = cmp.Or(found, sh)
 	}

@@ -258,7 +258,7 @@ func TestEndlessDirectory(t *testing.T) {
 	v.c.login = &access.Login{Identity: access.Identity{Key: newSigner(t).PublicKey()}, Grant: access.Grant{Read: true}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	sh := &share{m: &member{name: "x"}, space: &space{ns: hello}, ctx: ctx}
+	sh := &share{m: &member{name: "x"}, ns: hello, ctx: ctx}
 	d := &remoteDir{remote: remote{v, sh, endless{}}, dir: endless{}}
 	after, n := uint64(0), 0
 	for {

@@ -2,83 +2,105 @@ package orchestrator
 
 import (
 	"context"
-	"hash/fnv"
 	iofs "io/fs"
+	"strings"
 	"sync"
 	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/standin"
 )
 
-// A fileNode is a file of the orchestrator's own.
-type fileNode struct {
-	name string
-	path string // from the root: the qid is made of it
-	mode iofs.FileMode
-	text func() []byte // what it reads as, until open's File is written to; nil: nobody knows
-	open func(ctx context.Context, mode fs.OpenMode) (fs.File, error)
-}
-
-func (f *fileNode) Stat(context.Context) (fs.Stat, error) {
-	st := fs.Stat{Name: f.name, Mode: f.mode, ModTime: started, Path: qidPath(f.path)}
-	if f.text != nil {
-		st.Size = int64(len(f.text()))
-	}
-	return st, nil
-}
-
-func (f *fileNode) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
-	if mode&^fs.OpenRead != 0 && f.mode&0o222 == 0 {
-		return nil, fs.ErrReadOnly
-	}
-	if f.open == nil {
-		return snapshot(f.text()), nil
-	}
-	return f.open(ctx, mode)
-}
-
-// started is the time of what has no other.
+// started is the time of files that have no other.
 var started = time.Now()
 
-// dirStat describes a directory of the orchestrator's own.
-func dirStat(name, path string) fs.Stat {
-	return fs.Stat{Name: name, Mode: iofs.ModeDir | 0o555, ModTime: started, Path: qidPath(path)}
+// qidOf returns the place of a path in the mux's tree.
+func qidOf(path string) standin.Qid {
+	q := standin.RootQid
+	for name := range strings.SplitSeq(path, "/") {
+		if name != "" {
+			q = q.Child(name)
+		}
+	}
+	return q
 }
 
-// qidPath returns the number of what stands at a path of the mux.
-func qidPath(path string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(path))
-	return fold(h.Sum64())
+// textFile returns a file of the mux's own at a path of its tree.
+func textFile(path string, text func() []byte) fs.Node {
+	return standin.Text{
+		Name:    base(path),
+		Qid:     qidOf(path),
+		Make:    func(context.Context) ([]byte, error) { return text(), nil },
+		ModTime: func() time.Time { return started },
+	}
 }
 
-// fold makes a hash a qid.path, which 9pfuse needs below 2^56.
-func fold(h uint64) uint64 { return (h ^ h>>56) & (1<<56 - 1) }
+// An ownFile is a file of the mux's own whose every open file is another.
+type ownFile struct {
+	stat fs.Stat
+	open func() fs.File
+}
 
-// A listing is the entries of a directory as they were when its reading began,
-// so that they stay while it goes on.
-type listing struct {
-	mu      sync.Mutex
+func (f ownFile) Stat(context.Context) (fs.Stat, error) { return f.stat, nil }
+
+func (f ownFile) Open(_ context.Context, mode fs.OpenMode) (fs.File, error) {
+	if mode&^fs.OpenRead != 0 && f.stat.Mode&0o222 == 0 {
+		return nil, iofs.ErrPermission
+	}
+	return f.open(), nil
+}
+
+// A stableDir is a directory whose entries come and go. A listing has those that
+// were there when its reading began.
+type stableDir struct {
+	standin.SynthDir
+
+	mu      sync.Mutex // guards entries, and is held while they are listed
 	entries []fs.Stat
 }
 
-// read answers ReadDir from what list returns. A cookie is an entry's place.
-func (l *listing) read(after uint64, n int, list func() ([]fs.Stat, error)) ([]fs.Stat, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if after == 0 || l.entries == nil {
-		entries, err := list()
+// newDir returns a directory of the mux's own at a path of its tree.
+func newDir(path string, list func(ctx context.Context) ([]fs.Node, error), find func(ctx context.Context, name string) (fs.Node, error)) fs.Dir {
+	stat := standin.DirStat(base(path), qidOf(path), started)
+	return &stableDir{SynthDir: standin.SynthDir{
+		Describe: func() (fs.Stat, error) { return stat, nil },
+		List:     list,
+		Find:     find,
+	}}
+}
+
+// ReadDir implements fs.Dir.
+func (d *stableDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if after == 0 || d.entries == nil {
+		entries, err := d.SynthDir.ReadDir(ctx, 0, maxEntries)
 		if err != nil {
 			return nil, err
 		}
-		for i := range entries {
-			entries[i].Cookie = uint64(i + 1)
-		}
-		l.entries = entries
+		d.entries = entries
 	}
-	if after >= uint64(len(l.entries)) {
-		return nil, nil
+	// An entry that went while the listing was made has left no gap in entries,
+	// but one in the cookies.
+	rest := d.entries
+	for len(rest) > 0 && rest[0].Cookie <= after {
+		rest = rest[1:]
 	}
-	rest := l.entries[after:]
 	return rest[:min(n, len(rest))], nil
+}
+
+// join appends a name to a path of the mux's tree.
+func join(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}
+
+// base returns the last name of a path, or "/".
+func base(path string) string {
+	if path == "" {
+		return "/"
+	}
+	return path[strings.LastIndexByte(path, '/')+1:]
 }

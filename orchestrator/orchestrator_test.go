@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/dial"
 	"9ci/orchestrator/door"
 	"9ci/proto/ninep"
@@ -160,6 +161,22 @@ func (m *testMux) export(c *dial.Conn, a dial.Announce, tree fs.Dir) (stop func(
 	})
 	m.t.Cleanup(stop)
 	return stop
+}
+
+// exportTo exports an empty tree as name in ns until the test ends.
+func (m *testMux) exportTo(k ssh.Signer, name, ns string) {
+	m.t.Helper()
+	m.export(m.dial(k), dial.Announce{Name: name, Namespaces: []string{ns}}, newTestTree().root())
+}
+
+// testLogin returns the login of a key at m.
+func testLogin(t testing.TB, m *testMux, k ssh.Signer) *access.Login {
+	t.Helper()
+	l, err := access.Enter(m.s.policy, k.PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
 // tree imports the mux's tree, or the namespace aname of it.

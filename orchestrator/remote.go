@@ -29,12 +29,6 @@ type memberDir struct {
 
 func (m *memberDir) Stat(context.Context) (fs.Stat, error) { return m.sh.stat(), nil }
 
-func (sh *share) stat() fs.Stat {
-	st := dirStat(sh.m.name, sh.space.ns+"/n/"+sh.m.name)
-	st.ModTime = sh.since
-	return st
-}
-
 func (m *memberDir) Open(context.Context, fs.OpenMode) (fs.File, error) { return nil, fs.ErrIsDir }
 
 func (m *memberDir) Walk(ctx context.Context, name string) (fs.Node, error) {
@@ -117,9 +111,7 @@ func (f *remoteFile) ReadAt(ctx context.Context, p []byte, off int64) (int, erro
 // renumber gives a file its number in the mux's tree: executors number their
 // files without knowing of each other.
 func (r remote) renumber(st fs.Stat) fs.Stat {
-	const odd = 0x9e3779b97f4a7c15 // spreads small numbers: 2^64 over the golden ratio
-	h := (st.Path + 1) * odd
-	st.Path = fold(h ^ h>>29 ^ qidPath(r.sh.space.ns+"/n/"+r.sh.m.name))
+	st.Path = r.sh.qid().Renumber(st.Path)
 	return st
 }
 
@@ -127,7 +119,7 @@ func (r remote) renumber(st fs.Stat) fs.Stat {
 func (r remote) fail(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		r.v.c.s.dir.answered(r.sh, false)
+		r.sh.answered(false)
 		r.sh.m.conn.suspect()
 		return errSilent
 	case r.sh.ctx.Err() != nil:

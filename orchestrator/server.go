@@ -59,7 +59,7 @@ func New(dir string, o Options) (*Server, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.policy = access.NewKeys(filepath.Join(dir, authorizedKeysFile), o.Authorities, s.log)
-	s.dir.log = s.log
+	s.dir = newLocalDirectory(s.log)
 	s.config = door.Config(host, s.authenticate)
 	return s, nil
 }

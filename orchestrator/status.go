@@ -1,19 +1,14 @@
 package orchestrator
 
 import (
-	"cmp"
-	"context"
 	"fmt"
-	"io"
-	"maps"
-	"slices"
 	"strconv"
 
 	"9ci/fs"
 	"9ci/orchestrator/internal/wire"
 )
 
-// status is the root's: what the session may know of the whole.
+// status is the status of the root: what the session may know of the whole.
 func (v *view) status() []byte {
 	names := v.namespaces()
 	members := map[*member]bool{}
@@ -33,56 +28,33 @@ func (v *view) status() []byte {
 	return b
 }
 
-// status is a namespace's: a line for each executor, with its name, address,
-// how many runs it keeps and has under way, since when it is connected, and the
-// key that it came with.
-func (d *directory) status(ns string) []byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	sp := d.spaces[ns]
-	if sp == nil {
-		sp = new(space)
-	}
+// spaceStatus is the status of a namespace: a line for each executor, with its
+// name, its address, how many runs it keeps and has under way, since when it is
+// connected, and the key that it came with.
+func spaceStatus(d directory, ns string) []byte {
+	shares := byName(d.shares(ns))
 	b := fs.Attrs{
 		{Name: "mode", Value: "orchestrator"},
 		{Name: "namespace", Value: ns},
-		{Name: "executors", Value: strconv.Itoa(len(sp.shares))},
+		{Name: "executors", Value: strconv.Itoa(len(shares))},
 	}.Text()
-	for _, sh := range sp.sorted() {
-		kept, running := 0, 0
-		for _, r := range sh.runs {
-			if r.status.Finished() {
-				kept++
-			} else {
-				running++
-			}
+	type count struct{ kept, running int }
+	counts := make(map[*share]count, len(shares))
+	d.runs(ns, func(r *run) bool {
+		n := counts[r.share]
+		if r.status.Finished() {
+			n.kept++
+		} else {
+			n.running++
 		}
+		counts[r.share] = n
+		return false
+	})
+	for _, sh := range shares {
+		n := counts[sh]
 		b = fmt.Appendf(b, "executor=%s\n", fs.Quote(fs.QuoteWords([]string{
-			sh.m.name, dash(sh.m.address), strconv.Itoa(kept), strconv.Itoa(running), wire.Stamp(sh.since), sh.m.key,
+			sh.m.name, dash(sh.m.announced.Load().address), strconv.Itoa(n.kept), strconv.Itoa(n.running), wire.Stamp(sh.since), sh.m.key,
 		})))
 	}
 	return b
 }
-
-// sorted returns the shares by the executor's name.
-func (sp *space) sorted() []*share {
-	return slices.SortedFunc(maps.Values(sp.shares), func(a, b *share) int { return cmp.Compare(a.m.name, b.m.name) })
-}
-
-// byOrder returns the share's runs, the one learned of first first.
-func (sh *share) byOrder() []*run {
-	return slices.SortedFunc(maps.Values(sh.runs), func(a, b *run) int { return cmp.Compare(a.order, b.order) })
-}
-
-// A snapshot is an open file whose text does not change.
-type snapshot []byte
-
-func (s snapshot) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
-	if off >= int64(len(s)) {
-		return 0, io.EOF
-	}
-	return copy(p, s[off:]), nil
-}
-
-func (s snapshot) WriteAt(context.Context, []byte, int64) (int, error) { return 0, fs.ErrReadOnly }
-func (s snapshot) Close() error                                        { return nil }

@@ -63,23 +63,23 @@ func (v *view) close() {
 }
 
 // root returns the tree of all namespaces.
-func (v *view) root() *spaceDir { return &spaceDir{v: v} }
+func (v *view) root() fs.Dir { return place{v: v}.dir() }
 
 // attach answers a Tattach: an aname enters a namespace, or what is below it. A
-// namespace that the key may read can be entered before anybody exports it: the
+// namespace that the key may read can be entered before it is exported: the
 // first executor finds nothing there, and may wait for others.
 func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	aname = strings.Trim(aname, "/")
 	if ns, err := fs.CleanNamespace(aname); err == nil && v.mayRead(ns) {
-		return &spaceDir{v: v, path: ns, entered: true}, nil
+		return place{v: v, path: ns, entered: true}.dir(), nil
 	}
 	return door.AsDir(fs.Walk(ctx, v.root(), aname))
 }
 
-// walk returns what stands at a command's path, where namespace is the home of
-// what the root has none of.
+// walk returns what stands at a command's path. If namespace is not "", it is
+// the home namespace of the root.
 func (v *view) walk(ctx context.Context, namespace, path string) (fs.Node, error) {
-	return door.Walk(ctx, &spaceDir{v: v, home: namespace}, path)
+	return door.Walk(ctx, place{v: v, home: namespace}.dir(), path)
 }
 
 // home returns the namespace named, or the one that the key's line names, or the
@@ -171,7 +171,7 @@ func (v *view) mayRead(ns string) bool { return v.c.login.MayRead(ns) }
 // exports, or that the key's line names.
 func (v *view) has(ns string) bool {
 	g := v.c.login
-	return g.MayRead(ns) && (v.c.s.dir.exported(ns) || slices.Contains(g.Literals(), ns))
+	return g.MayRead(ns) && (slices.Contains(g.Literals(), ns) || len(v.c.s.dir.shares(ns)) > 0)
 }
 
 // namespaces returns those, sorted.
@@ -215,8 +215,8 @@ func (v *view) hold(sh *share, p *peer) {
 		defer v.mu.Unlock()
 		delete(v.peers, sh)
 	}()
-	l, err := sh.m.attach(v.ctx, sh.space.ns, v.c.login.String())
-	v.c.s.dir.answered(sh, !errors.Is(err, errSilent))
+	l, err := sh.m.attach(v.ctx, sh.ns, v.c.login.String())
+	sh.answered(!errors.Is(err, errSilent))
 	if err != nil {
 		p.err = err
 		close(p.ready)

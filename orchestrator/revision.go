@@ -1,0 +1,113 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	iofs "io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"9ci/fs"
+	"9ci/orchestrator/internal/standin"
+)
+
+// maxTried is how many executors are asked for a run, one after the other.
+const maxTried = 4
+
+// Revisions are ci or artifacts of a namespace. The entries are aliases, which a
+// directory read does not list.
+type revisions struct {
+	v    *view
+	ns   string
+	name string
+}
+
+func (r revisions) dir() fs.Dir {
+	none := func(context.Context) ([]fs.Node, error) { return nil, nil }
+	return newDir(join(r.ns, r.name), none, r.find)
+}
+
+// find returns the best run of a revision, of the first executor that answers.
+func (r revisions) find(ctx context.Context, rev string) (fs.Node, error) {
+	if !r.v.mayRead(r.ns) {
+		return nil, iofs.ErrNotExist
+	}
+	rev, tar := strings.CutSuffix(rev, ".tar")
+	if tar && r.name != "ci" {
+		return nil, iofs.ErrNotExist
+	}
+	var silent error
+	for _, b := range lookup(ctx, r.v.c.s.dir, r.ns, rev) {
+		sub := "ci/" + b.id
+		switch {
+		case tar:
+			sub += ".tar"
+		case r.name == "artifacts":
+			sub += "/artifacts"
+		}
+		n, err := fs.Walk(ctx, &memberDir{v: r.v, sh: b.share}, sub)
+		if errors.Is(err, iofs.ErrNotExist) {
+			b.share.forget(b.id)
+			continue
+		}
+		if err != nil {
+			silent = err
+			continue
+		}
+		dir, ok := n.(fs.Dir)
+		if !ok {
+			return n, nil
+		}
+		st := standin.DirStat(rev, qidOf(join(join(r.ns, r.name), rev)), started)
+		st.Mode |= iofs.ModeSymlink
+		st.Target = ".." + b.share.path() + "/" + sub
+		return alias{dir, st}, nil
+	}
+	if silent != nil {
+		return nil, silent
+	}
+	return nil, iofs.ErrNotExist
+}
+
+// An alias is another name of a directory.
+type alias struct {
+	fs.Dir
+	stat fs.Stat
+}
+
+func (a alias) Stat(context.Context) (fs.Stat, error) { return a.stat, nil }
+
+// lookup returns the finished runs in ns that rev names, the best first. An
+// ambiguous rev names none.
+func lookup(ctx context.Context, d directory, ns, rev string) []run {
+	match := func(r *run) bool { return r.status.Finished() && (rev == "last" || r.named(rev)) }
+	var all []run
+	if rev == "last" {
+		all = d.runs(ns, match)
+		slices.SortFunc(all, func(a, b run) int { return b.status.Time.Compare(a.status.Time) })
+	} else {
+		all = withKeys(ctx, d, ns, match) // the default targets come first
+		if ambiguous(all, rev) {
+			return nil
+		}
+		slices.SortFunc(all, best)
+	}
+	// An executor that has not answered of late is asked last.
+	now := time.Now()
+	slices.SortStableFunc(all, func(a, b run) int { return compareBool(a.share.mute(now), b.share.mute(now)) })
+	return all[:min(len(all), maxTried)]
+}
+
+// ambiguous reports whether rev begins more than one hash.
+func ambiguous(runs []run, rev string) bool {
+	full := map[string]bool{}
+	for _, r := range runs {
+		for _, h := range []string{r.commit, r.tree} {
+			if strings.HasPrefix(h, rev) {
+				full[h] = true
+			}
+		}
+	}
+	return len(full) > 1
+}
