@@ -50,8 +50,17 @@ func TestManual(t *testing.T) {
 	}
 }
 
+// A misuse is told and serves nothing. An orchestrator that served all the same
+// would end at once, with status 0: its context is done.
 func TestMisused(t *testing.T) {
-	t.Setenv("STATE_DIRECTORY", t.TempDir())
+	dir := t.TempDir()
+	t.Setenv("STATE_DIRECTORY", filepath.Join(dir, "state"))
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
 	for _, test := range []struct {
 		args   string
 		status int
@@ -60,11 +69,12 @@ func TestMisused(t *testing.T) {
 		{"-x", 2, "usage: orchestrator"},
 		{"word", 2, "usage: orchestrator"},
 		{"-a nonsense!x!y", 1, "bad address"},
-		{"-a tcp!127.0.0.1!0 -ca /nonexistent", 1, "-ca: "},
-		{"-a tcp!127.0.0.1!0 -state /dev/null/x", 1, "state: "},
+		{"-a tcp!127.0.0.1!0 -ca " + filepath.Join(dir, "none"), 1, "-ca: "},
+		{"-a tcp!127.0.0.1!0 -state " + filepath.Join(file, "x"), 1, "state: "},
+		{"-a tcp!127.0.0.1!0", 0, "msg=listen"},
 	} {
 		var stderr bytes.Buffer
-		status := run(t.Context(), strings.Fields(test.args), &stderr)
+		status := run(ctx, strings.Fields(test.args), &stderr)
 		if status != test.status || !strings.Contains(stderr.String(), test.stderr) {
 			t.Errorf("orchestrator %s: status %d, %q; want %d, %q", test.args, status, &stderr, test.status, test.stderr)
 		}
@@ -181,20 +191,24 @@ func TestKilled(t *testing.T) {
 	}
 	defer conn.Close()
 	_, tree := treetest.New(t)
-	joined := make(chan bool, 10)
+	joined, ended := make(chan bool, 10), make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() {
-		conn.Export(ctx, dial.Announce{Name: "a", Namespaces: []string{"local/x"}, Joined: func() { joined <- true }},
+		ended <- conn.Export(ctx, dial.Announce{Name: "a", Namespaces: []string{"local/x"}, Joined: func() { joined <- true }},
 			func(ctx context.Context, rwc io.ReadWriteCloser, _ string, user fs.User) {
 				srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree, nil }}
 				srv.Serve(ctx, rwc)
 			})
 	})
 	for range 3 {
-		<-joined
+		select {
+		case <-joined:
+		case err := <-ended:
+			t.Fatalf("Export: %v", err)
+		}
 		out, err := exec.Command("ssh", "-F", "none", "-i", key, "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile="+known, "-p", port,
 			"127.0.0.1", "cat", "n/a/ci/"+treetest.PassedCommit[:12]+".1/status").Output()
 		if err != nil || !strings.HasPrefix(string(out), "passed 0 ") {
