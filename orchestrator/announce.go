@@ -23,8 +23,8 @@ func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
 	return fmt.Appendf(nil, "generation=%d", m.announced.Load().generation), nil
 }
 
-// join makes the connection an exporter of a, by way of e. If the connection
-// exports a's name already, the namespaces of that export become those of a.
+// join exports what a announces, reached by way of e. If the connection exports
+// a's name already, the namespaces of that export become those of a.
 func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, error) {
 	for _, ns := range a.Namespaces {
 		if !c.login.MayPublish(ns) {

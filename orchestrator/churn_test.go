@@ -17,8 +17,8 @@ import (
 	"9ci/proto/ninep"
 )
 
-// Executors come and go under readers: nothing is left of any of them, and
-// whoever stays is served to the end.
+// Executors come and go under readers: nothing is left of any of them, and a
+// client that stays is served to the end.
 func TestChurn(t *testing.T) {
 	m := startMux(t)
 	k, _ := m.key("", "alice")

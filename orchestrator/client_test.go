@@ -316,7 +316,8 @@ func TestNarrowed(t *testing.T) {
 	})
 }
 
-// Who is first in a namespace finds it empty, not absent; and others' absent.
+// The first client in a namespace finds it empty, not absent; other namespaces are
+// absent.
 func TestFirstInNamespace(t *testing.T) {
 	m := startMux(t)
 	all, _ := m.key("", "operator")

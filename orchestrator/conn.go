@@ -20,8 +20,8 @@ import (
 
 // Limits on one connection.
 const (
-	openTimeout     = 5 * time.Second  // for the peer to take a channel
-	keepaliveEvery  = 60 * time.Second // and up to five more, so that connections do not beat together
+	openTimeout     = 5 * time.Second  // for the peer to accept a channel
+	keepaliveEvery  = 60 * time.Second // plus up to keepaliveSpread, so that probes do not come in bursts
 	keepaliveSpread = 5 * time.Second
 	keepaliveAnswer = 15 * time.Second
 )
@@ -49,8 +49,8 @@ func newConn(s *Server, sc *ssh.ServerConn, log *slog.Logger) *conn {
 	}
 }
 
-// serve answers channels and requests until the connection ends, and returns
-// when all that they started has.
+// serve answers channels and requests until the connection ends. It returns when
+// all that they started has ended.
 func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer c.wg.Wait()
@@ -78,8 +78,8 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 	}
 }
 
-// keepalive probes the client now and then. It is apart from serve, which a
-// client that does not read its answers can hold up.
+// keepalive probes the client now and then. It has a goroutine of its own: a
+// client that does not read its answers can block serve.
 func (c *conn) keepalive(ctx context.Context) {
 	for {
 		select {
@@ -108,21 +108,21 @@ func (c *conn) probe() {
 	c.ssh.SendRequest("keepalive@openssh.com", true, nil)
 }
 
-// suspect has the client probed at once: an operation that it should have
-// answered has timed out.
+// suspect asks keepalive to probe the client at once. It is called when an
+// operation that the client should have answered has timed out.
 func (c *conn) suspect() {
 	select {
 	case c.suspects <- struct{}{}:
-	default: // it is being probed, or will be
+	default: // a probe is already asked for
 	}
 }
 
-// errChanged ends a connection whose key may do something else now: what it has
-// open was given to it by what it could do then.
+// errChanged ends a connection whose key may do something else now: its open
+// files and channels were granted by what the key could do before.
 var errChanged = errors.New("what this key may do has changed")
 
-// check looks again at what the connection's key may do: authorized_keys may
-// have changed, or a certificate have run out, since it logged in.
+// check returns an error unless the connection's key may still do what it could
+// at the login: authorized_keys may have changed since, or a certificate expired.
 func (c *conn) check() error {
 	l, err := access.Enter(c.s.policy, c.login.Key)
 	if err == nil && !reflect.DeepEqual(l, c.login) {
@@ -131,7 +131,7 @@ func (c *conn) check() error {
 	return err
 }
 
-// open takes a channel that the client opens, or refuses it.
+// open accepts or refuses a channel that the client opens.
 func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 	if err := c.check(); err != nil {
 		c.log.Info("login ends", "err", err)
@@ -164,7 +164,8 @@ func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
 	door.Session(ctx, nc, func(ctx context.Context) *door.Tree { return newView(ctx, c).door() })
 }
 
-// request answers a global request. They come in order and are answered so.
+// request answers a global request. SSH has no tags for these: answers go in the
+// order of the requests (RFC 4254 §4).
 func (c *conn) request(ctx context.Context, r *ssh.Request) {
 	reply, err := []byte(nil), c.check()
 	if err == nil {
@@ -191,7 +192,7 @@ func (c *conn) request(ctx context.Context, r *ssh.Request) {
 }
 
 // dial opens a channel to the client. It holds one of the connection's slots
-// until the channel is closed, or, where the client never answers, until the
+// until the channel is closed or, if the client never answers, until the
 // connection ends.
 func (c *conn) dial(ctx context.Context, kind string, payload []byte) (ssh.Channel, error) {
 	if !c.out.Take() {
@@ -200,5 +201,5 @@ func (c *conn) dial(ctx context.Context, kind string, payload []byte) (ssh.Chann
 	return wire.OpenChannel(ctx, c.ssh, kind, payload, c.out.Give)
 }
 
-// errSilent is an executor that does not answer in time.
+// errSilent is the error of an executor that does not answer in time.
 var errSilent = fmt.Errorf("the executor does not answer: %w", fs.ErrIO)

@@ -12,11 +12,10 @@ import (
 	"9ci/orchestrator/internal/wire"
 )
 
-// A directory knows who exports which namespace, and which runs they have. It
-// is all that the mux asks and tells about others: localDirectory is the
-// directory of one process, and several nodes can share another. A share and a
-// run that a directory has returned are of the moment: the executor may have
-// left since.
+// A directory knows which executors export which namespace, and which runs they
+// have. The mux learns of executors from it alone. LocalDirectory is the one of a
+// single process; several nodes can share another. The executor of a share or a
+// run that a directory has returned may have left since.
 type directory interface {
 	// join makes the namespaces of a what m exports, and counts it as a new
 	// generation. It returns the shares that are new; they end when ctx is done.

@@ -4,8 +4,8 @@
 // An executor dials out, announces a name and the namespaces it holds, and
 // serves its tree on channels that the orchestrator opens back to it. A client
 // that may read a namespace sees one tree: every executor's whole tree below n,
-// the best run of a revision below ci, and find, which answers who has a run
-// with a given key.
+// the best run of a revision below ci, and find, which answers which executors
+// have a run with a given key.
 //
 //   - A key is one line of authorized_keys or a certificate of a trusted
 //     authority. Its grant says which namespaces it may read and publish:
@@ -29,7 +29,7 @@
 //
 // # Wire
 //
-// SSH (RFC 4251 to 4254) with what OpenSSH adds, and four names of our own. A
+// SSH (RFC 4251 to 4254) with what OpenSSH adds, and four names of 9ci's own. A
 // client announces an export by the global request announce@9ci, whose payload
 // is attr=value lines (name, namespaces, address), and withdraws it by
 // withdraw@9ci with the name. The orchestrator opens channels of type

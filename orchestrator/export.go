@@ -14,12 +14,12 @@ import (
 	"9ci/proto/ninep"
 )
 
-// self is the requester where the orchestrator reads a tree for its directory.
+// self is the requester when the orchestrator reads a tree for its directory.
 const self = "orchestrator"
 
-// An exporter is a way to an executor's 9P server.
+// An exporter is a way to reach an executor's 9P server.
 type exporter interface {
-	// attach attaches the namespace msg names, on behalf of its requester.
+	// attach attaches the namespace msg.Aname, on behalf of msg.Requester.
 	attach(ctx context.Context, msg wire.ExportMsg) (*link, error)
 }
 
@@ -38,7 +38,7 @@ func (m *member) attach(ctx context.Context, ns, requester string) (*link, error
 	return l, m.fail(err)
 }
 
-// message says what a channel to the executor is opened for.
+// message returns what a channel to the executor begins with.
 func (m *member) message(ns, requester string) wire.ExportMsg {
 	return wire.ExportMsg{
 		Name:       m.name,
@@ -49,7 +49,8 @@ func (m *member) message(ns, requester string) wire.ExportMsg {
 	}
 }
 
-// fail makes a deadline that has passed an executor that does not answer.
+// fail returns errSilent for a deadline that has passed, and has the executor
+// probed.
 func (m *member) fail(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		m.conn.suspect()
@@ -58,8 +59,8 @@ func (m *member) fail(err error) error {
 	return err
 }
 
-// importTree attaches a tree over a fresh connection, which it closes where that
-// cannot be done.
+// importTree attaches a tree over a fresh connection. It closes the connection if
+// that fails.
 func importTree(ctx context.Context, rwc io.ReadWriteCloser, msg wire.ExportMsg) (*link, error) {
 	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Uname: msg.Requester, Aname: msg.Aname})
 	if err != nil {
@@ -69,7 +70,8 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, msg wire.ExportMsg)
 	return &link{root: c.Root(), done: c.Done(), hangup: sync.OnceFunc(func() { c.Close() })}, nil
 }
 
-// A reverseExport is an executor of ours: each link is a channel that it takes.
+// A reverseExport is an executor that announced itself: each link is a channel
+// that the orchestrator opens to it.
 type reverseExport struct{ c *conn }
 
 func (e reverseExport) attach(ctx context.Context, msg wire.ExportMsg) (*link, error) {
@@ -80,8 +82,8 @@ func (e reverseExport) attach(ctx context.Context, msg wire.ExportMsg) (*link, e
 	return importTree(ctx, ch, msg)
 }
 
-// A forwardExport is stock ssh -R: each link is a connection that it forwards to
-// a 9P server, which knows nothing of who asks.
+// A forwardExport is stock ssh -R: each link is a connection that ssh forwards to
+// a 9P server, which does not learn the requester.
 type forwardExport struct {
 	c       *conn
 	kind    string
@@ -96,8 +98,8 @@ func (e forwardExport) attach(ctx context.Context, msg wire.ExportMsg) (*link, e
 	return importTree(ctx, ch, msg)
 }
 
-// A stdioExport is a 9P server at the other end of one session channel. There is
-// no second connection to it, so its one link is everybody's.
+// A stdioExport is a 9P server at the other end of one session channel. It has no
+// second connection, so all requesters share its one link.
 type stdioExport struct {
 	once func() (*link, error)
 }
@@ -118,9 +120,9 @@ func (e *stdioExport) attach(context.Context, wire.ExportMsg) (*link, error) {
 	return &link{root: l.root, done: l.done, hangup: func() {}}, nil
 }
 
-// A watchLink is the link by which the orchestrator itself reads a member's
-// tree. All namespaces of one that exports several are read through its root:
-// a channel for each would leave none for others.
+// A watchLink is the link by which the orchestrator itself reads a member's tree.
+// A member that exports several namespaces is read through its root: a channel
+// for each namespace would leave none for other requesters.
 type watchLink struct {
 	mu   sync.Mutex // guards what follows, and is held while the link is made
 	link *link
@@ -164,12 +166,12 @@ func (w *watchLink) get(ctx context.Context, m *member) (*link, error) {
 	return l, nil
 }
 
-// put gives a link of get's back.
+// put gives back a link that get returned.
 func (w *watchLink) put(l *link) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.link != l {
-		l.hangup() // it was down, and another took its place
+		l.hangup() // it was down, and get has replaced it
 		return
 	}
 	if w.refs--; w.refs == 0 {
@@ -178,7 +180,7 @@ func (w *watchLink) put(l *link) {
 	}
 }
 
-// A hangupCloser tells of its Close.
+// A hangupCloser closes done at its Close.
 type hangupCloser struct {
 	io.ReadWriteCloser
 	once sync.Once

@@ -104,7 +104,7 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 }
 
 // intend notes that an executor of the session's connection is going to run q's
-// key. If the connection has several in the namespace, it is the one that has
+// key. If the connection exports several in the namespace, it is the one that has
 // told of the run.
 func (v *view) intend(ns string, q question) (release func(), err error) {
 	d := v.c.s.dir
@@ -147,7 +147,7 @@ func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bo
 	missing := map[*share][]string{}
 	n := 0
 	for _, r := range runs {
-		if r.key == nil && n < maxAnswers {
+		if r.key == nil && n < maxAnswers && r.share.getRoot() != nil {
 			missing[r.share] = append(missing[r.share], r.id)
 			n++
 		}
@@ -165,8 +165,8 @@ func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bo
 	return d.runs(ns, match)
 }
 
-// A findFile is an open find: a question, then its answer. It reads as its
-// manual until something has been written.
+// A findFile is an open find: a question, then its answer. Before the first write
+// it reads as its manual.
 type findFile struct {
 	v  *view
 	ns string
@@ -175,7 +175,7 @@ type findFile struct {
 	question []byte
 	asked    bool // a read has ended the question: the next write begins another
 	answer   []byte
-	start    int64  // offset at which the answer was first read: rdwr goes on where it wrote
+	start    int64  // offset at which the answer was first read: 9p rdwr reads on behind its write
 	release  func() // takes the intent back
 }
 
@@ -224,11 +224,11 @@ func (f *findFile) ask(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		// As a ctl does: 9P2000.L has no words for an error.
+		// As a ctl does: an error of 9P2000.L is a number and has no text.
 		answer, release = []byte(err.Error()+"\n"), func() {}
 	}
 	if f.release != nil {
-		f.release() // after the new one: a place among the askers is not lost
+		f.release() // after the new intent is noted: the asker keeps its place
 	}
 	f.answer, f.release = append([]byte{}, answer...), release
 	return nil

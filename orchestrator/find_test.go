@@ -72,7 +72,7 @@ func TestIntents(t *testing.T) {
 		run.tree.add("3f2a9c1d0b7e.1", testCommit, "failed")
 		run.file.Close()
 		synctest.Wait()
-		// It failed, so the next in order is first now: not whoever asked last.
+		// It failed, so the next in order is first now, not the one that asked last.
 		answer, _ = find(t, other.root, "commit="+testCommit)
 		first, rest, _ := strings.Cut(answer, "\n")
 		if !strings.Contains(first, " queued ") || strings.Contains(first, fmt.Sprintf("box.%d/", own)) || !strings.HasSuffix(rest, " failed 41.250 "+testScore+" 'alice 1' -\n") && !strings.Contains(rest, " failed ") {

@@ -20,7 +20,7 @@ import (
 const (
 	readTimeout   = 10 * time.Second // for a file of an executor that does not block
 	maxEventLine  = 4096             // bytes
-	keysAtJoin    = 64               // newest runs whose keys are read, and that event files tell of, when an executor joins
+	keysAtJoin    = 64               // when an executor joins: newest runs whose keys are read and that event files tell of
 	keysAtOnce    = 16               // reads of keys in flight, of one executor
 	followRetry   = time.Second      // before an executor's tree is attached again,
 	followRetries = time.Minute      // doubled up to this
@@ -56,7 +56,7 @@ func (sh *share) follow(log *slog.Logger) {
 	}
 }
 
-// watch reads the share's index, and then its events for as long as they come.
+// watch reads the share's index, and then its events until they end.
 func (sh *share) watch() error {
 	l, err := sh.m.watched.attach(sh.ctx, sh)
 	if err != nil {
@@ -67,7 +67,7 @@ func (sh *share) watch() error {
 	defer sh.setRoot(nil)
 	sh.setRoot(root)
 
-	// Events are opened first, so that none falls between the two.
+	// The event file is opened first, so that no event is lost between the two.
 	events, err := openFile(sh.ctx, root, "event")
 	if err != nil {
 		return fmt.Errorf("event: %w", err)
@@ -102,8 +102,8 @@ func (sh *share) watch() error {
 	}
 }
 
-// event takes one line of the executor's event file. A run that is new or has
-// ended is looked up in the index, for what a status does not say.
+// event takes one line of the executor's event file. For a run that is new or has
+// ended it reads the index, which says what a status does not.
 func (sh *share) event(root fs.Dir, line string) error {
 	id, st, err := parseEventLine(line)
 	if err != nil {
@@ -137,7 +137,7 @@ func readIndex(ctx context.Context, root fs.Dir, until string) ([]run, error) {
 	defer f.Close()
 	size := 64 << 10
 	if until != "" {
-		size = 4 << 10 // it is likely to be the first
+		size = 4 << 10 // the run is likely to be the first
 	}
 	var runs []run
 	var text lineBuffer
@@ -168,7 +168,7 @@ func readIndex(ctx context.Context, root fs.Dir, until string) ([]run, error) {
 // A lineBuffer is the beginning of a line whose end has not come.
 type lineBuffer []byte
 
-// lines adds p, and yields the lines that are whole.
+// lines adds p, and yields the lines that are whole, without their newlines.
 func (b *lineBuffer) lines(p []byte) iter.Seq[string] {
 	*b = append(*b, p...)
 	return func(yield func(string) bool) {

@@ -19,8 +19,8 @@ import (
 	"9ci/proto/ninep"
 )
 
-// Whoever does not log in is put out when the grace is over, and costs its
-// netblock; enough of them, and the netblock is not heard for a while.
+// A client that does not log in is put out when the grace is over, and costs its
+// netblock. After enough of them the netblock is not heard for a while.
 func TestHalfOpen(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
 		k, _ := m.key("", "alice")
@@ -109,7 +109,7 @@ func TestAuthTries(t *testing.T) {
 	})
 }
 
-// Many half-open connections keep nobody else out: some are dropped at random,
+// Many half-open connections keep no other client out: some are dropped at random,
 // and then all that come.
 func TestFlood(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
@@ -266,7 +266,7 @@ func TestDeafExport(t *testing.T) {
 	})
 }
 
-// One key does not take all connections.
+// One key cannot take all connections.
 func TestTally(t *testing.T) {
 	var c tally
 	n := 0

@@ -14,8 +14,8 @@ import (
 	"9ci/orchestrator/internal/wire"
 )
 
-// jump answers ssh -J: the channel is spliced to the SSH server of the executor
-// that the host names. What goes over it is between the two.
+// jump answers ssh -J: it splices the channel to the SSH server of the executor
+// that the host names. The orchestrator carries what it cannot read.
 func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 	var msg directTCPMsg
 	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
@@ -44,7 +44,8 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 }
 
 // jumpTo returns the executor of that name in the namespaces that the key may
-// read: its own first.
+// read. The key's home namespace comes first; in the others the name must be of
+// one key.
 func (c *conn) jumpTo(name string) (*share, error) {
 	g := c.login
 	d := c.s.dir
@@ -70,8 +71,8 @@ func (c *conn) jumpTo(name string) (*share, error) {
 	return found, nil
 }
 
-// dialSSH opens a channel to the executor's own SSH server, for whoever has
-// logged in here with that key.
+// dialSSH opens a channel to the executor's own SSH server, which lets in the key
+// of l and no other.
 func (m *member) dialSSH(ctx context.Context, ns string, l *access.Login) (ssh.Channel, error) {
 	if _, ok := m.exporter.(reverseExport); !ok {
 		return nil, errors.New("the executor has no SSH server of its own")

@@ -18,7 +18,7 @@ import (
 	"9ci/orchestrator/internal/wire"
 )
 
-// An executor that is stopped holds up nobody for long, and is dropped when it
+// An executor that is stopped delays no client for long, and is dropped when it
 // does not answer the probe.
 func TestExecutorStops(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
@@ -196,8 +196,7 @@ func TestPublishRight(t *testing.T) {
 	})
 }
 
-// Whoever is told nothing by the executor's tree beyond names that no tree may
-// have sees none of them.
+// What an executor lies about, names and lines that no tree has, no client sees.
 func TestExecutorLies(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
 		k, _ := m.key(`namespace="`+hello+`"`, "alice")

@@ -104,7 +104,7 @@ func TestOpenSSHCommands(t *testing.T) {
 	}
 }
 
-// A key sees the namespaces of its line, and others' as if they were not there.
+// A key sees the namespaces of its line, and others as if they were not there.
 func TestOpenSSHForbidden(t *testing.T) {
 	m := startMux(t)
 	const secret = "github.com/bob/secret"

@@ -19,8 +19,8 @@ const (
 	maxEntries = 1 << 20          // of a directory
 )
 
-// A memberDir is n/<executor>. The executor is reached when something below it
-// is asked for.
+// A memberDir is n/<executor>. It is there without the executor's answer; what is
+// below it is the executor's.
 type memberDir struct {
 	v    *view
 	sh   *share
@@ -59,9 +59,9 @@ func (m *memberDir) root(ctx context.Context) (*remoteDir, error) {
 	return &remoteDir{remote: remote{m.v, m.sh, root}, dir: root}, nil
 }
 
-// A remote is a file of an executor's tree, as the mux shows it: names are
-// checked in both directions, qids are made the mux's own, and an operation
-// that ought not to block has an end.
+// A remote is a file of an executor's tree as the mux shows it: it checks names
+// in both directions, gives files numbers of the mux's own, and ends an operation
+// that ought not to block.
 type remote struct {
 	v  *view
 	sh *share
@@ -91,8 +91,8 @@ func (r remote) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
 	return &remoteFile{f, r}, nil
 }
 
-// A remoteFile is an open file of an executor's tree. A read may block for as
-// long as it likes, but then the executor is asked whether it is still there.
+// A remoteFile is an open file of an executor's tree. A read may block without
+// end, but after opTimeout the executor is probed.
 type remoteFile struct {
 	fs.File
 	r remote
@@ -108,14 +108,15 @@ func (f *remoteFile) ReadAt(ctx context.Context, p []byte, off int64) (int, erro
 	return n, err
 }
 
-// renumber gives a file its number in the mux's tree: executors number their
-// files without knowing of each other.
+// renumber gives a file its number in the mux's tree: the numbers of two executors
+// may be equal.
 func (r remote) renumber(st fs.Stat) fs.Stat {
 	st.Path = r.sh.qid().Renumber(st.Path)
 	return st
 }
 
-// fail makes an error of the executor's, or of the way to it, one of the mux's.
+// fail returns what the mux answers for an error of the executor, or of the way to
+// it.
 func (r remote) fail(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -132,7 +133,7 @@ func (r remote) fail(err error) error {
 type remoteDir struct {
 	remote
 	dir    fs.Dir
-	listed atomic.Int64 // entries handed out since the first was
+	listed atomic.Int64 // entries handed out since the listing began
 }
 
 func (r *remoteDir) Walk(ctx context.Context, name string) (fs.Node, error) {
@@ -152,8 +153,8 @@ func (r *remoteDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 	return sub, nil
 }
 
-// ReadDir leaves out entries that no honest executor has, and ends a directory
-// that has no end.
+// ReadDir leaves out entries that no honest executor has, and answers an error
+// after maxEntries.
 func (r *remoteDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat, error) {
 	if after == 0 {
 		r.listed.Store(0)

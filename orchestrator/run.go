@@ -44,8 +44,8 @@ func (r *run) answers(question fs.Attrs) bool {
 	return true
 }
 
-// vouches returns who stands for what is said of r: its signer, or, while it has
-// not ended, the key of its executor.
+// vouches returns the key that vouches for r: its signer or, while r has not
+// ended, the key of its executor.
 func (r *run) vouches() string {
 	if r.status.Finished() {
 		return r.signer

@@ -21,8 +21,8 @@ import (
 
 // Limits on connections as a whole.
 const (
-	startupsBegin = 64  // unauthenticated connections from which some are dropped at random,
-	startupsFull  = 512 // and from which all are
+	startupsBegin = 64  // unauthenticated connections from which on some are dropped at random,
+	startupsFull  = 512 // and from which on all are
 	maxConns      = 16384
 	maxConnsOfKey = 4096 // of one key, so that it cannot take them all
 )
@@ -41,14 +41,15 @@ type Server struct {
 	conns    tally        // connections that have
 }
 
-// Options are what a Server may be told.
+// Options are the optional settings of a Server.
 type Options struct {
-	Authorities string       // a file of keys whose certificates are trusted, lines as in authorized_keys
+	Authorities string       // a file of keys, as in authorized_keys, whose certificates are trusted; "": none
 	Log         *slog.Logger // nil: nowhere
 	Trace       io.Writer    // 9P messages, one a line; nil: nowhere
 }
 
-// New returns a server whose state is in dir, which it makes on a first start.
+// New returns a server whose state is in dir. On a first start it makes dir, the
+// host key and authorized_keys.
 func New(dir string, o Options) (*Server, error) {
 	host, err := openState(dir)
 	if err != nil {
@@ -67,7 +68,7 @@ func New(dir string, o Options) (*Server, error) {
 // HostKey returns the key by which clients know the server.
 func (s *Server) HostKey() ssh.PublicKey { return s.host.PublicKey() }
 
-// loginKey is where an ssh.Permissions holds the *access.Login.
+// loginKey is the key of the *access.Login in ssh.Permissions.ExtraData.
 type loginKey struct{}
 
 // authenticate is asked for each key that a client offers.
@@ -103,7 +104,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			if errors.Is(err, net.ErrClosed) {
 				return err
 			}
-			// Out of descriptors, most likely: it passes.
+			// Out of descriptors, most likely, which passes.
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			s.log.Error("accept", "err", err)
 			select {
@@ -122,8 +123,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// admit drops some connections, and then all, when many have not authenticated:
-// a flood of half-open ones then does not keep out everybody else.
+// admit reports whether a new connection may go on. While many connections have
+// not authenticated it drops some, and then all, as sshd's MaxStartups does: so a
+// flood of half-open connections leaves a chance to all others.
 func (s *Server) admit(addr net.Addr) bool {
 	n := s.startups.Load()
 	if n >= startupsBegin && rand.Int64N(startupsFull-startupsBegin) < n-startupsBegin || n >= startupsFull {
@@ -132,14 +134,14 @@ func (s *Server) admit(addr net.Addr) bool {
 	return s.sources.Admit(addr)
 }
 
-// serve takes one connection from its first byte to its last.
+// serve serves one connection from its first byte to its last.
 func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	defer nc.Close()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
 	log := s.log.With("addr", nc.RemoteAddr().String())
 
-	// The ssh package never gives up on a client that says nothing.
+	// The ssh package itself waits for a silent client without end.
 	nc.SetDeadline(time.Now().Add(door.LoginGrace))
 	sc, chans, reqs, err := ssh.NewServerConn(nc, s.config)
 	s.startups.Add(-1)

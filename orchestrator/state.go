@@ -21,7 +21,7 @@ const (
 	authorizedKeysFile = "authorized_keys"
 )
 
-// openState makes dir what a first start needs and returns its host key.
+// openState makes in dir what a first start needs, and returns the host key.
 func openState(dir string) (ssh.Signer, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func openState(dir string) (ssh.Signer, error) {
 	return host, access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile))
 }
 
-// hostKey reads the host key, or makes one where there is none.
+// hostKey reads the host key, or makes one if there is none.
 func hostKey(path string) (ssh.Signer, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, iofs.ErrNotExist) {
@@ -49,8 +49,8 @@ func hostKey(path string) (ssh.Signer, error) {
 	return s, nil
 }
 
-// makeHostKey writes a new key, its public half first, so that a private key
-// that is there is whole and has one. Of two that start at once one wins.
+// makeHostKey writes a new key and returns it. The key appears under its name as
+// a whole: of two orchestrators that start at once, one wins and both use its key.
 func makeHostKey(path string) ([]byte, error) {
 	_, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {

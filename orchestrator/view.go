@@ -18,8 +18,8 @@ import (
 )
 
 // A view is the tree as one session of a client sees it. It holds the session's
-// links to executors, each made when it is first needed: a session's requests
-// are its own as far as the executor's tree, and a slow one holds up no other.
+// own links to executors, so that a slow session delays no other. It makes each
+// link when the session first needs it.
 type view struct {
 	c      *conn
 	ctx    context.Context // of the session: links end with it
@@ -32,7 +32,7 @@ type view struct {
 
 // A peer is a session's link to one executor.
 type peer struct {
-	ready chan struct{} // closed when what follows is set
+	ready chan struct{} // closed when root or err is set
 	root  fs.Dir
 	err   error
 }
@@ -82,8 +82,8 @@ func (v *view) walk(ctx context.Context, namespace, path string) (fs.Node, error
 	return door.Walk(ctx, place{v: v, home: namespace}.dir(), path)
 }
 
-// home returns the namespace named, or the one that the key's line names, or the
-// only one that it may read.
+// home returns the home namespace: named unless it is "", else the one that the
+// key's line names, else the only one that the key may read.
 func (v *view) home(named string) (string, error) {
 	if named != "" {
 		return named, nil
@@ -101,8 +101,9 @@ func (v *view) home(named string) (string, error) {
 	}
 }
 
-// shareAt returns the executor of that name in the namespace of those elements,
-// or, without any, in the key's only one; nil where there is none to be read.
+// shareAt returns the executor of that name in the namespace of the elements
+// space, or in the home namespace if there are none. It returns nil if there is no
+// such executor, or the session may not read it.
 func (v *view) shareAt(space []string, name string) *share {
 	ns := strings.Join(space, "/")
 	if ns == "" {
@@ -127,7 +128,8 @@ func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
 	return srv.Serve(ctx, h)
 }
 
-// export makes rwc the 9P server of an executor, until it hangs up.
+// export makes rwc the 9P server of an executor, until rwc hangs up or ctx is
+// done.
 func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) error {
 	a, err := v.c.exportPath(path)
 	if err != nil {
@@ -167,14 +169,14 @@ func (v *view) whoami() fs.Attrs {
 // mayRead reports whether the session's key may read ns.
 func (v *view) mayRead(ns string) bool { return v.c.login.MayRead(ns) }
 
-// has reports whether ns is a namespace to the session: one that somebody
-// exports, or that the key's line names.
+// has reports whether the session sees the namespace ns: whether it may read ns,
+// and ns is exported or named by the key's line.
 func (v *view) has(ns string) bool {
 	g := v.c.login
 	return g.MayRead(ns) && (slices.Contains(g.Literals(), ns) || len(v.c.s.dir.shares(ns)) > 0)
 }
 
-// namespaces returns those, sorted.
+// namespaces returns the namespaces that the session sees, sorted.
 func (v *view) namespaces() []string {
 	all := v.c.s.dir.namespaces(v.mayRead)
 	if g := v.c.login; g.Read {
@@ -185,11 +187,11 @@ func (v *view) namespaces() []string {
 }
 
 // mayWrite reports whether the session may write to files of the share. An
-// executor is commanded through the orchestrator by its own key alone.
+// executor takes commands through the orchestrator from its own key alone.
 func (v *view) mayWrite(sh *share) bool { return v.c.login.String() == sh.m.key }
 
-// attached returns the root of the executor's tree. A link that cannot be made,
-// or has ended, is made anew for whoever asks next.
+// attached returns the root of the executor's tree. If the link could not be made
+// or has ended, the next call makes another.
 func (v *view) attached(ctx context.Context, sh *share) (fs.Dir, error) {
 	v.mu.Lock()
 	p := v.peers[sh]
@@ -207,8 +209,8 @@ func (v *view) attached(ctx context.Context, sh *share) (fs.Dir, error) {
 	}
 }
 
-// hold makes p's link and keeps it while the session, the share and the link
-// last.
+// hold makes p's link and keeps it until the session, the share or the link
+// ends.
 func (v *view) hold(sh *share, p *peer) {
 	defer func() {
 		v.mu.Lock()

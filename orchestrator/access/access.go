@@ -19,9 +19,9 @@ import (
 // A Policy knows who may enter. Its methods may be called from several
 // goroutines, and for each channel that a client opens.
 type Policy interface {
-	// Identify returns who it is that has shown key, which may be a
-	// certificate. The error says why the key may not enter; the client does
-	// not learn it, the log does.
+	// Identify returns the identity that key, which may be a certificate,
+	// proves. The error says why the key may not enter; it is for the log, and
+	// no client sees it.
 	Identify(key ssh.PublicKey) (Identity, error)
 
 	// Grant returns what id, which Identify has returned, may do at present. The
@@ -29,7 +29,7 @@ type Policy interface {
 	Grant(id Identity) (Grant, error)
 }
 
-// An Identity is a key that has been shown, and who that is.
+// An Identity is a key that a client has shown, and its name.
 type Identity struct {
 	Key  ssh.PublicKey
 	Name string // the comment of the key's line, or the principal of the certificate

@@ -90,8 +90,8 @@ func (k *Keys) line(key ssh.PublicKey) (line, error) {
 }
 
 // principal returns the first principal of cert that the authority of l may
-// vouch for. A certificate without principals is refused: CheckCert would take
-// it for anybody's.
+// vouch for. It refuses a certificate without principals, which CheckCert would
+// accept for every principal.
 func (l line) principal(cert *ssh.Certificate) (string, error) {
 	if cert.CertType != ssh.UserCert {
 		return "", errors.New("not a user certificate")

@@ -26,13 +26,13 @@ import (
 // dialTimeout is for a connection to be made and authenticated.
 const dialTimeout = 10 * time.Second
 
-// ErrKey is what a key that may not enter gets.
+// ErrKey is the error of a login with keys that may not enter.
 var ErrKey = errors.New("this key may not enter")
 
-// Options are what a client brings.
+// Options are what a client logs in with, and checks the server by.
 type Options struct {
 	Signers    []ssh.Signer // keys and certificates, tried in this order: three at most
-	KnownHosts string       // the file of that name; one that is not there knows no host
+	KnownHosts string       // a known_hosts file; one that is not there knows no host
 	Log        *slog.Logger // of reconnects; nil: nowhere
 }
 
@@ -48,15 +48,15 @@ type Conn struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // of the links
 
-	turn chan struct{} // holds a token while nobody connects; guards link
+	turn chan struct{} // holds a token unless a goroutine connects; guards link
 	link *client.Link
 }
 
 // Dial connects to the orchestrator at rawURL, ssh://[USER@]HOST[:PORT][/NAMESPACE].
-// The port is 22 where there is none, as for any ssh URL.
+// The default port is 22, as for any ssh URL.
 //
-// It reports ErrUnknownHost or ErrHostKeyChanged where the host key is not what
-// known_hosts has, and ErrKey where no signer may enter.
+// It reports ErrUnknownHost or ErrHostKeyChanged if the host key is not the one in
+// known_hosts, and ErrKey if no signer may enter.
 func Dial(ctx context.Context, rawURL string, o Options) (*Conn, error) {
 	c, err := Open(rawURL, o)
 	if err != nil {
@@ -68,7 +68,8 @@ func Dial(ctx context.Context, rawURL string, o Options) (*Conn, error) {
 	return c, nil
 }
 
-// Open is Dial for a Conn that connects when it is first used.
+// Open returns a Conn that connects when it is first used. Its only error is of
+// rawURL.
 func Open(rawURL string, o Options) (*Conn, error) {
 	c := &Conn{opts: o, log: o.Log, turn: make(chan struct{}, 1)}
 	c.turn <- struct{}{}
@@ -83,8 +84,8 @@ func Open(rawURL string, o Options) (*Conn, error) {
 }
 
 // ParseURL reads the URL of an orchestrator, ssh://[USER@]HOST[:PORT][/PATH].
-// A key logs in, so that a password has no place in it; and one may stand
-// anywhere in a URL that was mistyped, so that no error repeats it.
+// A key logs in, so a password has no place in it. No error repeats the URL: if it
+// was mistyped, a password may stand anywhere in it.
 func ParseURL(rawURL string) (*url.URL, error) {
 	u, err := url.Parse(rawURL)
 	if err == nil && u.Scheme == "tls" {
@@ -120,10 +121,11 @@ func (c *Conn) parse(rawURL string) error {
 	return err
 }
 
-// Namespace returns the one that the URL names, or "".
+// Namespace returns the namespace that the URL names, or "".
 func (c *Conn) Namespace() string { return c.namespace }
 
-// Close ends the connection. Whoever uses it gets an error.
+// Close ends the connection. Operations on it end with an error. It returns when
+// all that the connection started has ended.
 func (c *Conn) Close() error {
 	c.cancel()
 	<-c.turn
@@ -136,7 +138,7 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// connect returns the link there is, or makes one.
+// connect returns the link if it is up, or makes one.
 func (c *Conn) connect(ctx context.Context) (*client.Link, error) {
 	select {
 	case <-c.turn:
@@ -211,7 +213,8 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	return l, nil
 }
 
-// keyError says which keys were of no use and what would help.
+// keyError returns the error of a login that no key could do: it names the keys
+// and says what would help.
 func (c *Conn) keyError() error {
 	if len(c.opts.Signers) == 0 {
 		return fmt.Errorf("%w: none was given", ErrKey)

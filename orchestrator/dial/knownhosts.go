@@ -22,7 +22,7 @@ var (
 // A knownHosts is a known_hosts file, as sshd(8) describes it.
 type knownHosts struct {
 	path string
-	is   ssh.HostKeyCallback // nil where there is no file
+	is   ssh.HostKeyCallback // nil if there is no file
 }
 
 func openKnownHosts(path string) (*knownHosts, error) {
@@ -36,7 +36,8 @@ func openKnownHosts(path string) (*knownHosts, error) {
 	return &knownHosts{path, is}, nil
 }
 
-// check reports whether key is the one that the host at addr is known by.
+// check returns nil if key is the one by which the host at addr is known, and else
+// an error that says what to type.
 func (k *knownHosts) check(addr string, remote net.Addr, key ssh.PublicKey) error {
 	if k.is == nil {
 		return k.unknown(addr, key)
@@ -75,7 +76,7 @@ func (k *knownHosts) command(addr string, key ssh.PublicKey) string {
 	return s + " " + host + " >> " + k.name()
 }
 
-// name returns the file as one would type it.
+// name returns the file's path as a shell takes it.
 func (k *knownHosts) name() string {
 	if home, err := os.UserHomeDir(); err == nil {
 		if rest, ok := strings.CutPrefix(k.path, home+"/"); ok {
@@ -92,8 +93,8 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// algorithms returns the key types that the host is known by, or nil where it is
-// not: a server with several keys is to show one that can be checked.
+// algorithms returns the key types by which the host is known, or nil if it is not
+// known: a server that has several keys shows the one that can be checked.
 func (k *knownHosts) algorithms(addr string, remote net.Addr) []string {
 	if k.is == nil {
 		return nil

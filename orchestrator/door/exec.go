@@ -23,7 +23,7 @@ const (
 	exitUnknown = 127 // as a shell has it
 )
 
-// commands are what ssh HOST COMMAND may run, and nothing else.
+// commands are all that ssh HOST COMMAND can run.
 var commands = []struct {
 	name, args, what string
 	min              int // arguments
@@ -72,9 +72,9 @@ func (s *session) exec(text string) int {
 	return exitUnknown
 }
 
-// help is what a login without a command gets.
+// help answers a login without a command.
 func (s *session) help() int {
-	fmt.Fprintf(s.ch, "This is a 9ci orchestrator. It has no shell, and these commands; namespace=NS before a PATH says where ci, n and artifacts are:\r\n")
+	fmt.Fprintf(s.ch, "This is 9ci. It has no shell, only these commands; namespace=NS before a PATH says where ci, n and artifacts are:\r\n")
 	s.usage(s.ch)
 	return exitOK
 }
@@ -85,7 +85,7 @@ func (s *session) usage(w io.Writer) {
 	}
 }
 
-// complain tells of an error with a file, as the command of that name would.
+// complain prints an error about a file as the Unix command of that name does.
 func (s *session) complain(name, path string, err error) int {
 	text := err.Error()
 	switch {
@@ -116,7 +116,8 @@ func (s *session) cat(out io.Writer, paths []string) int {
 	return status
 }
 
-// copyFile writes a file's bytes as they come: a live file's are not held back.
+// copyFile writes a file's bytes as they come: it does not hold back those of a
+// live file.
 func copyFile(ctx context.Context, out io.Writer, n fs.Node) error {
 	f, err := n.Open(ctx, fs.OpenRead)
 	if err != nil {

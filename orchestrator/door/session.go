@@ -69,7 +69,7 @@ func (s *session) program(r *ssh.Request) func() int {
 	case "subsystem":
 		return s.subsystem(arg.Text)
 	}
-	return nil // env, pty-req, signal: not here
+	return nil // env, pty-req and signal are refused
 }
 
 // subsystem returns the program of a subsystem, or nil.
@@ -137,7 +137,7 @@ func (s *session) export(path string) int {
 	return exitOK
 }
 
-// fail tells the client why a program ends.
+// fail prints why a program ends, and returns its exit status.
 func (s *session) fail(program string, err error) int {
 	io.WriteString(s.ch.Stderr(), program+": "+err.Error()+"\n")
 	return exitFail

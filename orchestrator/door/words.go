@@ -9,8 +9,9 @@ import (
 const maxWords = 1024
 
 // splitCommand splits a command line into words as a shell without variables,
-// globs and operators would: blanks part words, '...' is as it stands, in "..."
-// a backslash quotes a double quote and itself, elsewhere any character.
+// globs and operators does. Blanks separate words. Between single quotes all
+// characters stand for themselves. Between double quotes a backslash quotes a
+// double quote or a backslash, and elsewhere any character.
 func splitCommand(s string) ([]string, error) {
 	var words []string
 	var w strings.Builder

@@ -20,9 +20,9 @@ import (
 
 // serveSSH serves one connection to the executor's own SSH server. Clients reach
 // it end to end through the orchestrator (ssh -J), which carries what it cannot
-// read. The host key is the key that the executor logged in with. The
-// orchestrator says who may enter, as it does for its own relay: only the key
-// that logged in there, and that key has to authenticate here again.
+// read. The host key is the key that the executor logged in with. As for its own
+// relay, the orchestrator decides which clients may enter: msg has the key that
+// logged in there, and the client has to prove it here again.
 func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.ExportMsg, serve ServeFunc) {
 	config := door.Config(host, func(key ssh.PublicKey) (*ssh.Permissions, error) {
 		if !bytes.Equal(key.Marshal(), []byte(msg.Key)) {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-// What 9ci adds to SSH (RFC 4250 §4.6.1: names of our own have an @).
+// What 9ci adds to SSH (RFC 4250 §4.6.1: private names have an @).
 const (
 	// A client announces what it exports, and withdraws it by name. The payload
 	// of the first is an Announce as text, the reply "generation=N"; the payload
@@ -24,7 +24,7 @@ const (
 	ChannelSSH    = "ssh@9ci"
 )
 
-// An ExportMsg says for whom the orchestrator opens a channel.
+// An ExportMsg says on whose behalf the orchestrator opens a channel.
 type ExportMsg struct {
 	Name       string // as it was announced
 	Aname      string // the namespace that will be attached, or ""

@@ -41,8 +41,8 @@ type (
 // port9P is the port that ssh -R names to export: 9P's own (RFC 6335 registry).
 const port9P = 564
 
-// forwardTCP answers ssh -R [NAME:]564:HOST:PORT: what listens at HOST:PORT is
-// an executor's tree. No port is opened here.
+// forwardTCP answers ssh -R [NAME:]564:HOST:PORT, where the 9P server of an
+// executor listens at HOST:PORT. It opens no port here.
 func (c *conn) forwardTCP(ctx context.Context, payload []byte) error {
 	var msg forwardTCPMsg
 	if err := ssh.Unmarshal(payload, &msg); err != nil {
@@ -65,8 +65,8 @@ func (c *conn) forwardTCP(ctx context.Context, payload []byte) error {
 	return err
 }
 
-// forwardUnix answers ssh -R /9p[/NAMESPACE[/n/NAME]]:PATH: what listens at the
-// socket PATH is an executor's tree.
+// forwardUnix answers ssh -R /9p[/NAMESPACE[/n/NAME]]:PATH, where the 9P server
+// of an executor listens at the socket PATH.
 func (c *conn) forwardUnix(ctx context.Context, payload []byte) error {
 	var msg forwardUnixMsg
 	if err := ssh.Unmarshal(payload, &msg); err != nil {
@@ -80,7 +80,7 @@ func (c *conn) forwardUnix(ctx context.Context, payload []byte) error {
 	return err
 }
 
-// cancelForward undoes either.
+// cancelForward undoes forwardTCP and forwardUnix.
 func (c *conn) cancelForward(kind string, payload []byte) {
 	var name string
 	var tcp forwardTCPMsg
@@ -101,8 +101,8 @@ func (c *conn) cancelForward(kind string, payload []byte) {
 	}
 }
 
-// exportPath returns what a path 9p[/NAMESPACE[/n/NAME]] announces: where in the
-// mux the tree is to stand.
+// exportPath returns the announcement that a path 9p[/NAMESPACE[/n/NAME]] stands
+// for: it says where in the mux the tree is to stand.
 func (c *conn) exportPath(path string) (wire.Announce, error) {
 	rest, ok := strings.CutPrefix(path, "9p")
 	if !ok || rest != "" && rest[0] != '/' {
@@ -116,9 +116,9 @@ func (c *conn) exportPath(path string) (wire.Announce, error) {
 	return c.stockAnnounce(ns, name)
 }
 
-// stockAnnounce returns the announcement of a client that cannot make one. What
-// it does not say, its key's line does: the namespace, and the host in the
-// comment.
+// stockAnnounce returns the announcement of a stock client, which cannot make
+// one. If ns or name is "", it comes from the line of the client's key: from its
+// namespace option, and from the host in its comment.
 func (c *conn) stockAnnounce(ns, name string) (wire.Announce, error) {
 	l := c.login
 	if ns == "" {

@@ -15,26 +15,26 @@ import (
 	"9ci/proto/ninep"
 )
 
-// A 9P session's messages for an executor's tree are forwarded as they are, by
-// proto/mux: a burst stays a burst, and nothing waits for a round trip of the
-// mux's own. What commands and sftp read, and ci/<rev>, goes by remote instead,
-// and so does an export by stock ssh, which cannot tell who asks: there the mux
-// itself sees to it that nobody but the exporter writes.
+// Proto/mux forwards a 9P session's messages for an executor's tree as they are:
+// a burst stays a burst, and nothing waits for a round trip of the mux's own.
+// Commands, sftp and ci/<rev> read through remote instead. So do all sessions at
+// an export by stock ssh: it does not learn the requester, so the mux itself keeps
+// other keys than the exporter's from writing there.
 
-// A backend is the way of one key's sessions to one share: they have a
-// connection to the executor in common, for each dialect.
+// A backend is what the sessions of one key have in common at one share: a
+// connection to the executor for each dialect.
 type backend struct {
 	*mux.Backend
 	refs int // sessions that hold it; guarded by backends' mu
 }
 
-// backends are those of one share, by the fingerprint of the key.
+// backends are the backends of one share.
 type backends struct {
-	mu    sync.Mutex // guards what follows
-	byKey map[string]*backend
+	mu    sync.Mutex          // guards what follows
+	byKey map[string]*backend // by the identity of the key
 }
 
-// hold returns the backend of the session's key, which it holds until let go.
+// hold returns the backend of a login. The session must call letGo.
 func (sh *share) hold(l *access.Login) *backend {
 	requester := l.String()
 	sh.backends.mu.Lock()
@@ -43,7 +43,7 @@ func (sh *share) hold(l *access.Login) *backend {
 	if b == nil {
 		dial := func(ctx context.Context, _ ninep.Dialect) (io.ReadWriteCloser, error) { return sh.dial(ctx, requester) }
 		b = &backend{Backend: mux.NewBackend(dial, sh.ns)}
-		b.ReadOnly = requester != sh.m.key // an executor is commanded by its own key alone
+		b.ReadOnly = requester != sh.m.key // an executor takes commands from its own key alone
 		if sh.backends.byKey == nil {
 			sh.backends.byKey = map[string]*backend{}
 		}
@@ -53,7 +53,7 @@ func (sh *share) hold(l *access.Login) *backend {
 	return b
 }
 
-// letGo ends a hold. The last one closes the backend's connections.
+// letGo undoes hold. The last letGo closes the backend's connections.
 func (sh *share) letGo(l *access.Login, b *backend) {
 	sh.backends.mu.Lock()
 	b.refs--
@@ -67,8 +67,8 @@ func (sh *share) letGo(l *access.Login, b *backend) {
 	}
 }
 
-// dial opens a connection to the share's executor for a backend. It ends with
-// the share.
+// dial opens a connection to the share's executor for a backend. The connection
+// ends with the share.
 func (sh *share) dial(ctx context.Context, requester string) (io.ReadWriteCloser, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
@@ -84,9 +84,10 @@ func (sh *share) dial(ctx context.Context, requester string) (io.ReadWriteCloser
 	return w, nil
 }
 
-// A watchedConn is a connection to an executor from which answers are expected.
-// One that does not begin to answer is closed; while one that did is silent, the
-// executor is asked whether it is there.
+// A watchedConn is a connection to an executor that is expected to answer. It is
+// closed if nothing has been read from it openTimeout after its dial. After that,
+// a write that is not followed by a read within opTimeout has the executor
+// probed.
 type watchedConn struct {
 	io.ReadWriteCloser
 	suspect func()
@@ -137,15 +138,15 @@ type forwarder struct {
 	v    *view
 	mu   sync.Mutex // guards held
 	held map[*share]*backend
-	l    *access.Login // whose they are
+	l    *access.Login // of the session
 }
 
 func newForwarder(v *view) *forwarder {
 	return &forwarder{v: v, held: map[*share]*backend{}, l: v.c.login}
 }
 
-// find returns the backend at a path of the mux's tree, n/<executor> of a
-// namespace, or nil.
+// find returns the backend at a path of the mux's tree that ends in n/<executor>,
+// or nil.
 func (f *forwarder) find(path []string) *mux.Backend {
 	if len(path) < 2 || path[len(path)-2] != "n" {
 		return nil
@@ -170,7 +171,7 @@ func (f *forwarder) find(path []string) *mux.Backend {
 	return b.Backend
 }
 
-// close lets go of all. The session has ended.
+// close lets go of all backends: the session has ended.
 func (f *forwarder) close() {
 	f.mu.Lock()
 	held := f.held
@@ -181,7 +182,7 @@ func (f *forwarder) close() {
 	}
 }
 
-// abandon gives up executors that do not let the session go: they have not
+// abandon gives up executors that keep the session from ending: they have not
 // answered its flushes. Other sessions of the same key attach there anew.
 func (f *forwarder) abandon() {
 	f.mu.Lock()
@@ -193,7 +194,7 @@ func (f *forwarder) abandon() {
 	}
 }
 
-// unlist keeps b from being found again.
+// unlist keeps hold from finding b again.
 func (sh *share) unlist(b *backend) {
 	sh.backends.mu.Lock()
 	defer sh.backends.mu.Unlock()
@@ -204,8 +205,8 @@ func (sh *share) unlist(b *backend) {
 	}
 }
 
-// A hangup is a client's connection that calls f when the client has been gone
-// for opTimeout and is not done with.
+// A hangup is a client's connection that calls f if done has not been called
+// opTimeout after the client has gone.
 type hangup struct {
 	io.ReadWriteCloser
 	f func()
