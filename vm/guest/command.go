@@ -27,7 +27,10 @@ type command struct {
 	exited <-chan syscall.WaitStatus
 
 	mu   sync.Mutex // guards dead
-	dead bool       // pid has been waited for, and is nobody's
+	dead bool       // pid has been waited for, and may be another process's
+
+	sending sync.Mutex // guards over, and is held while a message of the command is written
+	over    bool       // Rexit was sent
 }
 
 // A stream is a reading end of the command's output.
@@ -75,7 +78,20 @@ func (c *command) serve() {
 		sig = uint32(status.Signal())
 		code = 128 + sig
 	}
-	s.conn.write(rExit, c.id, appendWords(code, sig)...)
+	c.send(rExit, appendWords(code, sig)...)
+}
+
+// send sends a message of the command. Nothing of a command follows its
+// Rexit: what comes later, as the Rtaken of input that was being written
+// when the command ended, is dropped. Errors are the connection's.
+func (c *command) send(kind byte, data ...byte) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	if c.over {
+		return nil
+	}
+	c.over = kind == rExit
+	return c.server.conn.write(kind, c.id, data...)
 }
 
 // copy sends what comes of o until its end or its deadline, and then what
@@ -85,7 +101,7 @@ func (c *command) copy(o stream) {
 	read := o.file.Read
 	for {
 		n, err := read(buf)
-		if n > 0 && (!c.window.take(n) || c.server.conn.write(o.kind, c.id, buf[:n]...) != nil) {
+		if n > 0 && (!c.window.take(n) || c.send(o.kind, buf[:n]...) != nil) {
 			return
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -131,7 +147,7 @@ func (c *command) feed() {
 			c.in.Write(k.data)
 		}
 		c.input.taken(k)
-		if c.server.conn.write(rTaken, c.id, appendWords(uint32(k.cost))...) != nil {
+		if c.send(rTaken, appendWords(uint32(k.cost))...) != nil {
 			break
 		}
 	}

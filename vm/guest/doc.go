@@ -24,7 +24,7 @@
 //	Ttaken  id count[4]                  the host has consumed count of the two
 //	Tsignal id signal[4]                 to its process group
 //	Tresize id rows[2] cols[2]           its terminal's new size
-//	Rexit   id code[4] signal[4]         it ended, and all its output was sent
+//	Rexit   id code[4] signal[4]         it ended, and all its output was sent: the last message of it
 //	Tping   id                           are you there?
 //	Rping   id                           yes
 //	Thalt   id=0                         sync, unmount, power off
