@@ -5,14 +5,11 @@ import (
 	"os/user"
 	"strconv"
 	"sync"
-	"syscall"
 
 	"9ci/fs"
 
 	"golang.org/x/sys/unix"
 )
-
-const errNoDescriptors = syscall.EMFILE
 
 // PeerUser asks the kernel who is at the other end of a Unix socket.
 func PeerUser(c *net.UnixConn) (fs.User, error) {

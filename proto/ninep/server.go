@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"9ci/fs"
@@ -33,6 +36,9 @@ type Server struct {
 	// Trace, if set, gets a line for each message.
 	Trace io.Writer
 	trace sync.Mutex // a line is written whole
+
+	// Log, if set, is told of what ServeListener could not accept for now.
+	Log *slog.Logger
 }
 
 // Serve answers the requests that arrive on rwc until it hangs up, breaks the
@@ -76,17 +82,24 @@ func peer(rwc io.ReadWriteCloser, user fs.User) (fs.User, error) {
 	return user, nil
 }
 
-// ServeListener serves every connection that l accepts, until ctx is done.
-// It closes l, and returns when the last connection has ended. Whoever comes
-// by a listener that is no Unix socket is Anonymous, whatever User says.
+// ServeListener serves every connection that l accepts, and closes l. It
+// returns nil once ctx is done and the last connection has ended. If l fails
+// for good, it ends the connections too and returns the error of Accept, so
+// that its caller learns at once that this door is shut. An error that passes,
+// as that of too many open files, is told to Log, and Accept is tried again,
+// after a pause of 5 ms that doubles up to a second.
+//
+// The client of a listener that is no Unix socket is Anonymous, whatever User
+// says.
 func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	defer l.Close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for pause := time.Duration(0); ; {
-		c, err := l.Accept()
+	defer l.Close()
+	conns, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	for {
+		c, err := s.accept(ctx, l)
 		if ctx.Err() != nil {
 			if err == nil {
 				c.Close()
@@ -94,21 +107,40 @@ func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
 			return nil
 		}
 		if err != nil {
-			// Out of descriptors: those in use will end.
-			if !errors.Is(err, errNoDescriptors) {
-				return fmt.Errorf("9p: accept: %w", err)
-			}
-			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
-			}
-			continue
+			return fmt.Errorf("9p: accept: %w", err)
 		}
-		pause = 0
-		// How a connection ends is its peer's affair.
-		wg.Go(func() { s.serve(ctx, c, fs.User{}) })
+		// How a connection ends is its client's affair.
+		wg.Go(func() { s.serve(conns, c, fs.User{}) })
 	}
+}
+
+// accept is l.Accept, tried again as long as its errors pass.
+func (s *Server) accept(ctx context.Context, l net.Listener) (net.Conn, error) {
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		c, err := l.Accept()
+		if err == nil || ctx.Err() != nil || !passes(err) {
+			return c, err
+		}
+		if s.Log != nil {
+			s.Log.Warn("no connection accepted for now", "err", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// passes reports whether an error of Accept says nothing of the listener: the
+// process or the host is short of something, which connections that end give
+// back, or the new connection failed before it was accepted. The list is that
+// of accept(2).
+func passes(err error) bool {
+	return slices.ContainsFunc([]error{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
+		syscall.ECONNABORTED, syscall.EINTR, syscall.EPROTO, syscall.ENETDOWN,
+		syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH, syscall.ENOPROTOOPT,
+	}, func(e error) bool { return errors.Is(err, e) })
 }
 
 // attach finds the tree of aname. It is called with the ctx of a request.
