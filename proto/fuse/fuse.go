@@ -16,7 +16,8 @@ import (
 	"time"
 
 	"9ci/fs"
-	"9ci/proto/ninep"
+	"9ci/proto/internal/linux"
+	"9ci/proto/internal/wire"
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -112,7 +113,7 @@ func errno(err error) syscall.Errno {
 	if err == nil {
 		return 0
 	}
-	return ninep.Errno(err)
+	return syscall.Errno(wire.Errno(err))
 }
 
 // timeout is how long the kernel may believe st.
@@ -124,7 +125,7 @@ func timeout(st *fs.Stat) time.Duration {
 }
 
 func fill(a *fuse.Attr, st *fs.Stat) {
-	a.Ino, a.Mode, a.Size = st.Path, ninep.LinuxMode(st.Mode), uint64(max(0, st.Size))
+	a.Ino, a.Mode, a.Size = st.Path, linux.Mode(st.Mode), uint64(max(0, st.Size))
 	if st.Mode&iofs.ModeSymlink != 0 {
 		a.Size = uint64(len(st.Target))
 	}
@@ -157,7 +158,7 @@ func (n *node) Lookup(op context.Context, name string, out *fuse.EntryOut) (*gof
 	fill(&out.Attr, &st)
 	out.SetEntryTimeout(timeout(&st))
 	out.SetAttrTimeout(timeout(&st))
-	attr := gofs.StableAttr{Mode: ninep.LinuxMode(st.Mode) & syscall.S_IFMT, Ino: st.Path}
+	attr := gofs.StableAttr{Mode: linux.Mode(st.Mode) & linux.TypeMask, Ino: st.Path}
 	return n.NewInode(op, &node{ctx: n.ctx, node: c}, attr), 0
 }
 
@@ -230,7 +231,7 @@ func (n *node) Readlink(op context.Context) ([]byte, syscall.Errno) {
 func (n *node) Open(op context.Context, flags uint32) (gofs.FileHandle, uint32, syscall.Errno) {
 	ctx, cancel := request(n.ctx, op)
 	defer cancel()
-	f, st, err := n.open(ctx, ninep.OpenMode(flags))
+	f, st, err := n.open(ctx, linux.OpenMode(flags))
 	if err != nil {
 		return nil, 0, errno(err)
 	}
@@ -333,7 +334,7 @@ func (d *dir) Readdirent(op context.Context) (*fuse.DirEntry, syscall.Errno) {
 	st := d.sts[0]
 	d.sts = d.sts[1:]
 	d.after = st.Cookie
-	return &fuse.DirEntry{Name: st.Name, Mode: ninep.LinuxMode(st.Mode), Ino: st.Path, Off: st.Cookie}, 0
+	return &fuse.DirEntry{Name: st.Name, Mode: linux.Mode(st.Mode), Ino: st.Path, Off: st.Cookie}, 0
 }
 
 func (d *dir) Seekdir(_ context.Context, off uint64) syscall.Errno {

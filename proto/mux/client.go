@@ -234,7 +234,7 @@ func (c *client) say(frame []byte) {
 }
 
 func (c *client) fail(tag uint16, err error) {
-	c.say(ninep.AppendError(nil, c.dialect, tag, err))
+	c.say(wire.AppendError(nil, c.dialect, tag, err))
 }
 
 // forward queues frame, which stays the caller's, for p's session. c.mu is
@@ -282,13 +282,13 @@ func (c *client) version(frame []byte) error {
 	var err error
 	switch {
 	case !d.OK():
-		err = errMalformed
+		err = wire.ErrMalformed
 	case msize < wire.MinMsize:
 		err = fmt.Errorf("msize %d is less than %d: %w", msize, wire.MinMsize, errInvalid)
 	}
 	if err != nil {
 		c.mu.Lock()
-		c.say(ninep.AppendError(nil, dialect, tag, err))
+		c.say(wire.AppendError(nil, dialect, tag, err))
 		c.mu.Unlock()
 		return nil
 	}

@@ -19,15 +19,15 @@ func (c *client) dispatch(frame []byte) {
 	_, used := c.tags[tag]
 	switch {
 	case l == nil || typ&1 != 0:
-		c.fail(tag, errUnsupported)
+		c.fail(tag, wire.ErrUnsupported)
 	case !l.Fits(frame):
-		c.fail(tag, errMalformed)
+		c.fail(tag, wire.ErrMalformed)
 	case typ == plan9.Tflush:
 		c.flush(frame)
 	case used:
-		c.fail(tag, errTag)
+		c.fail(tag, wire.ErrTag)
 	case len(c.tags) >= maxRequests:
-		c.fail(tag, errTooMuch)
+		c.fail(tag, wire.ErrTooMuch)
 	default:
 		c.request(frame)
 	}
@@ -53,10 +53,10 @@ func (c *client) request(frame []byte) {
 		c.attach(frame)
 		return
 	case plan9.Tauth:
-		c.fail(tag, errNoAuth)
+		c.fail(tag, wire.ErrNoAuth)
 		return
 	case wire.Txattrwalk: // would make a fid
-		c.fail(tag, errUnsupported)
+		c.fail(tag, wire.ErrUnsupported)
 		return
 	case plan9.Tcreate, wire.Tlcreate, wire.Tmkdir, wire.Tsymlink, wire.Tmknod, wire.Tunlinkat,
 		wire.Trename, wire.Tlink, wire.Trenameat:
@@ -70,7 +70,7 @@ func (c *client) request(frame []byte) {
 		return
 	}
 	if f == nil {
-		c.fail(tag, errUnknownFid)
+		c.fail(tag, wire.ErrUnknownFid)
 		return
 	}
 	p := &pending{typ: typ, c: c, epoch: c.epoch, ctag: tag, f: f}
@@ -128,7 +128,7 @@ func (c *client) grant(frame []byte, s *session) int {
 func (c *client) hold(f *fid, frame []byte) {
 	tag := le.Uint16(frame[5:])
 	if c.held+len(frame) > maxHeld {
-		c.fail(tag, errTooMuch)
+		c.fail(tag, wire.ErrTooMuch)
 		return
 	}
 	c.held += len(frame)
@@ -195,7 +195,7 @@ func (c *client) answer(p *pending, frame []byte) {
 	defer c.mu.Unlock()
 	if c.tags == nil || p.epoch != c.epoch {
 		if p.typ == plan9.Tclunk || p.typ == plan9.Tremove { // reset left it alone
-			p.f.s.freeFid(p.f.n)
+			p.f.s.fids.Free(p.f.n)
 		}
 		return
 	}
@@ -226,7 +226,7 @@ func (c *client) answer(p *pending, frame []byte) {
 		}
 	case plan9.Tclunk, plan9.Tremove:
 		if !failed || p.f.unbound || p.typ == plan9.Tremove {
-			p.f.s.freeFid(p.f.n)
+			p.f.s.fids.Free(p.f.n)
 		}
 	case plan9.Topen, wire.Tlopen:
 		if !failed {
@@ -275,7 +275,7 @@ func (c *client) unbind(p *pending) {
 		if c.fids[p.newfid] == f {
 			delete(c.fids, p.newfid)
 		}
-		f.s.freeFid(f.n)
+		f.s.fids.Free(f.n)
 	}
 }
 

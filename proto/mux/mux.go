@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -172,16 +171,7 @@ func (s *Server) local(ctx context.Context, d ninep.Dialect, msize uint32, peer 
 	return l, ended, err
 }
 
-var (
-	errUnknownFid  = errors.New("unknown fid")
-	errTooMuch     = fmt.Errorf("too many requests: %w", errAgain)
-	errFidInUse    = fmt.Errorf("fid already in use: %w", errInvalid)
-	errMalformed   = fmt.Errorf("malformed message: %w", errInvalid)
-	errTag         = fmt.Errorf("tag already in use: %w", errInvalid)
-	errNoAuth      = fmt.Errorf("no authentication required: %w", iofs.ErrNotExist)
-	errUnsupported = errors.ErrUnsupported
-	errLost        = fmt.Errorf("backend is gone: %w", fs.ErrIO)
-)
+var errLost = fmt.Errorf("backend is gone: %w", fs.ErrIO)
 
 // isError reports whether typ tells of an error.
 func isError(typ uint8) bool { return typ == plan9.Rerror || typ == wire.Rlerror }

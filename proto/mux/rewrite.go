@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	iofs "io/fs"
-	"syscall"
 	"unicode/utf8"
 
 	"9ci/proto/internal/wire"
@@ -16,7 +15,6 @@ import (
 var (
 	le         = binary.LittleEndian
 	errInvalid = iofs.ErrInvalid
-	errAgain   = error(syscall.EAGAIN)
 	errEntries = errors.New("malformed directory entries")
 )
 

@@ -24,12 +24,11 @@ type session struct {
 	out     *wire.Sender
 	done    chan struct{} // closed by read when the session is over
 	wake    chan struct{} // has a value when out has more to flush
+	fids    wire.Fids
 
 	mu      sync.Mutex // guards what follows; a client's is taken first
 	pending []*pending // by tag
 	tags    []uint16   // free ones below len(pending)
-	fids    []uint32   // likewise, below nextFid
-	nextFid uint32
 	over    bool
 }
 
@@ -68,7 +67,7 @@ const maxPending = 30000
 func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, msize uint32, salt uint64) (*session, error) {
 	s := &session{
 		rwc: rwc, dialect: d, msize: wire.MaxVersion, salt: salt, out: wire.NewSender(rwc),
-		done: make(chan struct{}), wake: make(chan struct{}, 1), nextFid: 1,
+		done: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	stop := context.AfterFunc(ctx, func() { rwc.Close() })
 	defer stop()
@@ -106,24 +105,6 @@ func (s *session) close() {
 	<-s.done
 }
 
-func (s *session) newFid() uint32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.fids); n > 0 {
-		fid := s.fids[n-1]
-		s.fids = s.fids[:n-1]
-		return fid
-	}
-	s.nextFid++
-	return s.nextFid - 1
-}
-
-func (s *session) freeFid(n uint32) {
-	s.mu.Lock()
-	s.fids = append(s.fids, n)
-	s.mu.Unlock()
-}
-
 // add gives p a tag. Of the client's requests some are refused, so that there
 // are tags left to flush them.
 func (s *session) add(p *pending) error {
@@ -133,7 +114,7 @@ func (s *session) add(p *pending) error {
 		return errLost
 	}
 	if p.c != nil && p.typ != plan9.Tflush && len(s.pending)-len(s.tags) >= maxPending {
-		return errTooMuch
+		return wire.ErrTooMuch
 	}
 	p.s = s
 	if n := len(s.tags); n > 0 {
@@ -141,7 +122,7 @@ func (s *session) add(p *pending) error {
 		s.tags = s.tags[:n-1]
 		s.pending[p.tag] = p
 	} else if len(s.pending) == plan9.NOTAG {
-		return errTooMuch
+		return wire.ErrTooMuch
 	} else {
 		p.tag = uint16(len(s.pending))
 		s.pending = append(s.pending, p)
@@ -296,7 +277,7 @@ func (s *session) deliver(frame []byte) (*client, error) {
 		p.answer <- append([]byte(nil), frame...)
 		close(p.answer)
 	case p.typ == plan9.Tclunk:
-		s.freeFid(p.f.n)
+		s.fids.Free(p.f.n)
 	}
 	s.retire(p)
 	return p.c, nil

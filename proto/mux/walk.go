@@ -71,7 +71,7 @@ func (c *client) walk(frame []byte, f *fid) {
 		names[i] = d.Str()
 	}
 	if len(names) > plan9.MAXWELEM {
-		c.fail(tag, fmt.Errorf("too many names in walk: %w", errInvalid))
+		c.fail(tag, wire.ErrTooManyNames)
 		return
 	}
 	old := c.fids[newfid]
@@ -81,10 +81,10 @@ func (c *client) walk(frame []byte, f *fid) {
 		c.hold(old, frame)
 		return
 	case old != nil || newfid == plan9.NOFID:
-		c.fail(tag, errFidInUse)
+		c.fail(tag, wire.ErrFidInUse)
 		return
 	case len(c.fids) >= maxFids:
-		c.fail(tag, errTooMuch)
+		c.fail(tag, wire.ErrTooMuch)
 		return
 	}
 
@@ -133,12 +133,12 @@ func (c *client) mounted(p *place, r *root) bool {
 func (c *client) forwardWalk(w *pending, s *session, from uint32, names []string, p place) {
 	n := w.f.n
 	if w.same == nil {
-		n = s.newFid()
+		n = s.fids.New()
 	}
 	w.names = len(names)
 	if err := s.add(w); err != nil {
 		if w.same == nil {
-			s.freeFid(n)
+			s.fids.Free(n)
 		}
 		c.fail(w.ctag, err)
 		return
@@ -193,7 +193,7 @@ func (c *client) walkSlowly(tag uint16, f *fid, newfid uint32, names []string) {
 		c.fail(tag, err)
 		return
 	}
-	w := walker{c: c, root: f.root, place: f.place(), s: f.s, n: f.s.newFid(), owned: true}
+	w := walker{c: c, root: f.root, place: f.place(), s: f.s, n: f.s.fids.New(), owned: true}
 	c.forward(from, walkFrame(f.n, w.n, nil))
 	nf := c.fids[newfid]
 	same := nf == f
@@ -253,7 +253,7 @@ func (w *walker) start(p *pending) error {
 	}
 	if isError(rx[4]) {
 		w.owned = false
-		w.s.freeFid(w.n)
+		w.s.fids.Free(w.n)
 		return remoteError(rx)
 	}
 	return nil
@@ -345,7 +345,7 @@ func (c *client) call(ctx context.Context, s *session, from uint32, names []stri
 	if s == nil {
 		return 0, nil, errLost
 	}
-	n = s.newFid()
+	n = s.fids.New()
 	rx, err := s.call(ctx, walkFrame(from, n, names))
 	if err == nil && isError(rx[4]) {
 		err = remoteError(rx)
@@ -354,14 +354,14 @@ func (c *client) call(ctx context.Context, s *session, from uint32, names []stri
 		if ctx.Err() != nil {
 			s.clunk(n) // whatever became of it
 		} else {
-			s.freeFid(n)
+			s.fids.Free(n)
 		}
 		return 0, nil, err
 	}
 	saltQids(rx, false, s.salt)
 	qids = rx[wire.HeaderSize+2:]
 	if len(qids) < qidSize*len(names) {
-		s.freeFid(n)
+		s.fids.Free(n)
 		return 0, qids, iofs.ErrNotExist
 	}
 	return n, qids[:qidSize*len(names)], nil
@@ -416,7 +416,7 @@ func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
 		return nil, err
 	}
 	local.clunk(n)
-	m := &mount{b: p.b, s: s, n: s.newFid()}
+	m := &mount{b: p.b, s: s, n: s.fids.New()}
 	rx, err := s.call(ctx, attachFrame(d, m.n, r.uname, p.b.aname))
 	if err == nil && isError(rx[4]) {
 		err = remoteError(rx)
@@ -425,7 +425,7 @@ func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
 		if ctx.Err() != nil {
 			s.clunk(m.n)
 		} else {
-			s.freeFid(m.n)
+			s.fids.Free(m.n)
 		}
 		return nil, err
 	}
@@ -467,16 +467,16 @@ func (c *client) attach(frame []byte) {
 	f := c.fids[number]
 	switch {
 	case afid != plan9.NOFID:
-		c.fail(tag, errNoAuth)
+		c.fail(tag, wire.ErrNoAuth)
 		return
 	case f != nil && f.busy:
 		c.hold(f, frame)
 		return
 	case f != nil || number == plan9.NOFID:
-		c.fail(tag, errFidInUse)
+		c.fail(tag, wire.ErrFidInUse)
 		return
 	case len(c.roots) >= maxRoots || len(c.fids) >= maxFids:
-		c.fail(tag, errTooMuch)
+		c.fail(tag, wire.ErrTooMuch)
 		return
 	}
 	r := &root{uname: uname, base: strings.FieldsFunc(aname, func(r rune) bool { return r == '/' })}
@@ -488,7 +488,7 @@ func (c *client) attach(frame []byte) {
 	c.fids[number] = f
 	s, dialect := c.local, c.dialect
 	c.background(tag, func(ctx context.Context, req *request) {
-		r.n = s.newFid()
+		r.n = s.fids.New()
 		rx, err := s.call(ctx, attachFrame(dialect, r.n, uname, aname))
 		if err == nil && isError(rx[4]) {
 			err = remoteError(rx)
@@ -521,7 +521,7 @@ func (c *client) attach(frame []byte) {
 func remoteError(rx []byte) error {
 	d := wire.Decoder{B: rx[wire.HeaderSize:]}
 	if rx[4] == wire.Rlerror {
-		return ninep.ErrnoError(d.U32())
+		return wire.ErrnoError(d.U32())
 	}
-	return ninep.EnameError(d.Str())
+	return wire.EnameError(d.Str())
 }

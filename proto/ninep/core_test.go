@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 	"net"
 	"path/filepath"
 	"strings"
@@ -184,7 +183,7 @@ func TestLimits(t *testing.T) {
 		w.send("Tread tag %d fid 1 offset 0 count 100", i)
 	}
 	w.send("Tread tag %d fid 1 offset 0 count 100", maxWaiting)
-	w.want("Rerror tag %d ename %q", maxWaiting, "too many requests or fids")
+	w.want("Rerror tag %d ename %q", maxWaiting, "too many requests or fids: resource temporarily unavailable")
 	for range maxWaiting {
 		<-arrived
 	}
@@ -199,7 +198,7 @@ func TestLimits(t *testing.T) {
 	for i := 2; i < maxFids; i++ {
 		w.want("Rwalk tag 60000 wqid []")
 	}
-	w.want("Rerror tag 60001 ename %q", "too many requests or fids")
+	w.want("Rerror tag 60001 ename %q", "too many requests or fids: resource temporarily unavailable")
 }
 
 // What cannot be a frame ends the connection.
@@ -294,29 +293,6 @@ func TestAnonymous(t *testing.T) {
 	c.Close()
 	cancel()
 	<-done
-}
-
-// Errors survive the way to the client where it can know them.
-func TestErrors(t *testing.T) {
-	for _, err := range []error{
-		iofs.ErrNotExist, iofs.ErrPermission, iofs.ErrExist, iofs.ErrInvalid, context.Canceled,
-		fs.ErrIsDir, fs.ErrNotDir, fs.ErrReadOnly, fs.ErrIO,
-	} {
-		ename, errno := encodeError(&iofs.PathError{Op: "open", Path: "/home/glenda/x", Err: err})
-		if strings.Contains(ename, "glenda") {
-			t.Errorf("ename %q tells of the host", ename)
-		}
-		if got := EnameError(ename); !errors.Is(got, err) {
-			t.Errorf("%v came as %q and then %v", err, ename, got)
-		}
-		if got := ErrnoError(uint32(errno)); !errors.Is(got, err) {
-			t.Errorf("%v came as %d and then %v", err, errno, got)
-		}
-	}
-	ename, _ := encodeError(errors.New("no such target:\n\tfoo"))
-	if got := EnameError(ename); got.Error() != "no such target:; \tfoo" {
-		t.Errorf("came as %q", got)
-	}
 }
 
 // Serve returns when its connection hangs up, and nothing waits any more.

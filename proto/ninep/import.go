@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/linux"
 	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
@@ -238,7 +239,7 @@ func walked(walks, rest []*call) (lost bool, err error) {
 		}
 	}
 	for _, c := range rest {
-		if errors.Is(c.err, errUnknownFid) || c.err != nil && c.err.Error() == "unknown fid" {
+		if errors.Is(c.err, wire.ErrUnknownFid) || c.err != nil && c.err.Error() == "unknown fid" {
 			return true, nil
 		}
 	}
@@ -255,7 +256,7 @@ func (e errPeer) Unwrap() error { return fs.ErrIO }
 func (n *imported) visit(ctx context.Context, keep bool, calls func(fid uint32) []*call) (fid uint32, done []*call, err error) {
 	l := n.c.link
 	for range 2 {
-		fid = l.newFid()
+		fid = l.fids.New()
 		walks, rest := n.walkCalls(fid), calls(fid)
 		all := slices.Concat(walks, rest)
 		if !keep {
@@ -270,7 +271,7 @@ func (n *imported) visit(ctx context.Context, keep bool, calls func(fid uint32) 
 			continue // never use that fid again: nobody knows what it is
 		}
 		if err != nil || !keep {
-			l.freeFid(fid)
+			l.fids.Free(fid)
 		}
 		return fid, rest, err
 	}
@@ -446,7 +447,7 @@ func openCall(d Dialect, fid uint32, mode fs.OpenMode) *call {
 	if d == Plan9 {
 		return &call{typ: plan9.Topen, body: append(b, plan9Mode(mode))}
 	}
-	return &call{typ: wire.Tlopen, body: le.AppendUint32(b, linuxFlags(mode))}
+	return &call{typ: wire.Tlopen, body: le.AppendUint32(b, linux.OpenFlags(mode))}
 }
 
 func plan9Mode(m fs.OpenMode) (mode uint8) {
@@ -460,14 +461,6 @@ func plan9Mode(m fs.OpenMode) (mode uint8) {
 		mode |= plan9.OTRUNC
 	}
 	return mode
-}
-
-func linuxFlags(m fs.OpenMode) uint32 {
-	flags := uint32(plan9Mode(m) & 3)
-	if m&fs.OpenTrunc != 0 {
-		flags |= 0o1000 // O_TRUNC
-	}
-	return flags
 }
 
 // An importedFile is a fid that is open.

@@ -6,10 +6,10 @@ import (
 	iofs "io/fs"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/linux"
 	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
@@ -32,7 +32,7 @@ func statLinux(b []byte) (fs.Stat, error) {
 		return fs.Stat{}, errPeer("an impossible size or time")
 	}
 	st := fs.Stat{
-		Mode: goMode(mode), Size: int64(size), ModTime: time.Unix(int64(sec), int64(nsec)).UTC(),
+		Mode: linux.FileMode(mode), Size: int64(size), ModTime: time.Unix(int64(sec), int64(nsec)).UTC(),
 		UID: uid, GID: gid, Path: qidPath(q.Path), Version: q.Vers, Public: true,
 	}
 	if q.Type&plan9.QTSYMLINK != 0 && q.Type&plan9.QTDIR != 0 {
@@ -42,35 +42,6 @@ func statLinux(b []byte) (fs.Stat, error) {
 		st.Size = 0
 	}
 	return st, nil
-}
-
-// goMode is the FileMode of a Linux st_mode.
-func goMode(mode uint32) iofs.FileMode {
-	m := iofs.FileMode(mode & 0o777)
-	switch mode & sIFMT {
-	case sIFLNK:
-		m |= iofs.ModeSymlink
-	case sIFDIR:
-		m |= iofs.ModeDir
-	case sIFSOCK:
-		m |= iofs.ModeSocket
-	case sIFIFO:
-		m |= iofs.ModeNamedPipe
-	case sIFCHR:
-		m |= iofs.ModeDevice | iofs.ModeCharDevice
-	case sIFBLK:
-		m |= iofs.ModeDevice
-	}
-	if mode&0o4000 != 0 {
-		m |= iofs.ModeSetuid
-	}
-	if mode&0o2000 != 0 {
-		m |= iofs.ModeSetgid
-	}
-	if mode&0o1000 != 0 {
-		m |= iofs.ModeSticky
-	}
-	return m
 }
 
 // stat9 makes a Stat of a 9P2000 stat entry.
@@ -145,7 +116,7 @@ func (n *importedDir) readDirBurst(ctx context.Context, after uint64, count int)
 			b := le.AppendUint64(le.AppendUint32(nil, fid), after)
 			most := min(n.c.link.msize-wire.IOHeader, uint32(max(512, 64*count)))
 			return []*call{
-				{typ: wire.Tlopen, body: le.AppendUint32(le.AppendUint32(nil, fid), syscall.O_DIRECTORY)},
+				{typ: wire.Tlopen, body: le.AppendUint32(le.AppendUint32(nil, fid), linux.Directory)},
 				{typ: wire.Treaddir, body: le.AppendUint32(b, most)},
 			}
 		})
@@ -188,7 +159,7 @@ func entries(rx []byte, after uint64, count int) (sts []fs.Stat, last uint64, er
 		if !goodName(name) {
 			return nil, 0, errPeer("a name that no file can have")
 		}
-		mode := goMode(uint32(typ) << 12)
+		mode := linux.FileMode(uint32(typ) << linux.TypeShift)
 		if q.Type&plan9.QTDIR != 0 {
 			mode |= iofs.ModeDir
 		}
@@ -209,7 +180,7 @@ func (n *importedDir) stats(ctx context.Context, sts []fs.Stat) ([]fs.Stat, erro
 	var all []*call
 	visits := make([]visit, len(sts))
 	for i, st := range sts {
-		v := visit{node: n.child(st.Name), fid: l.newFid()}
+		v := visit{node: n.child(st.Name), fid: l.fids.New()}
 		v.walks, v.rest = v.node.walkCalls(v.fid), v.node.statCalls(v.fid)
 		if st.Mode&iofs.ModeSymlink == 0 {
 			v.rest = v.rest[:1]
@@ -242,7 +213,7 @@ func (n *importedDir) stats(ctx context.Context, sts []fs.Stat) ([]fs.Stat, erro
 			st, err = v.node.statOf(v.rest)
 		}
 		if !lost {
-			l.freeFid(v.fid)
+			l.fids.Free(v.fid)
 		}
 		switch {
 		case err == nil:

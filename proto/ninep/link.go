@@ -32,13 +32,12 @@ type link struct {
 	rtt     atomic.Int64        // least time a call took, in ns
 	done    chan struct{}       // closed by read when the connection has ended
 	wg      sync.WaitGroup      // of later
+	fids    wire.Fids
 
 	mu       sync.Mutex // guards what follows
 	calls    map[uint16]*call
 	tags     []uint16 // free ones, below nextTag
 	nextTag  uint16
-	fids     []uint32 // likewise
-	nextFid  uint32
 	closing  bool
 	finalErr error // why the connection ended
 }
@@ -68,26 +67,8 @@ var errSkipped = errors.New("not sent")
 func newLink(rwc io.ReadWriteCloser) *link {
 	return &link{
 		rwc: rwc, out: wire.NewSender(rwc), msize: wire.MaxVersion, done: make(chan struct{}),
-		slots: semaphore.NewWeighted(maxCalls), calls: make(map[uint16]*call), nextFid: 1,
+		slots: semaphore.NewWeighted(maxCalls), calls: make(map[uint16]*call),
 	}
-}
-
-func (l *link) newFid() uint32 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.fids); n > 0 {
-		fid := l.fids[n-1]
-		l.fids = l.fids[:n-1]
-		return fid
-	}
-	l.nextFid++
-	return l.nextFid - 1
-}
-
-func (l *link) freeFid(fid uint32) {
-	l.mu.Lock()
-	l.fids = append(l.fids, fid)
-	l.mu.Unlock()
 }
 
 // start sends the calls in one write.
@@ -258,7 +239,7 @@ func (l *link) finish(c *call, err error) {
 
 // discard sends a Tclunk that nobody waits for.
 func (l *link) discard(fid uint32) {
-	l.later(&call{typ: plan9.Tclunk, body: le.AppendUint32(nil, fid), after: func() { l.freeFid(fid) }})
+	l.later(&call{typ: plan9.Tclunk, body: le.AppendUint32(nil, fid), after: func() { l.fids.Free(fid) }})
 }
 
 // read takes the answers until the connection ends, and then fails what is
@@ -352,9 +333,9 @@ func (l *link) answer(fr *wire.Reader, c *call, typ uint8, msize uint32) error {
 	dec := wire.Decoder{B: frame[wire.HeaderSize:]}
 	switch typ {
 	case plan9.Rerror:
-		c.err = EnameError(dec.Str())
+		c.err = wire.EnameError(dec.Str())
 	case wire.Rlerror:
-		c.err = ErrnoError(dec.U32())
+		c.err = wire.ErrnoError(dec.U32())
 	default:
 		c.rx = append([]byte(nil), dec.B...)
 	}

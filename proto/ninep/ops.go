@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/linux"
 	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
@@ -66,7 +67,7 @@ func (r *request) do() error {
 	case plan9.Tcreate, wire.Tlcreate, wire.Tsymlink, wire.Tmknod, wire.Trename, wire.Tlink, wire.Tmkdir, wire.Trenameat, wire.Tunlinkat:
 		return fs.ErrReadOnly
 	}
-	return errUnsupported
+	return wire.ErrUnsupported
 }
 
 // version answers Tversion: everything of the session before it ends.
@@ -82,7 +83,7 @@ func (c *conn) version(rd *reader, r *request) error {
 	r.out, r.start = rd.out, len(rd.out)
 	defer func() { rd.out = r.out }()
 	if !d.OK() {
-		r.fail(errMalformed)
+		r.fail(wire.ErrMalformed)
 		return nil
 	}
 	if msize < wire.MinMsize {
@@ -109,7 +110,7 @@ func (c *conn) version(rd *reader, r *request) error {
 func (r *request) attach(d *wire.Decoder) error {
 	afid, uname, aname := d.U32(), d.Str(), d.Str()
 	if afid != plan9.NOFID {
-		return errNoAuth
+		return wire.ErrNoAuth
 	}
 	user := r.c.user
 	if user.Anonymous && user.Name == "" {
@@ -142,13 +143,13 @@ func (r *request) walk(d *wire.Decoder) error {
 	d.U32() // newfid
 	n := int(d.U16())
 	if n > plan9.MAXWELEM {
-		return errTooManyNames
+		return wire.ErrTooManyNames
 	}
 	r.c.mu.Lock()
 	open := r.fid.open
 	r.c.mu.Unlock()
 	if open && r.dialect != DotL { // where clients do walk from open fids
-		return errOpen
+		return wire.ErrOpen
 	}
 	r.reply(plan9.Rwalk)
 	count := len(r.out)
@@ -256,25 +257,10 @@ func (r *request) topen(mode uint8) error {
 
 // tlopen takes the flags of Linux's open(2).
 func (r *request) tlopen(flags uint32) error {
-	if flags&syscall.O_DIRECTORY != 0 && !r.elem.st.IsDir() {
+	if flags&linux.Directory != 0 && !r.elem.st.IsDir() {
 		return fs.ErrNotDir
 	}
-	return r.open(OpenMode(flags), wire.Tlopen+1)
-}
-
-// OpenMode is what the flags of Linux's open(2) ask for.
-func OpenMode(flags uint32) fs.OpenMode {
-	m := fs.OpenRead | fs.OpenWrite
-	switch flags & syscall.O_ACCMODE {
-	case syscall.O_RDONLY:
-		m = fs.OpenRead
-	case syscall.O_WRONLY:
-		m = fs.OpenWrite
-	}
-	if flags&syscall.O_TRUNC != 0 {
-		m |= fs.OpenTrunc
-	}
-	return m
+	return r.open(linux.OpenMode(flags), wire.Tlopen+1)
 }
 
 func (r *request) open(m fs.OpenMode, typ uint8) error {
@@ -282,7 +268,7 @@ func (r *request) open(m fs.OpenMode, typ uint8) error {
 	open := r.fid.open
 	r.c.mu.Unlock()
 	if open {
-		return errOpen
+		return wire.ErrOpen
 	}
 	st := r.elem.st
 	if st.Version == 0 || st.Mode&iofs.ModeSymlink != 0 {
@@ -381,7 +367,7 @@ func (r *request) read(d *wire.Decoder) error {
 	open, mode, live := f.open, f.mode, f.live
 	r.c.mu.Unlock()
 	if !open || mode&fs.OpenRead == 0 {
-		return errNotOpen
+		return wire.ErrNotOpen
 	}
 	if r.offset >= 1<<63 {
 		return iofs.ErrInvalid
@@ -494,7 +480,7 @@ func (r *request) write(off uint64, p []byte) error {
 	open, mode := r.fid.open, r.fid.mode
 	r.c.mu.Unlock()
 	if !open || mode&fs.OpenWrite == 0 || r.file == nil {
-		return errNotOpen
+		return wire.ErrNotOpen
 	}
 	if off >= 1<<63 {
 		return iofs.ErrInvalid

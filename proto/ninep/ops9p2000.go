@@ -78,7 +78,7 @@ func (r *request) readdir9(count int) error {
 	if r.offset == 0 {
 		pos = dirPos{}
 	} else if r.offset != pos.offset {
-		return errDirOffset
+		return wire.ErrDirOffset
 	}
 	r.reply(plan9.Rread)
 	at := len(r.out) + 4
@@ -148,7 +148,7 @@ func (r *request) list(after uint64, add func(*fs.Stat) bool) error {
 func (r *request) wstat(b []byte) error {
 	d, err := plan9Dir(b)
 	if err != nil {
-		return errMalformed
+		return wire.ErrMalformed
 	}
 	truncates := d.Length == 0
 	d.Length = ^uint64(0)
@@ -169,14 +169,14 @@ func plan9Dir(b []byte) (*plan9.Dir, error) {
 	d := wire.Decoder{B: b}
 	n := int(d.U16())
 	if n != len(d.B) {
-		return nil, errMalformed
+		return nil, wire.ErrMalformed
 	}
 	var p plan9.Dir
 	p.Type, p.Dev, p.Qid, p.Mode = d.U16(), d.U32(), d.Qid(), plan9.Perm(d.U32())
 	p.Atime, p.Mtime, p.Length = d.U32(), d.U32(), d.U64()
 	p.Name, p.Uid, p.Gid, p.Muid = d.Str(), d.Str(), d.Str(), d.Str()
 	if !d.OK() {
-		return nil, errMalformed
+		return nil, wire.ErrMalformed
 	}
 	return &p, nil
 }

@@ -6,19 +6,8 @@ import (
 	"syscall"
 
 	"9ci/fs"
+	"9ci/proto/internal/linux"
 	"9ci/proto/internal/wire"
-)
-
-// Linux's file types in a mode, and shifted by 12 in a directory entry.
-const (
-	sIFMT   = 0o170000
-	sIFSOCK = 0o140000
-	sIFLNK  = 0o120000
-	sIFREG  = 0o100000
-	sIFBLK  = 0o060000
-	sIFDIR  = 0o040000
-	sIFCHR  = 0o020000
-	sIFIFO  = 0o010000
 )
 
 // Bits of a wire.Tgetattr's mask and a wire.Tsetattr's valid.
@@ -28,37 +17,6 @@ const (
 	setattrSize     = 1 << 3
 	setattrHarmless = 1<<4 | 1<<5 | 1<<6 // ATIME MTIME CTIME, that come with a truncation
 )
-
-// LinuxMode is the st_mode of m, in which an alias is a link.
-func LinuxMode(m iofs.FileMode) uint32 {
-	mode := uint32(m.Perm())
-	switch {
-	case m&iofs.ModeSymlink != 0:
-		mode |= sIFLNK
-	case m&iofs.ModeDir != 0:
-		mode |= sIFDIR
-	case m&iofs.ModeSocket != 0:
-		mode |= sIFSOCK
-	case m&iofs.ModeNamedPipe != 0:
-		mode |= sIFIFO
-	case m&iofs.ModeCharDevice != 0:
-		mode |= sIFCHR
-	case m&iofs.ModeDevice != 0:
-		mode |= sIFBLK
-	default:
-		mode |= sIFREG
-	}
-	if m&iofs.ModeSetuid != 0 {
-		mode |= 0o4000
-	}
-	if m&iofs.ModeSetgid != 0 {
-		mode |= 0o2000
-	}
-	if m&iofs.ModeSticky != 0 {
-		mode |= 0o1000
-	}
-	return mode
-}
 
 func (r *request) getattr(uint64) error {
 	st, err := r.elem.node.Stat(r)
@@ -79,7 +37,7 @@ func (r *request) getattr(uint64) error {
 	r.reply(wire.Tgetattr + 1)
 	b := le.AppendUint64(r.out, attrBasic)
 	b = wire.AppendQid(b, qid(DotL, &st))
-	b = le.AppendUint32(b, LinuxMode(st.Mode))
+	b = le.AppendUint32(b, linux.Mode(st.Mode))
 	b = le.AppendUint32(b, st.UID)
 	b = le.AppendUint32(b, st.GID)
 	b = le.AppendUint64(b, 1) // nlink; find(1) knows that 1 says nothing of subdirectories
@@ -146,7 +104,7 @@ func (r *request) readdir(offset uint64, count uint32) error {
 	open := r.fid.open && r.file == nil
 	r.c.mu.Unlock()
 	if !open {
-		return errNotOpen
+		return wire.ErrNotOpen
 	}
 	most := int(min(count, r.msize-wire.IOHeader))
 	r.reply(wire.Treaddir + 1)
@@ -158,7 +116,7 @@ func (r *request) readdir(offset uint64, count uint32) error {
 		}
 		r.out = wire.AppendQid(r.out, qid(DotL, st))
 		r.out = le.AppendUint64(r.out, st.Cookie)
-		r.out = append(r.out, uint8(LinuxMode(st.Mode)>>12))
+		r.out = append(r.out, uint8(linux.Mode(st.Mode)>>linux.TypeShift))
 		r.out = wire.AppendString(r.out, st.Name)
 		return true
 	}

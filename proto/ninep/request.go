@@ -134,7 +134,7 @@ func (r *request) reply(typ uint8) { r.out = wire.Begin(r.out[:r.start], typ, r.
 
 // fail replaces the reply by an error.
 func (r *request) fail(err error) {
-	r.out = AppendError(r.out[:r.start], r.dialect, r.tag, err)
+	r.out = wire.AppendError(r.out[:r.start], r.dialect, r.tag, err)
 	r.c.traceFrame("->", r.dialect, r.out[r.start:])
 }
 
@@ -153,21 +153,21 @@ const (
 func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 	if !r.async {
 		if _, ok := c.tags[r.tag]; ok || r.tag == plan9.NOTAG {
-			return refuse, errTag
+			return refuse, wire.ErrTag
 		}
 	}
 	l := wire.Layouts[r.dialect][r.typ]
 	if l == nil || r.typ&1 != 0 {
-		return refuse, errUnsupported
+		return refuse, wire.ErrUnsupported
 	}
 	if !l.Fits(r.frame) {
-		return refuse, errMalformed
+		return refuse, wire.ErrMalformed
 	}
 	d := wire.Decoder{B: r.frame[wire.HeaderSize:]}
 	switch r.typ {
 	case plan9.Tauth:
 		c.marks.auth = true
-		return refuse, errNoAuth
+		return refuse, wire.ErrNoAuth
 	case plan9.Tattach:
 		r.makes, r.newfid = true, d.U32()
 	case plan9.Twalk, wire.Txattrwalk:
@@ -180,7 +180,7 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 			return c.queue(r, f)
 		}
 		if f == nil || f.elem == nil {
-			return refuse, errUnknownFid
+			return refuse, wire.ErrUnknownFid
 		}
 		r.fid, r.elem, r.file, r.ctx = f, f.elem, f.file, f.ctx
 		if r.makes {
@@ -195,11 +195,11 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 			r.fid = nil
 			return c.queue(r, f)
 		case r.newfid == plan9.NOFID:
-			return refuse, errUnknownFid
+			return refuse, wire.ErrUnknownFid
 		case f != nil && f.elem != nil:
-			return refuse, errFidInUse
+			return refuse, wire.ErrFidInUse
 		case f == nil && len(c.fids) >= maxFids:
-			return refuse, errTooMuch
+			return refuse, wire.ErrTooMuch
 		}
 		r.place = f
 	}
@@ -209,7 +209,7 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 			if !r.async {
 				if len(c.tags) >= maxWaiting {
 					r.fid.users--
-					return refuse, errTooMuch
+					return refuse, wire.ErrTooMuch
 				}
 				r.async = true
 				c.tags[r.tag] = r
@@ -226,7 +226,7 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 func (c *conn) queue(r *request, f *fid) (verdict, error) {
 	if !r.async {
 		if len(c.tags) >= maxWaiting || c.held+len(r.frame) > maxHeld {
-			return refuse, errTooMuch
+			return refuse, wire.ErrTooMuch
 		}
 		r.frame = slices.Clone(r.frame)
 		c.held += len(r.frame)

@@ -1,0 +1,32 @@
+package wire
+
+import "sync"
+
+// Fids gives out the fids of a client's connection. The zero value has all of
+// them but 0, which a client attaches at, and NOFID, which nobody comes to: a
+// peer allows far fewer. It may be used by several goroutines.
+type Fids struct {
+	mu   sync.Mutex // guards what follows
+	free []uint32
+	last uint32 // the greatest that was given out
+}
+
+// New returns a fid that is not in use.
+func (f *Fids) New() uint32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(f.free); n > 0 {
+		fid := f.free[n-1]
+		f.free = f.free[:n-1]
+		return fid
+	}
+	f.last++
+	return f.last
+}
+
+// Free takes back a fid that the peer has forgotten.
+func (f *Fids) Free(fid uint32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.free = append(f.free, fid)
+}
