@@ -80,35 +80,43 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 	if q.path, err = exec.LookPath(program); err != nil {
 		return nil, fmt.Errorf("%s not found: apt-get install qemu-system-x86", program)
 	}
+	if err := q.addBase(c, mem != nil); err != nil {
+		return nil, err
+	}
+	if mem != nil {
+		if err := q.addMemory(c, mem); err != nil {
+			return nil, err
+		}
+	}
+	if err := q.addDisks(ctx, c); err != nil {
+		return nil, err
+	}
+	q.addOutside(c)
+	return q, nil
+}
+
+// addBase gives the guest its board, its kernel and core OS, its console,
+// and the ways to its agent and to qemu's monitor. backed says that addMemory
+// comes next.
+func (q *qemu) addBase(c Config, backed bool) error {
 	agent, err := q.socket(&q.agent)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	mon, err := q.socket(&q.monitor)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f, err := initramfs(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	initrd := q.lend(f)
-
 	machine, cpu := "microvm,accel=tcg,acpi=on", "max"
-	line := "quiet console=ttyS0 cryptomgr.notests panic=-1 rdinit=/layer" + GuestPath
 	if c.Accel == "kvm" {
 		machine, cpu = "microvm,accel=kvm,acpi=on", "host"
-	} else {
-		line += " rodata=off" // a tenth of the kernel's start; nothing that we throw away needs it
-		if khz := tscKHz(); khz > 0 {
-			// The counter that a TCG guest reads is the host's. Without
-			// its rate the kernel now and then hangs as it calibrates;
-			// not told that it is reliable, it falls back to jiffies on
-			// a busy host.
-			line += fmt.Sprintf(" tsc_early_khz=%d tsc=reliable", khz)
-		}
 	}
-	if mem != nil {
+	if backed {
 		machine += ",memory-backend=ram"
 	}
 	q.args = []string{
@@ -119,7 +127,7 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 		"-M", machine, "-cpu", cpu,
 		"-m", strconv.FormatInt(c.Memory>>20, 10), "-smp", strconv.Itoa(c.CPUs),
 		"-kernel", c.Image.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", initrd),
-		"-append", line,
+		"-append", commandLine(c),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", mon), "-mon", "chardev=monitor,mode=control",
 		"-chardev", fmt.Sprintf("socket,id=agent,fd=%d", agent),
@@ -128,33 +136,64 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + escape(c.Image.Root),
 		"-device", "virtio-blk-device,drive=root",
 	}
-	if mem != nil {
-		q.args = append(q.args, "-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,share=%s,mem-path=/proc/self/fd/%d",
-			c.Memory, onOff(mem.shared), q.lend(mem.file)))
-		if !mem.shared {
-			if q.in, err = q.socket(&q.incoming); err != nil {
-				return nil, err
-			}
-			q.args = append(q.args, "-incoming", "defer")
-		}
+	return nil
+}
+
+// commandLine returns what the guest's kernel is told.
+func commandLine(c Config) string {
+	line := "quiet console=ttyS0 cryptomgr.notests panic=-1 rdinit=/layer" + GuestPath
+	if c.Accel == "kvm" {
+		return line
 	}
+	line += " rodata=off" // a tenth of the kernel's start; nothing that we throw away needs it
+	if khz := tscKHz(); khz > 0 {
+		// The counter that a TCG guest reads is the host's. A kernel that
+		// is not told its rate hangs now and then as it calibrates; one
+		// that is not told that the counter is reliable falls back to
+		// jiffies on a busy host.
+		line += fmt.Sprintf(" tsc_early_khz=%d tsc=reliable", khz)
+	}
+	return line
+}
+
+// addMemory puts the guest's RAM into a file.
+func (q *qemu) addMemory(c Config, mem *memory) (err error) {
+	q.args = append(q.args, "-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,share=%s,mem-path=/proc/self/fd/%d",
+		c.Memory, onOff(mem.shared), q.lend(mem.file)))
+	if mem.shared {
+		return nil
+	}
+	q.in, err = q.socket(&q.incoming)
+	q.args = append(q.args, "-incoming", "defer")
+	return err
+}
+
+// addDisks gives the guest the disk for what it writes, and the one by which
+// it hands over.
+func (q *qemu) addDisks(ctx context.Context, c Config) (err error) {
 	if c.Disk > 0 {
 		f, err := scratch(ctx, c)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		q.disk("disk", f)
 	}
 	if c.Outbox > 0 {
 		if q.outbox, err = unnamed(c.Dir, c.Outbox); err != nil {
-			return nil, err
+			return err
 		}
 		fd, err := unix.FcntlInt(q.outbox.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
-			return nil, os.NewSyscallError("dup", err)
+			return os.NewSyscallError("dup", err)
 		}
 		q.disk("outbox", os.NewFile(uintptr(fd), "outbox"))
 	}
+	return nil
+}
+
+// addOutside gives the guest a network card and the directories of the host
+// that it may read.
+func (q *qemu) addOutside(c Config) {
 	q.args = append(q.args,
 		"-netdev", "user,id=net,ipv6=off",
 		"-device", "virtio-net-device,netdev=net")
@@ -163,7 +202,6 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 			"-fsdev", fmt.Sprintf("local,id=share%d,security_model=none,readonly=on,path=%s", i, escape(s.Dir)),
 			"-device", fmt.Sprintf("virtio-9p-device,fsdev=share%d,mount_tag=%s", i, escape(s.Tag)))
 	}
-	return q, nil
 }
 
 // disk gives the guest one more disk. Nothing of it outlives the machine, so

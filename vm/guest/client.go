@@ -122,95 +122,114 @@ func (c *Client) read() {
 	}
 	c.mu.Lock()
 	for _, r := range c.commands {
-		r.output.end()
-		r.window.shutdown()
-		close(r.gone)
+		r.end()
 	}
 	clear(c.commands)
 	c.mu.Unlock()
 	close(c.done)
 }
 
+// handle acts on a message, or returns which rule the guest broke with it.
 func (c *Client) handle(m message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case m.kind == rHello && !c.greeted:
-		if string(m.data) != Version {
-			return m.errorf("version %.20q, want %q", m.data, Version)
-		}
-		c.greeted = true
-		close(c.hello)
-		return nil
-	case m.kind == rPing && c.pings > 0:
-		c.pings--
-		return nil
-	case c.asked != 0 && m.id == 0 && m.kind == c.asked+1:
-		c.asked = 0
-		c.became <- nil
-		return nil
-	case c.asked != 0 && m.id == 0 && m.kind == rError:
-		e, err := asError(m)
-		if err != nil {
-			return err
-		}
-		c.asked = 0
-		c.became <- e
-		return nil
+	if own, err := c.handleOwn(m); own {
+		return err
 	}
 	r := c.commands[m.id]
 	if r == nil {
 		return m.errorf("nothing like that was asked for")
 	}
+	gone, err := r.handle(m)
+	if gone {
+		delete(c.commands, m.id)
+		r.end()
+	}
+	return err
+}
+
+// handleOwn acts on a message that is the connection's own and answers what
+// was asked. It reports false for any other. c.mu is held.
+func (c *Client) handleOwn(m message) (own bool, err error) {
+	switch {
+	case m.kind == rHello && !c.greeted:
+		if string(m.data) != Version {
+			return true, m.errorf("version %.20q, want %q", m.data, Version)
+		}
+		c.greeted = true
+		close(c.hello)
+	case m.kind == rPing && c.pings > 0:
+		c.pings--
+	case c.asked != 0 && m.id == 0 && m.kind == c.asked+1:
+		c.asked = 0
+		c.became <- nil
+	case c.asked != 0 && m.id == 0 && m.kind == rError:
+		e, err := asError(m)
+		if err != nil {
+			return true, err
+		}
+		c.asked = 0
+		c.became <- e
+	default:
+		return false, nil
+	}
+	return true, nil
+}
+
+// handle acts on a message of the command, and reports whether it was the
+// last one. The Client's mu is held.
+func (r *remote) handle(m message) (gone bool, err error) {
 	if (m.kind == rRun || m.kind == rError) == r.running {
-		return m.errorf("out of order")
+		return false, m.errorf("out of order")
 	}
 	switch m.kind {
 	case rRun:
 		if _, err := m.words(1); err != nil {
-			return err
+			return false, err
 		}
 		r.running = true
 		close(r.started)
 	case rError:
 		e, err := asError(m)
 		if err != nil {
-			return err
+			return false, err
 		}
 		r.err = e
-		delete(c.commands, m.id)
-		r.output.end()
-		close(r.gone)
+		return true, nil
 	case rStdout, rStderr:
 		if !r.output.put(m.kind, m.data) {
-			return m.errorf("%d bytes where the window has no room for that", len(m.data))
+			return false, m.errorf("%d bytes where the window has no room for that", len(m.data))
 		}
 	case rTaken:
 		w, err := m.words(1)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if !r.window.give(w[0]) {
-			return m.errorf("%d bytes that were not sent", w[0])
+			return false, m.errorf("%d bytes that were not sent", w[0])
 		}
 	case rExit:
 		w, err := m.words(2)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if w[0] > 255 || w[1] > 64 {
-			return m.errorf("status %d, signal %d", w[0], w[1])
+			return false, m.errorf("status %d, signal %d", w[0], w[1])
 		}
 		r.exit = Exit{Code: int(w[0]), Signal: syscall.Signal(w[1])}
 		r.ended = true
-		delete(c.commands, m.id)
-		r.output.end()
-		r.window.shutdown()
-		close(r.gone)
+		return true, nil
 	default:
-		return m.errorf("not for a host")
+		return false, m.errorf("not for a host")
 	}
-	return nil
+	return false, nil
+}
+
+// end tells those who wait for the command that no more of it will come.
+func (r *remote) end() {
+	r.output.end()
+	r.window.shutdown()
+	close(r.gone)
 }
 
 // A RunError is what a guest answers that could not boot or run a command.
