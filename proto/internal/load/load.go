@@ -1,4 +1,5 @@
-// Package load measures a 9P server under load, over a Unix socket.
+// Package load is for tests only: it measures a 9P server under load, over a
+// Unix socket.
 package load
 
 import (
@@ -200,8 +201,7 @@ func (g *generator) run(n, total int, step func(b []byte, slot, op, i int, rx []
 	}
 }
 
-// AppendWalk appends a Twalk; AppendFid a message that begins with a fid;
-// AppendRead one that reads.
+// AppendWalk appends a Twalk.
 func AppendWalk(b []byte, tag int, fid, newfid uint32, names ...string) []byte {
 	at := len(b)
 	b = le.AppendUint32(wire.Begin(b, plan9.Twalk, uint16(tag)), fid)
@@ -212,12 +212,14 @@ func AppendWalk(b []byte, tag int, fid, newfid uint32, names ...string) []byte {
 	return wire.End(b, at)
 }
 
+// AppendFid appends a message that begins with a fid. rest are its other fields.
 func AppendFid(b []byte, typ uint8, tag int, fid uint32, rest ...byte) []byte {
 	at := len(b)
 	b = le.AppendUint32(wire.Begin(b, typ, uint16(tag)), fid)
 	return wire.End(append(b, rest...), at)
 }
 
+// AppendRead appends a Tread, or a Treaddir, which has the same fields.
 func AppendRead(b []byte, typ uint8, tag int, fid uint32, off int64, count int) []byte {
 	at := len(b)
 	b = le.AppendUint32(wire.Begin(b, typ, uint16(tag)), fid)

@@ -1,5 +1,5 @@
-// Package testtree is a tree in memory with one of everything, for the tests of
-// the doors.
+// Package testtree is for tests only: it is a tree in memory with one of
+// everything that a door may meet.
 package testtree
 
 import (
@@ -13,40 +13,47 @@ import (
 	"9ci/fs"
 )
 
-// A Node is a file. The functions, if set, are called first.
+// A Node is a file. Its functions may be nil.
 type Node struct {
-	St     fs.Stat
-	Data   []byte
-	OnOpen func(context.Context, fs.OpenMode) (fs.File, error)
-	OnStat func(context.Context) error
-	Closed func()
+	St     fs.Stat                                             // what Stat returns
+	Data   []byte                                              // what a read gets
+	OnOpen func(context.Context, fs.OpenMode) (fs.File, error) // opens it instead
+	OnStat func(context.Context) error                         // is called by Stat first; an error is that of Stat
+	Closed func()                                              // is called by Close of an open file
 }
 
+// A Dir is a directory.
 type Dir struct {
 	Node
-	names   []string
-	Entries map[string]fs.Node
-	OnWalk  func(ctx context.Context, name string) error
+	names   []string                                     // what is listed
+	Entries map[string]fs.Node                           // what can be walked to
+	OnWalk  func(ctx context.Context, name string) error // is called by Walk first; an error is that of Walk
 }
 
+// ModTime is that of all files. A door that loses the nanoseconds shows it.
 var ModTime = time.Date(2026, 11, 24, 12, 0, 0, 123456789, time.UTC)
 
+// NewNode returns a file that never changes.
 func NewNode(name string, path uint64, mode iofs.FileMode, data string) *Node {
 	return &Node{Data: []byte(data), St: fs.Stat{
 		Name: name, Mode: mode, Size: int64(len(data)), ModTime: ModTime, Path: path, Version: 1,
 	}}
 }
 
+// NewDir returns an empty directory.
 func NewDir(name string, path uint64) *Dir {
 	return &Dir{Node: *NewNode(name, path, iofs.ModeDir|0o555, ""), Entries: make(map[string]fs.Node)}
 }
 
+// Add adds an entry by the name that its Stat says. It is listed behind those
+// that were added before.
 func (d *Dir) Add(n fs.Node) {
 	st, _ := n.Stat(context.Background())
 	d.names = append(d.names, st.Name)
 	d.Entries[st.Name] = n
 }
 
+// Stat implements fs.Node.
 func (n *Node) Stat(ctx context.Context) (fs.Stat, error) {
 	if n.OnStat != nil {
 		if err := n.OnStat(ctx); err != nil {
@@ -56,6 +63,7 @@ func (n *Node) Stat(ctx context.Context) (fs.Stat, error) {
 	return n.St, nil
 }
 
+// Open implements fs.Node. Without OnOpen the file cannot be written.
 func (n *Node) Open(ctx context.Context, m fs.OpenMode) (fs.File, error) {
 	if n.OnOpen != nil {
 		return n.OnOpen(ctx, m)
@@ -66,8 +74,10 @@ func (n *Node) Open(ctx context.Context, m fs.OpenMode) (fs.File, error) {
 	return memFile{n}, nil
 }
 
+// Open implements fs.Node.
 func (d *Dir) Open(context.Context, fs.OpenMode) (fs.File, error) { return nil, fs.ErrIsDir }
 
+// Walk implements fs.Dir.
 func (d *Dir) Walk(ctx context.Context, name string) (fs.Node, error) {
 	if d.OnWalk != nil {
 		if err := d.OnWalk(ctx, name); err != nil {
@@ -81,6 +91,7 @@ func (d *Dir) Walk(ctx context.Context, name string) (fs.Node, error) {
 	return n, nil
 }
 
+// ReadDir implements fs.Dir. A cookie is the number of entries before it.
 func (d *Dir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat, error) {
 	var sts []fs.Stat
 	for i := int(after); i < len(d.names) && len(sts) < n; i++ {
@@ -120,6 +131,7 @@ type Alias struct {
 
 func (a *Alias) Stat(context.Context) (fs.Stat, error) { return a.St, nil }
 
+// NewAlias returns an alias of d, with the text target as the link's.
 func NewAlias(name string, path uint64, target string, d *Dir) *Alias {
 	return &Alias{d, fs.Stat{Name: name, Path: path, Version: 0, ModTime: ModTime,
 		Mode: iofs.ModeSymlink | iofs.ModeDir | 0o777, Target: target}}
@@ -129,12 +141,13 @@ func NewAlias(name string, path uint64, target string, d *Dir) *Alias {
 type Log struct {
 	Node
 	mu      sync.Mutex
-	more    chan struct{} // Closed when there is more
+	more    chan struct{} // closed when there is more
 	ended   bool
 	arrived chan struct{} // one for each reader that starts to wait, if set
 	gone    chan struct{} // one for each Close, if set
 }
 
+// NewLog returns a live file with nothing in it yet.
 func NewLog(name string, path uint64) *Log {
 	l := &Log{Node: *NewNode(name, path, 0o444, ""), more: make(chan struct{})}
 	l.St.Version = 0
@@ -142,6 +155,7 @@ func NewLog(name string, path uint64) *Log {
 	return l
 }
 
+// Stat implements fs.Node. The size is the current length.
 func (l *Log) Stat(context.Context) (fs.Stat, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,6 +174,8 @@ func (l *Log) Append(s string, end bool) {
 	l.more = make(chan struct{})
 }
 
+// ReadAt implements fs.File. At the end it blocks until there is more, Append
+// was told of the end, or ctx is done.
 func (l *Log) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	for {
 		l.mu.Lock()
@@ -186,7 +202,10 @@ func (l *Log) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	}
 }
 
+// WriteAt implements fs.File: a live file cannot be written.
 func (l *Log) WriteAt(context.Context, []byte, int64) (int, error) { return 0, fs.ErrReadOnly }
+
+// Close implements fs.File.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -205,8 +224,8 @@ func (l *Log) Watch() (arrived, closed <-chan struct{}) {
 	return l.arrived, l.gone
 }
 
-// NewCtl is a file that answers what is written to it, and says "manual" to
-// whoever only reads.
+// NewCtl returns a file that answers what is written to it, and that reads as
+// "manual" before.
 func NewCtl(name string, path uint64) *Node {
 	n := NewNode(name, path, 0o666, "")
 	n.St.Version = 0
@@ -248,7 +267,7 @@ func (f *ctlFile) WriteAt(_ context.Context, p []byte, _ int64) (int, error) {
 
 func (f *ctlFile) Close() error { return nil }
 
-// New has one of everything.
+// New returns a tree with one of everything, and its live file.
 func New() (root *Dir, log *Log) {
 	root = NewDir("/", 1)
 	ci := NewDir("ci", 2)

@@ -8,8 +8,8 @@ import "sync"
 // the same place of another page four times slower than to anywhere else.
 const headroom = 64 - (HeaderSize + 4)
 
-// small is what a buffer of the pool has at least. With the headroom it is a
-// page.
+// small is the least capacity of a buffer in the pool. With the headroom it is
+// a page.
 const small = 4096 - headroom
 
 // NewBuffer returns an empty buffer for frames of n bytes together.
@@ -25,16 +25,17 @@ func GetBuffer() []byte {
 	return NewBuffer(small)
 }
 
-// PutBuffer gives back a buffer that nobody looks at any more. One that came
-// from elsewhere is left to the garbage collector if it is small or huge.
+// PutBuffer gives b back. The caller must not use it, or a part of it, any
+// more. A buffer that is smaller or much larger than those of the pool is left
+// to the garbage collector.
 func PutBuffer(b []byte) {
 	if cap(b) >= small && cap(b) <= 2*MaxMsize {
 		buffers.Put(&b)
 	}
 }
 
-// Grow lengthens b by n bytes, which are not cleared. Where it must move b, it
-// leaves the old one as it is, and room for as much again.
+// Grow lengthens b by n bytes, which are not cleared. If b has no room for them
+// it returns a copy, with room for as much again, and leaves b as it is.
 func Grow(b []byte, n int) []byte {
 	if cap(b)-len(b) >= n {
 		return b[:len(b)+n]

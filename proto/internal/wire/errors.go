@@ -96,7 +96,7 @@ func encodeError(err error) (ename string, errno linux.Errno) {
 	if errno == linux.ENOENT && ename == "file not found" {
 		return ename, errno
 	}
-	if pe, ok := err.(*iofs.PathError); ok { // the path is the host's affair
+	if pe, ok := err.(*iofs.PathError); ok { // its path is the host's, and not for clients
 		err = pe.Err
 	}
 	text := err.Error()

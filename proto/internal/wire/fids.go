@@ -3,8 +3,8 @@ package wire
 import "sync"
 
 // Fids gives out the fids of a client's connection. The zero value has all of
-// them but 0, which a client attaches at, and NOFID, which nobody comes to: a
-// peer allows far fewer. It may be used by several goroutines.
+// them but 0, at which a client attaches. NOFID is out of reach, since a peer
+// allows far fewer. Several goroutines may use one.
 type Fids struct {
 	mu   sync.Mutex // guards what follows
 	free []uint32

@@ -11,6 +11,8 @@ const (
 	DotL                 // 9P2000.L, the Linux kernel's
 )
 
+// String is the version that Tversion and Rversion carry, or "unknown", which
+// version(5) has for a version that the server does not know.
 func (d Dialect) String() string {
 	switch d {
 	case Plan9:
@@ -49,31 +51,33 @@ const (
 type Kind uint8
 
 const (
-	Kind8     Kind = iota
-	Kind16         // little endian
-	Kind32         //
-	Kind64         //
-	KindStr        // two bytes of length
-	KindNames      // two bytes of count, then strings
-	KindQid        // type[1] vers[4] path[8]
-	KindQids       // two bytes of count, then qids
-	KindData       // four bytes of length
-	KindStat       // two bytes of length
+	Kind8     Kind = iota // one byte
+	Kind16                // little endian
+	Kind32                //
+	Kind64                //
+	KindStr               // two bytes of length
+	KindNames             // two bytes of count, then strings
+	KindQid               // type[1] vers[4] path[8]
+	KindQids              // two bytes of count, then qids
+	KindData              // four bytes of length
+	KindStat              // two bytes of length
 )
 
+// A Field is one of a message's fields.
 type Field struct {
-	Name string
+	Name string // as the manuals and traces have it
 	Kind Kind
 }
 
-// A Layout is a message type: its name and its fields in order.
+// A Layout is a message type: its name and its fields in order, behind the
+// header.
 type Layout struct {
-	Name   string
+	Name   string // for example Twalk
 	Fields []Field
 }
 
-// Layouts are the messages of a dialect by type. The traces print by it, the
-// trace tests write by it, and the fuzz tests hold the core to it.
+// Layouts has the messages of each dialect by type. Servers and clients check
+// frames by it, traces print by it, and the trace tests write by it.
 var Layouts = map[Dialect]*[256]*Layout{Plan9: layoutsOf(Plan9), DotL: layoutsOf(DotL)}
 
 func layoutsOf(d Dialect) *[256]*Layout {
@@ -171,7 +175,8 @@ func layoutsOf(d Dialect) *[256]*Layout {
 	return t
 }
 
-// Fits reports whether frame has exactly the fields of l.
+// Fits reports whether frame, which is at least a header, has exactly the
+// fields of l. Only then may they be decoded without looking at Bad.
 func (l *Layout) Fits(frame []byte) bool {
 	d := Decoder{B: frame[HeaderSize:]}
 	for _, f := range l.Fields {

@@ -9,15 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxQueued bounds the bytes that wait for a peer that does not read; whoever
-// has more to say waits.
+// maxQueued bounds the bytes that wait for a peer that does not read. Behind
+// them Flush and Room block.
 const maxQueued = 1 << 20
 
 // mergeLimit is the most that is copied to save a write.
 const mergeLimit = 16 << 10
 
-// A Sender writes frames in the order they were put. Whoever finds nobody
-// writing writes, for others too, so that a burst goes out in one write.
+// A Sender writes frames in the order in which they were put. Several goroutines
+// may put and flush: the one that finds no other writing writes for all, so that
+// a burst goes out in one write.
 type Sender struct {
 	w    io.Writer
 	sock syscall.RawConn // of w, if that is a socket
@@ -36,11 +37,11 @@ type piece struct {
 	data Data
 }
 
-// Data are N bytes of File, from Off on.
+// Data are bytes of a file that the kernel sends.
 type Data struct {
 	File *os.File
-	Off  int64
-	N    int
+	Off  int64  // of the first byte
+	N    int    // bytes; 0: there is no data
 	Done func() // called once, when File is not needed any more
 }
 
@@ -51,13 +52,14 @@ func (p *piece) free() {
 	p.data.Free()
 }
 
-// Free is for data that will not be sent.
+// Free calls Done, for data that will not be sent.
 func (d Data) Free() {
 	if d.Done != nil {
 		d.Done()
 	}
 }
 
+// NewSender returns a Sender that writes to w, which stays its caller's to close.
 func NewSender(w io.Writer) *Sender {
 	s := &Sender{w: w}
 	s.room.L = &s.mu
@@ -70,11 +72,13 @@ func NewSender(w io.Writer) *Sender {
 // Socket reports whether w is a socket, so that PutData may be used.
 func (s *Sender) Socket() bool { return s.sock != nil }
 
-// Put queues whole frames. It never blocks, and takes b over.
+// Put queues whole frames. It never blocks. b is the Sender's from then on.
+// After a failure the frames are dropped.
 func (s *Sender) Put(b []byte) { s.put(piece{b: b}) }
 
-// PutData is Put for frames of which the last one ends with data, which the
-// kernel takes from the file. It is for who sends by Flush alone.
+// PutData is Put for frames of which the last one ends with data that the kernel
+// takes from the file, so Socket must report true. A user of PutData must not
+// use TryFlush.
 func (s *Sender) PutData(b []byte, d Data) { s.put(piece{b, d}) }
 
 func (s *Sender) put(p piece) {
@@ -88,8 +92,9 @@ func (s *Sender) put(p piece) {
 	s.queued += p.size()
 }
 
-// Flush writes what is queued, or leaves it to whoever is writing and then
-// waits until there is room again.
+// Flush writes what is queued, and blocks until the peer has taken it. If another
+// goroutine is writing, it leaves that to it, and blocks only until there is room
+// again. The error is that of the first write that failed, or of Fail.
 func (s *Sender) Flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,8 +214,8 @@ func merge(q []piece) []piece {
 	return []piece{{b: all}}
 }
 
-// TryFlush writes what the peer takes without being waited for, and reports
-// whether that was all. What is left is for Flush.
+// TryFlush writes what the peer takes at once and never blocks. It reports whether
+// all was written; if not, a Flush must follow.
 func (s *Sender) TryFlush() bool {
 	s.mu.Lock()
 	if s.writing || s.err != nil || s.sock == nil {
@@ -260,8 +265,8 @@ func (s *Sender) tryWrite(b []byte) (n int, err error) {
 	return max(n, 0), err
 }
 
-// Room waits until the peer has read enough for more to be said to it. Somebody
-// else must be flushing.
+// Room blocks until the queue has room again, or the Sender has failed, which is
+// the error. Another goroutine must be flushing.
 func (s *Sender) Room() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,7 +276,8 @@ func (s *Sender) Room() error {
 	return s.err
 }
 
-// Fail makes every flush return err from now on.
+// Fail drops what is queued, and makes every Flush and Room return err from now
+// on, or the error of an earlier failure.
 func (s *Sender) Fail(err error) {
 	s.mu.Lock()
 	s.fail(err)

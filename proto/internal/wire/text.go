@@ -8,13 +8,14 @@ import (
 	"9fans.net/go/plan9"
 )
 
-// Text is a frame as a trace shows it: the type, its tag, and its fields by
+// Text returns a frame as a trace shows it: its type, its tag, and its fields by
 // name, for example
 //
 //	Twalk tag 1 fid 0 newfid 1 wname [ci head]
 //
 // Strings are quoted as Go does unless they are plain words. Data longer than
-// max bytes is cut; its length then follows.
+// max bytes is cut; its length then follows. The frame is at least a header, and
+// may be malformed otherwise.
 func Text(d Dialect, frame []byte, max int) string {
 	typ, tag := frame[4], le.Uint16(frame[5:])
 	l := Layouts[Known(d)][typ]
@@ -34,7 +35,8 @@ func Text(d Dialect, frame []byte, max int) string {
 	return b.String()
 }
 
-// Known is d, or before Tversion the dialect whose Tversion both share.
+// Known returns d, or Plan9 before Tversion: both dialects have the same
+// Tversion.
 func Known(d Dialect) Dialect {
 	if d == None {
 		return Plan9

@@ -14,23 +14,24 @@ const (
 	HeaderSize = 7
 	IOHeader   = plan9.IOHDRSZ // the most that surrounds the data of a read or write
 	MinMsize   = 4096          // v9fs cannot list a directory with less
-	MaxMsize   = 1 << 20
-	MaxVersion = 256 // a frame before Rversion: nobody knows the peer yet
+	MaxMsize   = 1 << 20       // the largest message that we make or take
+	MaxVersion = 256           // a frame before Rversion: the peer is not known yet
 )
 
 var le = binary.LittleEndian
 
-// ErrFrame ends a connection: after it nobody knows where the next frame
-// starts.
+// ErrFrame says that a frame is shorter than a header or longer than msize. It
+// ends the connection, since the start of the next frame is not known.
 var ErrFrame = errors.New("9p: frame of impossible size")
 
 // A Decoder takes fields from the front of a frame. After the first field
-// that is not there all others are zero and ok reports false.
+// that is not there, all others are zero and OK reports false.
 type Decoder struct {
-	B   []byte
-	Bad bool
+	B   []byte // what is left
+	Bad bool   // a field was not there
 }
 
+// Take returns the next n bytes. They are the frame's, not a copy.
 func (d *Decoder) Take(n int) []byte {
 	if d.Bad || n < 0 || n > len(d.B) {
 		d.Bad = true
@@ -41,6 +42,7 @@ func (d *Decoder) Take(n int) []byte {
 	return b
 }
 
+// U8 takes one byte.
 func (d *Decoder) U8() uint8 {
 	if b := d.Take(1); b != nil {
 		return b[0]
@@ -48,6 +50,7 @@ func (d *Decoder) U8() uint8 {
 	return 0
 }
 
+// U16 takes an integer of two bytes.
 func (d *Decoder) U16() uint16 {
 	if b := d.Take(2); b != nil {
 		return le.Uint16(b)
@@ -55,6 +58,7 @@ func (d *Decoder) U16() uint16 {
 	return 0
 }
 
+// U32 takes an integer of four bytes.
 func (d *Decoder) U32() uint32 {
 	if b := d.Take(4); b != nil {
 		return le.Uint32(b)
@@ -62,6 +66,7 @@ func (d *Decoder) U32() uint32 {
 	return 0
 }
 
+// U64 takes an integer of eight bytes.
 func (d *Decoder) U64() uint64 {
 	if b := d.Take(8); b != nil {
 		return le.Uint64(b)
@@ -69,7 +74,8 @@ func (d *Decoder) U64() uint64 {
 	return 0
 }
 
-// Bytes returns what follows a four-byte count. It aliases the frame.
+// Bytes takes bytes with a count of four bytes before them. They are the frame's,
+// not a copy.
 func (d *Decoder) Bytes() []byte {
 	n := d.U32()
 	if uint64(n) > uint64(len(d.B)) {
@@ -79,32 +85,39 @@ func (d *Decoder) Bytes() []byte {
 	return d.Take(int(n))
 }
 
+// Str takes a string with a length of two bytes before it. Its bytes are not
+// checked: it may be no UTF-8, hold a NUL, or be empty.
 func (d *Decoder) Str() string { return string(d.Take(int(d.U16()))) }
 
+// Qid takes a qid.
 func (d *Decoder) Qid() plan9.Qid {
 	return plan9.Qid{Type: d.U8(), Vers: d.U32(), Path: d.U64()}
 }
 
-// ok reports whether the frame held all fields asked for and nothing else.
+// OK reports whether the frame held all fields asked for and nothing else.
 func (d *Decoder) OK() bool { return !d.Bad && len(d.B) == 0 }
 
+// AppendString appends s as a field of a message. s has less than 64 KiB.
 func AppendString(b []byte, s string) []byte {
 	b = le.AppendUint16(b, uint16(len(s)))
 	return append(b, s...)
 }
 
+// AppendQid appends q as a field of a message.
 func AppendQid(b []byte, q plan9.Qid) []byte {
 	b = append(b, q.Type)
 	b = le.AppendUint32(b, q.Vers)
 	return le.AppendUint64(b, q.Path)
 }
 
-// Begin starts a frame at the end of b; end gives it its size.
+// Begin appends a header to b. Once the fields are appended too, End completes
+// the frame.
 func Begin(b []byte, typ uint8, tag uint16) []byte {
 	b = append(b, 0, 0, 0, 0, typ)
 	return le.AppendUint16(b, tag)
 }
 
+// End sets the size of the frame that begins at start and ends with b.
 func End(b []byte, start int) []byte {
 	le.PutUint32(b[start:], uint32(len(b)-start))
 	return b
@@ -119,26 +132,30 @@ type Reader struct {
 	lo, hi int // unread bytes of buf
 }
 
+// ReadBuffer is the size in bytes of the buffer of NewReader.
 const ReadBuffer = 4096
 
+// NewReader returns a Reader for one of many connections: its buffer is small.
 func NewReader(r io.Reader) *Reader { return NewReaderSize(r, ReadBuffer) }
 
-// NewReaderSize returns a Reader that takes up to size bytes at a time, for
-// whoever has few connections and much to read.
+// NewReaderSize returns a Reader that reads up to size bytes at a time, for one of
+// few connections with much to read.
 func NewReaderSize(r io.Reader, size int) *Reader {
 	size -= headroom
 	return &Reader{r: r, buf: NewBuffer(size)[:size]}
 }
 
-// Buffered reports whether next will not have to wait.
+// Buffered reports whether Next has a whole frame and will not block.
 func (fr *Reader) Buffered() bool {
 	n := fr.hi - fr.lo
 	return n >= 4 && uint32(n) >= le.Uint32(fr.buf[fr.lo:])
 }
 
-// Next returns the next frame of at most max bytes. It is valid until the
-// following call; one that is longer than the Reader's buffer is the caller's to
-// keep, or to give to PutBuffer.
+// Next returns the next frame, of at least a header and at most max bytes. It
+// blocks until the frame is there. The frame is valid until the following call; one that is
+// longer than the Reader's buffer is the caller's to keep, or to give to
+// PutBuffer. The error is ErrFrame for a size out of bounds, io.EOF for an end
+// between frames, and io.ErrUnexpectedEOF for one within a frame.
 func (fr *Reader) Next(max uint32) ([]byte, error) {
 	if err := fr.fill(4); err != nil {
 		return nil, err
@@ -191,15 +208,17 @@ func (fr *Reader) fill(n int) error {
 	return nil
 }
 
-// Handoff returns a reader that continues where fr stands, and leaves fr's
-// buffer to whoever still looks at its last frame.
+// Handoff returns a Reader that goes on where fr stands. It leaves fr's buffer as
+// it is, so that the frame that fr returned last stays valid. fr must not be read
+// from any more.
 func (fr *Reader) Handoff() *Reader {
 	nr := NewReader(fr.r)
 	nr.hi = copy(nr.buf, fr.buf[fr.lo:fr.hi])
 	return nr
 }
 
-// Peek returns the first n bytes of the next frame without taking them.
+// Peek returns the first n bytes of the next frame without taking them. n is at
+// most the size of the buffer. Peek blocks as Next does, but checks no size.
 func (fr *Reader) Peek(n int) ([]byte, error) {
 	if err := fr.fill(4); err != nil {
 		return nil, err
@@ -210,7 +229,10 @@ func (fr *Reader) Peek(n int) ([]byte, error) {
 	return fr.buf[fr.lo : fr.lo+n], nil
 }
 
-// Data takes an Rread and puts its bytes straight where they belong.
+// Data takes an Rread, whose size Peek has shown, and reads its bytes straight into
+// dst. It returns how many they are. One that is longer than msize or has more
+// bytes than dst, or whose count does not match its size, is an error that ends
+// the connection.
 func (fr *Reader) Data(size, msize uint32, dst []byte) (int, error) {
 	if size < HeaderSize+4 {
 		return 0, ErrFrame
