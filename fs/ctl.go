@@ -5,56 +5,49 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 )
 
-const rootManual = `run [ATTR=VALUE...] REV [TARGET...]
-cancel ID
-keep ID
-forget ID
-gc
-`
-
-const runManual = `cancel
-hold DURATION
-keep
-forget
-`
-
 // maxCommand bounds one write to a ctl.
 const maxCommand = 64 << 10
 
-// CtlFile returns a file that reads as its manual and does the lines that are
-// written to it. After a write the same open file reads the reply once, at
-// whatever offset: what do returned, line by line, or the text of the error
-// that the write got. Only who is known may write: an authenticated User, who
-// on a Unix socket must be this process's user or root.
+// CtlFile returns a file at the root of a tree that reads as its manual, and
+// does the lines that are written to it. After a write the same open file reads
+// the reply once, at whatever offset: what do returned, line by line, or the
+// text of the error that the write got. A newline between single quotes does not
+// end a line. Only an authenticated User may write: by a Unix socket, only this
+// process's user and root.
 func CtlFile(name, manual string, do func(ctx context.Context, line string) (reply string, err error)) Node {
-	return ctlFile{name: name, q: rootPath.child(name), manual: manual, do: do, made: time.Now()}
+	return Ctl{Name: name, Qid: RootQid.Child(name), Manual: manual, Do: do, ModTime: time.Now()}
 }
 
-type ctlFile struct {
-	name   string
-	q      qpath
-	manual string
-	do     func(ctx context.Context, line string) (string, error)
-	ro     bool
-	made   time.Time
+// A Ctl is what CtlFile returns, at any place and of any time.
+type Ctl struct {
+	Name     string
+	Qid      Qid
+	Manual   string
+	ReadOnly bool // nobody may write
+	ModTime  time.Time
+
+	// Do does one line, which has neither its newline nor is blank. An error
+	// ends the write: the lines behind it are not done.
+	Do func(ctx context.Context, line string) (reply string, err error)
 }
 
-func (f ctlFile) Stat(context.Context) (Stat, error) {
-	mode := iofs.FileMode(0o666)
-	if f.ro {
-		mode = 0o444
+// Stat implements Node.
+func (f Ctl) Stat(context.Context) (Stat, error) {
+	st := FileStat(f.Name, f.Qid, int64(len(f.Manual)), f.ModTime)
+	if !f.ReadOnly {
+		st.Mode = 0o666
 	}
-	return Stat{Name: f.name, Mode: mode, Size: int64(len(f.manual)), ModTime: f.made, UID: uid, GID: gid, Path: f.q.path()}, nil
+	return st, nil
 }
 
-func (f ctlFile) Open(ctx context.Context, mode OpenMode) (File, error) {
-	if mode&(OpenWrite|OpenTrunc) != 0 && (f.ro || !mayWrite(ctx)) {
+// Open implements Node.
+func (f Ctl) Open(ctx context.Context, mode OpenMode) (File, error) {
+	if mode&(OpenWrite|OpenTrunc) != 0 && (f.ReadOnly || !mayWrite(ctx)) {
 		return nil, iofs.ErrPermission
 	}
 	return &openCtl{ctl: f, writable: mode&OpenWrite != 0}, nil
@@ -67,7 +60,7 @@ func mayWrite(ctx context.Context) bool {
 }
 
 type openCtl struct {
-	ctl      ctlFile
+	ctl      Ctl
 	writable bool
 
 	mu      sync.Mutex // guards what follows
@@ -79,10 +72,10 @@ func (f *openCtl) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.written {
-		if off >= int64(len(f.ctl.manual)) {
+		if off >= int64(len(f.ctl.Manual)) {
 			return 0, io.EOF
 		}
-		return copy(p, f.ctl.manual[off:]), nil
+		return copy(p, f.ctl.Manual[off:]), nil
 	}
 	if len(f.reply) == 0 {
 		return 0, io.EOF
@@ -110,7 +103,7 @@ func (f *openCtl) WriteAt(ctx context.Context, p []byte, _ int64) (int, error) {
 // command does the lines of a write, and stops at one that fails.
 func (f *openCtl) command(ctx context.Context, p []byte) (reply []byte, err error) {
 	if len(p) > maxCommand {
-		return nil, badCommand("a command is over %d bytes", maxCommand)
+		return nil, fmt.Errorf("a command is over %d bytes: %w", maxCommand, iofs.ErrInvalid)
 	}
 	for line, rest := "", string(p); rest != ""; {
 		line, rest = cutLine(rest)
@@ -118,7 +111,7 @@ func (f *openCtl) command(ctx context.Context, p []byte) (reply []byte, err erro
 		if strings.Trim(line, " \t") == "" {
 			continue
 		}
-		r, err := f.ctl.do(ctx, line)
+		r, err := f.ctl.Do(ctx, line)
 		if r != "" {
 			reply = append(append(reply, strings.TrimSuffix(r, "\n")...), '\n')
 		}
@@ -147,85 +140,3 @@ func cutLine(s string) (line, rest string) {
 }
 
 func (f *openCtl) Close() error { return nil }
-
-// badCommand is the error of a command that cannot be done as it is.
-func badCommand(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", fmt.Errorf(format, args...), iofs.ErrInvalid)
-}
-
-// command does a line that was written to /ctl.
-func (t *tree) command(ctx context.Context, line string) (string, error) {
-	words, err := SplitWords(line)
-	if err != nil {
-		return "", badCommand("%w", err)
-	}
-	switch words[0] {
-	case "run":
-		rev := slices.IndexFunc(words[1:], func(w string) bool { return !strings.Contains(w, "=") })
-		if rev < 0 {
-			return "", badCommand("run: no revision is named: run [ATTR=VALUE...] REV [TARGET...]")
-		}
-		return t.c.Command(ctx, line)
-	case "cancel", "keep", "forget":
-		if len(words) != 2 {
-			return "", badCommand("%s: name one run: %[1]s ID", words[0])
-		}
-		e, err := t.lookup(ctx, words[1])
-		if err != nil {
-			return "", fmt.Errorf("%s: %s: %w", words[0], words[1], bare(err))
-		}
-		if words[0] == "cancel" {
-			if e.Run == nil {
-				return "", badCommand("cancel: %s has ended", e.ID)
-			}
-			return t.c.Command(ctx, "cancel "+e.ID)
-		}
-		return "", t.keepOrForget(words[0], e.ID)
-	case "gc":
-		if len(words) != 1 {
-			return "", badCommand("gc takes no arguments")
-		}
-		n, err := t.s.GC()
-		return fmt.Sprintf("%d", n), err
-	}
-	return "", badCommand("%.40q is not a command: run, cancel, keep, forget and gc are", words[0])
-}
-
-// runCommand does a line that was written to the ctl of a run.
-func (t *tree) runCommand(ctx context.Context, id, line string) (string, error) {
-	words, err := SplitWords(line)
-	if err != nil {
-		return "", badCommand("%w", err)
-	}
-	switch words[0] {
-	case "cancel":
-		if len(words) != 1 {
-			return "", badCommand("cancel takes no arguments")
-		}
-		if e, err := t.s.Get(id); err != nil || e.Run == nil {
-			return "", badCommand("cancel: %s has ended", id)
-		}
-		return t.c.RunCommand(ctx, id, line)
-	case "hold":
-		if len(words) != 2 {
-			return "", badCommand("hold: name a time: hold DURATION")
-		}
-		if d, err := time.ParseDuration(words[1]); err != nil || d < 0 {
-			return "", badCommand("hold: %.40q is not a time such as 90s, 10m or 2h", words[1])
-		}
-		return t.c.RunCommand(ctx, id, line)
-	case "keep", "forget":
-		if len(words) != 1 {
-			return "", badCommand("%s takes no arguments here", words[0])
-		}
-		return "", t.keepOrForget(words[0], id)
-	}
-	return "", badCommand("%.40q is not a command: cancel, hold, keep and forget are", words[0])
-}
-
-func (t *tree) keepOrForget(what, id string) error {
-	if what == "keep" {
-		return t.s.Keep(id)
-	}
-	return t.s.Forget(id)
-}

@@ -1,9 +1,11 @@
 package fs
 
 import (
+	"9ci/fs/internal/disk"
 	"context"
 	"encoding/binary"
 	"errors"
+
 	iofs "io/fs"
 	"os"
 	"path"
@@ -18,38 +20,61 @@ import (
 // not served. Listings are in the order of the disk, and read a page at a
 // time.
 func DiskDir(root *os.Root, name string) Dir {
-	return diskDir{diskNode{disk: &plainDisk{root: root}, name: name, rel: ".", q: rootPath}}
+	return diskDir{diskNode{from: &plainDisk{root: root}, name: name, rel: ".", q: RootQid}}
 }
 
-// A disk is where a tree of disk files is.
-type disk interface {
-	// acquire returns where the tree is, which stays until release is
-	// called, and the qid.vers of all its files: 0 where they grow.
-	acquire() (p place, vers uint32, release func(), err error)
+// A Source is a directory on disk that may move, grow, or be removed while a
+// tree serves what is in it: a run of a store. Only packages below fs can make
+// one.
+type Source interface {
+	// Acquire returns the directory, which stays open and where it is until
+	// release is called, and the qid.vers of all its files: 0 where they may
+	// still change.
+	Acquire() (dir disk.Place, vers uint32, release func(), err error)
+}
+
+// SourceDir returns the directory rel of a Source, at the place q of a tree. The
+// directory itself is served as this process's own, of mode 0555; what is in it
+// has the modes that it has on disk, and is Public.
+func SourceDir(from Source, rel string, q Qid) Dir {
+	return sourceDir{diskDir{diskNode{from: from, name: path.Base(rel), rel: rel, q: q}}}
+}
+
+type sourceDir struct{ diskDir }
+
+func (d sourceDir) Stat(ctx context.Context) (Stat, error) {
+	d.ours = true
+	return d.diskDir.Stat(ctx)
+}
+
+// SourceFile returns the file rel of a Source, at the place q of a tree, as this
+// process's own, of mode 0444.
+func SourceFile(from Source, rel string, q Qid) Node {
+	return diskNode{from: from, name: path.Base(rel), rel: rel, q: q, ours: true}
 }
 
 type plainDisk struct {
 	root *os.Root
 	once sync.Once // guards what follows
-	p    place
+	p    disk.Place
 	err  error
 }
 
 // anyVersion stands for one made of a file's size and time.
 const anyVersion = ^uint32(0)
 
-func (d *plainDisk) acquire() (place, uint32, func(), error) {
-	d.once.Do(func() { d.p, d.err = newPlace(d.root) })
+func (d *plainDisk) Acquire() (disk.Place, uint32, func(), error) {
+	d.once.Do(func() { d.p, d.err = disk.NewPlace(d.root) })
 	return d.p, anyVersion, func() {}, d.err
 }
 
 // A diskNode is a file on disk, looked up anew by each method; but what does
 // not change, because it is sealed, needs no second look.
 type diskNode struct {
-	disk disk
+	from Source
 	name string
 	rel  string // slash-separated, in the disk's root
-	q    qpath
+	q    Qid
 	ours bool // served as 0444 or 0555, whatever it is on disk
 	st   Stat // what a sealed file was when it was walked to
 }
@@ -58,7 +83,7 @@ func (n diskNode) Stat(context.Context) (Stat, error) {
 	if n.st.Version != 0 {
 		return n.st, nil
 	}
-	p, vers, release, err := n.disk.acquire()
+	p, vers, release, err := n.from.Acquire()
 	if err != nil {
 		return Stat{}, err
 	}
@@ -66,8 +91,8 @@ func (n diskNode) Stat(context.Context) (Stat, error) {
 	return n.lstat(p, vers)
 }
 
-func (n diskNode) lstat(p place, vers uint32) (Stat, error) {
-	st, err := p.lstat(n.rel)
+func (n diskNode) lstat(p disk.Place, vers uint32) (Stat, error) {
+	st, err := p.Lstat(n.rel)
 	if err != nil {
 		return Stat{}, err
 	}
@@ -75,35 +100,26 @@ func (n diskNode) lstat(p place, vers uint32) (Stat, error) {
 }
 
 // stat makes the Stat that is served of what is on disk.
-func (n diskNode) stat(d diskStat, vers uint32) Stat {
+func (n diskNode) stat(d disk.Stat, vers uint32) Stat {
 	switch {
-	case d.mode.IsDir():
-		d.size = 0
-	case d.mode&iofs.ModeSymlink != 0:
-		d.mode, d.size = iofs.ModeSymlink|0o777, int64(len(d.target))
+	case d.Mode.IsDir():
+		d.Size = 0
+	case d.Mode&iofs.ModeSymlink != 0:
+		d.Mode, d.Size = iofs.ModeSymlink|0o777, int64(len(d.Target))
 	}
 	if n.ours {
-		if d.mode = d.mode.Type() | 0o444; d.mode.IsDir() {
-			d.mode |= 0o555
+		if d.Mode = d.Mode.Type() | 0o444; d.Mode.IsDir() {
+			d.Mode |= 0o555
 		}
-		d.uid, d.gid = uid, gid
+		d.UID, d.GID = uid, gid
 	}
 	public := vers != anyVersion // what a run left, and not any directory
 	if vers == anyVersion {
-		ns := d.time.UnixNano()
-		vers = uint32(ns^ns>>32^d.size) | 1
+		ns := d.Time.UnixNano()
+		vers = uint32(ns^ns>>32^d.Size) | 1
 	}
-	return Stat{Name: n.name, Mode: d.mode, Size: d.size, ModTime: d.time, UID: d.uid, GID: d.gid,
-		Path: n.q.path(), Version: vers, Target: d.target, Public: public}
-}
-
-// bare returns an error without the path of this machine.
-func bare(err error) error {
-	var pe *iofs.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
+	return Stat{Name: n.name, Mode: d.Mode, Size: d.Size, ModTime: d.Time, UID: d.UID, GID: d.GID,
+		Path: n.q.Path(), Version: vers, Target: d.Target, Public: public}
 }
 
 // Open opens a regular file. A symbolic link opens as a file that holds its
@@ -112,21 +128,21 @@ func (n diskNode) Open(ctx context.Context, mode OpenMode) (File, error) {
 	if mode != OpenRead {
 		return nil, iofs.ErrPermission
 	}
-	p, _, release, err := n.disk.acquire()
+	p, _, release, err := n.from.Acquire()
 	if err != nil {
 		return nil, err
 	}
-	f, err := p.open(n.rel)
+	f, err := p.Open(n.rel)
 	if err == nil {
 		return &diskFile{f: f, release: release}, nil
 	}
 	defer release()
-	if errors.Is(err, errNotRegular) {
-		if st, err := p.lstat(n.rel); err == nil && st.target != "" {
-			return byteFile(st.target), nil
+	if errors.Is(err, disk.ErrNotRegular) {
+		if st, err := p.Lstat(n.rel); err == nil && st.Target != "" {
+			return ByteFile(st.Target), nil
 		}
 	}
-	return nil, bare(err)
+	return nil, disk.Bare(err)
 }
 
 // A diskFile is an open file on disk.
@@ -175,10 +191,10 @@ func (d diskDir) Walk(ctx context.Context, name string) (Node, error) {
 
 // WalkStat is Walk and the node's Stat, for a look at the disk less.
 func (d diskDir) WalkStat(_ context.Context, name string) (Node, Stat, error) {
-	if checkName(name) != nil {
+	if CheckName(name) != nil {
 		return nil, Stat{}, iofs.ErrNotExist
 	}
-	p, vers, release, err := d.disk.acquire()
+	p, vers, release, err := d.from.Acquire()
 	if err != nil {
 		return nil, Stat{}, err
 	}
@@ -201,19 +217,19 @@ func (d diskDir) WalkStat(_ context.Context, name string) (Node, Stat, error) {
 }
 
 func (d diskDir) entry(name string) diskNode {
-	return diskNode{disk: d.disk, name: name, rel: path.Join(d.rel, name), q: d.q.child(name), ours: d.ours}
+	return diskNode{from: d.from, name: name, rel: path.Join(d.rel, name), q: d.q.Child(name), ours: d.ours}
 }
 
 func (d diskDir) ReadDir(_ context.Context, after uint64, n int) ([]Stat, error) {
 	if n <= 0 {
 		return nil, nil
 	}
-	p, vers, release, err := d.disk.acquire()
+	p, vers, release, err := d.from.Acquire()
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	f, err := p.openDir(d.rel)
+	f, err := p.OpenDir(d.rel)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +258,7 @@ func (d diskDir) ReadDir(_ context.Context, after uint64, n int) ([]Stat, error)
 		for b := buf[:m]; len(b) > 0; {
 			name, off, size := parseDirent(b)
 			b = b[size:]
-			if checkName(name) != nil {
+			if CheckName(name) != nil {
 				continue
 			}
 			st, ok := d.statAt(fd, name, vers)
@@ -270,8 +286,8 @@ func (d diskDir) statAt(fd int, name string, vers uint32) (Stat, bool) {
 	if unix.Fstatat(fd, name, &s, unix.AT_SYMLINK_NOFOLLOW) != nil {
 		return Stat{}, false // it went while we looked
 	}
-	st, err := newDiskStat(&s, fd, name)
-	if err != nil || st.mode&iofs.ModeIrregular != 0 {
+	st, err := disk.NewStat(&s, fd, name)
+	if err != nil || st.Mode&iofs.ModeIrregular != 0 {
 		return Stat{}, false
 	}
 	return d.entry(name).stat(st, vers), true

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"9ci/fs/internal/wake"
 	"context"
 	"errors"
 	"io"
@@ -8,34 +9,11 @@ import (
 	"time"
 )
 
-// A signal wakes all who wait for a change. Those who wait hold no lock.
-type signal struct {
-	mu sync.Mutex
-	c  chan struct{} // closed, and forgotten, at a change
-}
-
-// wait returns a channel that is closed at the next change.
-func (s *signal) wait() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.c == nil {
-		s.c = make(chan struct{})
-	}
-	return s.c
-}
-
-func (s *signal) changed() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.c != nil {
-		close(s.c)
-		s.c = nil
-	}
-}
-
-// A feed is a text that grows at its end and is forgotten at its start.
-type feed struct {
-	change signal
+// A Feed is a text that grows at its end and is forgotten at its start. An
+// offset counts from the first byte ever written. The zero Feed is empty. Its
+// methods may be called from several goroutines.
+type Feed struct {
+	change wake.Signal
 
 	mu     sync.Mutex // guards what follows
 	start  int64      // offset of text in all that was ever written
@@ -44,50 +22,53 @@ type feed struct {
 	closed bool
 }
 
-// maxFeed is how far a reader of a feed may fall behind.
+// maxFeed is how many bytes a reader of a Feed may fall behind.
 const maxFeed = 1 << 20
 
 var errBehind = errors.New("the reader fell too far behind")
 
-func newFeed() *feed { return new(feed) }
-
-func (f *feed) write(line string) {
+// Write appends a text and wakes the readers.
+func (f *Feed) Write(text string) {
 	f.mu.Lock()
-	if len(f.text)+len(line) > maxFeed {
+	if len(f.text)+len(text) > maxFeed {
 		n := len(f.text) / 2
 		f.start += int64(n)
 		f.text = append([]byte(nil), f.text[n:]...)
 	}
-	f.text = append(f.text, line...)
+	f.text = append(f.text, text...)
 	f.last = time.Now()
 	f.mu.Unlock()
-	f.change.changed()
+	f.change.Broadcast()
 }
 
-func (f *feed) close() {
+// Close ends the feed: its readers get io.EOF behind the last byte.
+func (f *Feed) Close() {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
-	f.change.changed()
+	f.change.Broadcast()
 }
 
-// end returns the offset behind all that was written.
-func (f *feed) end() int64 {
+// End returns the offset behind the last byte that was written.
+func (f *Feed) End() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.start + int64(len(f.text))
 }
 
-func (f *feed) lastWrite() time.Time {
+// LastWrite returns when Write was last called; zero if never.
+func (f *Feed) LastWrite() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.last
 }
 
-// readAt reads at off, and blocks until there is something.
-func (f *feed) readAt(ctx context.Context, p []byte, off int64) (int, error) {
+// ReadAt reads at off as [File.ReadAt] does: it blocks until there is
+// something, the feed is closed, or ctx is done. A reader that is over 1 MiB
+// behind may get an error: what it was to read is forgotten.
+func (f *Feed) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 	for {
-		wait := f.change.wait()
+		wait := f.change.Wait()
 		f.mu.Lock()
 		i := off - f.start
 		switch {

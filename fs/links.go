@@ -12,4 +12,4 @@ func WithoutLinks(ctx context.Context) context.Context {
 }
 
 // linkless reports whether ctx is from WithoutLinks.
-func linkless(ctx context.Context) bool { return ctx.Value(linklessKey{}) != nil }
+func Linkless(ctx context.Context) bool { return ctx.Value(linklessKey{}) != nil }

@@ -8,48 +8,58 @@ import (
 	"time"
 )
 
-// A qpath makes qid.paths: it hashes the names from the root to a file
-// (FNV-1a), so that a file has the same path in every process and at every
-// time.
-type qpath uint64
+// A Qid stands for a file's place in a tree: a hash (FNV-1a) of the names from
+// the root to the file, so that the file has the same qid.path in every process
+// and at every time.
+type Qid uint64
 
-const rootPath qpath = 14695981039346656037
+// RootQid is the Qid of a tree's root.
+const RootQid Qid = 14695981039346656037
 
-// child returns the qpath of an entry of the directory q.
-func (q qpath) child(name string) qpath {
+// Child returns the Qid of the entry of that name in the directory q.
+func (q Qid) Child(name string) Qid {
 	const prime = 1099511628211
 	q = (q ^ '/') * prime
 	for i := range len(name) {
-		q = (q ^ qpath(name[i])) * prime
+		q = (q ^ Qid(name[i])) * prime
 	}
 	return q
 }
 
-// path returns the qid.path: below 2^56, as 9pfuse needs it, and not 0.
-func (q qpath) path() uint64 {
+// Path returns the qid.path: below 2^56, as 9pfuse needs it, and not 0.
+func (q Qid) Path() uint64 {
 	q ^= q >> 29
 	q *= 0xbf58476d1ce4e5b9
 	q ^= q >> 32
 	return max(1, uint64(q)&(1<<56-1))
 }
 
-// A synthDir is a directory whose entries are nodes made as they are asked
-// for.
-type synthDir struct {
-	stat func() (Stat, error)
-	list func(ctx context.Context) ([]Node, error)            // what is listed
-	walk func(ctx context.Context, name string) (Node, error) // nil: what is listed
+// A SynthDir is a directory whose entries are nodes that are made when they are
+// asked for. A cookie of its listings is an entry's place in List.
+type SynthDir struct {
+	// Describe returns the directory's Stat.
+	Describe func() (Stat, error)
+
+	// List returns the entries that a ReadDir lists, in their order.
+	List func(ctx context.Context) ([]Node, error)
+
+	// Find returns the entry of a name, or iofs.ErrNotExist. A nil Find finds
+	// what List returns.
+	Find func(ctx context.Context, name string) (Node, error)
 }
 
-func (d synthDir) Stat(context.Context) (Stat, error) { return d.stat() }
+// Stat implements Node.
+func (d SynthDir) Stat(context.Context) (Stat, error) { return d.Describe() }
 
-func (d synthDir) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }
+// Open implements Node. It answers ErrIsDir.
+func (d SynthDir) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }
 
-func (d synthDir) Walk(ctx context.Context, name string) (Node, error) {
-	if d.walk != nil {
-		return d.walk(ctx, name)
+// Walk implements Dir.
+func (d SynthDir) Walk(ctx context.Context, name string) (Node, error) {
+	if d.Find != nil {
+		return d.Find(ctx, name)
 	}
-	nodes, err := d.list(ctx)
+	nodes, err := d.List(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -61,8 +71,9 @@ func (d synthDir) Walk(ctx context.Context, name string) (Node, error) {
 	return nil, iofs.ErrNotExist
 }
 
-func (d synthDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error) {
-	nodes, err := d.list(ctx)
+// ReadDir implements Dir. It leaves out an entry whose Stat answers an error.
+func (d SynthDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, error) {
+	nodes, err := d.List(ctx)
 	if err != nil || after >= uint64(len(nodes)) {
 		return nil, err
 	}
@@ -92,21 +103,21 @@ func NewDir(name string, nodes ...Node) Dir {
 		if err != nil {
 			panic("fs: NewDir: " + err.Error())
 		}
-		entries[st.Name] = renumber(n, rootPath.child(st.Name))
+		entries[st.Name] = renumber(n, RootQid.Child(st.Name))
 		names = append(names, st.Name)
 	}
 	slices.Sort(names)
 	made := time.Now()
-	return synthDir{
-		stat: func() (Stat, error) { return dirStat(name, rootPath, made), nil },
-		list: func(context.Context) ([]Node, error) {
+	return SynthDir{
+		Describe: func() (Stat, error) { return DirStat(name, RootQid, made), nil },
+		List: func(context.Context) ([]Node, error) {
 			list := make([]Node, len(names))
 			for i, n := range names {
 				list[i] = entries[n]
 			}
 			return list, nil
 		},
-		walk: func(_ context.Context, name string) (Node, error) {
+		Find: func(_ context.Context, name string) (Node, error) {
 			if n, ok := entries[name]; ok {
 				return n, nil
 			}
@@ -115,59 +126,72 @@ func NewDir(name string, nodes ...Node) Dir {
 	}
 }
 
-func dirStat(name string, q qpath, t time.Time) Stat {
-	return Stat{Name: name, Mode: iofs.ModeDir | 0o555, ModTime: t, UID: uid, GID: gid, Path: q.path()}
+// DirStat describes a directory of this process's own: mode 0555, its user's.
+func DirStat(name string, q Qid, t time.Time) Stat {
+	return Stat{Name: name, Mode: iofs.ModeDir | 0o555, ModTime: t, UID: uid, GID: gid, Path: q.Path()}
 }
 
-// TextFile returns a read-only file whose text is made whenever it is opened:
-// who has it open goes on reading what he began.
+// FileStat describes a read-only file of this process's own: mode 0444, its
+// user's.
+func FileStat(name string, q Qid, size int64, t time.Time) Stat {
+	return Stat{Name: name, Mode: 0o444, Size: size, ModTime: t, UID: uid, GID: gid, Path: q.Path()}
+}
+
+// TextFile returns a read-only file at the root of a tree, whose text is made
+// for each Stat and each Open. A reader that has the file open goes on reading
+// the text of its Open.
 func TextFile(name string, text func(ctx context.Context) ([]byte, error)) Node {
-	return textFile{name: name, q: rootPath.child(name), text: text, time: time.Now}
+	return Text{Name: name, Qid: RootQid.Child(name), Make: text, ModTime: time.Now}
 }
 
-type textFile struct {
-	name string
-	q    qpath
-	text func(ctx context.Context) ([]byte, error)
-	time func() time.Time
+// A Text is what TextFile returns, at any place and of any time.
+type Text struct {
+	Name    string
+	Qid     Qid
+	Make    func(ctx context.Context) ([]byte, error)
+	ModTime func() time.Time
 }
 
-func (f textFile) Stat(ctx context.Context) (Stat, error) {
-	b, err := f.text(ctx)
-	st := Stat{Name: f.name, Mode: 0o444, Size: int64(len(b)), ModTime: f.time(), UID: uid, GID: gid, Path: f.q.path()}
-	return st, err
+// Stat implements Node. It makes the text, for its length.
+func (f Text) Stat(ctx context.Context) (Stat, error) {
+	b, err := f.Make(ctx)
+	return FileStat(f.Name, f.Qid, int64(len(b)), f.ModTime()), err
 }
 
-func (f textFile) Open(ctx context.Context, mode OpenMode) (File, error) {
+// Open implements Node.
+func (f Text) Open(ctx context.Context, mode OpenMode) (File, error) {
 	if mode != OpenRead {
 		return nil, iofs.ErrPermission
 	}
-	b, err := f.text(ctx)
+	b, err := f.Make(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return byteFile(b), nil
+	return ByteFile(b), nil
 }
 
-// A byteFile is an open file of fixed bytes.
-type byteFile []byte
+// A ByteFile is an open file of bytes that do not change.
+type ByteFile []byte
 
-func (f byteFile) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
+// ReadAt implements File. It never blocks.
+func (f ByteFile) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
 	if off >= int64(len(f)) {
 		return 0, io.EOF
 	}
 	return copy(p, f[off:]), nil
 }
 
-func (f byteFile) WriteAt(context.Context, []byte, int64) (int, error) {
+// WriteAt implements File. It answers iofs.ErrPermission.
+func (f ByteFile) WriteAt(context.Context, []byte, int64) (int, error) {
 	return 0, iofs.ErrPermission
 }
 
-func (f byteFile) Close() error { return nil }
+// Close implements File.
+func (f ByteFile) Close() error { return nil }
 
 // renumber returns n with its qid.path, and those below it, changed by what
 // q is, each to another.
-func renumber(n Node, q qpath) Node {
+func renumber(n Node, q Qid) Node {
 	if d, ok := n.(Dir); ok {
 		return numberedDir{numbered{d, q}, d}
 	}
@@ -176,13 +200,13 @@ func renumber(n Node, q qpath) Node {
 
 type numbered struct {
 	Node
-	q qpath
+	q Qid
 }
 
 // renumbered maps the numbers below 2^56 to one another.
-func (q qpath) renumbered(path uint64) uint64 {
+func (q Qid) renumbered(path uint64) uint64 {
 	const odd = 0x9e3779b97f4a7c15
-	return (path*(uint64(q)|1) ^ q.path()) * odd & (1<<56 - 1)
+	return (path*(uint64(q)|1) ^ q.Path()) * odd & (1<<56 - 1)
 }
 
 func (n numbered) Stat(ctx context.Context) (Stat, error) {
@@ -213,9 +237,9 @@ func (d numberedDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, 
 }
 
 // Named returns n under another name, and its qid.paths renumbered by it.
-func Named(n Node, name string) Node { return named(n, name, rootPath.child(name)) }
+func Named(n Node, name string) Node { return named(n, name, RootQid.Child(name)) }
 
-func named(n Node, name string, q qpath) Node {
+func named(n Node, name string, q Qid) Node {
 	r := renamed{renumber(n, q), name}
 	if d, ok := r.Node.(Dir); ok {
 		return renamedDir{d, name}

@@ -1,7 +1,9 @@
 package fs
 
 import (
+	"9ci/fs/internal/wake"
 	"context"
+
 	iofs "io/fs"
 	"iter"
 	"slices"
@@ -88,7 +90,7 @@ func Walk(ctx context.Context, d Dir, path string) (Node, error) {
 // root of a daemon, and what an aname enters. They may be added and removed
 // while they are served.
 type Namespaces struct {
-	added signal
+	added wake.Signal
 
 	mu    sync.Mutex // guards what follows
 	trees map[string]Dir
@@ -98,7 +100,7 @@ type Namespaces struct {
 
 // Add serves tree as a namespace, in the place of one of that name.
 func (s *Namespaces) Add(name string, tree Dir) {
-	defer s.added.changed()
+	defer s.added.Broadcast()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.trees == nil {
@@ -144,13 +146,13 @@ func (s *Namespaces) Enter(name string) (Dir, error) {
 // of which those named as hidden are not listed, and of the namespaces as
 // directories below one another.
 func (s *Namespaces) Root(files []Node, hidden ...string) Dir {
-	r := nsDir{s: s, q: rootPath, files: make(map[string]Node), hidden: hidden}
+	r := nsDir{s: s, q: RootQid, files: make(map[string]Node), hidden: hidden}
 	for _, f := range files {
 		st, err := f.Stat(context.Background())
 		if err != nil {
 			panic("fs: Root: " + err.Error())
 		}
-		r.files[st.Name] = renumber(f, rootPath.child(st.Name))
+		r.files[st.Name] = renumber(f, RootQid.Child(st.Name))
 		r.order = append(r.order, st.Name)
 	}
 	slices.Sort(r.order)
@@ -161,7 +163,7 @@ func (s *Namespaces) Root(files []Node, hidden ...string) Dir {
 type nsDir struct {
 	s      *Namespaces
 	prefix string // "", or what is in front of its entries with a slash behind
-	q      qpath
+	q      Qid
 	files  map[string]Node // of the root
 	order  []string        // their names, sorted
 	hidden []string
@@ -175,7 +177,7 @@ func (d nsDir) Stat(context.Context) (Stat, error) {
 		parts := strings.Split(d.prefix, "/")
 		name = parts[len(parts)-2]
 	}
-	return dirStat(name, d.q, d.s.time), nil
+	return DirStat(name, d.q, d.s.time), nil
 }
 
 func (d nsDir) Open(context.Context, OpenMode) (File, error) { return nil, ErrIsDir }
@@ -193,11 +195,11 @@ func (d nsDir) Walk(ctx context.Context, name string) (Node, error) {
 	names := d.s.names
 	d.s.mu.Unlock()
 	if ok {
-		return named(tree, name, d.q.child(name)), nil
+		return named(tree, name, d.q.Child(name)), nil
 	}
 	i, _ := slices.BinarySearch(names, full+"/")
 	if i < len(names) && strings.HasPrefix(names[i], full+"/") {
-		return nsDir{s: d.s, prefix: full + "/", q: d.q.child(name)}, nil
+		return nsDir{s: d.s, prefix: full + "/", q: d.q.Child(name)}, nil
 	}
 	return nil, iofs.ErrNotExist
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 )
 
 // The runs of New's store, in the order in which they were made.
@@ -28,7 +30,7 @@ func treeOf(commit string) string { return commit[20:] + commit[:20] }
 // New returns a store in a temporary directory with one run of each kind, and
 // its tree, whose Control answers an error to every command. The store is
 // closed when the test ends.
-func New(t testing.TB) (*fs.Store, fs.Dir) {
+func New(t testing.TB) (*store.Store, fs.Dir) {
 	t.Helper()
 	s := NewStore(t)
 	passed := begin(t, s, PassedCommit, 7)
@@ -41,20 +43,20 @@ func New(t testing.TB) (*fs.Store, fs.Dir) {
 	running := begin(t, s, RunningCommit, 4)
 	must(t, running.Enter("test"))
 	fmt.Fprint(running.Stdout(), "so far\n")
-	return s, fs.NewTree(s, Control{})
+	return s, store.NewTree(s, Control{})
 }
 
 // NewStore returns an empty store in a temporary directory, which is closed
 // and removed when the test ends.
-func NewStore(t testing.TB) *fs.Store {
+func NewStore(t testing.TB) *store.Store {
 	t.Helper()
 	s, _ := newStore(t)
 	return s
 }
 
-func newStore(t testing.TB) (s *fs.Store, dir string) {
+func newStore(t testing.TB) (s *store.Store, dir string) {
 	dir = filepath.Join(t.TempDir(), "store")
-	s, err := fs.OpenStore(dir)
+	s, err := store.Open(dir)
 	must(t, err)
 	t.Cleanup(func() {
 		s.Close()
@@ -66,7 +68,7 @@ func newStore(t testing.TB) (s *fs.Store, dir string) {
 // NewLarge returns a store with n passed runs, and its tree. Only the first of
 // them is there with its files: of the others there is what the store's index
 // says, which is enough to list, walk to and stat them.
-func NewLarge(t testing.TB, n int) (*fs.Store, fs.Dir) {
+func NewLarge(t testing.TB, n int) (*store.Store, fs.Dir) {
 	t.Helper()
 	s, dir := newStore(t)
 	must(t, begin(t, s, PassedCommit, 7).Seal(context.Background(), "passed", 0, Sign))
@@ -84,7 +86,7 @@ func NewLarge(t testing.TB, n int) (*fs.Store, fs.Dir) {
 	}
 	must(t, os.WriteFile(index, text, 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, ".store", "next"), fmt.Appendln(nil, n+1), 0o600))
-	return s, fs.NewTree(s, Control{})
+	return s, store.NewTree(s, Control{})
 }
 
 // removeAll removes what a store keeps read-only.
@@ -106,20 +108,20 @@ func must(t testing.TB, err error) {
 }
 
 // begin makes a run and takes it through its first n steps.
-func begin(t testing.TB, s *fs.Store, commit string, n int) *fs.Run {
+func begin(t testing.TB, s *store.Store, commit string, n int) *store.Run {
 	t.Helper()
 	r, err := s.Create(commit)
 	must(t, err)
-	must(t, r.SetKey(fs.Attrs{
+	must(t, r.SetKey(ci.Attrs{
 		{Name: "version", Value: "1"}, {Name: "commit", Value: commit}, {Name: "target", Value: "test"},
 		{Name: "arch", Value: "amd64"}, {Name: "coreos", Value: "debian-12/1"}, {Name: "net", Value: "build"},
-		{Name: "env", Value: fs.QuoteWords([]string{"CI_NAME=it's quoted"})}, {Name: "secrets", Value: ""},
+		{Name: "env", Value: ci.QuoteWords([]string{"CI_NAME=it's quoted"})}, {Name: "secrets", Value: ""},
 	}))
-	must(t, r.SetInfo(fs.Attrs{
+	must(t, r.SetInfo(ci.Attrs{
 		{Name: "tree", Value: treeOf(commit)}, {Name: "repo", Value: "example.org/alice/hello"},
 		{Name: "host", Value: "nemo"}, {Name: "image", Value: "localhost/hello:1 sha256:0"}, {Name: "version", Value: "1"},
 	}))
-	for _, step := range fs.Steps[:n] {
+	for _, step := range ci.Steps[:n] {
 		must(t, r.Enter(step))
 		fmt.Fprintf(r.Stdout(), "%s: \x00\xff\r\n\n", step)
 		fmt.Fprintf(r.Stderr(), "%s: %s", step, strings.Repeat("a long line ", 3000))
@@ -173,7 +175,7 @@ var errNo = errors.New("this executor does nothing")
 
 func (Control) Command(context.Context, string) (string, error)            { return "", errNo }
 func (Control) RunCommand(context.Context, string, string) (string, error) { return "", errNo }
-func (Control) Status() fs.Attrs                                           { return fs.Attrs{{Name: "mode", Value: "run"}} }
+func (Control) Status() ci.Attrs                                           { return ci.Attrs{{Name: "mode", Value: "run"}} }
 func (Control) Head(context.Context) (commit, tree string, ancestors []string, err error) {
 	return PassedCommit, treeOf(PassedCommit), nil, nil
 }

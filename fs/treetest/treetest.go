@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // Lacks is what a door by its nature cannot carry. Everything else is asked of
@@ -357,16 +358,16 @@ func (w *walker) lines(name, form string) []string {
 	return lines
 }
 
-func (w *walker) attrs(name string) fs.Attrs {
+func (w *walker) attrs(name string) ci.Attrs {
 	w.lines(name, attrRE)
-	a, err := fs.ParseAttrs([]byte(w.read(name)))
+	a, err := ci.ParseAttrs([]byte(w.read(name)))
 	if err != nil {
 		w.Errorf("%s: %v", name, err)
 	}
 	return a
 }
 
-func attrNames(a fs.Attrs) (names []string) {
+func attrNames(a ci.Attrs) (names []string) {
 	for _, x := range a {
 		names = append(names, x.Name)
 	}
@@ -462,7 +463,7 @@ func (w *walker) testRun(id string) {
 	if lines := w.lines(dir+"/status", statusRE); len(lines) != 1 {
 		w.Fatalf("%s/status has %d lines", dir, len(lines))
 	}
-	st, err := fs.ParseStatus(w.read(dir + "/status"))
+	st, err := ci.ParseStatus(w.read(dir + "/status"))
 	if err != nil {
 		w.Fatalf("%s/status: %v", dir, err)
 	}
@@ -486,12 +487,12 @@ func (w *walker) testRun(id string) {
 	}
 	w.lines(dir+"/log", logLineRE)
 	steps := w.names(dir + "/step")
-	all := slices.Clone(fs.Steps)
+	all := slices.Clone(ci.Steps)
 	slices.Sort(all)
 	if !slices.Equal(steps, all) {
 		w.Errorf("%s/step lists %q, want %q", dir, steps, all)
 	}
-	for _, s := range fs.Steps {
+	for _, s := range ci.Steps {
 		if got := w.names(dir + "/step/" + s); !slices.Equal(got, []string{"log", "status"}) {
 			w.Errorf("%s/step/%s lists %q", dir, s, got)
 		}
@@ -515,7 +516,7 @@ func (w *walker) testRun(id string) {
 
 var idForm = regexp.MustCompile("^" + idRE + "$")
 
-func (w *walker) testAliases(id string, info fs.Attrs) {
+func (w *walker) testAliases(id string, info ci.Attrs) {
 	own := w.stat("ci/" + id)
 	for _, name := range []string{info.Get("commit"), info.Get("commit")[:7], info.Get("tree"), "last"} {
 		if name == "-" {
@@ -568,7 +569,7 @@ func (w *walker) testBlocks(name string) {
 	}
 }
 
-func (w *walker) testSealed(id string, info fs.Attrs) {
+func (w *walker) testSealed(id string, info ci.Attrs) {
 	dir := "ci/" + id
 	if a, b := w.read(dir+"/wait"), w.read(dir+"/status"); a != b {
 		w.Errorf("wait reads %q, status %q", a, b)
@@ -578,7 +579,7 @@ func (w *walker) testSealed(id string, info fs.Attrs) {
 	}
 	// The streams of the test are those of its step's log.
 	var stdout, stderr bytes.Buffer
-	if err := fs.CopyLog(&stdout, &stderr, strings.NewReader(w.read(dir+"/step/test/log"))); err != nil {
+	if err := ci.CopyLog(&stdout, &stderr, strings.NewReader(w.read(dir+"/step/test/log"))); err != nil {
 		w.Errorf("step/test/log: %v", err)
 	}
 	if stdout.String() != w.read(dir+"/stdout") || stderr.String() != w.read(dir+"/stderr") {
@@ -631,7 +632,7 @@ func (w *walker) testSealed(id string, info fs.Attrs) {
 
 func (w *walker) said(log string) string {
 	var b bytes.Buffer
-	if err := fs.CopyLog(&b, &b, strings.NewReader(w.read(log))); err != nil {
+	if err := ci.CopyLog(&b, &b, strings.NewReader(w.read(log))); err != nil {
 		w.Errorf("%s: %v", log, err)
 	}
 	return b.String()
@@ -674,7 +675,7 @@ func vis(name string) string {
 }
 
 // testTar reads the tar of a run in order and at any offset.
-func (w *walker) testTar(id string, info fs.Attrs) {
+func (w *walker) testTar(id string, info ci.Attrs) {
 	n := w.walk("ci/" + id + ".tar")
 	st, err := n.Stat(w.Context())
 	if err != nil {

@@ -1,0 +1,264 @@
+package ci
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+)
+
+// A LogLine is a line of a log in the CRI log format:
+//
+//	2026-11-24T21:04:05.000000000Z stdout F the text
+//
+// The bytes of one stream are the texts of its lines in order, each with a
+// newline behind where it is full.
+type LogLine struct {
+	Time   time.Time
+	Stream string // stdout or stderr
+	Full   bool   // F: the line ended; P: it goes on in the stream's next line, or the stream ended
+	Text   []byte
+}
+
+// logTime is RFC 3339 with all nine digits, so that lines sort.
+const logTime = "2006-01-02T15:04:05.000000000Z07:00"
+
+// maxLogText is the longest text of a line, as the kubelet splits them.
+const maxLogText = 16 << 10
+
+// maxLogLine bounds a line with its time, stream and tag.
+const MaxLogLine = maxLogText + 64
+
+func (l LogLine) Append(b []byte) []byte {
+	return appendLogLine(b, l.Time.UTC().AppendFormat(nil, logTime), l.Stream, l.Full, l.Text)
+}
+
+func appendLogLine(b, when []byte, stream string, full bool, text []byte) []byte {
+	b = append(append(b, when...), ' ')
+	b = append(b, stream...)
+	if full {
+		b = append(b, " F "...)
+	} else {
+		b = append(b, " P "...)
+	}
+	return append(append(b, text...), '\n')
+}
+
+// bytes appends what the line says of its stream.
+func (l LogLine) Bytes(b []byte) []byte {
+	b = append(b, l.Text...)
+	if l.Full {
+		b = append(b, '\n')
+	}
+	return b
+}
+
+// ParseLogLine reads a line of a log, without its newline. Text is a part of
+// line, not a copy.
+func ParseLogLine(line []byte) (LogLine, error) {
+	bad := func() (LogLine, error) {
+		return LogLine{}, fmt.Errorf("not a line of a CRI log: %.80q", line)
+	}
+	when, rest, ok := bytes.Cut(line, []byte(" "))
+	if !ok {
+		return bad()
+	}
+	t, err := time.Parse(time.RFC3339Nano, string(when))
+	if err != nil {
+		return bad()
+	}
+	l := LogLine{Time: t}
+	switch {
+	case bytes.HasPrefix(rest, []byte("stdout ")):
+		l.Stream = "stdout"
+	case bytes.HasPrefix(rest, []byte("stderr ")):
+		l.Stream = "stderr"
+	default:
+		return bad()
+	}
+	rest = rest[len("stdout "):]
+	switch {
+	case bytes.HasPrefix(rest, []byte("F ")):
+		l.Full = true
+	case bytes.HasPrefix(rest, []byte("P ")):
+	default:
+		return bad()
+	}
+	l.Text = rest[2:]
+	return l, nil
+}
+
+// CopyLog writes the bytes of a log to the streams that they came from, in
+// their order. It returns the first error of a writer, or one that says which
+// line is none.
+func CopyLog(stdout, stderr io.Writer, log io.Reader) error {
+	r := bufio.NewReaderSize(log, MaxLogLine)
+	var b []byte
+	for n := 1; ; n++ {
+		line, err := r.ReadSlice('\n')
+		if err == io.EOF && len(line) == 0 {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("log line %d: %w", n, err)
+		}
+		l, err := ParseLogLine(line[:len(line)-1])
+		if err != nil {
+			return fmt.Errorf("log line %d: %w", n, err)
+		}
+		w := stdout
+		if l.Stream == "stderr" {
+			w = stderr
+		}
+		b = l.Bytes(b[:0])
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+	}
+}
+
+// A lineSplitter cuts what is written to one stream into the lines of a log.
+type Splitter struct {
+	Stream string
+	Part   []byte // what came after the last newline; below maxLogText
+}
+
+// write appends the lines that p completes to b, and the count of bytes that
+// they say of the stream to n.
+func (s *Splitter) Write(b, p []byte, now time.Time) (lines []byte, n int) {
+	var buf [len(logTime)]byte
+	when := now.UTC().AppendFormat(buf[:0], logTime) // the same for all lines
+	for len(p) > 0 {
+		i := bytes.IndexByte(p, '\n')
+		take := i
+		if i < 0 {
+			take = len(p)
+		}
+		full := i >= 0
+		if room := maxLogText - len(s.Part); take > room {
+			take, full = room, false
+		}
+		text := p[:take]
+		if len(s.Part) > 0 {
+			s.Part = append(s.Part, text...)
+			text = s.Part
+		}
+		p = p[take:]
+		switch {
+		case full:
+			p = p[1:]
+			n++
+		case len(text) == maxLogText:
+		default:
+			if len(s.Part) == 0 {
+				s.Part = append(s.Part, text...)
+			}
+			continue
+		}
+		n += len(text)
+		b = appendLogLine(b, when, s.Stream, full, text)
+		s.Part = s.Part[:0]
+	}
+	return b, n
+}
+
+// flush appends what was held back as a part of a line.
+func (s *Splitter) Flush(b []byte, now time.Time) (lines []byte, n int) {
+	if len(s.Part) == 0 {
+		return b, 0
+	}
+	n = len(s.Part)
+	b = LogLine{now, s.Stream, false, s.Part}.Append(b)
+	s.Part = nil
+	return b, n
+}
+
+// A liveReader reads the bytes that a log says as a file of their own.
+type LiveReader struct {
+	Src io.ReaderAt
+	Mark
+}
+
+// A mark is an offset in live where a line of the log begins, and its offset
+// in the log.
+type Mark struct {
+	live, Log int64
+}
+
+var errLog = errors.New("the log is damaged")
+
+// readAt reads at off what the first size bytes of the log say. It returns no
+// bytes and no error where they say no more, and moves r's mark to the line
+// that it stopped in.
+func (r *LiveReader) ReadAt(p []byte, off, size int64) (n int, err error) {
+	if off < r.live {
+		r.Mark = Mark{}
+	}
+	buf := logBuf.Get().(*[]byte)
+	defer logBuf.Put(buf)
+	for n < len(p) && r.Mark.Log < size {
+		b := (*buf)[:min(int64(len(*buf)), size-r.Mark.Log)]
+		m, err := r.Src.ReadAt(b, r.Mark.Log)
+		if m < len(b) {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return n, err
+		}
+		start := r.Mark.Log
+		for n < len(p) {
+			i := bytes.IndexByte(b, '\n')
+			if i < 0 {
+				break
+			}
+			l, err := ParseLogLine(b[:i])
+			if err != nil {
+				return n, errLog
+			}
+			size := int64(len(l.Text))
+			if l.Full {
+				size++
+			}
+			if at := off + int64(n) - r.live; at < size {
+				if at < int64(len(l.Text)) {
+					n += copy(p[n:], l.Text[at:])
+				}
+				if n < len(p) && l.Full {
+					p[n] = '\n'
+					n++
+				}
+				if off+int64(n) < r.live+size {
+					break // p is full in the middle of a line
+				}
+			}
+			r.live += size
+			r.Mark.Log += int64(i + 1)
+			b = b[i+1:]
+		}
+		if r.Mark.Log == start && n < len(p) {
+			return n, errLog // no newline in the longest line there is
+		}
+	}
+	return n, nil
+}
+
+// liveSize counts the bytes that a log says.
+func LiveSize(log io.Reader) (n int64, err error) {
+	var c counter
+	err = CopyLog(&c, &c, log)
+	return int64(c), err
+}
+
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+// logBuf holds buffers that take the longest line twice: a reader that waits
+// holds none.
+var logBuf = sync.Pool{New: func() any { b := make([]byte, 2*MaxLogLine); return &b }}

@@ -1,0 +1,179 @@
+package ci
+
+import (
+	"9ci/fs"
+	"bytes"
+	"encoding/hex"
+	"fmt"
+
+	iofs "io/fs"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxManifest bounds the texts of a run that are read as a whole: manifest,
+// artifacts.mtree, key and info.
+const MaxText = 64 << 20
+
+// ourNames are the files of a sealed run that the manifest must name, besides
+// what is below artifacts. Manifest and manifest.sig are not among them.
+var Files = func() []string {
+	names := []string{"artifacts.mtree", "info", "key", "log", "status", "stderr", "stdout"}
+	for _, s := range Steps {
+		names = append(names, "step/"+s+"/log", "step/"+s+"/status")
+	}
+	slices.Sort(names)
+	return names
+}()
+
+// ourDirs are the directories of a sealed run, but those below artifacts. The
+// run itself is ".".
+var Dirs = func() []string {
+	names := []string{".", "artifacts", "step"}
+	for _, s := range Steps {
+		names = append(names, "step/"+s)
+	}
+	slices.Sort(names)
+	return names
+}()
+
+// A sum is a line of a manifest.
+type Sum struct {
+	Name   string // slash-separated, relative to the run
+	Digest [32]byte
+}
+
+// formatManifest writes sums as sha256sum(1) does, its lines sorted, as sort(1)
+// does where the locale is C.
+func FormatManifest(sums []Sum) []byte {
+	lines := make([]string, len(sums))
+	for i, s := range sums {
+		var b []byte
+		name := s.Name
+		if strings.Contains(name, `\`) {
+			b = append(b, '\\')
+			name = strings.ReplaceAll(name, `\`, `\\`)
+		}
+		b = hex.AppendEncode(b, s.Digest[:])
+		b = append(append(append(b, "  "...), name...), '\n')
+		lines[i] = string(b)
+	}
+	slices.Sort(lines)
+	return []byte(strings.Join(lines, ""))
+}
+
+// parseManifest reads a manifest, whose names must be clean and each there
+// once, and whose lines must be sorted.
+func ParseManifest(b []byte) ([]Sum, error) {
+	var sums []Sum
+	var last []byte
+	seen := make(map[string]bool)
+	for n := 1; len(b) > 0; n++ {
+		bad := func(why string) ([]Sum, error) {
+			return nil, fmt.Errorf("manifest line %d: %s", n, why)
+		}
+		line, rest, ok := bytes.Cut(b, []byte("\n"))
+		if !ok {
+			return bad("it has no end")
+		}
+		b = rest
+		text := string(line)
+		escaped := strings.HasPrefix(text, `\`)
+		if escaped {
+			text = text[1:]
+		}
+		digits, name, ok := strings.Cut(text, "  ")
+		d, err := ParseDigest(digits)
+		if !ok || err != nil {
+			return bad("not a line of sha256sum")
+		}
+		if escaped {
+			if name, ok = sumUnescape(name); !ok {
+				return bad("not a line of sha256sum")
+			}
+		}
+		if escaped != strings.Contains(name, `\`) {
+			return bad("not as sha256sum writes it")
+		}
+		if err := CheckPath(name); err != nil {
+			return bad(err.Error())
+		}
+		if seen[name] {
+			return bad(fmt.Sprintf("%q is there twice", name))
+		}
+		if bytes.Compare(last, line) >= 0 {
+			return bad("it is out of order")
+		}
+		seen[name], last = true, line
+		sums = append(sums, Sum{name, d})
+	}
+	return sums, nil
+}
+
+// sumUnescape undoes how sha256sum(1) writes the name of a line that begins
+// with a backslash. Of what it escapes only a backslash can be in a name.
+func sumUnescape(s string) (string, bool) {
+	rest := strings.ReplaceAll(s, `\\`, "")
+	return strings.ReplaceAll(s, `\\`, `\`), !strings.Contains(rest, `\`)
+}
+
+// checkPath reports what is wrong with a slash-separated relative path of
+// names that 9P can carry.
+func CheckPath(path string) error {
+	if !utf8.ValidString(path) {
+		return fmt.Errorf("the path %.200q is not UTF-8: 9P cannot carry it", path)
+	}
+	if !iofs.ValidPath(path) || path == "." {
+		return fmt.Errorf("%.200q is not a clean relative path", path)
+	}
+	for name := range strings.SplitSeq(path, "/") {
+		if err := fs.CheckName(name); err != nil {
+			return err
+		}
+		if strings.ContainsFunc(name, unicode.IsControl) {
+			return fmt.Errorf("the name %.200q has a control character in it: not every door can carry it", name)
+		}
+	}
+	if len(path) > maxPath {
+		return fmt.Errorf("path %.60q... is over %d bytes", path, maxPath)
+	}
+	return nil
+}
+
+// maxPath is Linux's PATH_MAX, less room for the store's own path.
+const maxPath = 3072
+
+// checkNames compares a manifest with what a sealed run has: our names, and
+// artifacts' regular files.
+func CheckNames(sums []Sum, tree []Artifact) error {
+	have := make(map[string][32]byte, len(sums))
+	for _, s := range sums {
+		have[s.Name] = s.Digest
+	}
+	for _, name := range Files {
+		if _, ok := have[name]; !ok {
+			return fmt.Errorf("manifest does not name %s", name)
+		}
+		delete(have, name)
+	}
+	for _, a := range tree {
+		if !a.Mode.IsRegular() {
+			continue
+		}
+		name := "artifacts/" + a.Name
+		d, ok := have[name]
+		if !ok {
+			return fmt.Errorf("artifacts.mtree names %q, manifest does not", name)
+		}
+		if d != a.Digest {
+			return fmt.Errorf("manifest and artifacts.mtree have different digests of %q", name)
+		}
+		delete(have, name)
+	}
+	for name := range have {
+		return fmt.Errorf("manifest names %q, which is no file of a run", name)
+	}
+	return nil
+}

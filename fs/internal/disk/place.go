@@ -1,0 +1,173 @@
+package disk
+
+import (
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A place is a directory in which paths are resolved in one step of the
+// kernel's, never out of it and never through a symbolic link (openat2(2)).
+// Where there is no openat2 its os.Root walks them name by name.
+type Place struct {
+	Root *os.Root
+	Dir  *os.File // the same directory
+}
+
+// A diskStat describes a file on disk.
+type Stat struct {
+	Mode     iofs.FileMode
+	Size     int64
+	Time     time.Time
+	UID, GID uint32
+	Target   string // of a symbolic link
+}
+
+// newPlace returns the place at root.
+func NewPlace(root *os.Root) (Place, error) {
+	d, err := root.Open(".")
+	return Place{root, d}, err
+}
+
+// openPlace returns the place at dir. The caller closes it.
+func OpenPlace(dir string) (Place, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return Place{}, err
+	}
+	p, err := NewPlace(root)
+	if err != nil {
+		root.Close()
+	}
+	return p, err
+}
+
+func (p Place) Close() {
+	p.Dir.Close()
+	p.Root.Close()
+}
+
+var HaveOpenat2 = sync.OnceValue(func() bool {
+	fd, err := openat2(unix.AT_FDCWD, ".", unix.O_PATH)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err == nil
+})
+
+func openat2(dir int, name string, flags uint64) (int, error) {
+	how := unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	}
+	for {
+		fd, err := unix.Openat2(dir, name, &how)
+		if err != unix.EINTR && err != unix.EAGAIN { // EAGAIN: a rename on the way
+			return fd, err
+		}
+	}
+}
+
+// lstat describes a file, and a symbolic link itself.
+func (p Place) Lstat(rel string) (Stat, error) {
+	if !HaveOpenat2() {
+		return p.lstatByName(filepath.FromSlash(rel))
+	}
+	var s unix.Stat_t
+	dir := int(p.Dir.Fd())
+	if !strings.Contains(rel, "/") { // one name needs no steps
+		if err := unix.Fstatat(dir, rel, &s, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return Stat{}, err
+		}
+		return NewStat(&s, dir, rel)
+	}
+	fd, err := openat2(dir, rel, unix.O_PATH)
+	if err != nil {
+		return Stat{}, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &s); err != nil {
+		return Stat{}, err
+	}
+	return NewStat(&s, fd, "")
+}
+
+func (p Place) lstatByName(name string) (Stat, error) {
+	fi, err := p.Root.Lstat(name)
+	if err != nil {
+		return Stat{}, Bare(err)
+	}
+	st := Stat{Mode: fi.Mode(), Size: fi.Size(), Time: fi.ModTime()}
+	if sys, ok := fi.Sys().(*syscall.Stat_t); ok {
+		st.UID, st.GID = sys.Uid, sys.Gid
+	}
+	if st.Mode&iofs.ModeSymlink != 0 {
+		st.Target, err = p.Root.Readlink(name)
+	}
+	return st, Bare(err)
+}
+
+// newDiskStat makes a diskStat of the file name in the open directory dir, or
+// of dir itself where the name is empty.
+func NewStat(s *unix.Stat_t, dir int, name string) (Stat, error) {
+	sec, nsec := s.Mtim.Unix()
+	st := Stat{Mode: FileMode(s.Mode & 0o7777), Size: s.Size, Time: time.Unix(sec, nsec), UID: s.Uid, GID: s.Gid}
+	switch s.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		st.Mode |= iofs.ModeDir
+	case unix.S_IFLNK:
+		st.Mode |= iofs.ModeSymlink
+		b := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(dir, name, b)
+		if err != nil {
+			return Stat{}, err
+		}
+		st.Target = string(b[:n])
+	default:
+		st.Mode |= iofs.ModeIrregular // not served
+	}
+	return st, nil
+}
+
+// open opens a regular file. It reports errNotRegular where it is none.
+func (p Place) Open(rel string) (*os.File, error) {
+	if !HaveOpenat2() {
+		return OpenRegular(p.Root, rel)
+	}
+	fd, err := openat2(int(p.Dir.Fd()), rel, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err == unix.ELOOP {
+		return nil, ErrNotRegular
+	}
+	if err != nil {
+		return nil, err
+	}
+	var s unix.Stat_t
+	if err = unix.Fstat(fd, &s); err == nil && s.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = ErrNotRegular
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), rel), nil
+}
+
+// openDir opens a directory.
+func (p Place) OpenDir(rel string) (*os.File, error) {
+	if !HaveOpenat2() {
+		f, err := p.Root.Open(filepath.FromSlash(rel))
+		return f, Bare(err)
+	}
+	fd, err := openat2(int(p.Dir.Fd()), rel, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), rel), nil
+}

@@ -1,5 +1,0 @@
-//go:build !race
-
-package fs
-
-const readers = 10000

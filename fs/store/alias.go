@@ -1,0 +1,180 @@
+package store
+
+import (
+	"9ci/fs/ci"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	iofs "io/fs"
+	"strings"
+)
+
+// minPrefix is the shortest prefix of a commit or a tree that names a run.
+const minPrefix = 7
+
+// errAmbiguous is iofs.ErrNotExist too: a name of two things names none.
+var errAmbiguous = fmt.Errorf("the prefix is of several commits: %w", iofs.ErrNotExist)
+
+// Lookup returns the run that a name means: an id; last; a commit, a tree or a
+// prefix of either of seven digits or more, of which it takes the best run; or
+// a score. It reports iofs.ErrNotExist where there is none. Head and green,
+// which only a repository can tell, are the tree's.
+func (s *Store) Lookup(rev string) (Entry, error) {
+	if _, _, ok := ci.SplitID(rev); ok {
+		return s.Get(rev)
+	}
+	if rev == "last" {
+		for e := range s.Runs() {
+			return e, nil
+		}
+	} else if len(rev) >= minPrefix && len(rev) <= 64 && ci.IsHex(rev) {
+		e, err := s.best(rev)
+		if err == nil || errors.Is(err, errAmbiguous) {
+			return e, err
+		}
+	}
+	return Entry{}, &iofs.PathError{Op: "find", Path: rev, Err: iofs.ErrNotExist}
+}
+
+// best returns the best run of a commit, a tree, or an unambiguous prefix.
+func (s *Store) best(prefix string) (Entry, error) {
+	var named oid // what the prefix means
+	full := len(prefix) == 40 || len(prefix) == 64
+	matches := func(name oid) (bool, error) {
+		digits := name.String()
+		if !strings.HasPrefix(digits, prefix) || full && digits != prefix {
+			return false, nil
+		}
+		if named.n != 0 && named != name {
+			return false, errAmbiguous
+		}
+		named = name
+		return true, nil
+	}
+	top, runs, err := s.bestSealed(prefix, matches)
+	if err != nil {
+		return Entry{}, err
+	}
+	var best Entry
+	if top != nil {
+		best = s.entry(top)
+	}
+	for _, r := range runs {
+		e := r.entry()
+		for _, digits := range []string{e.Commit, e.Tree} {
+			name, _ := parseOptionalOID(digits)
+			ok, err := matches(name)
+			if err != nil {
+				return Entry{}, err
+			}
+			if ok && (best.ID == "" || better(e, best)) {
+				best = e
+			}
+		}
+	}
+	if best.ID == "" {
+		return Entry{}, iofs.ErrNotExist
+	}
+	return best, nil
+}
+
+// bestSealed returns the best of the sealed runs, and the unfinished ones. A
+// score is looked for last.
+func (s *Store) bestSealed(prefix string, matches func(oid) (bool, error)) (top *record, runs []*Run, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refresh()
+	consider := func(records []*record, hash func(*record) []byte, name func(*record) oid) error {
+		for r := range byHash(records, prefix, hash) {
+			ok, err := matches(name(r))
+			if err != nil {
+				return err
+			}
+			if ok && (top == nil || betterRecord(r, top)) {
+				top = r
+			}
+		}
+		return nil
+	}
+	err = consider(s.index.byID, commitOf, func(r *record) oid { return r.commit })
+	if err == nil {
+		err = consider(s.index.byTree, treeOf, func(r *record) oid { return r.tree })
+	}
+	if top == nil && err == nil && len(prefix) == 64 {
+		for r := range byHash(s.index.byScore, prefix, scoreOf) {
+			top = r
+		}
+	}
+	return top, s.runs, err
+}
+
+// better reports whether /ci/<rev> means a rather than b: default targets
+// first, passed before failed, then newest. Of what neither passed nor failed
+// a run that goes on comes first.
+func better(a, b Entry) bool {
+	if a.Default != b.Default {
+		return a.Default
+	}
+	if x, y := rank(a.State), rank(b.State); x != y {
+		return x < y
+	}
+	if !a.Time.Equal(b.Time) {
+		return a.Time.After(b.Time)
+	}
+	return a.seq > b.seq
+}
+
+func betterRecord(a, b *record) bool {
+	if a.deflt != b.deflt {
+		return a.deflt
+	}
+	if x, y := rank(a.state), rank(b.state); x != y {
+		return x < y
+	}
+	return cmp.Or(cmp.Compare(a.end, b.end), orderSeq(a, b)) > 0
+}
+
+func rank(state string) int {
+	switch state {
+	case "passed":
+		return 0
+	case "failed":
+		return 1
+	case "cancelled", "error":
+		return 3
+	default:
+		return 2
+	}
+}
+
+// lookup is Lookup with head and green.
+func (t *tree) lookup(ctx context.Context, rev string) (Entry, error) {
+	if rev != "head" && rev != "green" {
+		return t.s.Lookup(rev)
+	}
+	if t.c == nil {
+		return Entry{}, iofs.ErrNotExist
+	}
+	commit, tree, ancestors, err := t.c.Head(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	if rev == "head" {
+		e, err := t.s.Lookup(commit)
+		if err != nil && tree != "" {
+			e, err = t.s.Lookup(tree)
+		}
+		return e, err
+	}
+	if e, err := t.lookup(ctx, "head"); err == nil && e.State == "passed" {
+		return e, nil
+	}
+	for _, c := range ancestors {
+		if e, err := t.s.Lookup(c); err == nil && e.State == "passed" {
+			return e, nil
+		}
+	}
+	return Entry{}, iofs.ErrNotExist
+}

@@ -1,0 +1,93 @@
+package store
+
+import (
+	"9ci/fs/ci"
+
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// setMeta gives a file of dst, which nobody else writes, its mode and time.
+func setMeta(dst *os.Root, a ci.Artifact) error {
+	name := filepath.FromSlash(a.Name)
+	if a.Mode&iofs.ModeSymlink == 0 {
+		if err := dst.Chmod(name, a.Mode&(iofs.ModePerm|iofs.ModeSetuid|iofs.ModeSetgid|iofs.ModeSticky)); err != nil {
+			return err
+		}
+	}
+	return setTime(dst, name, a.Time)
+}
+
+// setTime sets the modification time of a file, or of a link itself.
+func setTime(root *os.Root, name string, t time.Time) error {
+	dir, err := root.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	ts, err := unix.TimeToTimespec(t)
+	if err != nil {
+		return err
+	}
+	err = unix.UtimesNanoAt(int(dir.Fd()), filepath.Base(name), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return &iofs.PathError{Op: "utimensat", Path: name, Err: err}
+	}
+	return nil
+}
+
+// reserve gives a file room on disk without making it longer.
+func reserve(f *os.File, size int64) error {
+	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
+	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
+		return nil // a file system without it
+	}
+	if err != nil {
+		return &iofs.PathError{Op: "fallocate", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// syncDir makes the names in a directory last.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// removeAll removes a tree whose directories may be read-only.
+func removeAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if err == nil {
+		return nil
+	}
+	filepath.WalkDir(dir, func(name string, d iofs.DirEntry, err error) error {
+		if d != nil && d.IsDir() {
+			os.Chmod(name, 0o700)
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
+
+// diskSize adds up the sizes of the files below dir.
+func diskSize(dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(name string, d iofs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		fi, err := d.Info()
+		if err == nil {
+			n += fi.Size()
+		}
+		return err
+	})
+	return n, err
+}

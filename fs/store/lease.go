@@ -1,0 +1,149 @@
+package store
+
+import (
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
+
+	iofs "io/fs"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A lease keeps a sealed run from being evicted while somebody reads it: its
+// directory is open and locked shared, which other processes see. Who opened
+// a file of it has the lease until the file is closed. It lasts leaseTime
+// longer, so that who copies a run file by file does not lose it between two.
+type lease struct {
+	disk.Place // the run
+
+	// Guarded by Store.mu:
+	users int
+	used  time.Time   // when the last user went
+	end   *time.Timer // runs while there are no users, and perhaps longer
+	gone  bool
+
+	tarOnce sync.Once // guards what follows
+	tar     *ci.Layout
+	tarErr  error
+
+	liveOnce sync.Once // guards what follows
+	live     int64
+	liveErr  error
+}
+
+const leaseTime = time.Second
+
+// maxLeases is how many leases are held before those without users end early:
+// each has two descriptors, and a client may walk through many runs a second.
+const maxLeases = 128
+
+// acquire returns the lease of a sealed run. Who got it calls release. It
+// reports iofs.ErrNotExist where the run is gone.
+func (s *Store) acquire(id string) (*lease, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.leases[id]
+	if l == nil {
+		if len(s.leases) >= maxLeases {
+			s.dropIdle()
+		}
+		var err error
+		if l, err = openLease(s.runPath(id)); err != nil {
+			return nil, err
+		}
+		s.leases[id] = l
+	}
+	l.users++
+	return l, nil
+}
+
+func (s *Store) release(id string, l *lease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.users--; l.users > 0 {
+		return
+	}
+	l.used = time.Now()
+	switch {
+	case s.closed:
+		s.drop(id, l)
+	case l.end == nil:
+		l.end = time.AfterFunc(leaseTime, func() { s.expire(id, l) })
+	}
+}
+
+// expire ends a lease that had no users for leaseTime.
+func (s *Store) expire(id string, l *lease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.gone {
+		return
+	}
+	l.end = nil
+	if l.users > 0 {
+		return // release starts it again
+	}
+	if rest := leaseTime - time.Since(l.used); rest > 0 {
+		l.end = time.AfterFunc(rest, func() { s.expire(id, l) })
+		return
+	}
+	s.drop(id, l)
+}
+
+// drop ends a lease that nobody uses. s.mu is held.
+func (s *Store) drop(id string, l *lease) {
+	if l.end != nil {
+		l.end.Stop()
+	}
+	delete(s.leases, id)
+	l.gone = true
+	l.Close()
+}
+
+// dropIdle ends the leases that nobody uses. s.mu is held.
+func (s *Store) dropIdle() {
+	for id, l := range s.leases {
+		if l.users == 0 {
+			s.drop(id, l)
+		}
+	}
+}
+
+// dropLeases ends the leases that nobody uses, at once.
+func (s *Store) dropLeases() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropIdle()
+}
+
+// leased reports whether somebody reads the run through this Store. s.mu is
+// held.
+func (s *Store) leased(id string) bool { return s.leases[id] != nil }
+
+func openLease(dir string) (*lease, error) {
+	p, err := disk.OpenPlace(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(p.Dir, unix.LOCK_SH|unix.LOCK_NB)
+	if err == errLocked { // it is just being evicted
+		err = &iofs.PathError{Op: "open", Path: dir, Err: iofs.ErrNotExist}
+	}
+	if err == nil {
+		// The lock may have come after the run was renamed away.
+		var now, then os.FileInfo
+		if then, err = p.Dir.Stat(); err == nil {
+			if now, err = os.Lstat(dir); err == nil && !os.SameFile(now, then) {
+				err = &iofs.PathError{Op: "open", Path: dir, Err: iofs.ErrNotExist}
+			}
+		}
+	}
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return &lease{Place: p}, nil
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package store
+
+const readers = 10000

@@ -1,0 +1,233 @@
+package store
+
+import (
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Recover seals the runs of dead processes: those whose test and artifacts
+// had passed as passed, with the step that was cut short in error, and all
+// others in state error. It returns the ids of those it sealed.
+func (s *Store) Recover(ctx context.Context, sign SignFunc) ([]string, error) {
+	work, err := os.ReadDir(s.path("work"))
+	if err != nil {
+		return nil, fmt.Errorf("store: recover: %w", err)
+	}
+	var ids []string
+	var errs []error
+	for _, w := range work {
+		if _, _, ok := ci.SplitID(w.Name()); !ok {
+			continue
+		}
+		ok, err := s.recover(ctx, w.Name(), sign)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("store: recover %s: %w", w.Name(), err))
+		}
+		if ok {
+			ids = append(ids, w.Name())
+		}
+	}
+	return ids, errors.Join(errs...)
+}
+
+func (s *Store) recover(ctx context.Context, id string, sign SignFunc) (bool, error) {
+	r, err := s.takeOver(id, func(ci.Status) bool { return true })
+	if r == nil || err != nil {
+		return false, err
+	}
+	state, code := r.verdict()
+	if err := r.Seal(ctx, state, code, sign); err != nil {
+		return r.sealed(), err
+	}
+	return true, nil
+}
+
+// takeOver makes the unfinished run of a dead process ours, if its status is
+// wanted. It returns nil where it is not, or where the process lives.
+func (s *Store) takeOver(id string, wanted func(ci.Status) bool) (*Run, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	f, err := lockFile(s.path("work", id), false)
+	unlock()
+	if err == errLocked {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.reopen(id, f)
+	if err != nil {
+		// Nothing that could be sealed: killed while it was made, or
+		// just sealed by its process.
+		removeAll(s.workPath(id))
+		os.Remove(f.Name())
+		f.Close()
+		if errors.Is(err, iofs.ErrNotExist) {
+			err = nil
+		}
+		return nil, err
+	}
+	if !wanted(r.status) {
+		r.closeLogs()
+		f.Close()
+		return nil, nil
+	}
+	return r, nil
+}
+
+// Resume takes over the runs of dead processes that were queued and had not
+// begun, oldest first: they are runs of this Store now, as if Create had just
+// returned them. What is left is for Recover.
+func (s *Store) Resume() ([]*Run, error) {
+	work, err := os.ReadDir(s.path("work"))
+	if err != nil {
+		return nil, fmt.Errorf("store: resume: %w", err)
+	}
+	var runs []*Run
+	var errs []error
+	for _, w := range work {
+		if _, _, ok := ci.SplitID(w.Name()); !ok {
+			continue
+		}
+		r, err := s.takeOver(w.Name(), func(st ci.Status) bool { return st.State == "queued" && st.Took < 0 })
+		if err != nil {
+			errs = append(errs, fmt.Errorf("store: resume %s: %w", w.Name(), err))
+		} else if r != nil {
+			r.info = slices.DeleteFunc(r.info, func(a ci.Attr) bool { return a.Name == "end" })
+			runs = append(runs, r)
+		}
+	}
+	slices.SortFunc(runs, func(a, b *Run) int { return cmp.Compare(a.seq, b.seq) })
+	s.mu.Lock()
+	s.runs = slices.Concat(s.runs, runs)
+	slices.SortFunc(s.runs, func(a, b *Run) int { return cmp.Compare(a.seq, b.seq) })
+	s.mu.Unlock()
+	for _, r := range runs {
+		r.announce()
+	}
+	return runs, errors.Join(errs...)
+}
+
+// reopen takes over the run of a dead process, whose file in .store/work is
+// given and locked.
+func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
+	dir := s.workPath(id)
+	if _, err := os.Lstat(dir); err != nil {
+		return nil, err
+	}
+	info, err := readAttrs(filepath.Join(dir, "info"))
+	if err != nil {
+		return nil, err
+	}
+	commit, err := parseOID(info.Get("commit"))
+	if err != nil {
+		return nil, err
+	}
+	key, err := readAttrs(filepath.Join(dir, "key"))
+	if err != nil {
+		return nil, err
+	}
+	status, err := readStatus(filepath.Join(dir, "status"))
+	if err != nil {
+		return nil, err
+	}
+	soften(dir)
+	reserve(lock, room) // as well as may be
+	r := s.newRun(commit)
+	r.id, r.dir, r.lock, r.key, r.status = id, dir, lock, key, status
+	_, r.seq, _ = ci.SplitID(id)
+	for _, a := range info {
+		if a.Value != "-" {
+			r.info = append(r.info, a)
+		}
+	}
+	r.start, _ = ci.ParseTime(info.Get("start"))
+	for i, name := range ci.Steps {
+		if r.steps[i], err = readStatus(filepath.Join(dir, "step", name, "status")); err != nil {
+			return nil, err
+		}
+		if r.steps[i].State == "running" {
+			r.step, r.entered = i, r.steps[i].Time
+		}
+	}
+	if r.step >= 0 {
+		name := filepath.Join(dir, "step", ci.Steps[r.step], "log")
+		if r.stepLog, err = os.OpenFile(name, os.O_RDWR|os.O_APPEND, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.openLogs(); err != nil {
+		return nil, err
+	}
+	for _, f := range []*os.File{r.log, r.stepLog} {
+		if f != nil {
+			if err := cutLog(f); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !info.Has("end") || info.Get("end") == "-" {
+		r.info = r.info.With(ci.Attr{Name: "end", Value: ci.FormatTime(lastChange(dir))})
+	}
+	return r, nil
+}
+
+// verdict returns how the run of a dead process ended.
+func (r *Run) verdict() (state string, code int) {
+	if r.status.Finished() { // it was being sealed
+		return r.status.State, r.status.Code
+	}
+	done := func(i int) bool { return r.steps[i].State == "passed" }
+	if done(ci.TestStep) && (done(ci.ArtifactsStep) || r.steps[ci.ArtifactsStep].State == "skipped") {
+		if s := &r.steps[ci.PostTestStep]; s.State == "queued" {
+			*s = ci.Status{State: "error", Code: -1, Took: -1, Time: s.Time}
+		}
+		return "passed", 0
+	}
+	return "error", -1
+}
+
+func readStatus(name string) (ci.Status, error) {
+	b, err := disk.ReadFile(name, ci.MaxText)
+	if err != nil {
+		return ci.Status{}, err
+	}
+	return ci.ParseStatus(string(b))
+}
+
+// cutLog cuts off half a line, which a kill may have left at a log's end.
+func cutLog(f *os.File) error {
+	fi, err := f.Stat()
+	if err != nil || fi.Size() == 0 {
+		return err
+	}
+	start := max(0, fi.Size()-ci.MaxLogLine)
+	b := make([]byte, fi.Size()-start)
+	if _, err := f.ReadAt(b, start); err != nil {
+		return err
+	}
+	return f.Truncate(start + int64(bytes.LastIndexByte(b, '\n')+1))
+}
+
+// lastChange returns when a file of the run was last written.
+func lastChange(dir string) (last time.Time) {
+	for _, name := range []string{"status", "info", "log", "stdout", "stderr"} {
+		if fi, err := os.Lstat(filepath.Join(dir, name)); err == nil && fi.ModTime().After(last) {
+			last = fi.ModTime()
+		}
+	}
+	return last
+}

@@ -1,0 +1,250 @@
+package store
+
+import (
+	"9ci/fs"
+	"9ci/fs/ci"
+	"cmp"
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Store keeps the runs of one namespace in a directory:
+//
+//	ci/<id>/          a sealed run, with exactly the names that the tree serves
+//	ci/.<id>/         a run that has not ended
+//	ci/last           a symbolic link to the newest sealed run
+//	.store/lock       locked while the store is changed
+//	.store/index      what the sealed runs are, so that they need not be read
+//	.store/next       the number that the next id gets: none is given twice
+//	.store/owner/*    one for each open Store, locked while its process lives
+//	.store/work/*     one for each run that has not ended, locked by its process
+//	.store/keep/<id>  the run is never evicted
+//	.store/show/*     what machines are shown, each owned by an open Store
+//
+// Several processes may use a store. A Store's methods may be called from
+// several goroutines.
+type Store struct {
+	// MaxOutput is how many bytes stdout, stderr and the logs of a run may
+	// have together before its writers answer an error, and before an
+	// adoption is refused. Zero means 4 GiB.
+	MaxOutput int64
+
+	dir    string
+	token  string   // names our file in .store/owner
+	owner  *os.File // that file, locked
+	events *fs.Feed // the lines of the file event
+
+	tx    sync.Mutex // held with the lock on flock, which excludes processes, not goroutines
+	flock *os.File
+
+	mu     sync.Mutex // guards what follows
+	index  index
+	runs   []*Run // ours that have not ended, by seq
+	leases map[string]*lease
+	policy Keep
+	retry  *time.Timer // evicts again what was in use
+	closed bool
+}
+
+// defaultMaxOutput bounds what a guest that floods its output can write.
+const defaultMaxOutput = 4 << 30
+
+// OpenStore opens the store in dir, which it makes where there is none. It
+// removes what dead processes left half-adopted or half-evicted; their
+// unfinished runs are [Store.Recover]'s.
+func Open(dir string) (*Store, error) {
+	s, err := openStore(dir)
+	if err != nil {
+		return nil, fmt.Errorf("store: open store: %w", err)
+	}
+	return s, nil
+}
+
+func openStore(dir string) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		dir:    dir,
+		token:  fmt.Sprintf("%d.%s", os.Getpid(), rand.Text()),
+		events: new(fs.Feed),
+		leases: make(map[string]*lease),
+	}
+	for _, d := range []string{s.RunDir(), s.path("owner"), s.path("work"), s.path("keep"), s.path("show")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	s.index.path = s.path("index")
+	if s.flock, err = os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, err
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		s.flock.Close()
+		return nil, err
+	}
+	defer unlock()
+	if s.owner, err = lockFile(s.path("owner", s.token), false); err == nil {
+		if err = s.mend(); err == nil {
+			openStores.Store(s, true)
+			return s, nil
+		}
+		s.owner.Close()
+		os.Remove(s.owner.Name())
+	}
+	s.flock.Close()
+	return nil, err
+}
+
+// openStores holds the Stores that were not closed. The garbage collector closes
+// files, and with them our locks, of a Store that nobody refers to any more
+// while its process lives on.
+var openStores sync.Map
+
+// Close ends the use of the store: it evicts, where the policy says once, the
+// runs of this Store. Runs that have not ended stay for Recover.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	if s.retry != nil {
+		s.retry.Stop()
+	}
+	runs, policy := s.runs, s.policy
+	s.mu.Unlock()
+	s.dropLeases()
+	var err error
+	if policy.Once {
+		_, err = s.evict(Keep{Count: -1}, true)
+	}
+	for _, r := range runs {
+		r.abandon()
+	}
+	s.events.Close()
+	unlock, lerr := s.lock()
+	if lerr == nil {
+		os.Remove(s.owner.Name())
+		unlock()
+	}
+	s.owner.Close()
+	s.flock.Close()
+	openStores.Delete(s)
+	return cmp.Or(err, lerr)
+}
+
+// Dir returns the directory of the store.
+func (s *Store) Dir() string { return s.dir }
+
+// RunDir returns the directory of its runs.
+func (s *Store) RunDir() string { return filepath.Join(s.dir, "ci") }
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.dir, ".store"}, elem...)...)
+}
+
+func (s *Store) runPath(id string) string { return filepath.Join(s.RunDir(), id) }
+
+func (s *Store) workPath(id string) string { return filepath.Join(s.RunDir(), "."+id) }
+
+// lock excludes all others from changing the store. It is held for short
+// times only, never while something is copied. Lock order: tx, mu.
+func (s *Store) lock() (unlock func(), err error) {
+	s.tx.Lock()
+	if err := flock(s.flock, unix.LOCK_EX); err != nil {
+		s.tx.Unlock()
+		return nil, err
+	}
+	return func() {
+		flock(s.flock, unix.LOCK_UN)
+		s.tx.Unlock()
+	}, nil
+}
+
+// alive reports whether the Store that an owner token names is still open.
+func (s *Store) alive(owner string) bool {
+	return owner != "" && (owner == s.token || locked(s.path("owner", filepath.Base(owner))))
+}
+
+// nextNumber returns a number that the store has not given before. The caller
+// holds the lock.
+func (s *Store) nextNumber() (uint64, error) {
+	name := s.path("next")
+	b, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return 0, err
+	}
+	n, perr := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 62)
+	if perr != nil || n == 0 {
+		// Lost, or a new store: behind all that there are, but for
+		// numbers that only a peer can have given.
+		n = 1
+		err := eachName(s.RunDir(), func(name string) error {
+			if _, num, ok := ci.SplitID(strings.TrimPrefix(name, ".")); ok && num < ci.MaxNum/2 {
+				n = max(n, num+1)
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	tmp, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	_, err = fmt.Fprintf(tmp, "%d\n", n+1)
+	err = cmp.Or(err, tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), name)
+	}
+	return n, cmp.Or(err, syncDir(s.path()))
+}
+
+// published waits until a run that is being published is known as sealed: what
+// /status and the listings say of it must not come after what its files say.
+func (s *Store) published() {
+	s.tx.Lock()
+	defer s.tx.Unlock()
+}
+
+// publish renames the sealed run in work to its id and makes it known, in the
+// place of the unfinished run where there was one. The caller holds the lock,
+// and the directory is complete and on disk.
+func (s *Store) publish(work string, r *record, run *Run) error {
+	r.came = time.Now().Unix()
+	if err := os.Rename(work, s.runPath(r.id())); err != nil {
+		return err
+	}
+	if err := syncDir(s.RunDir()); err != nil {
+		return err
+	}
+	// From here on the run is sealed. If the index cannot be written, this
+	// process knows it all the same, and others when they open the store.
+	aerr := s.appendIndex(r.append(nil))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refresh()
+	if aerr != nil && s.index.byName(r.id()) == nil {
+		s.index.add(r)
+	}
+	s.runs = slices.DeleteFunc(slices.Clone(s.runs), func(x *Run) bool { return x == run })
+	s.linkLast()
+	return nil
+}

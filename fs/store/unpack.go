@@ -1,0 +1,204 @@
+package store
+
+import (
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
+	"archive/tar"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	iofs "io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// AddArtifacts unpacks a tar as the run's artifacts, with modes and times,
+// without owners: in the form of GNU tar's --format=pax, --sparse or not.
+// What the tar holds and a run cannot keep is an error that wraps ErrRefused
+// and says which: a device, a fifo, a hard link, a name that 9P cannot carry,
+// more than the limits of artifacts.mtree. After any error the run has no
+// artifacts. What its owner cannot read is kept readable for the owner: we
+// must be able to serve it. Nothing is written but below the artifacts, and
+// never through a link.
+func (r *Run) AddArtifacts(ctx context.Context, from io.Reader) error {
+	r.mu.Lock()
+	state := r.state
+	r.mu.Unlock()
+	if state != runOpen {
+		return r.ended()
+	}
+	dir := filepath.Join(r.dir, "artifacts")
+	err := unpack(ctx, dir, from)
+	if err != nil {
+		err = fmt.Errorf("store: keep artifacts: %w", err)
+		if rerr := remake(dir); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+	}
+	r.change.Broadcast()
+	return err
+}
+
+// remake makes dir an empty directory.
+func remake(dir string) error {
+	if err := removeAll(dir); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o700)
+}
+
+// unpack unpacks a tar into the empty directory dir.
+func unpack(ctx context.Context, dir string, from io.Reader) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	u := unpacker{root: root, tar: newTarReader(ctx, from), parents: map[string]bool{".": true}, buf: make([]byte, 256<<10)}
+	for {
+		h, err := u.tar.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := u.entry(h); err != nil {
+			return err
+		}
+	}
+	// A directory gets its mode and time when nothing more is put in it.
+	for i := len(u.dirs) - 1; i >= 0; i-- {
+		if err := setMeta(root, u.dirs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A tarReader is a tar.Reader whose errors are the source's, or refuse the tar.
+type tarReader struct {
+	src *source
+	tar *tar.Reader
+}
+
+// A source ends when its context does, and remembers its error.
+type source struct {
+	ctx context.Context // of one tar
+	r   io.Reader
+	err error
+}
+
+func newTarReader(ctx context.Context, r io.Reader) tarReader {
+	src := &source{ctx: ctx, r: r}
+	return tarReader{src, tar.NewReader(src)}
+}
+
+func (s *source) Read(p []byte) (n int, err error) {
+	if err = context.Cause(s.ctx); err == nil {
+		n, err = s.r.Read(p)
+	}
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// Next returns the next header, io.EOF at the tar's end.
+func (t tarReader) Next() (*tar.Header, error) {
+	h, err := t.tar.Next()
+	return h, t.fault(err)
+}
+
+// Read reads the current entry.
+func (t tarReader) Read(p []byte) (int, error) {
+	n, err := t.tar.Read(p)
+	return n, t.fault(err)
+}
+
+func (t tarReader) fault(err error) error {
+	switch {
+	case err == nil || err == io.EOF:
+		return err
+	case t.src.err != nil:
+		return t.src.err
+	}
+	return refuse("%w", err)
+}
+
+// An unpacker is one call of unpack.
+type unpacker struct {
+	root    *os.Root
+	tar     tarReader
+	total   ci.Tally
+	parents map[string]bool // what came that is a directory
+	dirs    []ci.Artifact
+	buf     []byte
+}
+
+func (u *unpacker) entry(h *tar.Header) error {
+	name := strings.TrimSuffix(strings.TrimPrefix(h.Name, "./"), "/")
+	if (name == "" || name == ".") && h.Typeflag == tar.TypeDir {
+		return nil // the artifacts' own directory is ours
+	}
+	a := ci.Artifact{Name: name, Mode: disk.FileMode(uint32(h.Mode) & 0o7777), Time: h.ModTime}
+	switch h.Typeflag {
+	case tar.TypeReg:
+		a.Size, a.Mode = h.Size, a.Mode|0o400
+	case tar.TypeDir:
+		a.Mode |= iofs.ModeDir | 0o500
+	case tar.TypeSymlink:
+		a.Mode, a.Link = iofs.ModeSymlink|0o777, h.Linkname
+	default:
+		return refuse("%.300q is a %s: only files, directories and symbolic links can be kept", name, entryKind(h.Typeflag))
+	}
+	if err := u.total.Add(a); err != nil {
+		return refuse("%w", err)
+	}
+	if !u.parents[path.Dir(name)] {
+		return refuse("%.300q is in no directory of the tar", name)
+	}
+	if _, err := u.root.Lstat(filepath.FromSlash(name)); err == nil {
+		return refuse("%.300q is in the tar twice", name)
+	}
+	switch {
+	case a.Mode.IsDir():
+		u.parents[name] = true
+		u.dirs = append(u.dirs, a)
+		return u.root.Mkdir(filepath.FromSlash(name), 0o700)
+	case a.Mode&iofs.ModeSymlink != 0:
+		if err := u.root.Symlink(a.Link, filepath.FromSlash(name)); err != nil {
+			return err
+		}
+	default:
+		f, err := u.root.OpenFile(filepath.FromSlash(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		w := fs.NewSparseWriter(f)
+		_, err = io.CopyBuffer(w, u.tar, u.buf)
+		if err = cmp.Or(err, w.Close(), f.Close()); err != nil {
+			return fmt.Errorf("%q: %w", name, err)
+		}
+	}
+	return setMeta(u.root, a)
+}
+
+func entryKind(flag byte) string {
+	switch flag {
+	case tar.TypeChar, tar.TypeBlock:
+		return "device"
+	case tar.TypeFifo:
+		return "fifo"
+	case tar.TypeLink:
+		return "hard link"
+	default:
+		return fmt.Sprintf("file of type %q", flag)
+	}
+}
