@@ -23,7 +23,8 @@ import (
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
-	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 )
 
 // bin holds the programs under test.
@@ -189,7 +190,7 @@ type made struct {
 }
 
 // sealRun puts a passed run of HEAD into the store at dir.
-func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc, left made) error {
+func sealRun(ctx context.Context, dir, repository string, by store.SignFunc, left made) error {
 	if left.host == "" {
 		left.host = "elsewhere"
 	}
@@ -210,7 +211,7 @@ func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc, left m
 	if err != nil {
 		return err
 	}
-	s, err := fs.OpenStore(dir)
+	s, err := store.Open(dir)
 	if err != nil {
 		return err
 	}
@@ -220,8 +221,8 @@ func sealRun(ctx context.Context, dir, repository string, by fs.SignFunc, left m
 		return err
 	}
 	run.SetKey(replay.Key(c, commit, tree, []string{"test"}))
-	run.SetInfo(fs.Attrs{{Name: "tree", Value: tree}, {Name: "host", Value: left.host}})
-	for _, step := range fs.Steps {
+	run.SetInfo(ci.Attrs{{Name: "tree", Value: tree}, {Name: "host", Value: left.host}})
+	for _, step := range ci.Steps {
 		run.Enter(step)
 		io.WriteString(run.Stdout(), left.output)
 		run.Leave(step, "passed", 0)

@@ -134,7 +134,7 @@ func TestTerminal(t *testing.T) {
 	play(false, escaped, "9ci", "write", "-a", addr, evil)
 	play(false, escaped, "9ci", "mount", evil)
 	play(false, escaped, "9ci", "verify", evil)
-	play(false, "9ci: fs: verify: ", "9ci", "verify", filepath.Join(tree, "run"))
+	play(false, "9ci: ci: verify: ", "9ci", "verify", filepath.Join(tree, "run"))
 	last := filepath.Join(work, "state/9ci/example.org/alice/hello/ci/last")
 	check(os.WriteFile(filepath.Join(last, evilName), nil, 0o444)) // as root
 	play(false, `n\x1b]0;t`, "9ci", "verify", last)

@@ -12,7 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 const (
@@ -40,7 +40,7 @@ first that has not ended runs it, and all others wait for that run.
 
 // A question is what was written to find.
 type question struct {
-	key    fs.Attrs
+	key    ci.Attrs
 	intent string // the id of the asker's own run, or ""
 }
 
@@ -53,7 +53,7 @@ func parseQuestion(b []byte) (question, error) {
 	}
 	var q question
 	for line := range strings.Lines(string(b)) {
-		words, err := fs.SplitWords(strings.TrimRight(line, "\r\n"))
+		words, err := ci.SplitWords(strings.TrimRight(line, "\r\n"))
 		if err != nil {
 			return bad("%w", err)
 		}
@@ -69,7 +69,7 @@ func parseQuestion(b []byte) (question, error) {
 				q.intent = value
 				continue
 			}
-			q.key = append(q.key, fs.Attr{Name: name, Value: value})
+			q.key = append(q.key, ci.Attr{Name: name, Value: value})
 		}
 	}
 	if err := q.key.Check(); err != nil {
@@ -98,7 +98,7 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 	var b []byte
 	for _, r := range found[:min(len(found), maxAnswers)] {
 		b = fmt.Appendf(b, "%s %s %s %s %s %s\n", r.path(), r.status.State, strings.Fields(r.status.String())[2],
-			dash(r.score), fs.Quote(dash(r.vouches())), dash(r.share.m.announced.Load().address))
+			dash(r.score), ci.Quote(dash(r.vouches())), dash(r.share.m.announced.Load().address))
 	}
 	return b, release, nil
 }

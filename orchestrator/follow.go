@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -208,7 +209,7 @@ func (sh *share) readKeys(ctx context.Context, ids []string) {
 	wg.Wait()
 }
 
-func readKey(ctx context.Context, root fs.Dir, id string) (fs.Attrs, error) {
+func readKey(ctx context.Context, root fs.Dir, id string) (ci.Attrs, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	f, err := openFile(ctx, root, "ci/"+id+"/key")
@@ -222,7 +223,7 @@ func readKey(ctx context.Context, root fs.Dir, id string) (fs.Attrs, error) {
 		m, err := f.ReadAt(ctx, b[n:], int64(n))
 		n += m
 		if err == io.EOF {
-			return fs.ParseAttrs(b[:n])
+			return ci.ParseAttrs(b[:n])
 		}
 		if err != nil {
 			return nil, err

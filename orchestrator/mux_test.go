@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 	"9ci/fs/treetest"
 	"9ci/orchestrator/dial"
 )
@@ -95,20 +97,20 @@ func TestAdoptThroughMux(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tar.Close()
-	store, err := fs.OpenStore(t.TempDir())
+	s, err := store.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer s.Close()
 	in := bufio.NewReaderSize(fs.NewReader(t.Context(), tar), 1<<20)
-	e, err := store.Adopt(t.Context(), in, func(_, _ []byte, _ fs.Attrs) (string, error) { return "alice", nil })
+	e, err := s.Adopt(t.Context(), in, func(_, _ []byte, _ ci.Attrs) (string, error) { return "alice", nil })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if e.ID != "3f2a9c1d0b7e.1" || e.State != "passed" || !strings.Contains(answer, " "+e.Score+" ") {
 		t.Errorf("adopted %+v, found %q", e, answer)
 	}
-	own := fs.NewTree(store, nil)
+	own := store.NewTree(s, nil)
 	for _, name := range []string{"manifest", "stdout", "log", "artifacts.mtree", "artifacts/size"} {
 		if got, want := read(t, own, "ci/"+e.ID+"/"+name), read(t, root, run+"/"+name); got != want {
 			t.Errorf("%s is another", name)

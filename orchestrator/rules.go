@@ -11,13 +11,13 @@ import (
 	"strings"
 	"unicode"
 
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // parseIndexLine reads a line of an index file: the id, a status, then tree
 // commit signer score. What is not known is "-".
 func parseIndexLine(line string) (run, error) {
-	f, err := fs.SplitWords(line)
+	f, err := ci.SplitWords(line)
 	if err != nil {
 		return run{}, err
 	}
@@ -43,17 +43,17 @@ func parseIndexLine(line string) (run, error) {
 }
 
 // parseEventLine reads a line of an executor's event file: an id, then a status.
-func parseEventLine(line string) (id string, st fs.Status, err error) {
+func parseEventLine(line string) (id string, st ci.Status, err error) {
 	id, rest, _ := strings.Cut(line, " ")
 	st, err = parseStatus(id, strings.Split(rest, " "))
 	return id, st, err
 }
 
-func parseStatus(id string, fields []string) (fs.Status, error) {
+func parseStatus(id string, fields []string) (ci.Status, error) {
 	if !validID(id) {
-		return fs.Status{}, fmt.Errorf("%.80q is no run's id", id)
+		return ci.Status{}, fmt.Errorf("%.80q is no run's id", id)
 	}
-	st, err := fs.ParseStatus(strings.Join(fields, " "))
+	st, err := ci.ParseStatus(strings.Join(fields, " "))
 	if err == nil && !slices.Contains(states, st.State) {
 		err = fmt.Errorf("%.80q is no state of a run", st.State)
 	}
@@ -61,7 +61,7 @@ func parseStatus(id string, fields []string) (fs.Status, error) {
 }
 
 // states are those of ci(4), of a run.
-var states = append([]string{"queued", "passed", "failed", "cancelled", "error"}, fs.Steps...)
+var states = append([]string{"queued", "passed", "failed", "cancelled", "error"}, ci.Steps...)
 
 // validID reports whether s is a run's id: twelve hex digits, a dot, a number
 // from 1.

@@ -1,7 +1,7 @@
 package orchestrator
 
 import (
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 const (
@@ -16,12 +16,12 @@ const (
 type run struct {
 	share  *share
 	id     string
-	status fs.Status
+	status ci.Status
 	commit string // this and what follows are "" if they are not known
 	tree   string
 	signer string
 	score  string
-	key    fs.Attrs // nil until it has been read; never changed after
+	key    ci.Attrs // nil until it has been read; never changed after
 	order  uint64   // when the orchestrator learned of it: the askers' order
 
 	listed  bool // the executor's tree has told of it
@@ -35,7 +35,7 @@ func (r *run) path() string { return r.share.path() + "/ci/" + r.id }
 func (r *run) line() string { return r.path() + " " + r.status.String() + "\n" }
 
 // answers reports whether every pair of the question is one of the run's key.
-func (r *run) answers(question fs.Attrs) bool {
+func (r *run) answers(question ci.Attrs) bool {
 	for _, q := range question {
 		if !r.key.Has(q.Name) || r.key.Get(q.Name) != q.Value {
 			return false

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // maxIntents is how many intents an executor may have in a namespace.
@@ -88,7 +89,7 @@ func (r *run) take(line run) {
 
 // update takes a run's new status, and reports whether its line of the index
 // must be read.
-func (sh *share) update(id string, st fs.Status) bool {
+func (sh *share) update(id string, st ci.Status) bool {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
 	if sh.ctx.Err() != nil {
@@ -154,7 +155,7 @@ func (sh *share) keyless(n int) []string {
 
 // learnKey notes a run's key. If the keys of a share become too many, it forgets
 // them all: those that are asked for are read again.
-func (sh *share) learnKey(id string, key fs.Attrs) {
+func (sh *share) learnKey(id string, key ci.Attrs) {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
 	r := sh.runs[id]
@@ -175,7 +176,7 @@ func (sh *share) learnKey(id string, key fs.Attrs) {
 
 // intend notes that the executor is going to run key as id, until release is
 // called.
-func (sh *share) intend(id string, key fs.Attrs) (release func(), err error) {
+func (sh *share) intend(id string, key ci.Attrs) (release func(), err error) {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
 	if sh.intents >= maxIntents {
@@ -187,7 +188,7 @@ func (sh *share) intend(id string, key fs.Attrs) (release func(), err error) {
 	sh.intents++
 	r := sh.runs[id]
 	if r == nil {
-		r = sh.put(run{id: id, status: fs.Status{State: "queued", Code: -1, Took: -1, Time: time.Now()}})
+		r = sh.put(run{id: id, status: ci.Status{State: "queued", Code: -1, Took: -1, Time: time.Now()}})
 	}
 	if r.key == nil {
 		r.key, r.commit, r.tree = key, cmp.Or(r.commit, key.Get("commit")), cmp.Or(r.tree, key.Get("tree"))

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strconv"
 
-	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -17,13 +17,13 @@ func (v *view) status() []byte {
 			members[sh.m] = true
 		}
 	}
-	b := fs.Attrs{
+	b := ci.Attrs{
 		{Name: "mode", Value: "orchestrator"},
 		{Name: "namespaces", Value: strconv.Itoa(len(names))},
 		{Name: "executors", Value: strconv.Itoa(len(members))},
 	}.Text()
 	for _, ns := range names {
-		b = fmt.Appendf(b, "namespace=%s\n", fs.Quote(ns))
+		b = fmt.Appendf(b, "namespace=%s\n", ci.Quote(ns))
 	}
 	return b
 }
@@ -33,7 +33,7 @@ func (v *view) status() []byte {
 // connected, and the key that it came with.
 func spaceStatus(d directory, ns string) []byte {
 	shares := byName(d.shares(ns))
-	b := fs.Attrs{
+	b := ci.Attrs{
 		{Name: "mode", Value: "orchestrator"},
 		{Name: "namespace", Value: ns},
 		{Name: "executors", Value: strconv.Itoa(len(shares))},
@@ -52,7 +52,7 @@ func spaceStatus(d directory, ns string) []byte {
 	})
 	for _, sh := range shares {
 		n := counts[sh]
-		b = fmt.Appendf(b, "executor=%s\n", fs.Quote(fs.QuoteWords([]string{
+		b = fmt.Appendf(b, "executor=%s\n", ci.Quote(ci.QuoteWords([]string{
 			sh.m.name, dash(sh.m.announced.Load().address), strconv.Itoa(n.kept), strconv.Itoa(n.running), wire.Stamp(sh.since), sh.m.key,
 		})))
 	}

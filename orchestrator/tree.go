@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/internal/standin"
 )
 
@@ -40,7 +41,7 @@ func (p place) find(ctx context.Context, name string) (fs.Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		if home, err = fs.CleanNamespace(home); err != nil {
+		if home, err = ci.CleanNamespace(home); err != nil {
 			return nil, iofs.ErrNotExist
 		}
 		return fs.Walk(ctx, p.v.root(), home+"/"+name)

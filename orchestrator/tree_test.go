@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // A testTree is an executor's tree in memory: files by their path, and an event
@@ -39,8 +40,8 @@ func newTestTree() *testTree {
 }
 
 // testKey returns the key of a run of a commit.
-func testKey(commit string) fs.Attrs {
-	return fs.Attrs{{Name: "arch", Value: "amd64"}, {Name: "commit", Value: commit}, {Name: "coreos", Value: "debian-12/1"},
+func testKey(commit string) ci.Attrs {
+	return ci.Attrs{{Name: "arch", Value: "amd64"}, {Name: "commit", Value: commit}, {Name: "coreos", Value: "debian-12/1"},
 		{Name: "env", Value: ""}, {Name: "target", Value: "test"}, {Name: "version", Value: "1"}}
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/door"
 	"9ci/orchestrator/internal/wire"
 	"9ci/proto/mux"
@@ -70,7 +71,7 @@ func (v *view) root() fs.Dir { return place{v: v}.dir() }
 // first executor finds nothing there, and may wait for others.
 func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	aname = strings.Trim(aname, "/")
-	if ns, err := fs.CleanNamespace(aname); err == nil && v.mayRead(ns) {
+	if ns, err := ci.CleanNamespace(aname); err == nil && v.mayRead(ns) {
 		return place{v: v, path: ns, entered: true}.dir(), nil
 	}
 	return door.AsDir(fs.Walk(ctx, v.root(), aname))
@@ -148,20 +149,20 @@ func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) 
 }
 
 // whoami says what the key is and may do.
-func (v *view) whoami() fs.Attrs {
+func (v *view) whoami() ci.Attrs {
 	l := v.c.login
 	var where []string
 	for _, p := range l.Namespaces {
 		where = append(where, string(p))
 	}
-	a := fs.Attrs{
+	a := ci.Attrs{
 		{Name: "key", Value: l.String()},
 		{Name: "name", Value: l.Name},
 		{Name: "rights", Value: l.Rights()},
 		{Name: "namespaces", Value: strings.Join(where, " ")},
 	}
 	if !l.Expires.IsZero() {
-		a = append(a, fs.Attr{Name: "expires", Value: wire.Stamp(l.Expires)})
+		a = append(a, ci.Attr{Name: "expires", Value: wire.Stamp(l.Expires)})
 	}
 	return a
 }

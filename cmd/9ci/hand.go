@@ -11,6 +11,7 @@ import (
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/proto/ninep"
 )
 
@@ -77,7 +78,7 @@ func (d *daemonPlace) write(ctx context.Context, path, line string) (string, err
 // cancels it. The exit status is the run's.
 func (d *daemonPlace) hand(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
 	defer d.close()
-	ns, err := d.write(ctx, "ctl", "repo "+fs.Quote(rp.Top))
+	ns, err := d.write(ctx, "ctl", "repo "+ci.Quote(rp.Top))
 	if err != nil {
 		return exitError, fmt.Errorf("daemon: %w", err)
 	}
@@ -86,11 +87,11 @@ func (d *daemonPlace) hand(ctx context.Context, rp *repo.Repo, req executor.Requ
 		line = append(line, "force=1")
 	}
 	for _, a := range req.Config.Attrs() {
-		line = append(line, a.Name+"="+fs.Quote(a.Value))
+		line = append(line, a.Name+"="+ci.Quote(a.Value))
 	}
 	line = append(line, req.Commit)
 	for _, t := range req.Targets {
-		line = append(line, fs.Quote(t))
+		line = append(line, ci.Quote(t))
 	}
 	id, err := d.write(ctx, ns+"/ctl", strings.Join(line, " "))
 	if err != nil {

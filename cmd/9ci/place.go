@@ -16,6 +16,7 @@ import (
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
@@ -170,7 +171,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 		return place{}, "", err
 	}
 	namespace, rest := splitNamespace(strings.Trim(u.Path, "/"))
-	namespace = fs.FoldNamespace(namespace)
+	namespace = ci.FoldNamespace(namespace)
 	direct := *u
 	direct.Path = ""
 	opts, err := host.DialOptions(key)
@@ -195,11 +196,11 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 func splitNamespace(path string) (namespace, rest string) {
 	elems := strings.Split(path, "/")
 	least := 3
-	if fs.LocalNamespace(path) {
+	if ci.LocalNamespace(path) {
 		least = 2
 	}
 	for i, e := range elems {
-		if i >= least && fs.InNamespace(e) {
+		if i >= least && ci.InNamespace(e) {
 			return strings.Join(elems[:i], "/"), strings.Join(elems[i:], "/")
 		}
 	}

@@ -13,7 +13,7 @@ import (
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // verifyCommand checks a run on disk: the store's run of a revision, or a
@@ -58,7 +58,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 		}
 		dir = name
 	}
-	report, err := fs.VerifyDir(dir)
+	report, err := ci.VerifyDir(dir)
 	if err != nil {
 		return 1, err
 	}
@@ -66,7 +66,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 }
 
 // tellReport prints a report of the run in dir, and returns the exit status.
-func tellReport(dir string, r fs.Report, trusted *sign.Signers) (code int) {
+func tellReport(dir string, r ci.Report, trusted *sign.Signers) (code int) {
 	line := func(what, good string, bad ...string) {
 		if len(bad) == 0 {
 			show.Out.Printf("%-10s ok: %s\n", what, good)

@@ -7,6 +7,7 @@ import (
 
 	"9ci/cmd/internal/show"
 	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // waitCommand waits for the end of a run. Its status is the run's.
@@ -33,7 +34,7 @@ func waitCommand(ctx context.Context, args []string) (int, error) {
 		return 1, err
 	}
 	show.Out.Write(text)
-	st, err := fs.ParseStatus(string(text))
+	st, err := ci.ParseStatus(string(text))
 	if err != nil {
 		return 1, err
 	}
@@ -41,7 +42,7 @@ func waitCommand(ctx context.Context, args []string) (int, error) {
 }
 
 // exitStatus is the exit status that the status of a finished run stands for.
-func exitStatus(st fs.Status) int {
+func exitStatus(st ci.Status) int {
 	if st.State == "error" || st.Code < 0 {
 		return exitError
 	}

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // A Grant is what an identity may do, and where.
@@ -18,9 +18,9 @@ type Grant struct {
 // covers reports whether the grant is for ns. A namespace local/NAME is one
 // executor's own: only a pattern that begins with local/ covers it.
 func (g Grant) covers(ns string) bool {
-	local := fs.LocalNamespace(ns)
+	local := ci.LocalNamespace(ns)
 	return len(g.Namespaces) == 0 && !local || slices.ContainsFunc(g.Namespaces, func(p Pattern) bool {
-		return p.Match(ns) && (!local || fs.LocalNamespace(string(p)))
+		return p.Match(ns) && (!local || ci.LocalNamespace(string(p)))
 	})
 }
 

@@ -5,7 +5,7 @@ import (
 	"path"
 	"strings"
 
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // A Pattern matches namespaces: path.Match for each element, and a last element
@@ -18,7 +18,7 @@ func parsePattern(s string) (Pattern, error) {
 			return "", fmt.Errorf("namespace pattern %q: want host/owner/repo, with * in an element or ... at the end", s)
 		}
 	}
-	return Pattern(fs.FoldNamespace(s)), nil
+	return Pattern(ci.FoldNamespace(s)), nil
 }
 
 // Match reports whether p matches ns.

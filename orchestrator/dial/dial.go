@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/internal/client"
 	"9ci/orchestrator/internal/wire"
 )
@@ -116,7 +116,7 @@ func (c *Conn) parse(rawURL string) error {
 		c.user = name
 	}
 	if ns := strings.Trim(u.Path, "/"); ns != "" {
-		c.namespace, err = fs.CleanNamespace(ns)
+		c.namespace, err = ci.CleanNamespace(ns)
 	}
 	return err
 }

@@ -16,13 +16,14 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/internal/wire"
 )
 
 // A Tree is what one session sees.
 type Tree struct {
 	User   fs.User   // of the session
-	Whoami fs.Attrs  // what the command whoami prints
+	Whoami ci.Attrs  // what the command whoami prints
 	Trace  io.Writer // 9P messages, one a line; nil: nowhere
 
 	// Walk returns what stands at a path as Walk of this package has it. The

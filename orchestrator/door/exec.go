@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -244,7 +245,7 @@ func (s *session) wait(out io.Writer, args []string) int {
 		return s.complain("wait", path, err)
 	}
 	io.WriteString(out, b.String())
-	if st, err := fs.ParseStatus(b.String()); err != nil || st.State != "passed" {
+	if st, err := ci.ParseStatus(b.String()); err != nil || st.State != "passed" {
 		return exitFail
 	}
 	return exitOK

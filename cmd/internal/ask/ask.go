@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // File returns the content of the file at path below dir. Errors are those of
@@ -24,21 +25,21 @@ func File(ctx context.Context, dir fs.Dir, path string) ([]byte, error) {
 }
 
 // Attrs returns what the file of attr=value lines at path below dir says.
-func Attrs(ctx context.Context, dir fs.Dir, path string) (fs.Attrs, error) {
+func Attrs(ctx context.Context, dir fs.Dir, path string) (ci.Attrs, error) {
 	text, err := File(ctx, dir, path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return fs.ParseAttrs(text)
+	return ci.ParseAttrs(text)
 }
 
 // Status returns what the status file of a run or a step at path below dir says.
-func Status(ctx context.Context, dir fs.Dir, path string) (fs.Status, error) {
+func Status(ctx context.Context, dir fs.Dir, path string) (ci.Status, error) {
 	text, err := File(ctx, dir, path)
 	if err != nil {
-		return fs.Status{}, fmt.Errorf("%s: %w", path, err)
+		return ci.Status{}, fmt.Errorf("%s: %w", path, err)
 	}
-	return fs.ParseStatus(string(text))
+	return ci.ParseStatus(string(text))
 }
 
 // Dir returns the directory at path below dir.

@@ -25,7 +25,8 @@ import (
 
 	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/repo"
-	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 	"9ci/orchestrator/dial"
 )
 
@@ -40,7 +41,7 @@ type Config struct {
 	MaxAge       time.Duration // older runs are not replayed
 	Env          []string      // NAME=VALUE let into the machine; no value has a newline
 	Secrets      []string      // the same, masked in all output; a value is empty or has 8 bytes or more
-	Keep         fs.Keep
+	Keep         store.Keep
 	Connected    time.Duration // how long to serve after a run; negative is until a signal
 	Artifacts    string        // a directory artifacts are copied to, or empty
 	Key          string        // the private key that signs and logs in
@@ -354,7 +355,7 @@ func (l *loader) resolve(of string, to *[]string) {
 	}
 	*to = list
 	if list != nil {
-		l.c.text[of] = fs.QuoteWords(list)
+		l.c.text[of] = ci.QuoteWords(list)
 	}
 }
 
@@ -387,11 +388,11 @@ func (c *Config) Address() string {
 // Attrs returns the variables that say what a run is: with them another process,
 // a daemon, runs what this one would. Each is named as its variable, in lower case
 // and without CI_. They hold the values of secrets.
-func (c *Config) Attrs() fs.Attrs {
-	var a fs.Attrs
+func (c *Config) Attrs() ci.Attrs {
+	var a ci.Attrs
 	for _, v := range table {
 		if v.shape {
-			a = append(a, fs.Attr{Name: attr(v.name), Value: c.text[v.name]})
+			a = append(a, ci.Attr{Name: attr(v.name), Value: c.text[v.name]})
 		}
 	}
 	return a

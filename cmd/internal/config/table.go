@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"9ci/cmd/internal/home"
-	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 	"9ci/orchestrator/dial"
 )
 
@@ -325,10 +326,10 @@ func (f *cpus) set(text string) error {
 
 func (f *cpus) amount() int64 { return int64(*f) }
 
-type keep fs.Keep
+type keep store.Keep
 
 func (f *keep) set(text string) error {
-	k, err := fs.ParseKeep(text)
+	k, err := store.ParseKeep(text)
 	*f = keep(k)
 	return err
 }
@@ -380,7 +381,7 @@ func (f path) set(text string) error {
 type words []string
 
 func (f *words) set(text string) error {
-	list, err := fs.SplitWords(text)
+	list, err := ci.SplitWords(text)
 	if err != nil {
 		return err
 	}

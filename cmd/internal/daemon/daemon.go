@@ -19,6 +19,7 @@ import (
 	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // A Daemon has a host for each repository. Its methods may be called by several
@@ -69,7 +70,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 	d.root = d.trees.Root([]fs.Node{
 		fs.CtlFile("ctl", "repo PATH\n", d.command),
 		fs.TextFile("status", d.status),
-		d.trees.Event(),
+		d.trees.Gather("event", ci.NamespaceEvent),
 	}, "event")
 	for _, top := range tops {
 		if _, err := d.add(ctx, top); err != nil {
@@ -141,7 +142,7 @@ func (d *Daemon) add(ctx context.Context, path string) (string, error) {
 
 // command does what a line written to the daemon's own ctl says.
 func (d *Daemon) command(ctx context.Context, line string) (string, error) {
-	words, err := fs.SplitWords(line)
+	words, err := ci.SplitWords(line)
 	if err != nil {
 		return "", err
 	}
@@ -171,9 +172,9 @@ func (d *Daemon) status(ctx context.Context) ([]byte, error) {
 			sums[i] += n
 		}
 	}
-	var all fs.Attrs
+	var all ci.Attrs
 	for i, name := range counts {
-		all = append(all, fs.Attr{Name: name, Value: strconv.Itoa(sums[i])})
+		all = append(all, ci.Attr{Name: name, Value: strconv.Itoa(sums[i])})
 	}
 	o := d.options
 	return executor.Status(o.Mode, o.Version, d.config, o.Queue, all).Text(), nil

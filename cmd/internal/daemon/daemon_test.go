@@ -16,6 +16,7 @@ import (
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
+	"9ci/fs/store"
 )
 
 // newClone makes a repository with one commit and the origin given.
@@ -125,7 +126,7 @@ func TestReposShared(t *testing.T) {
 
 // queued puts a run into the store of a repository that a daemon which was
 // killed had queued, and returns its id.
-func queued(t *testing.T, top, store string) string {
+func queued(t *testing.T, top, kept string) string {
 	t.Helper()
 	rp, err := repo.Open(t.Context(), top)
 	if err != nil {
@@ -139,7 +140,7 @@ func queued(t *testing.T, top, store string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := fs.OpenStore(store)
+	s, err := store.Open(kept)
 	if err != nil {
 		t.Fatal(err)
 	}

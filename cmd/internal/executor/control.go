@@ -12,7 +12,7 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/home"
-	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/vm"
 )
 
@@ -36,18 +36,18 @@ func (e *Executor) Head(ctx context.Context) (commit, tree string, past []string
 
 // Status returns the attributes of /status, but for the counts, which the tree
 // adds.
-func (e *Executor) Status() fs.Attrs { return Status(e.Mode, e.Version, e.Config, e.Queue, nil) }
+func (e *Executor) Status() ci.Attrs { return Status(e.Mode, e.Version, e.Config, e.Queue, nil) }
 
 // Status returns the attributes of /status of an executor, or of a daemon whose
 // executors share q, in the order of ci(4). counts are running, queued and kept.
-func Status(mode, version string, c *config.Config, q *Queue, counts fs.Attrs) fs.Attrs {
+func Status(mode, version string, c *config.Config, q *Queue, counts ci.Attrs) ci.Attrs {
 	image := "-"
 	if cache, err := home.Cache(); err == nil {
 		if im, err := vm.LookupImage(cache); err == nil {
 			image = im.Digest
 		}
 	}
-	return slices.Concat(fs.Attrs{
+	return slices.Concat(ci.Attrs{
 		{Name: "mode", Value: mode},
 		{Name: "version", Value: version},
 		{Name: "arch", Value: runtime.GOARCH},
@@ -55,12 +55,12 @@ func Status(mode, version string, c *config.Config, q *Queue, counts fs.Attrs) f
 		{Name: "coreos", Value: image},
 		{Name: "memory", Value: strconv.FormatInt(c.Memory, 10)},
 		{Name: "cpus", Value: strconv.Itoa(c.CPUs)},
-	}, counts, fs.Attrs{{Name: "orchestrator", Value: c.Address()}})
+	}, counts, ci.Attrs{{Name: "orchestrator", Value: c.Address()}})
 }
 
 // Command executes a line that was written to /ctl: run or cancel.
 func (e *Executor) Command(ctx context.Context, line string) (string, error) {
-	words, err := fs.SplitWords(line)
+	words, err := ci.SplitWords(line)
 	if err != nil {
 		return "", err
 	}

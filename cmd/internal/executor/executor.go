@@ -17,13 +17,15 @@ import (
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 )
 
 // An Executor runs the revisions of one repository, of which SetRepo names a
 // clone. Its fields are set before its first use and do not change.
 type Executor struct {
 	Namespace string
-	Store     *fs.Store
+	Store     *store.Store
 	Config    *config.Config
 	Mode      string // run, or daemon
 	Host      string // this machine's name, in a run's info
@@ -33,17 +35,17 @@ type Executor struct {
 	Tool func(name string) (string, error)
 
 	// Sign signs a manifest.
-	Sign fs.SignFunc
+	Sign store.SignFunc
 
 	// Replay returns the id in Store of a run that can stand for one of the
 	// clone r with the key, or "" if there is none. It may be nil.
-	Replay func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config) (id string, err error)
+	Replay func(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config) (id string, err error)
 
 	// Await waits while another executor, whose turn comes before ours, runs
 	// the same key, and returns the id in Store of that run. An empty id
 	// means that it is our turn: release must then be called when our run,
 	// whose id is own, has ended. Await may be nil.
-	Await func(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config, own string) (id string, release func(), err error)
+	Await func(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config, own string) (id string, release func(), err error)
 
 	// Queue is shared by the Executors whose runs go one at a time.
 	Queue *Queue
@@ -208,7 +210,7 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 }
 
 // start queues a run. release is called when the run has ended.
-func (e *Executor) start(run *fs.Run, req Request, j *job, release func()) {
+func (e *Executor) start(run *store.Run, req Request, j *job, release func()) {
 	j.goes = true
 	close(j.decided)
 	e.wg.Go(func() {
@@ -269,13 +271,13 @@ func (e *Executor) Warn(c *config.Config) {
 
 // asked returns what is kept of a request while its run is queued: all but the
 // values of secrets, which are in no file.
-func asked(c *config.Config) fs.Attrs {
-	return c.Attrs().With(fs.Attr{Name: "secrets", Value: fs.QuoteWords(replay.Secrets(c))})
+func asked(c *config.Config) ci.Attrs {
+	return c.Attrs().With(ci.Attr{Name: "secrets", Value: ci.QuoteWords(replay.Secrets(c))})
 }
 
 // request returns the Request that a queued run was made for.
-func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
-	targets, err := fs.SplitWords(run.Key().Get("target"))
+func (e *Executor) request(ctx context.Context, run *store.Run) (Request, error) {
+	targets, err := ci.SplitWords(run.Key().Get("target"))
 	if err != nil {
 		return Request{}, err
 	}
@@ -301,7 +303,7 @@ func (e *Executor) request(ctx context.Context, run *fs.Run) (Request, error) {
 
 // create makes a run for req. With share it returns instead the job of a run with
 // the same key that goes on, if there is one.
-func (e *Executor) create(req Request, key fs.Attrs, share bool) (*fs.Run, *job, error) {
+func (e *Executor) create(req Request, key ci.Attrs, share bool) (*store.Run, *job, error) {
 	digest := replay.Digest(key)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -318,7 +320,7 @@ func (e *Executor) create(req Request, key fs.Attrs, share bool) (*fs.Run, *job,
 	}
 	err = errors.Join(run.SetKey(key), run.SetAsked(asked(req.Config)))
 	if err == nil {
-		err = run.SetInfo(fs.Attrs{
+		err = run.SetInfo(ci.Attrs{
 			{Name: "tree", Value: req.Tree},
 			{Name: "repo", Value: e.Namespace},
 			{Name: "host", Value: e.Host},
@@ -345,7 +347,7 @@ func (e *Executor) addJob(id, key string) *job {
 	return j
 }
 
-func (e *Executor) do(run *fs.Run, req Request, j *job) error {
+func (e *Executor) do(run *store.Run, req Request, j *job) error {
 	dir, err := scratch()
 	if err != nil {
 		return err
@@ -386,19 +388,19 @@ func (e *Executor) forget(j *job) {
 
 // Tree returns ci(4) of the store, with this executor behind its ctls.
 func (e *Executor) Tree() fs.Dir {
-	e.treeOnce.Do(func() { e.tree = fs.NewTree(e.Store, e) })
+	e.treeOnce.Do(func() { e.tree = store.NewTree(e.Store, e) })
 	return e.tree
 }
 
 // Find returns the run that rev, a name below /ci, stands for.
-func (e *Executor) Find(ctx context.Context, rev string) (fs.Entry, error) {
+func (e *Executor) Find(ctx context.Context, rev string) (store.Entry, error) {
 	n, err := fs.Walk(ctx, e.Tree(), "ci/"+rev)
 	if err != nil {
-		return fs.Entry{}, fmt.Errorf("ci/%s: %w", rev, err)
+		return store.Entry{}, fmt.Errorf("ci/%s: %w", rev, err)
 	}
 	st, err := n.Stat(ctx)
 	if err != nil {
-		return fs.Entry{}, err
+		return store.Entry{}, err
 	}
 	if st.Target != "" {
 		rev = st.Target

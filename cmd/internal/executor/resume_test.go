@@ -12,7 +12,7 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
-	"9ci/fs"
+	"9ci/fs/store"
 )
 
 // newClone makes a repository with one commit.
@@ -52,7 +52,7 @@ func TestRequest(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := fs.OpenStore(dir)
+		s, err := store.Open(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestRequest(t *testing.T) {
 	}
 	resume := func() (Request, error) {
 		t.Helper()
-		s, err := fs.OpenStore(dir)
+		s, err := store.Open(dir)
 		if err != nil {
 			t.Fatal(err)
 		}

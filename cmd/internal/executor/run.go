@@ -15,11 +15,12 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/repo"
-	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 	"9ci/vm"
 )
 
-// The life of a run, from top to bottom: what each of fs.Steps does.
+// The life of a run, from top to bottom: what each of ci.Steps does.
 var steps = map[string]func(*activeRun, context.Context) error{
 	"boot":            (*activeRun).boot,           // start a machine for this run alone
 	"clone":           (*activeRun).clone,          // the revision, never the dirty tree
@@ -35,10 +36,10 @@ type activeRun struct {
 	e      *Executor
 	req    Request
 	cfg    *config.Config // the request's
-	run    *fs.Run
+	run    *store.Run
 	m      machine           // nil before the step boot
 	dir    string            // scratch of this run on the host: the source
-	show   *fs.Show          // what the machine sees of kept runs
+	show   *store.Show       // what the machine sees of kept runs
 	kept   []string          // ids of the runs that were kept when this one began
 	alias  map[string]string // their ids by alias: last, head, green
 	mask   *mask
@@ -88,7 +89,7 @@ func (r *activeRun) live(ctx context.Context) error {
 	defer r.close()
 
 	state, code := "passed", 0
-	for _, name := range fs.Steps {
+	for _, name := range ci.Steps {
 		if state != "passed" {
 			r.run.Leave(name, "skipped", 0)
 			continue
@@ -159,7 +160,7 @@ const diskSize = 64 << 30
 
 // outboxSize is the size in bytes of the disk by which the artifacts leave a
 // machine: all that a run may keep, and 1 GiB for the tar's headers.
-const outboxSize = fs.MaxArtifacts + 1<<30
+const outboxSize = ci.MaxArtifacts + 1<<30
 
 // Names in the machine.
 const (
@@ -190,7 +191,7 @@ func (r *activeRun) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.run.SetInfo(fs.Attrs{{Name: "coreos", Value: image.Digest}})
+	r.run.SetInfo(ci.Attrs{{Name: "coreos", Value: image.Digest}})
 	source := filepath.Join(r.dir, "source")
 	if err := os.Mkdir(source, 0o755); err != nil {
 		return err
@@ -285,7 +286,7 @@ func (r *activeRun) baseImage(ctx context.Context) error {
 	if r.base, err = r.inspect(ctx); err != nil {
 		return err
 	}
-	return r.run.SetInfo(fs.Attrs{{Name: "image", Value: r.mask.text(r.base.name) + " " + r.base.digest}})
+	return r.run.SetInfo(ci.Attrs{{Name: "image", Value: r.mask.text(r.base.name) + " " + r.base.digest}})
 }
 
 func (r *activeRun) test(ctx context.Context) error {
@@ -351,10 +352,10 @@ sync "$2"
 	case code == 3:
 		return mkAnswer{1, fmt.Sprintf("%q is a socket: only files, directories and symbolic links can be kept", name)}
 	case code != 0:
-		return mkAnswer{1, fmt.Sprintf("tar could not pack %s, of which %d bytes can be kept", artifactsDir, int64(fs.MaxArtifacts))}
+		return mkAnswer{1, fmt.Sprintf("tar could not pack %s, of which %d bytes can be kept", artifactsDir, int64(ci.MaxArtifacts))}
 	}
 	err = r.run.AddArtifacts(ctx, r.m.Outbox())
-	if errors.Is(err, fs.ErrRefused) {
+	if errors.Is(err, store.ErrRefused) {
 		return mkAnswer{1, err.Error()}
 	}
 	return err

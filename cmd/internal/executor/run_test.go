@@ -10,7 +10,8 @@ import (
 	"testing"
 
 	"9ci/cmd/internal/config"
-	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 	"9ci/vm"
 )
 
@@ -48,7 +49,7 @@ func TestNet(t *testing.T) {
 		{net: "all", want: []string{"run lint"}, state: "passed"},
 		{net: "none", want: []string{"run lint"}, state: "passed"},
 	} {
-		s, err := fs.OpenStore(t.TempDir())
+		s, err := store.Open(t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +77,7 @@ func TestNet(t *testing.T) {
 
 // Every step of a run has a function here, and no other name has.
 func TestSteps(t *testing.T) {
-	if got, want := slices.Sorted(maps.Keys(steps)), slices.Sorted(slices.Values(fs.Steps)); !slices.Equal(got, want) {
+	if got, want := slices.Sorted(maps.Keys(steps)), slices.Sorted(slices.Values(ci.Steps)); !slices.Equal(got, want) {
 		t.Errorf("the executor has the steps %q, want %q", got, want)
 	}
 }

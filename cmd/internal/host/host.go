@@ -17,7 +17,8 @@ import (
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/sign"
-	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 )
 
 // A Host is an executor of this process. New makes it, Start and Export let it
@@ -58,7 +59,7 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 		return nil, err
 	}
 	ns := r.Namespace(sign.Fingerprint(key.PublicKey()))
-	runs, err := fs.OpenStore(filepath.Join(state, filepath.FromSlash(ns)))
+	runs, err := store.Open(filepath.Join(state, filepath.FromSlash(ns)))
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +122,7 @@ func (h *Host) Replayer(ctx context.Context, r *repo.Repo, c *config.Config) (*r
 
 // Replay returns the id of a run that can stand for one with that key, or "" if
 // none can be had: it is the Replay of the executor.
-func (h *Host) Replay(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config) (string, error) {
+func (h *Host) Replay(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config) (string, error) {
 	rr, err := h.Replayer(ctx, r, c)
 	if err != nil {
 		return "", err
@@ -131,7 +132,7 @@ func (h *Host) Replay(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config
 }
 
 // await is the Await of the executor.
-func (h *Host) await(ctx context.Context, r *repo.Repo, key fs.Attrs, c *config.Config, own string) (string, func(), error) {
+func (h *Host) await(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config, own string) (string, func(), error) {
 	rr, err := h.Replayer(ctx, r, c)
 	if err != nil {
 		return "", nil, err

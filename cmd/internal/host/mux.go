@@ -18,6 +18,7 @@ import (
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/home"
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/dial"
 	"9ci/proto/ninep"
 )
@@ -83,7 +84,7 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 	}
 	c, err := ImportTree(ctx, m.conn, m.namespace)
 	if err != nil {
-		if fs.LocalNamespace(m.namespace) && errors.Is(err, iofs.ErrNotExist) {
+		if ci.LocalNamespace(m.namespace) && errors.Is(err, iofs.ErrNotExist) {
 			err = m.unnamed()
 		}
 		return nil, err
@@ -134,7 +135,7 @@ func (m *mux) export(ctx context.Context) {
 			},
 		}
 		err := m.conn.Export(ctx, a, m.serve)
-		if refused, ok := errors.AsType[*dial.RefusedError](err); ok && refused.Forbidden() && fs.LocalNamespace(m.namespace) {
+		if refused, ok := errors.AsType[*dial.RefusedError](err); ok && refused.Forbidden() && ci.LocalNamespace(m.namespace) {
 			if m.asks {
 				return // the search for a replay tells it
 			}

@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"9ci/cmd/internal/config"
-	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/vm"
 )
 
@@ -22,19 +22,19 @@ const Version = 1
 
 // Key returns the key of a run of targets at a commit with the tree given, in the
 // configuration c. Every attribute is always there.
-func Key(c *config.Config, commit, tree string, targets []string) fs.Attrs {
-	what := fs.Attr{Name: "commit", Value: commit}
+func Key(c *config.Config, commit, tree string, targets []string) ci.Attrs {
+	what := ci.Attr{Name: "commit", Value: commit}
 	if c.MatchTree {
-		what = fs.Attr{Name: "tree", Value: tree}
+		what = ci.Attr{Name: "tree", Value: tree}
 	}
-	key := fs.Attrs{
+	key := ci.Attrs{
 		{Name: "arch", Value: runtime.GOARCH},
 		what,
 		{Name: "coreos", Value: vm.CoreOS},
-		{Name: "env", Value: fs.QuoteWords(c.Env)},
+		{Name: "env", Value: ci.QuoteWords(c.Env)},
 		{Name: "net", Value: c.Net},
-		{Name: "secrets", Value: fs.QuoteWords(Secrets(c))},
-		{Name: "target", Value: fs.QuoteWords(targets)},
+		{Name: "secrets", Value: ci.QuoteWords(Secrets(c))},
+		{Name: "target", Value: ci.QuoteWords(targets)},
 		{Name: "version", Value: strconv.Itoa(Version)},
 	}
 	return key.Sorted()
@@ -51,7 +51,7 @@ func Secrets(c *config.Config) []string {
 }
 
 // Digest returns the SHA-256 of a key's text in hexadecimal.
-func Digest(key fs.Attrs) string {
+func Digest(key ci.Attrs) string {
 	sum := sha256.Sum256(key.Text())
 	return hex.EncodeToString(sum[:])
 }

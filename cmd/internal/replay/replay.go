@@ -17,12 +17,14 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 	"9ci/proto/ninep"
 )
 
 // A Replayer finds runs for one clone. Its fields do not change while it is used.
 type Replayer struct {
-	Store   *fs.Store
+	Store   *store.Store
 	Signers *sign.Signers
 
 	// Mux returns the namespace's tree at the orchestrator. Without an
@@ -47,14 +49,14 @@ const (
 // Find returns a passed run with that key, trusted and no older than CI_MAXAGE:
 // from the store, or else adopted from another executor. If there is none, ok is
 // false.
-func (r *Replayer) Find(ctx context.Context, key fs.Attrs, c *config.Config) (run fs.Entry, ok bool) {
+func (r *Replayer) Find(ctx context.Context, key ci.Attrs, c *config.Config) (run store.Entry, ok bool) {
 	if run, ok := r.own(key, c.MaxAge); ok || r.Mux == nil {
 		return run, ok
 	}
 	q, found, err := r.ask(ctx, key, "")
 	if err != nil {
 		r.complain(ctx, err)
-		return fs.Entry{}, false
+		return store.Entry{}, false
 	}
 	defer q.Close()
 	return r.adopt(ctx, q.mux, found, key, c.MaxAge)
@@ -71,21 +73,21 @@ func (r *Replayer) complain(ctx context.Context, err error) {
 // id. It waits while a trusted executor that announced the same key earlier runs
 // it, and adopts that run. If ok is false, it is this executor's turn: release,
 // which is never nil, must then be called when its run has ended.
-func (r *Replayer) Await(ctx context.Context, key fs.Attrs, c *config.Config, id string) (run fs.Entry, ok bool, release func()) {
+func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id string) (run store.Entry, ok bool, release func()) {
 	release = func() {}
 	if r.Mux == nil {
-		return fs.Entry{}, false, release
+		return store.Entry{}, false, release
 	}
 	name, err := r.Name(ctx)
 	if err != nil {
-		return fs.Entry{}, false, release
+		return store.Entry{}, false, release
 	}
 	var told string
 	for {
 		q, found, err := r.ask(ctx, key, id)
 		if err != nil {
 			r.complain(ctx, err)
-			return fs.Entry{}, false, release
+			return store.Entry{}, false, release
 		}
 		release() // close the last question; the new one has kept our place
 		release = func() { q.Close() }
@@ -94,7 +96,7 @@ func (r *Replayer) Await(ctx context.Context, key fs.Attrs, c *config.Config, id
 		}
 		first, ok := r.before(found, "n/"+name+"/ci/"+id)
 		if !ok {
-			return fs.Entry{}, false, release
+			return store.Entry{}, false, release
 		}
 		if first.path != told {
 			told = first.path
@@ -125,7 +127,7 @@ func (r *Replayer) before(found []offer, own string) (offer, bool) {
 }
 
 // Look says where Find would take a run from, without adopting it, or returns "".
-func (r *Replayer) Look(ctx context.Context, key fs.Attrs, c *config.Config) string {
+func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) string {
 	if run, ok := r.own(key, c.MaxAge); ok {
 		return "ci/" + run.ID + " of the store"
 	}
@@ -147,7 +149,7 @@ func (r *Replayer) Look(ctx context.Context, key fs.Attrs, c *config.Config) str
 }
 
 // own returns the newest run of the store that Find may return.
-func (r *Replayer) own(key fs.Attrs, maxAge time.Duration) (fs.Entry, bool) {
+func (r *Replayer) own(key ci.Attrs, maxAge time.Duration) (store.Entry, bool) {
 	for run := range r.Store.WithKey(Digest(key)) {
 		if run.State != "passed" || time.Since(run.Time) > maxAge {
 			continue
@@ -158,11 +160,11 @@ func (r *Replayer) own(key fs.Attrs, maxAge time.Duration) (fs.Entry, bool) {
 		}
 		return run, true
 	}
-	return fs.Entry{}, false
+	return store.Entry{}, false
 }
 
 // trusted checks the signature of a run in the store.
-func (r *Replayer) trusted(run fs.Entry) error {
+func (r *Replayer) trusted(run store.Entry) error {
 	var text [2][]byte
 	for i, name := range []string{"manifest", "manifest.sig"} {
 		b, err := os.ReadFile(filepath.Join(run.Dir, name))
@@ -183,7 +185,7 @@ type offer struct {
 	signer  string // of an unfinished run: the key of its executor
 }
 
-func (o offer) finished() bool { return fs.Status{State: o.state}.Finished() }
+func (o offer) finished() bool { return ci.Status{State: o.state}.Finished() }
 
 // A question is an open file find.
 type question struct {
@@ -200,7 +202,7 @@ func (q question) wait(ctx context.Context, path string) error {
 // ask writes the key to find, and reads which executors have runs of it. intent,
 // if not empty, is the id of our run that is going to have that key: others know
 // of it as long as the question is open.
-func (r *Replayer) ask(ctx context.Context, key fs.Attrs, intent string) (*question, []offer, error) {
+func (r *Replayer) ask(ctx context.Context, key ci.Attrs, intent string) (*question, []offer, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
 	mux, err := r.Mux(ctx)
@@ -234,7 +236,7 @@ func converse(ctx context.Context, f fs.File, text []byte) ([]offer, error) {
 	}
 	var found []offer
 	for line := range strings.Lines(string(reply)) {
-		w, err := fs.SplitWords(strings.TrimSuffix(line, "\n"))
+		w, err := ci.SplitWords(strings.TrimSuffix(line, "\n"))
 		if err != nil || len(w) < 6 {
 			return nil, fmt.Errorf("find answered %q", line)
 		}
@@ -245,7 +247,7 @@ func converse(ctx context.Context, f fs.File, text []byte) ([]offer, error) {
 
 // adopt fetches the first passed run of the offers that can be verified, and
 // seals it in the store under its maker's signature.
-func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, found []offer, key fs.Attrs, maxAge time.Duration) (fs.Entry, bool) {
+func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, found []offer, key ci.Attrs, maxAge time.Duration) (store.Entry, bool) {
 	for _, o := range found {
 		if o.state != "passed" {
 			continue
@@ -259,10 +261,10 @@ func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, found []offer, key fs.
 		}
 		r.Say("%s is not replayed: %v", o.path, err)
 	}
-	return fs.Entry{}, false
+	return store.Entry{}, false
 }
 
-func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.Attrs, maxAge time.Duration) (fs.Entry, error) {
+func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.Attrs, maxAge time.Duration) (store.Entry, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("it sent nothing for %v", stallTimeout)) })
@@ -271,23 +273,23 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key fs.At
 	// status below.
 	status, err := ask.File(ctx, mux, path+"/status")
 	if err != nil {
-		return fs.Entry{}, err
+		return store.Entry{}, err
 	}
-	if st, err := fs.ParseStatus(string(status)); err != nil {
-		return fs.Entry{}, err
+	if st, err := ci.ParseStatus(string(status)); err != nil {
+		return store.Entry{}, err
 	} else if st.State != "passed" {
-		return fs.Entry{}, fmt.Errorf("it %s", st.State)
+		return store.Entry{}, fmt.Errorf("it %s", st.State)
 	}
 	n, err := fs.Walk(ctx, mux, path+".tar")
 	if err != nil {
-		return fs.Entry{}, err
+		return store.Entry{}, err
 	}
 	s, err := ninep.Stream(ctx, n)
 	if err != nil {
-		return fs.Entry{}, err
+		return store.Entry{}, err
 	}
 	defer s.Close()
-	run, err := r.Store.Adopt(ctx, &progress{s, stall}, func(manifest, sig []byte, info fs.Attrs) (string, error) {
+	run, err := r.Store.Adopt(ctx, &progress{s, stall}, func(manifest, sig []byte, info ci.Attrs) (string, error) {
 		end, err := time.Parse(time.RFC3339, info.Get("end"))
 		switch {
 		case err != nil:

@@ -17,6 +17,8 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 )
 
 const (
@@ -41,9 +43,9 @@ type peer struct {
 	tree fs.Dir
 }
 
-func newPeer(t *testing.T, by ssh.Signer, key fs.Attrs, state string, end time.Time) peer {
+func newPeer(t *testing.T, by ssh.Signer, key ci.Attrs, state string, end time.Time) peer {
 	t.Helper()
-	s, err := fs.OpenStore(t.TempDir())
+	s, err := store.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,14 +59,14 @@ func newPeer(t *testing.T, by ssh.Signer, key fs.Attrs, state string, end time.T
 		code = 1
 	}
 	run.SetKey(key)
-	run.SetInfo(fs.Attrs{{Name: "tree", Value: tree}, {Name: "end", Value: end.UTC().Format(time.RFC3339)}})
+	run.SetInfo(ci.Attrs{{Name: "tree", Value: tree}, {Name: "end", Value: end.UTC().Format(time.RFC3339)}})
 	run.Enter("test")
 	fmt.Fprintln(run.Stdout(), "fine")
 	run.Leave("test", state, code)
 	if err := run.Seal(t.Context(), state, code, func(m []byte) ([]byte, error) { return sign.Manifest(by, m) }); err != nil {
 		t.Fatal(err)
 	}
-	return peer{run.ID(), fs.NewTree(s, nil)}
+	return peer{run.ID(), store.NewTree(s, nil)}
 }
 
 // mux is a namespace at an orchestrator, with the answer of its find.
@@ -159,14 +161,14 @@ func TestFind(t *testing.T) {
 		{"old", map[string]peer{"a": newPeer(t, alice, key, "passed", now.Add(-2*time.Hour))}, "", "CI_MAXAGE"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			store, err := fs.OpenStore(t.TempDir())
+			kept, err := store.Open(t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer store.Close()
+			defer kept.Close()
 			m := newMux(passed, tt.peers)
 			var said bytes.Buffer
-			r := &Replayer{Store: store, Signers: new(sign.Signers),
+			r := &Replayer{Store: kept, Signers: new(sign.Signers),
 				Mux: func(context.Context) (fs.Dir, error) { return m, nil },
 				Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
 			r.Signers.Add("alice", alice.PublicKey())
@@ -188,7 +190,7 @@ func TestFind(t *testing.T) {
 			if again, found := r.Find(t.Context(), key, conf); found != ok || again.ID != run.ID {
 				t.Errorf("Find in the store = %v, %v, want %v, %v", again.ID, found, run.ID, ok)
 			}
-			for e := range store.Runs() {
+			for e := range kept.Runs() {
 				if !ok {
 					t.Errorf("a run %s %s was left", e.ID, e.Status)
 				}
@@ -200,14 +202,14 @@ func TestFind(t *testing.T) {
 // An orchestrator that is down, or answers nonsense, is told of and is no
 // obstacle.
 func TestFindNoOrchestrator(t *testing.T) {
-	store, err := fs.OpenStore(t.TempDir())
+	kept, err := store.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer kept.Close()
 	key := Key(conf, commit, tree, []string{"test"})
 	var said bytes.Buffer
-	r := &Replayer{Store: store, Signers: new(sign.Signers),
+	r := &Replayer{Store: kept, Signers: new(sign.Signers),
 		Mux: func(context.Context) (fs.Dir, error) { return nil, errors.New("connection refused") },
 		Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
 	if _, ok := r.Find(t.Context(), key, conf); ok || said.String() != "orchestrator: connection refused\n" {

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // Namespace returns the namespace of the repository at the executor whose key has
@@ -24,7 +24,7 @@ func (r *Repo) Namespace(fingerprint string) string {
 		name = filepath.Dir(name)
 	}
 	sum := sha256.Sum256([]byte(fingerprint + "\n" + r.GitDir))
-	return fmt.Sprintf("local/%s-%x", fs.NamespaceElement(strings.TrimSuffix(filepath.Base(name), ".git")), sum[:4])
+	return fmt.Sprintf("local/%s-%x", ci.NamespaceElement(strings.TrimSuffix(filepath.Base(name), ".git")), sum[:4])
 }
 
 // Origin returns the namespace that the URL of the remote origin names. ok is
@@ -63,7 +63,7 @@ func ParseNamespace(url string) (ns string, ok bool) {
 	if strings.EqualFold(host, "local") {
 		return "", false
 	}
-	ns, err := fs.CleanNamespace(host + "/" + path)
+	ns, err := ci.CleanNamespace(host + "/" + path)
 	return ns, err == nil
 }
 

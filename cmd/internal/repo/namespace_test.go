@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"9ci/cmd/internal/repo"
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // urls are remotes' URLs and their namespaces, "" where they name none.
@@ -103,7 +103,7 @@ func FuzzParseNamespace(f *testing.F) {
 			}
 			return
 		}
-		if clean, err := fs.CleanNamespace(ns); clean != ns || err != nil {
+		if clean, err := ci.CleanNamespace(ns); clean != ns || err != nil {
 			t.Errorf("ParseNamespace(%q) = %q, which is %q, %v", before+after, ns, clean, err)
 		}
 		if bad := notInNamespace.FindString(ns); bad != "" || strings.HasSuffix(ns, ".git") {
@@ -223,7 +223,7 @@ func TestLocalNamespace(t *testing.T) {
 		t.Errorf("Namespace at another executor = %q", ns)
 	}
 	ns := open(bare).Namespace(key)
-	if clean, err := fs.CleanNamespace(ns); !regexp.MustCompile(`^local/hello-[0-9a-f]{8}$`).MatchString(ns) || clean != ns || err != nil {
+	if clean, err := ci.CleanNamespace(ns); !regexp.MustCompile(`^local/hello-[0-9a-f]{8}$`).MatchString(ns) || clean != ns || err != nil {
 		t.Errorf("Namespace of a bare repository = %q, %v", ns, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"9ci/cmd/internal/ask"
 	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // A Run says where a run is printed, and what of it.
@@ -23,7 +24,7 @@ type Run struct {
 // for which it waits, and returns its status. What the test wrote goes to p.Out
 // and p.Err byte for byte: a run that goes on and one that ended long ago are
 // printed alike. The error is the tree's, a writer's or ctx's.
-func (p *Run) Follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
+func (p *Run) Follow(ctx context.Context, run fs.Dir) (ci.Status, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The file live has no streams: it only says that there is more. The first
@@ -45,8 +46,8 @@ func (p *Run) Follow(ctx context.Context, run fs.Dir) (fs.Status, error) {
 		if err != nil {
 			return st, err
 		}
-		for step < len(fs.Steps) {
-			name := fs.Steps[step]
+		for step < len(ci.Steps) {
+			name := ci.Steps[step]
 			ss, err := ask.Status(ctx, run, "step/"+name+"/status")
 			if err != nil {
 				return st, err
@@ -117,7 +118,7 @@ func watch(ctx context.Context, run fs.Dir) (<-chan struct{}, error) {
 }
 
 // printStep prints what is new of a step whose status is st.
-func (p *Run) printStep(ctx context.Context, name string, st fs.Status, log *stepLog) error {
+func (p *Run) printStep(ctx context.Context, name string, st ci.Status, log *stepLog) error {
 	test := name == "test"
 	progress := p.Progress != nil && !p.Verbose && !p.Quiet
 	if progress && !log.named && st.State != "skipped" {
@@ -194,7 +195,7 @@ func (l *stepLog) copy(ctx context.Context, out, err io.Writer) error {
 		l.rest = append(l.rest, buf[:n]...)
 		if end := bytes.LastIndexByte(l.rest, '\n') + 1; end > 0 {
 			var j joiner
-			if err := fs.CopyLog(j.writer(out), j.writer(err), bytes.NewReader(l.rest[:end])); err != nil {
+			if err := ci.CopyLog(j.writer(out), j.writer(err), bytes.NewReader(l.rest[:end])); err != nil {
 				return err
 			}
 			if err := j.flush(); err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 )
 
 // A stream notes each write to two outputs, in order.
@@ -34,16 +36,16 @@ func (n named) Write(p []byte) (int, error) {
 // A run that goes on is printed as the same run is printed later.
 func TestFollow(t *testing.T) {
 	ctx := t.Context()
-	store, err := fs.OpenStore(t.TempDir())
+	kept, err := store.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
-	run, err := store.Create("0123456789abcdef0123456789abcdef01234567")
+	defer kept.Close()
+	run, err := kept.Create("0123456789abcdef0123456789abcdef01234567")
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := fs.NewTree(store, nil)
+	root := store.NewTree(kept, nil)
 	n, err := fs.Walk(ctx, root, "ci/"+run.ID())
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +59,7 @@ func TestFollow(t *testing.T) {
 		_, err := s.Follow(ctx, dir)
 		done <- err
 	}()
-	for _, step := range fs.Steps {
+	for _, step := range ci.Steps {
 		run.Enter(step)
 		if step == "post-test" {
 			run.Leave(step, "skipped", 0)

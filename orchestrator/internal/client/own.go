@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/door"
 	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
@@ -41,7 +42,7 @@ func guestTree(ctx context.Context, user fs.User, namespace string, serve ServeF
 	g := &guest{ctx: ctx, user: user, namespace: namespace, serve: serve}
 	return &door.Tree{
 		User:   user,
-		Whoami: fs.Attrs{{Name: "key", Value: user.Name}, {Name: "namespaces", Value: namespace}, {Name: "rights", Value: "read"}},
+		Whoami: ci.Attrs{{Name: "key", Value: user.Name}, {Name: "namespaces", Value: namespace}, {Name: "rights", Value: "read"}},
 		Walk:   g.walk,
 		Serve9P: func(ctx context.Context, rwc io.ReadWriteCloser) error {
 			serve(ctx, rwc, namespace, user)

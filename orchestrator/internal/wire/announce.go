@@ -8,7 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // Limits on an announcement.
@@ -31,9 +31,9 @@ type Announce struct {
 
 // Text returns a as it travels: attr=value lines.
 func (a Announce) Text() []byte {
-	return fs.Attrs{
+	return ci.Attrs{
 		{Name: "name", Value: a.Name},
-		{Name: "namespaces", Value: fs.QuoteWords(a.Namespaces)},
+		{Name: "namespaces", Value: ci.QuoteWords(a.Namespaces)},
 		{Name: "address", Value: a.Address},
 	}.Text()
 }
@@ -44,19 +44,19 @@ func ParseAnnounce(b []byte) (Announce, error) {
 	if len(b) > MaxAnnounce {
 		return Announce{}, fmt.Errorf("announcement of %d bytes: at most %d", len(b), MaxAnnounce)
 	}
-	attrs, err := fs.ParseAttrs(b)
+	attrs, err := ci.ParseAttrs(b)
 	if err != nil {
 		return Announce{}, fmt.Errorf("announcement: %w", err)
 	}
 	a := Announce{Name: attrs.Get("name"), Address: attrs.Get("address")}
-	if a.Namespaces, err = fs.SplitWords(attrs.Get("namespaces")); err != nil {
+	if a.Namespaces, err = ci.SplitWords(attrs.Get("namespaces")); err != nil {
 		return Announce{}, fmt.Errorf("announcement: %w", err)
 	}
 	return a, a.Check()
 }
 
 // Check returns what is wrong with a, on either side of the wire. It puts the
-// namespaces in the form of fs.CleanNamespace, sorted, each once.
+// namespaces in the form of ci.CleanNamespace, sorted, each once.
 func (a *Announce) Check() error {
 	if err := CheckExecutor(a.Name); err != nil {
 		return err
@@ -72,7 +72,7 @@ func (a *Announce) Check() error {
 	clean := make([]string, len(a.Namespaces))
 	for i, ns := range a.Namespaces {
 		var err error
-		if clean[i], err = fs.CleanNamespace(ns); err != nil {
+		if clean[i], err = ci.CleanNamespace(ns); err != nil {
 			return err
 		}
 	}
