@@ -1,17 +1,17 @@
 package fs
 
 import (
-	"9ci/fs/internal/disk"
 	"context"
 	"encoding/binary"
 	"errors"
-
 	iofs "io/fs"
 	"os"
 	"path"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/fs/internal/disk"
 )
 
 // DiskDir returns the directory at root as a read-only tree named name.

@@ -1,12 +1,13 @@
 package fs
 
 import (
-	"9ci/fs/internal/wake"
 	"context"
 	"errors"
 	"io"
 	"sync"
 	"time"
+
+	"9ci/fs/internal/wake"
 )
 
 // A Feed is a text that grows at its end and is forgotten at its start. An

@@ -1,15 +1,15 @@
 package fs
 
 import (
-	"9ci/fs/internal/wake"
 	"context"
-
 	iofs "io/fs"
 	"iter"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"9ci/fs/internal/wake"
 )
 
 // pageSize is how many entries are asked for at a time.

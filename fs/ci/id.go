@@ -2,38 +2,38 @@ package ci
 
 import (
 	"encoding/hex"
-	"fmt"
 	"strconv"
 	"strings"
 )
 
-// maxNum bounds the number of an id.
-const MaxNum = 1 << 53
+// MaxNumber bounds the number of an id: readers of JSON hold no more.
+const MaxNumber = 1 << 53
 
-// splitID returns the two parts of an id.
-func SplitID(id string) (prefix string, num uint64, ok bool) {
-	prefix, digits, ok := strings.Cut(id, ".")
-	if !ok || len(prefix) != 12 || !IsHex(prefix) || digits == "" || digits[0] == '0' || digits[0] == '+' {
+// AppendID appends the id of a run to b: the first twelve hexadecimal digits of
+// its commit, a dot, and a number from 1 to MaxNumber. The commit is given by its
+// first six bytes, or more.
+func AppendID(b, commit []byte, number uint64) []byte {
+	b = hex.AppendEncode(b, commit[:6])
+	b = append(b, '.')
+	return strconv.AppendUint(b, number, 10)
+}
+
+// SplitID returns the two parts of an id: the digits of the commit, and the
+// number. ok says whether it is one.
+func SplitID(id string) (commit string, number uint64, ok bool) {
+	commit, digits, ok := strings.Cut(id, ".")
+	if !ok || len(commit) != 12 || !IsHex(commit) || strings.HasPrefix(digits, "0") {
 		return "", 0, false
 	}
-	num, err := strconv.ParseUint(digits, 10, 63)
-	return prefix, num, err == nil && num <= MaxNum
+	number, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || number > MaxNumber {
+		return "", 0, false
+	}
+	return commit, number, true
 }
 
-// isHex reports whether s is lower-case hexadecimal digits.
-func IsHex(s string) bool {
-	for _, c := range []byte(s) {
-		if !(c >= '0' && c <= '9' || c >= 'a' && c <= 'f') {
-			return false
-		}
-	}
-	return true
-}
-
-func ParseDigest(s string) (d [32]byte, err error) {
-	if len(s) != 64 || !IsHex(s) {
-		return d, fmt.Errorf("%.80q is not a SHA-256 digest", s)
-	}
-	hex.Decode(d[:], []byte(s))
-	return d, nil
+// IsID reports whether s is the id of a run.
+func IsID(s string) bool {
+	_, _, ok := SplitID(s)
+	return ok
 }

@@ -1,11 +1,9 @@
 package ci
 
 import (
-	"9ci/fs/internal/disk"
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"9ci/fs/internal/disk"
 )
 
 // A layout says where what is in the tar of a sealed run, which is computed

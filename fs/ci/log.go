@@ -120,14 +120,14 @@ func CopyLog(stdout, stderr io.Writer, log io.Reader) error {
 	}
 }
 
-// A lineSplitter cuts what is written to one stream into the lines of a log.
+// A Splitter cuts what is written to one stream into the lines of a log.
 type Splitter struct {
-	Stream string
-	Part   []byte // what came after the last newline; below maxLogText
+	Stream string // stdout or stderr
+	part   []byte // what came after the last newline; below maxLogText
 }
 
-// write appends the lines that p completes to b, and the count of bytes that
-// they say of the stream to n.
+// Write takes the next bytes of the stream. It appends the lines that they
+// complete to b, and returns how many bytes of the stream those lines hold.
 func (s *Splitter) Write(b, p []byte, now time.Time) (lines []byte, n int) {
 	var buf [len(logTime)]byte
 	when := now.UTC().AppendFormat(buf[:0], logTime) // the same for all lines
@@ -138,13 +138,13 @@ func (s *Splitter) Write(b, p []byte, now time.Time) (lines []byte, n int) {
 			take = len(p)
 		}
 		full := i >= 0
-		if room := maxLogText - len(s.Part); take > room {
+		if room := maxLogText - len(s.part); take > room {
 			take, full = room, false
 		}
 		text := p[:take]
-		if len(s.Part) > 0 {
-			s.Part = append(s.Part, text...)
-			text = s.Part
+		if len(s.part) > 0 {
+			s.part = append(s.part, text...)
+			text = s.part
 		}
 		p = p[take:]
 		switch {
@@ -153,26 +153,30 @@ func (s *Splitter) Write(b, p []byte, now time.Time) (lines []byte, n int) {
 			n++
 		case len(text) == maxLogText:
 		default:
-			if len(s.Part) == 0 {
-				s.Part = append(s.Part, text...)
+			if len(s.part) == 0 {
+				s.part = append(s.part, text...)
 			}
 			continue
 		}
 		n += len(text)
 		b = appendLogLine(b, when, s.Stream, full, text)
-		s.Part = s.Part[:0]
+		s.part = s.part[:0]
 	}
 	return b, n
 }
 
-// flush appends what was held back as a part of a line.
+// Waits reports whether the splitter holds a part of a line back, for its rest.
+func (s *Splitter) Waits() bool { return len(s.part) > 0 }
+
+// Flush appends what is held back to b, as a part of a line, and returns how many
+// bytes of the stream it holds.
 func (s *Splitter) Flush(b []byte, now time.Time) (lines []byte, n int) {
-	if len(s.Part) == 0 {
+	if len(s.part) == 0 {
 		return b, 0
 	}
-	n = len(s.Part)
-	b = LogLine{now, s.Stream, false, s.Part}.Append(b)
-	s.Part = nil
+	n = len(s.part)
+	b = LogLine{now, s.Stream, false, s.part}.Append(b)
+	s.part = nil
 	return b, n
 }
 

@@ -1,16 +1,16 @@
 package ci
 
 import (
-	"9ci/fs"
 	"bytes"
 	"encoding/hex"
 	"fmt"
-
 	iofs "io/fs"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"9ci/fs"
 )
 
 // maxManifest bounds the texts of a run that are read as a whole: manifest,

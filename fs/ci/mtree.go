@@ -1,12 +1,10 @@
 package ci
 
 import (
-	"9ci/fs/internal/disk"
 	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
-
 	iofs "io/fs"
 	"os"
 	"path"
@@ -18,6 +16,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/fs/internal/disk"
 )
 
 // An artifact is a line of artifacts.mtree.

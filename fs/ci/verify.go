@@ -1,12 +1,10 @@
 package ci
 
 import (
-	"9ci/fs/internal/disk"
 	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"maps"
 	"os"
@@ -14,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"9ci/fs/internal/disk"
 )
 
 // A Report is what VerifyDir found, content and metadata apart.

@@ -1,9 +1,6 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"archive/tar"
 	"bytes"
 	"cmp"
@@ -14,13 +11,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // A VerifyFunc judges the signature of a run that is being adopted: sig is
@@ -50,7 +50,7 @@ func (s *Store) Adopt(ctx context.Context, r io.Reader, verify VerifyFunc) (Entr
 		return Entry{}, fmt.Errorf("store: adopt %s: %w", cmp.Or(a.id, "a run"), err)
 	}
 	if !a.had {
-		s.events.Write(rec.id() + " " + rec.status().String() + "\n")
+		s.tell(rec.id(), rec.status())
 		s.enforce()
 	}
 	return s.entry(rec), nil

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"9ci/fs/ci"
 	"archive/tar"
 	"bytes"
 	"context"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"9ci/fs/ci"
 )
 
 // An entry of a tar that tests change.

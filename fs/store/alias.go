@@ -1,14 +1,14 @@
 package store
 
 import (
-	"9ci/fs/ci"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-
 	iofs "io/fs"
 	"strings"
+	"time"
+
+	"9ci/fs/ci"
 )
 
 // minPrefix is the shortest prefix of a commit or a tree that names a run.
@@ -69,7 +69,7 @@ func (s *Store) best(prefix string) (Entry, error) {
 			if err != nil {
 				return Entry{}, err
 			}
-			if ok && (best.ID == "" || better(e, best)) {
+			if ok && (best.ID == "" || ci.CompareBest(e.candidate(), best.candidate()) < 0) {
 				best = e
 			}
 		}
@@ -92,7 +92,7 @@ func (s *Store) bestSealed(prefix string, matches func(oid) (bool, error)) (top 
 			if err != nil {
 				return err
 			}
-			if ok && (top == nil || betterRecord(r, top)) {
+			if ok && (top == nil || ci.CompareBest(r.candidate(), top.candidate()) < 0) {
 				top = r
 			}
 		}
@@ -110,43 +110,13 @@ func (s *Store) bestSealed(prefix string, matches func(oid) (bool, error)) (top 
 	return top, s.runs, err
 }
 
-// better reports whether /ci/<rev> means a rather than b: default targets
-// first, passed before failed, then newest. Of what neither passed nor failed
-// a run that goes on comes first.
-func better(a, b Entry) bool {
-	if a.Default != b.Default {
-		return a.Default
-	}
-	if x, y := rank(a.State), rank(b.State); x != y {
-		return x < y
-	}
-	if !a.Time.Equal(b.Time) {
-		return a.Time.After(b.Time)
-	}
-	return a.seq > b.seq
+// candidate is what the best run of a revision is chosen by.
+func (e Entry) candidate() ci.Candidate {
+	return ci.Candidate{Default: e.Default, State: e.State, Time: e.Time, Order: e.seq}
 }
 
-func betterRecord(a, b *record) bool {
-	if a.deflt != b.deflt {
-		return a.deflt
-	}
-	if x, y := rank(a.state), rank(b.state); x != y {
-		return x < y
-	}
-	return cmp.Or(cmp.Compare(a.end, b.end), orderSeq(a, b)) > 0
-}
-
-func rank(state string) int {
-	switch state {
-	case "passed":
-		return 0
-	case "failed":
-		return 1
-	case "cancelled", "error":
-		return 3
-	default:
-		return 2
-	}
+func (r *record) candidate() ci.Candidate {
+	return ci.Candidate{Default: r.deflt, State: r.state, Time: time.Unix(r.end, 0), Order: r.seq}
 }
 
 // lookup is Lookup with head and green.

@@ -1,8 +1,6 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
 	"bytes"
 	"context"
 	"fmt"
@@ -10,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // benchRun seals a run with so many artifacts of so many bytes.

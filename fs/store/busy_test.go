@@ -1,18 +1,18 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"strings"
 	"sync"
 	"testing"
+
+	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // Runs are made, adopted and evicted while clients list, follow and copy them,

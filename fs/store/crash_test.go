@@ -1,7 +1,6 @@
 package store
 
 import (
-	"9ci/fs/ci"
 	"archive/tar"
 	"bufio"
 	"bytes"
@@ -17,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"9ci/fs/ci"
 )
 
 // The test binary is also the writer that the tests kill.

@@ -1,15 +1,15 @@
 package store
 
 import (
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"encoding/hex"
-
 	iofs "io/fs"
 	"iter"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // An Entry describes a run as the index does.
@@ -30,7 +30,7 @@ type Entry struct {
 }
 
 // String returns the id and the status, as a line of /event.
-func (e Entry) String() string { return e.ID + " " + e.Status.String() }
+func (e Entry) String() string { return ci.FormatEvent(e.ID, e.Status) }
 
 // Key reads the run's key.
 func (e Entry) Key() (ci.Attrs, error) { return readAttrs(filepath.Join(e.Dir, "key")) }

@@ -1,14 +1,14 @@
 package store
 
 import (
-	"9ci/fs/ci"
-
 	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/fs/ci"
 )
 
 // setMeta gives a file of dst, which nobody else writes, its mode and time.

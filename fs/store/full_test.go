@@ -1,12 +1,10 @@
 package store
 
 import (
-	"9ci/fs/ci"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/fs/ci"
 )
 
 // smallDisk mounts a tmpfs of so many bytes.

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"9ci/fs/ci"
 	"archive/tar"
 	"bytes"
 	"io"
@@ -9,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"9ci/fs/ci"
 )
 
 // Manifest, artifacts.mtree, status and log are accepted only as we write

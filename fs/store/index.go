@@ -1,14 +1,12 @@
 package store
 
 import (
-	"9ci/fs/ci"
 	"bytes"
 	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"iter"
 	"os"
@@ -17,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"9ci/fs/ci"
 )
 
 // An index is what a store knows of its sealed runs without reading them:
@@ -151,7 +151,7 @@ func (x *index) parse(line string) (*record, error) {
 	default:
 		r.signer = x.word(rest)
 	}
-	if r.seq == 0 || r.seq >= maxSeq || r.num == 0 || r.num > ci.MaxNum || !ci.Finished(r.state) || rest == "" {
+	if r.seq == 0 || r.seq >= maxSeq || r.num == 0 || r.num > ci.MaxNumber || !ci.Finished(r.state) || rest == "" {
 		fail(errors.New("out of range"))
 	}
 	return &r, err

@@ -1,8 +1,6 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +12,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 func TestParseKeep(t *testing.T) {

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"9ci/fs"
 	"bytes"
 	"encoding/binary"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"9ci/fs"
 )
 
 // largeStore makes a store in which n runs are indexed. With dirs their

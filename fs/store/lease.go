@@ -1,15 +1,15 @@
 package store
 
 import (
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
-
 	iofs "io/fs"
 	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // A lease keeps a sealed run from being evicted while somebody reads it: its

@@ -1,8 +1,6 @@
 package store
 
 import (
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -10,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // mend removes what dead processes left, and makes the index say what is on
@@ -187,7 +188,7 @@ func recordOf(dir string) (*record, error) {
 	}
 	r.state, r.code, r.took, r.end = st.State, st.Code, st.Took, st.Time.Unix()
 	r.key, r.score = sha256.Sum256(key), sha256.Sum256(manifest)
-	r.deflt = isDefault(attrs)
+	r.deflt = ci.DefaultTargets(attrs)
 	if sig := text("manifest.sig"); sig != nil {
 		r.signer = sigSigner(sig)
 	}
@@ -195,12 +196,6 @@ func recordOf(dir string) (*record, error) {
 		return nil, err
 	}
 	return &r, nil
-}
-
-// isDefault reports whether a key is of a run of the default targets.
-func isDefault(key ci.Attrs) bool {
-	t := key.Get("target")
-	return t == "" || t == "test"
 }
 
 // maxSeq bounds the place of a run in a listing, which is a cookie.

@@ -1,19 +1,19 @@
 package store
 
 import (
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-
 	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // Recover seals the runs of dead processes: those whose test and artifacts

@@ -1,14 +1,11 @@
 package store
 
 import (
-	"9ci/fs/ci"
-	"9ci/fs/internal/wake"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +13,9 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"9ci/fs/ci"
+	"9ci/fs/internal/wake"
 )
 
 // A Run is a run of this process that has not ended. Its files grow in a
@@ -310,7 +310,7 @@ func (r *Run) setState(state string, now time.Time) error {
 
 // announce tells /event of the state.
 func (r *Run) announce() {
-	r.s.events.Write(r.id + " " + r.status.String() + "\n")
+	r.s.tell(r.id, r.status)
 	r.change.Broadcast()
 }
 
@@ -430,7 +430,7 @@ func (w runWriter) Write(p []byte) (int, error) {
 	if err := r.appendLines(lines, said); err != nil {
 		return 0, err
 	}
-	if len(r.split[w.stream].Part) > 0 && r.holdback == nil {
+	if r.split[w.stream].Waits() && r.holdback == nil {
 		r.holdback = time.AfterFunc(holdbackTime, func() {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -548,7 +548,7 @@ func (r *Run) entry() Entry {
 		Status:  r.status,
 		Start:   r.start,
 		Commit:  r.commit.String(),
-		Default: isDefault(r.key),
+		Default: ci.DefaultTargets(r.key),
 		Dir:     r.dir,
 		Run:     r,
 		seq:     r.seq,

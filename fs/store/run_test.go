@@ -1,8 +1,6 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
 	"archive/tar"
 	"bytes"
 	"context"
@@ -19,6 +17,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // refusedArtifacts is what a machine's tar may hold and a run cannot keep.

@@ -1,12 +1,8 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"context"
 	"io"
-
 	iofs "io/fs"
 	"os"
 	"path"
@@ -14,6 +10,10 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // A runDir is /ci/<id>, or an alias of it with a Qid of its own.
@@ -92,7 +92,8 @@ func (d runDir) entry(name string) fs.Node {
 	case "artifacts":
 		return d.t.artifacts(d.id, q)
 	case "ctl":
-		return fs.Ctl{Name: "ctl", Qid: q, Manual: runManual, ReadOnly: d.t.c == nil, ModTime: d.t.opened,
+		_, canHold := d.t.c.(Holder)
+		return fs.Ctl{Name: "ctl", Qid: q, Manual: ci.RunCtlManual(canHold), ReadOnly: d.t.c == nil, ModTime: d.t.opened,
 			Do: func(ctx context.Context, line string) (string, error) { return d.t.runCommand(ctx, d.id, line) }}
 	case "step":
 		return stepDir{d.t, d.id, "step", "step", q, ci.Steps}

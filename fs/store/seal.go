@@ -1,8 +1,6 @@
 package store
 
 import (
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -17,6 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // A SignFunc signs a manifest: it returns what manifest.sig is to hold, an
@@ -88,7 +89,7 @@ func (r *Run) seal(ctx context.Context, state string, code int, sign SignFunc) (
 	r.mu.Lock()
 	r.status = final
 	r.mu.Unlock()
-	r.s.events.Write(r.id + " " + final.String() + "\n")
+	r.s.tell(r.id, final)
 	r.end()
 	os.Remove(r.lock.Name())
 	r.lock.Close()

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"9ci/fs/ci"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"9ci/fs/ci"
 )
 
 // A Show has nothing until it is due, then the runs asked for and no others,

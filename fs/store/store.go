@@ -1,13 +1,10 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
 	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
-
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // A Store keeps the runs of one namespace in a directory:
@@ -196,7 +196,7 @@ func (s *Store) nextNumber() (uint64, error) {
 		// numbers that only a peer can have given.
 		n = 1
 		err := eachName(s.RunDir(), func(name string) error {
-			if _, num, ok := ci.SplitID(strings.TrimPrefix(name, ".")); ok && num < ci.MaxNum/2 {
+			if _, num, ok := ci.SplitID(strings.TrimPrefix(name, ".")); ok && num < ci.MaxNumber/2 {
 				n = max(n, num+1)
 			}
 			return nil
@@ -223,6 +223,9 @@ func (s *Store) published() {
 	s.tx.Lock()
 	defer s.tx.Unlock()
 }
+
+// tell writes a run's status to the file event.
+func (s *Store) tell(id string, st ci.Status) { s.events.Write(ci.FormatEvent(id, st) + "\n") }
 
 // publish renames the sealed run in work to its id and makes it known, in the
 // place of the unfinished run where there was one. The caller holds the lock,

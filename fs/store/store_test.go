@@ -1,7 +1,6 @@
 package store
 
 import (
-	"9ci/fs/ci"
 	"bytes"
 	"context"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"9ci/fs/ci"
 )
 
 const (

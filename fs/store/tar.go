@@ -1,16 +1,16 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"os"
 	"sync"
+
+	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // A tarFile reads the tar of a run at any offset: it opens no more of the run

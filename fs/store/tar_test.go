@@ -1,11 +1,12 @@
 package store
 
 import (
-	"9ci/fs"
 	"archive/tar"
 	"bytes"
 	"io"
 	"testing"
+
+	"9ci/fs"
 )
 
 // Wherever a door may send a tar's bytes from disk, they are what a read gives;

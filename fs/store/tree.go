@@ -1,13 +1,10 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"context"
+	"encoding/hex"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"slices"
 	"sort"
@@ -15,18 +12,18 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // A Control is the executor behind a tree.
 type Control interface {
-	// Command does a line that was written to /ctl, run or cancel, and
-	// returns the reply: for run the id of a run that can be walked to.
-	// The User of ctx may write.
-	Command(ctx context.Context, line string) (reply string, err error)
-
-	// RunCommand does a line that was written to the ctl of a run, cancel
-	// or hold.
-	RunCommand(ctx context.Context, id, line string) (reply string, err error)
+	// Command does run, or cancel of a run that has not ended, whose id is
+	// c.Run. It returns the reply: for run, the id of a run that can be
+	// walked to. The tree has checked that the User of ctx may write.
+	Command(ctx context.Context, c ci.Command) (reply string, err error)
 
 	// Status returns what /status says but running, queued and kept, which
 	// the tree counts where it is not told.
@@ -37,8 +34,15 @@ type Control interface {
 	Head(ctx context.Context) (commit, tree string, ancestors []string, err error)
 }
 
-// NewTree returns the tree ci(4) of a store, as the package's documentation
-// describes it. With a nil Control it is read-only: no ctl can be written, and
+// A Holder is a Control that can hold the machine of a run. The ctl of a run
+// offers hold only where its Control is one.
+type Holder interface {
+	// Hold keeps the machine of the run for d after the run has failed, or
+	// for d from now on where it has.
+	Hold(ctx context.Context, id string, d time.Duration) error
+}
+
+// NewTree returns the tree ci(4) of a store, as package ci describes it. With a nil Control it is read-only: no ctl can be written, and
 // there is neither head nor green.
 func NewTree(s *Store, c Control) fs.Dir {
 	t := &tree{s: s, c: c, opened: time.Now()}
@@ -65,7 +69,7 @@ func (t *tree) root() fs.Dir {
 	listed := []fs.Node{
 		artifactsDir{t, q.Child("artifacts")},
 		ciDir{t, q.Child("ci")},
-		fs.Ctl{Name: "ctl", Qid: q.Child("ctl"), Manual: rootManual, Do: t.command, ReadOnly: t.c == nil, ModTime: t.opened},
+		fs.Ctl{Name: "ctl", Qid: q.Child("ctl"), Manual: ci.CtlManual, Do: t.command, ReadOnly: t.c == nil, ModTime: t.opened},
 		indexFile{t, q.Child("index")},
 		fs.Text{Name: "status", Qid: q.Child("status"), Make: t.status, ModTime: t.changed},
 	}
@@ -307,7 +311,7 @@ func (f eventFile) Open(_ context.Context, mode fs.OpenMode) (fs.File, error) {
 	_, runs := f.t.s.listed()
 	var b []byte
 	for _, r := range runs {
-		b = fmt.Appendf(b, "%s %s\n", r.id, r.Status())
+		b = append(b, ci.FormatEvent(r.id, r.Status())+"\n"...)
 	}
 	return openEvent{fs.ByteFile(b), f.t.s.events, from}, nil
 }
@@ -344,7 +348,7 @@ func (f indexFile) Open(_ context.Context, mode fs.OpenMode) (fs.File, error) {
 	sealed, runs := f.t.s.listed()
 	x := &openIndex{sealed: sealed}
 	for _, r := range runs {
-		x.runs = append(x.runs, indexLine{r.seq, r.entry().appendLine(nil)})
+		x.runs = append(x.runs, indexLine{r.seq, r.entry().line().Append(nil)})
 	}
 	return x, nil
 }
@@ -394,7 +398,7 @@ func (f *openIndex) ReadAt(ctx context.Context, p []byte, off int64) (n int, err
 		default:
 			size = f.sealed[i].lineLen()
 			if off+int64(n) < at.off+int64(size) {
-				line = f.sealed[i].appendLine(line[:0])
+				line = f.sealed[i].line().Append(line[:0])
 				text = line
 			}
 			next.i++
@@ -413,27 +417,38 @@ func (f *openIndex) ReadAt(ctx context.Context, p []byte, off int64) (n int, err
 	return n, nil
 }
 
-// appendLine writes a run's line of /index.
-func (e Entry) appendLine(b []byte) []byte {
-	b = append(b, e.ID...)
-	b = append(b, ' ')
-	b = e.Status.Append(b)
-	return fmt.Appendf(b, " %s %s %s %s\n", ci.Dash(e.Tree), e.Commit, ci.Quote(ci.Dash(e.Signer)), ci.Dash(e.Score))
+// line returns the run's line of /index.
+func (e Entry) line() ci.IndexLine {
+	return ci.IndexLine{ID: e.ID, Status: e.Status, Tree: e.Tree, Commit: e.Commit, Signer: e.Signer, Score: e.Score}
 }
 
-func (r *record) appendLine(b []byte) []byte {
-	b = append(b, r.id()...)
-	b = append(b, ' ')
-	b = r.status().Append(b)
-	return fmt.Appendf(b, " %s %s %s %x\n", ci.Dash(r.tree.String()), r.commit, ci.Quote(ci.Dash(r.signer)), r.score)
+// line returns the run's line of /index.
+func (r *record) line() ci.IndexLine {
+	return ci.IndexLine{
+		ID:     r.id(),
+		Status: r.status(),
+		Tree:   r.tree.String(),
+		Commit: r.commit.String(),
+		Signer: r.signer,
+		Score:  hex.EncodeToString(r.score[:]),
+	}
 }
 
-// lineLen returns the length of the line that appendLine writes.
+// lineLen returns the length of the run's line of /index. It is asked of every
+// run when a store is opened.
 func (r *record) lineLen() int {
-	var buf [256]byte
-	tree := max(1, 2*int(r.tree.n))
-	return len(r.status().Append(append(append(buf[:0], r.id()...), ' '))) +
-		len("    \n") + tree + 2*int(r.commit.n) + len(ci.Quote(ci.Dash(r.signer))) + 2*len(r.score)
+	const digits = "0000000000000000000000000000000000000000000000000000000000000000"
+	var id [32]byte
+	l := ci.IndexLine{
+		ID:     string(ci.AppendID(id[:0], r.commit.b[:], r.num)),
+		Status: r.status(),
+		Tree:   digits[:2*r.tree.n],
+		Commit: digits[:2*r.commit.n],
+		Signer: r.signer,
+		Score:  digits[:2*len(r.score)],
+	}
+	var buf [512]byte
+	return len(l.Append(buf[:0]))
 }
 
 // vers returns the qid.vers of a sealed run.
@@ -448,7 +463,7 @@ func (s *Store) indexLen() int64 {
 	n, runs := s.index.textLen, s.runs
 	s.mu.Unlock()
 	for _, r := range runs {
-		n += int64(len(r.entry().appendLine(nil)))
+		n += int64(len(r.entry().line().Append(nil)))
 	}
 	return n
 }

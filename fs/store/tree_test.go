@@ -1,19 +1,16 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,22 +18,26 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // A fakeControl writes down what it is told.
 type fakeControl struct {
 	mu    sync.Mutex
-	lines []string
+	told  []ci.Command
 	s     *Store
 	head  [2]string
 	older []string
 }
 
-func (c *fakeControl) Command(ctx context.Context, line string) (string, error) {
+func (c *fakeControl) Command(_ context.Context, cmd ci.Command) (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lines = append(c.lines, line)
-	if strings.HasPrefix(line, "run ") {
+	c.told = append(c.told, cmd)
+	if cmd.Verb == "run" {
 		r, err := c.s.Create(commitA)
 		if err != nil {
 			return "", err
@@ -46,8 +47,14 @@ func (c *fakeControl) Command(ctx context.Context, line string) (string, error) 
 	return "", nil
 }
 
-func (c *fakeControl) RunCommand(ctx context.Context, id, line string) (string, error) {
-	return c.Command(ctx, id+" "+line)
+// A fakeHolder can hold machines, too.
+type fakeHolder struct{ *fakeControl }
+
+func (c fakeHolder) Hold(_ context.Context, id string, d time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told = append(c.told, ci.Command{Verb: "hold", Run: id, Duration: d})
+	return nil
 }
 
 func (c *fakeControl) Status() ci.Attrs {
@@ -109,9 +116,9 @@ func say(t testing.TB, f fs.File, line string) (reply string, werr error) {
 func TestCtl(t *testing.T) {
 	s := newStore(t)
 	c := &fakeControl{s: s}
-	root := NewTree(s, c)
+	root := NewTree(s, fakeHolder{c})
 	f := mustOpen(t, root, "ctl", fs.OpenRead|fs.OpenWrite)
-	if b, err := io.ReadAll(fs.NewReader(t.Context(), f)); string(b) != rootManual || err != nil {
+	if b, err := io.ReadAll(fs.NewReader(t.Context(), f)); string(b) != ci.CtlManual || err != nil {
 		t.Errorf("ctl reads %q, %v before a write", b, err)
 	}
 	id := commitA[:12] + ".1"
@@ -151,10 +158,14 @@ func TestCtl(t *testing.T) {
 	if _, err := say(t, f, "run secrets='A=one''s\n\ncancel' HEAD\r\ncancel "+id+"\n"); err != nil {
 		t.Errorf("run with a newline between quotes: %v", err)
 	}
-	want := []string{"run force=1 net=all HEAD test lint", id + " hold 10m", id + " cancel", "cancel " + id,
-		"run secrets='A=one''s\n\ncancel' HEAD", "cancel " + id}
-	if !slices.Equal(c.lines, want) {
-		t.Errorf("the executor was told %q, want %q", c.lines, want)
+	cancel := ci.Command{Verb: "cancel", Run: id}
+	want := []ci.Command{
+		{Verb: "run", Attrs: ci.Attrs{{Name: "force", Value: "1"}, {Name: "net", Value: "all"}}, Rev: "HEAD", Targets: []string{"test", "lint"}},
+		{Verb: "hold", Run: id, Duration: 10 * time.Minute}, cancel, cancel,
+		{Verb: "run", Attrs: ci.Attrs{{Name: "secrets", Value: "A=one's\n\ncancel"}}, Rev: "HEAD", Targets: []string{}}, cancel,
+	}
+	if !reflect.DeepEqual(c.told, want) {
+		t.Errorf("the executor was told %q, want %q", c.told, want)
 	}
 	sealed := quick(t, s, commitB)
 	if _, err := say(t, f, "keep "+sealed); err != nil {
@@ -173,6 +184,30 @@ func TestCtl(t *testing.T) {
 	}
 	if _, err := s.Get(sealed); !errors.Is(err, iofs.ErrNotExist) {
 		t.Errorf("Get after forget = %v", err)
+	}
+}
+
+// The ctl of a run offers hold where the executor can hold a machine, and
+// nowhere else.
+func TestCtlHold(t *testing.T) {
+	s := newStore(t)
+	c := &fakeControl{s: s}
+	id := quick(t, s, commitA)
+	for _, tt := range []struct {
+		c      Control
+		manual string
+		err    string
+	}{
+		{c, "cancel\nkeep\nforget\n", "cannot hold a machine"},
+		{fakeHolder{c}, "cancel\nhold DURATION\nkeep\nforget\n", ""},
+	} {
+		f := mustOpen(t, NewTree(s, tt.c), "ci/"+id+"/ctl", fs.OpenRead|fs.OpenWrite)
+		if b, err := io.ReadAll(fs.NewReader(t.Context(), f)); string(b) != tt.manual || err != nil {
+			t.Errorf("ctl of %T reads %q, %v, want %q", tt.c, b, err, tt.manual)
+		}
+		if reply, _ := say(t, f, "hold 1m"); !strings.Contains(reply, tt.err) || tt.err == "" && reply != "" {
+			t.Errorf("hold of %T replies %q, want %q", tt.c, reply, tt.err)
+		}
 	}
 }
 

@@ -1,21 +1,21 @@
 package store
 
 import (
-	"9ci/fs"
-	"9ci/fs/ci"
-	"9ci/fs/internal/disk"
 	"archive/tar"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-
 	iofs "io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // AddArtifacts unpacks a tar as the run's artifacts, with modes and times,

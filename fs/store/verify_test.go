@@ -1,7 +1,6 @@
 package store
 
 import (
-	"9ci/fs/ci"
 	"bytes"
 	"fmt"
 	"os"
@@ -10,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"9ci/fs/ci"
 )
 
 // What was changed in a run on disk is found, content and metadata apart.

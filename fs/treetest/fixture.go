@@ -173,9 +173,8 @@ type Control struct{}
 
 var errNo = errors.New("this executor does nothing")
 
-func (Control) Command(context.Context, string) (string, error)            { return "", errNo }
-func (Control) RunCommand(context.Context, string, string) (string, error) { return "", errNo }
-func (Control) Status() ci.Attrs                                           { return ci.Attrs{{Name: "mode", Value: "run"}} }
+func (Control) Command(context.Context, ci.Command) (string, error) { return "", errNo }
+func (Control) Status() ci.Attrs                                    { return ci.Attrs{{Name: "mode", Value: "run"}} }
 func (Control) Head(context.Context) (commit, tree string, ancestors []string, err error) {
 	return PassedCommit, treeOf(PassedCommit), nil, nil
 }

@@ -499,7 +499,7 @@ func (w *walker) testRun(id string) {
 		w.lines(dir+"/step/"+s+"/status", stepRE)
 		w.lines(dir+"/step/"+s+"/log", logLineRE)
 	}
-	w.testCtl(dir+"/ctl", []string{"cancel", "hold", "keep", "forget"})
+	w.testCtl(dir+"/ctl", []string{"cancel", "keep", "forget"})
 	w.testAliases(id, info)
 	if !st.Finished() {
 		w.absent(dir + ".tar")

@@ -3,12 +3,10 @@ package executor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"strconv"
-	"strings"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/home"
@@ -58,61 +56,41 @@ func Status(mode, version string, c *config.Config, q *Queue, counts ci.Attrs) c
 	}, counts, ci.Attrs{{Name: "orchestrator", Value: c.Address()}})
 }
 
-// Command executes a line that was written to /ctl: run or cancel.
-func (e *Executor) Command(ctx context.Context, line string) (string, error) {
-	words, err := ci.SplitWords(line)
-	if err != nil {
-		return "", err
+// Command executes what was written to /ctl: run, or cancel of a run by its id.
+func (e *Executor) Command(ctx context.Context, c ci.Command) (string, error) {
+	switch c.Verb {
+	case "run":
+		return e.runCommand(ctx, c)
+	case "cancel":
+		return "", e.Cancel(c.Run)
 	}
-	switch verb, args := words[0], words[1:]; {
-	case verb == "run":
-		return e.runLine(ctx, args)
-	case verb == "cancel" && len(args) == 1:
-		return "", e.Cancel(args[0])
-	}
-	return "", fmt.Errorf("unknown command %s: read ctl for its manual", words[0])
+	return "", fmt.Errorf("unknown command %s: read ctl for its manual", c.Verb)
 }
 
-// runLine executes the line run. args are [ATTR=VALUE...] REV [TARGET...].
-func (e *Executor) runLine(ctx context.Context, args []string) (string, error) {
+// runCommand starts a run. Its attributes are force and the CI_ variables in
+// lower case, without CI_.
+func (e *Executor) runCommand(ctx context.Context, cmd ci.Command) (string, error) {
 	set := make(map[string]string)
 	force := false
-	for len(args) > 0 {
-		name, value, ok := strings.Cut(args[0], "=")
-		if !ok {
-			break
-		}
-		if name == "force" {
-			force = value == "1"
+	for _, a := range cmd.Attrs {
+		if a.Name == "force" {
+			force = a.Value == "1"
 		} else {
-			set[config.Name(name)] = value
+			set[config.Name(a.Name)] = a.Value
 		}
-		args = args[1:]
-	}
-	if len(args) == 0 {
-		return "", errors.New("want run [ATTR=VALUE...] REV [TARGET...]")
 	}
 	r := e.Repo()
 	c, err := e.load(ctx, r, set)
 	if err != nil {
 		return "", err
 	}
-	commit, tree, err := r.Resolve(ctx, args[0])
+	commit, tree, err := r.Resolve(ctx, cmd.Rev)
 	if err != nil {
 		return "", err
 	}
-	targets := args[1:]
+	targets := cmd.Targets
 	if len(targets) == 0 {
 		targets = []string{"test"}
 	}
 	return e.Submit(ctx, Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Force: force, Config: c})
-}
-
-// RunCommand executes a line that was written to the ctl of a run: cancel or
-// hold.
-func (e *Executor) RunCommand(ctx context.Context, id, line string) (string, error) {
-	if line == "cancel" {
-		return "", e.Cancel(id)
-	}
-	return "", errors.New("this version of 9ci cannot hold a machine")
 }
