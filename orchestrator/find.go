@@ -63,7 +63,7 @@ func parseQuestion(b []byte) (question, error) {
 				return bad("%.80q: want attr=value", w)
 			}
 			if name == "intent" {
-				if !validID(value) {
+				if !ci.IsID(value) {
 					return bad("intent %.80q is no run's id", value)
 				}
 				q.intent = value
@@ -98,7 +98,7 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 	var b []byte
 	for _, r := range found[:min(len(found), maxAnswers)] {
 		b = fmt.Appendf(b, "%s %s %s %s %s %s\n", r.path(), r.status.State, strings.Fields(r.status.String())[2],
-			dash(r.score), ci.Quote(dash(r.vouches())), dash(r.share.m.announced.Load().address))
+			ci.Dash(r.score), ci.Quote(ci.Dash(r.vouches())), ci.Dash(r.share.m.announced.Load().address))
 	}
 	return b, release, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/internal/wire"
 )
@@ -232,7 +233,7 @@ func FuzzParseQuestion(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if q.key.Check() != nil || q.intent != "" && !validID(q.intent) {
+		if q.key.Check() != nil || q.intent != "" && !ci.IsID(q.intent) {
 			t.Errorf("parseQuestion(%q) = %+v", b, q)
 		}
 		r := run{key: q.key}
@@ -246,15 +247,15 @@ func FuzzParseIndexLine(f *testing.F) {
 	f.Add("3f2a9c1d0b7e.1 passed 0 41.250 2026-11-24T21:00:00Z " + testHash + " " + testCommit + " 'alice 1' " + testScore)
 	f.Add("3f2a9c1d0b7e.1 test - 1.000 - - - - -")
 	f.Fuzz(func(t *testing.T, line string) {
-		if id, st, err := parseEventLine(line); err == nil && (!validID(id) || st.State == "") {
-			t.Errorf("parseEventLine(%q) = %q %v", line, id, st)
+		if id, st, err := ci.ParseEvent(line); err == nil && (!ci.IsID(id) || st.State == "") {
+			t.Errorf("ci.ParseEvent(%q) = %q %v", line, id, st)
 		}
-		r, err := parseIndexLine(line)
+		r, err := parseRun(line)
 		if err != nil {
 			return
 		}
-		if !validID(r.id) || strings.ContainsAny(r.signer+r.score+r.commit+r.tree, "\n\x1b") {
-			t.Errorf("parseIndexLine(%q) = %+v", line, r)
+		if !ci.IsID(r.id) || strings.ContainsAny(r.signer+r.score+r.commit+r.tree, "\n\x1b") {
+			t.Errorf("parseRun(%q) = %+v", line, r)
 		}
 		for _, rev := range []string{"3f2a9c1", "", "last", testScore} {
 			r.named(rev)

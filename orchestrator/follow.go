@@ -106,7 +106,7 @@ func (sh *share) watch() error {
 // event takes one line of the executor's event file. For a run that is new or has
 // ended it reads the index, which says what a status does not.
 func (sh *share) event(root fs.Dir, line string) error {
-	id, st, err := parseEventLine(line)
+	id, st, err := ci.ParseEvent(line)
 	if err != nil {
 		return fmt.Errorf("event: %w", err)
 	}
@@ -147,7 +147,7 @@ func readIndex(ctx context.Context, root fs.Dir, until string) ([]run, error) {
 		n, err := f.ReadAt(ctx, buf, off)
 		off += int64(n)
 		for line := range text.lines(buf[:n]) {
-			r, err := parseIndexLine(line)
+			r, err := parseRun(line)
 			if err != nil {
 				continue
 			}

@@ -95,7 +95,13 @@ func lookup(ctx context.Context, d directory, ns, rev string) []run {
 	}
 	// An executor that has not answered of late is asked last.
 	now := time.Now()
-	slices.SortStableFunc(all, func(a, b run) int { return compareBool(a.share.mute(now), b.share.mute(now)) })
+	mute := func(r run) int {
+		if r.share.mute(now) {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(all, func(a, b run) int { return mute(a) - mute(b) })
 	return all[:min(len(all), maxTried)]
 }
 

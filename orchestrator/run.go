@@ -1,6 +1,10 @@
 package orchestrator
 
 import (
+	"errors"
+	"strings"
+	"unicode"
+
 	"9ci/fs/ci"
 )
 
@@ -26,6 +30,36 @@ type run struct {
 
 	listed  bool // the executor's tree has told of it
 	intents int  // open find files that say their executor is going to run it
+}
+
+// parseRun reads a line of an executor's index file. It is stricter than
+// [ci.ParseIndexLine]: the signer is printed.
+func parseRun(line string) (run, error) {
+	l, err := ci.ParseIndexLine(line)
+	if err != nil {
+		return run{}, err
+	}
+	if len(l.Signer) > maxSigner || strings.ContainsFunc(l.Signer, unicode.IsControl) {
+		return run{}, errors.New("a signer that cannot be printed")
+	}
+	return run{id: l.ID, status: l.Status, commit: l.Commit, tree: l.Tree, signer: l.Signer, score: l.Score, listed: true}, nil
+}
+
+// named reports whether rev, which is not "last", is a name of the run: its
+// score, its commit or tree, or seven or more digits that either begins with.
+func (r *run) named(rev string) bool {
+	if len(rev) < 7 || !ci.IsHex(rev) {
+		return false
+	}
+	return rev == r.score || strings.HasPrefix(r.commit, rev) || strings.HasPrefix(r.tree, rev)
+}
+
+// best orders runs as ci/<rev> does. Of runs that are else equal, the first that
+// the orchestrator learned of is the best.
+func best(a, b run) int { return ci.CompareBest(a.candidate(), b.candidate()) }
+
+func (r *run) candidate() ci.Candidate {
+	return ci.Candidate{Default: ci.DefaultTargets(r.key), State: r.status.State, Time: r.status.Time, Order: ^r.order}
 }
 
 // path returns where the run stands in its namespace.

@@ -53,7 +53,7 @@ func spaceStatus(d directory, ns string) []byte {
 	for _, sh := range shares {
 		n := counts[sh]
 		b = fmt.Appendf(b, "executor=%s\n", ci.Quote(ci.QuoteWords([]string{
-			sh.m.name, dash(sh.m.announced.Load().address), strconv.Itoa(n.kept), strconv.Itoa(n.running), wire.Stamp(sh.since), sh.m.key,
+			sh.m.name, ci.Dash(sh.m.announced.Load().address), strconv.Itoa(n.kept), strconv.Itoa(n.running), wire.Stamp(sh.since), sh.m.key,
 		})))
 	}
 	return b

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
 )
@@ -48,7 +49,7 @@ func testTree(open *sync.WaitGroup) *Tree {
 	open.Add(1)
 	return &Tree{
 		User:    user,
-		Whoami:  fs.Attrs{{Name: "key", Value: "alice"}},
+		Whoami:  ci.Attrs{{Name: "key", Value: "alice"}},
 		Walk:    func(ctx context.Context, ns, path string) (fs.Node, error) { return Walk(ctx, root, ns+"/"+path) },
 		Serve9P: srv.Serve,
 		Close:   open.Done,
