@@ -2,7 +2,7 @@
 //
 // A live file is read past the page cache, so that what is there arrives at
 // once, and an interrupt of its reader (^C, kill -9) cancels the tree's read.
-// A sealed file may stay in the cache.
+// The pages of a sealed file may stay in the cache.
 package fuse
 
 import (
@@ -25,13 +25,16 @@ import (
 )
 
 // sealedFor is how long the kernel may keep what it knows of a file that
-// never changes. Its directory may be evicted, so it is not for ever.
+// never changes. It is not for ever, since the file's directory may be evicted.
 const sealedFor = time.Minute
 
-// Mount mounts root on dir, which takes no privilege where fusermount3 is
-// installed. It returns when the tree has been unmounted, by others or because
-// ctx is done; requests that are under way then end. The files are the User
-// of ctx's.
+// Mount mounts root on dir, and blocks until the tree has been unmounted: by
+// another program, or because ctx is done, which is no error. Requests that are
+// under way then end. Without root's privileges it needs fusermount3. The tree is
+// asked as the User of ctx for every program that reads the mount; files can be written only
+// where the tree lets that user, and no directory can be changed. The error is
+// that of mounting or of unmounting. A mount that is in use when ctx is done is
+// detached: it goes when its last user has left it.
 func Mount(ctx context.Context, dir string, root fs.Dir) error {
 	opCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -62,7 +65,7 @@ func Mount(ctx context.Context, dir string, root fs.Dir) error {
 		<-gone
 		return nil
 	}
-	// Somebody stands in it: detach it, and it goes when he does.
+	// It is in use: detach it, so that it goes when its last user has left.
 	if unix.Unmount(dir, unix.MNT_DETACH) == nil {
 		return nil
 	}
@@ -116,7 +119,7 @@ func errno(err error) syscall.Errno {
 	return syscall.Errno(wire.Errno(err))
 }
 
-// timeout is how long the kernel may believe st.
+// timeout returns how long the kernel may believe st.
 func timeout(st *fs.Stat) time.Duration {
 	if st.Version == 0 {
 		return 0

@@ -155,7 +155,7 @@ func (c *client) serve(ctx context.Context) error {
 	return err
 }
 
-// read takes the client's requests until he hangs up.
+// read takes the client's requests until it hangs up.
 func (c *client) read() error {
 	fr := wire.NewReader(c.rwc)
 	for {
@@ -251,7 +251,7 @@ func (c *client) forward(p *pending, frame []byte) {
 	c.batches[i].b = b
 }
 
-// flushBatches sends what a burst has brought.
+// flushBatches sends the requests of a burst to their sessions.
 func (c *client) flushBatches() {
 	c.mu.Lock()
 	all := c.batches

@@ -6,6 +6,7 @@ import (
 	iofs "io/fs"
 
 	"9ci/fs"
+	"9ci/proto/internal/linux"
 	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
@@ -41,8 +42,7 @@ func opensToWrite(frame []byte) bool {
 		m := frame[atMode]
 		return m&3 == plan9.OWRITE || m&3 == plan9.ORDWR || m&(plan9.OTRUNC|plan9.ORCLOSE) != 0
 	}
-	flags := le.Uint32(frame[atMode:])
-	return flags&3 != 0 || flags&0o1000 != 0 // O_ACCMODE, O_TRUNC
+	return linux.OpenMode(le.Uint32(frame[atMode:])) != fs.OpenRead
 }
 
 // request deals with a T-message that has its layout and a tag of its own.
@@ -124,7 +124,7 @@ func (c *client) grant(frame []byte, s *session) int {
 	return int(n)
 }
 
-// hold lets a request follow the walk that makes f.
+// hold makes a request wait for the walk that makes f.
 func (c *client) hold(f *fid, frame []byte) {
 	tag := le.Uint16(frame[5:])
 	if c.held+len(frame) > maxHeld {
@@ -137,8 +137,8 @@ func (c *client) hold(f *fid, frame []byte) {
 	f.queue = append(f.queue, held{r, bytes.Clone(frame)})
 }
 
-// drain ends the walk that makes f, which was to be number, and dispatches
-// what followed it. Nothing comes between: c.mu is held.
+// drain ends the walk that makes f, as the client's fid number, and dispatches the
+// requests that waited for it. No other request comes between: c.mu is held.
 func (c *client) drain(f *fid, number uint32) {
 	f.busy = false
 	if f.s == nil && c.fids[number] == f {
@@ -188,8 +188,8 @@ func (c *client) flushed(tag uint16) {
 	c.say(wire.End(wire.Begin(nil, plan9.Rflush, tag), 0))
 }
 
-// answer hands the client an R-message, whose layout is right, or nil when
-// the session has ended.
+// answer hands the client an R-message, whose layout is right. A nil frame says
+// that the session has ended.
 func (c *client) answer(p *pending, frame []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -249,8 +249,8 @@ func (c *client) answer(p *pending, frame []byte) {
 	c.say(frame)
 }
 
-// undo takes back what was said in advance of a request's answer that never
-// came.
+// undo takes back the effect that a request was given in advance of its answer,
+// which never came.
 func (c *client) undo(p *pending) {
 	switch p.typ {
 	case plan9.Twalk:
@@ -263,7 +263,7 @@ func (c *client) undo(p *pending) {
 	}
 }
 
-// unbind is the end of a fid that its walk did not make.
+// unbind gives up a fid that its walk did not make.
 func (c *client) unbind(p *pending) {
 	f := p.f
 	if p.same != nil { // the walk was of a fid to itself, which stays as it was
@@ -279,8 +279,8 @@ func (c *client) unbind(p *pending) {
 	}
 }
 
-// background runs a request that waits for more than one answer. c.mu is
-// held, but not in do.
+// background runs a request that waits for more than one answer. c.mu is held when
+// it is called, and not when do is.
 func (c *client) background(tag uint16, do func(ctx context.Context, r *request)) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	r := &request{cancel: cancel}

@@ -1,15 +1,21 @@
-// Package mux is a 9P mux: one tree that is made of a local tree and of other
-// servers' trees, bound at directories of it.
+// Package mux is a 9P mux: one tree that is made of a local tree and of the
+// trees of other servers, its backends, bound at directories of the local one.
 //
-// A walk that comes to such a directory goes on at the backend, and from there
-// on messages are forwarded as they are: only tags, fids, and the paths of qids
-// are rewritten in place, and nothing is translated. So a backend has one
-// session for each dialect, which all clients share. The local tree is served
-// by package ninep, a session for each client.
+// A walk that comes to such a directory goes on at the backend. From there on
+// the mux forwards messages as they are: it rewrites tags, fids and the paths of
+// qids in place, and translates nothing. So a backend has one session for each
+// dialect, which all clients share. The local tree is served by package ninep,
+// with a session for each client.
 //
 // A client's requests reach a session in their order, so a burst works through
-// the mux as it does without it. A client that does not read its replies is not
-// read from any more, and its reads ask for less; nobody else waits for it.
+// the mux as it does without. From a client that does not read its replies the
+// mux reads no more requests, and its reads ask for less; no other client waits
+// for it.
+//
+// The mux checks what backends say: the layout and order of answers, their sizes,
+// and the names in listings, which must be printable. An answer that nobody asked
+// for or that has the wrong layout ends the session, and the clients' fids there
+// with it. A name that no file may have fails the request alone.
 package mux
 
 import (
@@ -30,20 +36,25 @@ import (
 
 // A Server is the mux as one client sees it.
 type Server struct {
-	// Local serves what is no backend's. Directories that backends are
-	// bound at must be there too: they are what a listing shows, and who
-	// may not walk to one does not reach the backend.
+	// Local serves all that is not a backend's. It has the directories too
+	// at which backends are bound: listings show them, and a client that
+	// may not walk to one does not reach its backend. Its User is the
+	// client's where the connection is no Unix socket, and its Trace gets
+	// the messages of the client. Its Log is not used.
 	Local *ninep.Server
 
-	// Find returns the backend that is bound at a path, the names below
-	// the root that an attach with an empty aname gets; nil if there is
-	// none. It must not block.
+	// Find returns the backend that is bound at a path, or nil. The path is
+	// the names below the root that an attach with an empty aname gets; they
+	// are as the client sent them and need not exist. Find is called for
+	// each name of a walk with the client's lock held: it must not block. A
+	// nil Find finds none.
 	Find func(path []string) *Backend
 }
 
-// Serve answers the requests that arrive on rwc until it hangs up, breaks the
-// protocol, or ctx is done. It closes rwc, and returns when the backends have
-// forgotten the client: his requests are flushed and his fids clunked.
+// Serve answers the requests that arrive on rwc until rwc hangs up, its client
+// breaks the protocol, or ctx is done. It closes rwc, and returns when the
+// backends have forgotten the client: its requests are flushed and its fids are
+// being clunked. A hangup between two frames, and the end of ctx, are no errors.
 func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 	c := newClient(s, rwc)
 	err := c.serve(ctx)
@@ -53,11 +64,11 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 	return err
 }
 
-// A Backend is another server's tree. Its sessions are dialled when they are
-// needed, and again after they were lost.
+// A Backend is another server's tree. It dials its sessions when they are needed,
+// and again after they were lost. Any number of Servers may share one.
 type Backend struct {
-	// ReadOnly refuses to open any of its files for writing. It is set
-	// before the Backend is used.
+	// ReadOnly makes every open for writing fail with "permission denied".
+	// It is set before the Backend is used.
 	ReadOnly bool
 
 	dial  func(ctx context.Context, d ninep.Dialect) (io.ReadWriteCloser, error)
@@ -77,7 +88,11 @@ type dialled struct {
 }
 
 // NewBackend returns the tree that aname names at the server that dial
-// connects to. The server must answer in order, as package ninep's does.
+// connects to. The server must answer in order, as that of package ninep does.
+// dial gets the dialect of the client that is first to need a session of it, and
+// may block until ctx is done; that client may have gone by then, for others may
+// wait too. Clients get its error, and fs.ErrIO with it. The connections are the
+// Backend's to close.
 func NewBackend(dial func(context.Context, ninep.Dialect) (io.ReadWriteCloser, error), aname string) *Backend {
 	return &Backend{
 		dial: dial, aname: aname, salt: rand.Uint64() & (1<<56 - 1),
@@ -85,8 +100,9 @@ func NewBackend(dial func(context.Context, ninep.Dialect) (io.ReadWriteCloser, e
 	}
 }
 
-// Close ends the sessions. What clients have open there is lost, and new
-// walks fail.
+// Close ends the sessions, and blocks until they have ended. Requests on what
+// clients have open there fail, and so do new walks, with fs.ErrIO. It returns
+// nil.
 func (b *Backend) Close() error {
 	b.mu.Lock()
 	b.closed = true
@@ -103,7 +119,7 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// session returns the session of dialect d, which several may wait for.
+// session returns the session of dialect d, for which several clients may wait.
 func (b *Backend) session(ctx context.Context, d ninep.Dialect) (*session, error) {
 	b.mu.Lock()
 	if b.closed {
@@ -114,7 +130,7 @@ func (b *Backend) session(ctx context.Context, d ninep.Dialect) (*session, error
 	if ds == nil || ds.over() {
 		ds = &dialled{ready: make(chan struct{})}
 		b.sessions[d] = ds
-		go func() { // outlives whoever asked first: others wait for it too
+		go func() { // outlives the client that asked first: others wait for it too
 			ds.s, ds.err = b.open(context.WithoutCancel(ctx), d)
 			close(ds.ready)
 		}()

@@ -99,9 +99,9 @@ func saltDir(b []byte, salt uint64) error {
 // dev[4] qid[13] mode[4] atime[4] mtime[4] length[8].
 const atDirName = 41
 
-// goodName reports whether a file may have that name. What a backend says ends
-// up on terminals and in other file systems: no separator, no control character,
-// nothing that is no text.
+// goodName reports whether a file of a backend may have that name. Names end up on
+// terminals and in other file systems: they must be UTF-8 without a slash or a
+// control character.
 func goodName(name []byte) bool {
 	return len(name) > 0 && len(name) <= 255 && string(name) != "." && string(name) != ".." && utf8.Valid(name) &&
 		!bytes.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' })

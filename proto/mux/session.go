@@ -38,7 +38,7 @@ type pending struct {
 	tag uint16 // at the session
 	typ uint8
 
-	c      *client // who asked; nil for the mux's own
+	c      *client // that asked; nil for a request of the mux's own
 	ctag   uint16  // the client's tag
 	credit int     // bytes of data asked for
 	f      *fid    // the client's, that it is about
@@ -99,14 +99,14 @@ func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, m
 	return s, nil
 }
 
-// close hangs up. read tells whoever waits.
+// close hangs up. read then fails what is pending.
 func (s *session) close() {
 	s.rwc.Close()
 	<-s.done
 }
 
-// add gives p a tag. Of the client's requests some are refused, so that there
-// are tags left to flush them.
+// add gives p a tag. It refuses a client's request when the tags that are left are
+// needed for Tflushes.
 func (s *session) add(p *pending) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +133,7 @@ func (s *session) add(p *pending) error {
 	return nil
 }
 
-// retire frees the tag of p once nothing names it any more.
+// retire frees the tag of p once no Tflush names it any more.
 func (s *session) retire(p *pending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -168,7 +168,8 @@ func (s *session) kick() {
 	}
 }
 
-// write writes what is queued, so that nobody who queues waits for a backend.
+// write writes what is queued, so that no client waits for a backend that does not
+// read.
 func (s *session) write() {
 	for {
 		select {
@@ -183,8 +184,8 @@ func (s *session) write() {
 	}
 }
 
-// call is a request of the mux's own. frame is a T-message; the answer is an
-// R-message that is the caller's. When ctx ends first the request is flushed.
+// call makes a request of the mux's own. frame is a T-message. The R-message that
+// it returns is the caller's. If ctx ends first, call flushes the request.
 func (s *session) call(ctx context.Context, frame []byte) ([]byte, error) {
 	p := &pending{typ: frame[4], answer: make(chan []byte, 1)}
 	if err := s.add(p); err != nil {
@@ -203,7 +204,7 @@ func (s *session) call(ctx context.Context, frame []byte) ([]byte, error) {
 	}
 }
 
-// flush asks the session to forget p. The channel is closed when it has.
+// flush asks the server to forget p. The channel is closed when it has.
 func (s *session) flush(p *pending) <-chan []byte {
 	f := &pending{typ: plan9.Tflush, old: p, answer: make(chan []byte, 1)}
 	if s.add(f) != nil {
@@ -225,8 +226,8 @@ func (s *session) clunk(n uint32) {
 	s.send(p, wire.End(le.AppendUint32(b, n), 0))
 }
 
-// read hands each answer to whoever asked, until the session ends. It trusts
-// no length, tag or type.
+// read hands each answer to the client or call that waits for it, until the
+// session ends. It trusts no length, tag or type.
 func (s *session) read(fr *wire.Reader) {
 	var touched []*client // have replies that were not sent yet
 	for {
@@ -283,7 +284,7 @@ func (s *session) deliver(frame []byte) (*client, error) {
 	return p.c, nil
 }
 
-// end tells all who wait that nothing will come.
+// end fails all that is pending.
 func (s *session) end() {
 	s.rwc.Close()
 	s.out.Fail(io.ErrClosedPipe)

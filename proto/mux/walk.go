@@ -30,8 +30,8 @@ func (f *fid) place() place {
 	return p
 }
 
-// step is the place that name leads to from p, for a fid of root. crossed
-// reports whether it is in another tree.
+// step returns the place that name leads to from p, for a fid of root. crossed
+// reports whether that is in another tree.
 func (c *client) step(p place, root *root, name string) (next place, crossed bool) {
 	if p.b != nil {
 		switch {
@@ -60,8 +60,8 @@ func (c *client) step(p place, root *root, name string) (next place, crossed boo
 	return p, false
 }
 
-// walk forwards a Twalk where that is enough: when it stays in its tree, and
-// when it enters a backend that the client has entered before.
+// walk forwards a Twalk if that is enough: if it stays in its tree, or enters a
+// backend that the client has entered before.
 func (c *client) walk(frame []byte, f *fid) {
 	tag := le.Uint16(frame[5:])
 	number, newfid := le.Uint32(frame[atFid:]), le.Uint32(frame[atNewfid:])
@@ -128,8 +128,8 @@ func (c *client) mounted(p *place, r *root) bool {
 	return true
 }
 
-// forwardWalk sends a walk of names from fid from of s. In advance of its
-// answer w.f is at p, so that what follows can be forwarded.
+// forwardWalk sends a walk of names from the fid from of s. It puts w.f at p in
+// advance of the answer, so that the requests that follow can be forwarded.
 func (c *client) forwardWalk(w *pending, s *session, from uint32, names []string, p place) {
 	n := w.f.n
 	if w.same == nil {
@@ -185,8 +185,8 @@ func (c *client) walked(p *pending, frame []byte) (answered bool) {
 	return true
 }
 
-// walkSlowly walks across boundaries, a tree at a time. What follows on newfid
-// waits, but not what follows on f: the walk starts from a clone of it.
+// walkSlowly walks across boundaries, a tree at a time. The requests that follow on
+// newfid wait for it. Those on f do not, since the walk starts from a clone of f.
 func (c *client) walkSlowly(tag uint16, f *fid, newfid uint32, names []string) {
 	from := &pending{typ: plan9.Twalk, answer: make(chan []byte, 1)}
 	if err := f.s.add(from); err != nil {
@@ -266,13 +266,14 @@ func (w *walker) drop() {
 	}
 }
 
-// move is where the walker is now.
+// move says where the walker is now.
 func (w *walker) move(s *session, n uint32, owned bool) {
 	w.drop()
 	w.s, w.n, w.owned = s, n, owned
 }
 
-// walk walks as far as it can. Its error is about the name behind the qids.
+// walk walks as far as it can. Its error is that of the first name that has no
+// qid.
 func (w *walker) walk(ctx context.Context, names []string) error {
 	for len(names) > 0 {
 		// As far as the tree goes.

@@ -42,7 +42,7 @@ type conn struct {
 	timer *time.Timer
 
 	mu      sync.Mutex // guards what follows; held over no operation of the tree
-	rd      *reader    // who has the role
+	rd      *reader    // the goroutine that has the role
 	dialect Dialect
 	msize   uint32
 	marks   marks
@@ -52,13 +52,13 @@ type conn struct {
 	dead    bool                // hung up
 }
 
-// marks tell 9pfuse, which can neither flush a read nor let its reader die
-// while one is outstanding, from other clients of 9P2000.
+// marks tell 9pfuse from other clients of 9P2000: it cannot flush a read, and a
+// process that reads through it cannot die while the read is outstanding.
 type marks struct{ msize8k, auth, flush bool }
 
 func (m marks) pfuse() bool { return m.msize8k && !m.auth && !m.flush }
 
-// A reader is the state of whoever has the reader's role.
+// A reader is the state of the goroutine that has the reader's role.
 type reader struct {
 	fr  *wire.Reader
 	out []byte // replies that are complete
@@ -74,8 +74,8 @@ func newConn(s *Server, rwc io.ReadWriteCloser, user fs.User) *conn {
 	return &conn{srv: s, rwc: rwc, user: user, out: wire.NewSender(rwc), end: make(chan error, 1)}
 }
 
-// serve reads on the goroutine of its caller, so that an idle connection has no
-// other. Its frames are small, so that this one's stack is.
+// serve reads on its caller's goroutine, so that an idle connection has no other,
+// and has small frames, so that the goroutine's stack stays small.
 func (c *conn) serve(ctx context.Context) error {
 	c.begin(ctx)
 	c.read(c.rd)
@@ -123,7 +123,7 @@ func (c *conn) read(rd *reader) {
 		}
 		frame, err := rd.fr.Next(max)
 		if err != nil {
-			c.send(rd) // whoever shut down only his sending side still listens
+			c.send(rd) // a client that shut down only its sending side still reads
 			c.hangup(err)
 			return
 		}
@@ -223,7 +223,7 @@ func (c *conn) watch() {
 	rd := c.rd
 	op := rd.op.Load()
 	if op&1 == 0 || c.dead {
-		return // whoever runs the next operation arms again
+		return // the next operation arms again
 	}
 	if op != rd.seen {
 		rd.seen = op

@@ -10,7 +10,7 @@ import (
 type Dialect = wire.Dialect
 
 const (
-	None  = wire.None  // before Tversion
+	None  = wire.None  // before Tversion, or not said
 	Plan9 = wire.Plan9 // 9P2000
 	DotL  = wire.DotL  // 9P2000.L, the Linux kernel's
 )

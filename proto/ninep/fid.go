@@ -12,7 +12,7 @@ import (
 // A fid is a client's handle on a file. Its fields are guarded by conn.mu.
 type fid struct {
 	n     uint32
-	ctx   context.Context // the user who attached, and his dialect
+	ctx   context.Context // has the user that attached, and whether the dialect has links
 	elem  *elem           // nil while the walk that makes the fid runs
 	file  fs.File         // open, and not a directory
 	open  bool
@@ -43,10 +43,10 @@ func newElem(ctx context.Context, parent *elem, n fs.Node) (*elem, error) {
 	return &elem{n, parent, st}, nil
 }
 
-// qid is how the dialect sees a file. 9P2000 has no links: an alias is a
-// directory there, any other link a file. In 9P2000.L an alias has the type of
-// both: the Linux client looks at the mode alone, and Import knows by it what
-// can be walked through.
+// qid returns a file's qid in a dialect. 9P2000 has no links: there an alias is a
+// directory, and any other link a file. In 9P2000.L an alias has the types of
+// both: the Linux client looks at the mode alone, and Import learns from the types
+// what it can walk through.
 func qid(d Dialect, st *fs.Stat) plan9.Qid {
 	q := plan9.Qid{Path: st.Path, Vers: st.Version}
 	if st.Mode&iofs.ModeDir != 0 {

@@ -18,19 +18,21 @@ import (
 	"9fans.net/go/plan9"
 )
 
-// ImportOptions say how to enter a peer's tree. The zero value enters its root
-// as the user of this process.
+// ImportOptions say how to enter a peer's tree. The zero value attaches to its
+// root, by the name of the User of Import's ctx.
 type ImportOptions struct {
-	Uname string // default: this user's name
+	Uname string // the name to attach by; default: that of fs.UserOf(ctx)
 	Aname string // the tree to attach to
 	Msize int    // largest message in bytes; default 128 KiB and a header
 
-	// Dialect, if not None, is the only one to speak. By default it is
-	// 9P2000.L where the peer has it, for its links and times.
+	// Dialect, if not None, is the only one to speak. Else Import speaks
+	// 9P2000.L where the peer has it, for its links and times, and 9P2000
+	// where it has not.
 	Dialect Dialect
 
-	// More, if set, makes further connections to the same server, for
-	// Stream on a long link.
+	// More, if set, makes a further connection to the same server, which
+	// Stream uses on a long link. It may block until ctx is done. Its error
+	// means that there is none, and is no error of the stream.
 	More func(ctx context.Context) (io.ReadWriteCloser, error)
 }
 
@@ -38,11 +40,14 @@ const defaultMsize = 128<<10 + wire.IOHeader
 
 // A Client is an imported tree. Its nodes are paths: each operation is a burst
 // of messages that walks, does its work, and clunks, and so takes one round
-// trip and leaves nothing at the peer.
+// trip and leaves nothing at the peer. Operations block until the peer has
+// answered or their ctx is done; the peer is then asked to forget them. Several
+// goroutines may use a Client.
 //
-// Everything the peer says is checked: a name that no directory can have, a
-// count above what was asked, an answer of the wrong type end the connection
-// or fail the operation, with fs.ErrIO.
+// A Client checks what the peer says: a name that no directory can have, a count
+// above what was asked, an answer of the wrong type end the connection or fail
+// the operation, with fs.ErrIO. After the connection has ended every operation
+// fails with fs.ErrIO.
 type Client struct {
 	link *link
 	root *importedDir
@@ -54,7 +59,10 @@ type Client struct {
 	others  []elsewhere // by further connections
 }
 
-// Import makes the tree at the other end of rwc an fs.Dir. Close closes rwc.
+// Import attaches to the tree at the other end of rwc. It blocks until the peer has
+// answered or ctx is done, which bounds only this. rwc is the Client's, whose Close
+// closes it; if Import fails it has closed rwc. The error is the peer's where it
+// refused the attach.
 func Import(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*Client, error) {
 	stop := context.AfterFunc(ctx, func() { rwc.Close() })
 	c, err := importTree(ctx, rwc, o)
@@ -118,8 +126,8 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 	return c, nil
 }
 
-// version negotiates d, or what the peer has of it. l.dialect stays None where
-// the peer does not know d.
+// version negotiates d, or the part of it that the peer has. If the peer does not
+// know d, l.dialect stays None.
 func (l *link) version(ctx context.Context, d Dialect, msize int) error {
 	if msize == 0 {
 		msize = defaultMsize
@@ -161,16 +169,18 @@ func (l *link) close() {
 	l.wg.Wait()
 }
 
-// Root is the directory that was attached to.
+// Root returns the directory that was attached to. It does not ask the peer.
 func (c *Client) Root() fs.Dir { return c.root }
 
-// Dialect is the one spoken.
+// Dialect returns the dialect that is spoken: Plan9 or DotL.
 func (c *Client) Dialect() Dialect { return c.link.dialect }
 
-// RTT is the least time that an answer has taken so far.
+// RTT returns the least time that an answer has taken so far.
 func (c *Client) RTT() time.Duration { return time.Duration(c.link.rtt.Load()) }
 
-// Close ends the connection; operations that are under way fail.
+// Close ends the connection and those of ImportOptions.More, and blocks until
+// their goroutines have ended. Operations that are under way fail. It returns
+// nil.
 func (c *Client) Close() error {
 	c.end()
 	for _, o := range c.others {
@@ -180,7 +190,8 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Done is closed when the connection has ended, whoever ended it.
+// Done returns a channel that is closed when the connection has ended, by Close or
+// otherwise.
 func (c *Client) Done() <-chan struct{} { return c.link.done }
 
 // imported is a Node by its path from the root.
@@ -196,7 +207,7 @@ func (n *imported) child(name string) imported {
 	return imported{n.c, append(slices.Clip(n.path), name)}
 }
 
-// name is how errors call n.
+// name returns what errors call n.
 func (n *imported) name() string {
 	if len(n.path) == 0 {
 		return "/"
@@ -246,7 +257,7 @@ func walked(walks, rest []*call) (lost bool, err error) {
 	return false, nil
 }
 
-// A errPeer says what a peer did that none may.
+// An errPeer says which rule of the protocol a peer broke.
 type errPeer string
 
 func (e errPeer) Error() string { return "9p: peer sent " + string(e) }
@@ -268,7 +279,7 @@ func (n *imported) visit(ctx context.Context, keep bool, calls func(fid uint32) 
 		}
 		lost, err := walked(walks, rest)
 		if lost && !l.serial.Swap(true) {
-			continue // never use that fid again: nobody knows what it is
+			continue // that fid is never used again: its state at the peer is not known
 		}
 		if err != nil || !keep {
 			l.fids.Free(fid)
@@ -290,7 +301,7 @@ func (n *imported) Stat(ctx context.Context) (fs.Stat, error) {
 	return st, nil
 }
 
-// fail keeps the plain errors plain: callers print the path they asked for.
+// fail names n by its last element alone: callers print the path they asked for.
 func (n *imported) fail(op string, err error) error {
 	return &iofs.PathError{Op: op, Path: n.name(), Err: err}
 }
@@ -349,8 +360,8 @@ func (n *importedDir) WalkStat(ctx context.Context, name string) (fs.Node, fs.St
 	return n.Child(st), st, nil
 }
 
-// Child is Walk to an entry that was listed, and asks nobody. It is what
-// fs.Child calls.
+// Child returns the entry that a ReadDir described, and does not ask the peer. It
+// is what fs.Child calls.
 func (n *importedDir) Child(st fs.Stat) fs.Node {
 	c := n.child(st.Name)
 	if st.IsDir() {
@@ -510,7 +521,7 @@ func (f *importedFile) ReadAt(ctx context.Context, p []byte, off int64) (int, er
 	return total, nil
 }
 
-// chunk is the most that one message carries.
+// chunk is the largest number of bytes of data in a message.
 func (f *importedFile) chunk() int { return int(f.link.msize - wire.IOHeader) }
 
 func (f *importedFile) readCall(p []byte, off int64) *call {
@@ -550,7 +561,7 @@ func (f *importedFile) fail(op string, err error) error {
 	return &iofs.PathError{Op: op, Path: f.name, Err: err}
 }
 
-// Close does not wait for the peer.
+// Close gives the fid back. It does not wait for the peer, and returns nil.
 func (f *importedFile) Close() error {
 	f.closed.Do(func() { f.link.discard(f.fid) })
 	return nil

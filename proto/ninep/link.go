@@ -20,8 +20,8 @@ import (
 // a peer's patience is finite.
 const maxCalls = 8192
 
-// A link is the client's end of one connection: any number of calls at once,
-// each with its tag. It trusts nothing that the peer says.
+// A link is the client's end of one connection. It has any number of calls under
+// way, each with its tag, and trusts nothing that the peer says.
 type link struct {
 	rwc     io.ReadWriteCloser
 	out     *wire.Sender
@@ -57,7 +57,7 @@ type call struct {
 	n   int    // bytes that came for dst
 	err error
 
-	after func() // runs in the reader once nobody will hear of the call again
+	after func() // runs in the reader when the call has ended
 }
 
 // errSkipped is the error of a call that an earlier one in its burst made
@@ -174,8 +174,8 @@ func walkedAll(c *call) bool {
 	return len(c.rx) >= 2 && le.Uint16(c.rx) == le.Uint16(c.body[8:])
 }
 
-// abandon gives up on a call: nobody will look at its answer or its dst. The
-// peer is asked to forget it.
+// abandon asks the peer to forget a call. From then on neither its answer nor its
+// dst is used.
 func (l *link) abandon(c *call) {
 	l.mu.Lock()
 	waiting := l.calls[c.tag] == c
@@ -192,9 +192,9 @@ func (l *link) abandon(c *call) {
 	l.later(f)
 }
 
-// later sends a call that nobody waits for, not even to send it. Every call
-// ends when the connection does, so there will be a slot. Once close waits for
-// what was sent so, nothing more is.
+// later sends a call from a goroutine of its own and does not wait for the answer.
+// There will be a slot, since every call ends with the connection. Once close
+// waits for these goroutines, later does nothing.
 func (l *link) later(c *call) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -237,13 +237,13 @@ func (l *link) finish(c *call, err error) {
 	}
 }
 
-// discard sends a Tclunk that nobody waits for.
+// discard sends a Tclunk and does not wait for the answer.
 func (l *link) discard(fid uint32) {
 	l.later(&call{typ: plan9.Tclunk, body: le.AppendUint32(nil, fid), after: func() { l.fids.Free(fid) }})
 }
 
-// read takes the answers until the connection ends, and then fails what is
-// outstanding. It trusts no length, tag or type.
+// read takes the answers until the connection ends. The calls that are outstanding
+// then fail. It trusts no length, tag or type.
 func (l *link) read() {
 	err := l.readAll(wire.NewReaderSize(l.rwc, 32<<10))
 	l.rwc.Close()
@@ -288,7 +288,7 @@ func (l *link) readAll(fr *wire.Reader) error {
 		}
 		l.mu.Unlock()
 		if c == nil {
-			return fmt.Errorf("9p: answer of type %d to a tag %d that nobody uses", typ, tag)
+			return fmt.Errorf("9p: answer of type %d to a tag %d that no request has", typ, tag)
 		}
 		if d := time.Since(c.sent); c.typ != plan9.Tread && c.typ != plan9.Twrite {
 			if least := l.rtt.Load(); least == 0 || int64(d) < least {

@@ -11,9 +11,11 @@ import (
 	"syscall"
 )
 
-// Listen announces addr: unix!PATH, tcp!HOST!PORT, or a bare path. A socket
-// file whose server is gone is replaced; a live one is left alone, and the
-// error is syscall.EADDRINUSE. Closing the listener removes the file.
+// Listen announces addr: unix!PATH, tcp!HOST!PORT, or a bare path, which is that
+// of a Unix socket. It replaces a socket file whose server is gone. For a socket
+// that is served the error is syscall.EADDRINUSE, and for a file that is no socket
+// os.ErrExist. Closing the listener removes the file. Listen may block while
+// another process listens in the same directory.
 func Listen(addr string) (net.Listener, error) {
 	network, address, err := parseAddr(addr)
 	if err != nil {
@@ -60,7 +62,8 @@ func lockSocket(path string) (unlock func(), err error) {
 	return func() { d.Close() }, nil
 }
 
-// Dial connects to addr, in the forms that Listen takes.
+// Dial connects to addr, in the forms that Listen takes. It blocks until there is
+// a connection or ctx is done. Its errors are those of net.Dialer.
 func Dial(ctx context.Context, addr string) (net.Conn, error) {
 	network, address, err := parseAddr(addr)
 	if err != nil {
@@ -73,8 +76,9 @@ func Dial(ctx context.Context, addr string) (net.Conn, error) {
 // ErrForeign is the error of DialOwn where another user serves the socket.
 var ErrForeign = errors.New("another user serves it")
 
-// DialOwn is Dial to a Unix socket that this user or root serves, as the kernel
-// knows it (SO_PEERCRED of unix(7)). The error for others is ErrForeign.
+// DialOwn is Dial to a Unix socket that this user or root serves: the kernel says
+// whose it is (SO_PEERCRED of unix(7)). The error for a socket of another user is
+// ErrForeign.
 func DialOwn(ctx context.Context, addr string) (net.Conn, error) {
 	conn, err := Dial(ctx, addr)
 	if err != nil {
@@ -99,7 +103,7 @@ func checkOwn(conn net.Conn) error {
 	return err
 }
 
-// parseAddr takes dial(3)'s forms, as far as they are ours.
+// parseAddr takes those forms of dial(3) that Listen names.
 func parseAddr(addr string) (network, address string, err error) {
 	network, rest, ok := strings.Cut(addr, "!")
 	switch {
@@ -124,11 +128,11 @@ func parseAddr(addr string) (network, address string, err error) {
 	return "", "", fmt.Errorf("9p: bad address %q: want unix!PATH, tcp!HOST!PORT or the path of a socket", addr)
 }
 
-// Namespace returns the directory in which servers post their sockets, and
-// makes it where it is missing: $NAMESPACE, else /tmp/ns.$USER.$DISPLAY as
-// getns of plan9port has it, with :0 for a display where there is none. The
-// directory is the user's own, and no link to it. Others cannot write in
-// $NAMESPACE, and not enter the other.
+// Namespace returns the directory in which servers post their sockets, and makes
+// it if it is missing. It is $NAMESPACE, else /tmp/ns.$USER.$DISPLAY, as getns of
+// plan9port has it, with the display :0 where there is none. A directory that is
+// not the user's own, that is a symbolic link, or that others may write in is an
+// error, which says what to do; so is one in /tmp that others may enter.
 func Namespace() (string, error) {
 	if ns := os.Getenv("NAMESPACE"); ns != "" {
 		ns = filepath.Clean(ns) // a slash at the end would follow a link
@@ -154,8 +158,8 @@ func Namespace() (string, error) {
 	return ns, nil
 }
 
-// ownDir makes a directory where there is none, and refuses one that is not
-// the user's own or has any of the mode bits of others.
+// ownDir makes a directory if there is none. It refuses one that is not the
+// user's own, or that has any of the mode bits others.
 func ownDir(name string, others os.FileMode) error {
 	if err := os.Mkdir(name, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err

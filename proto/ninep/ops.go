@@ -117,7 +117,7 @@ func (r *request) attach(d *wire.Decoder) error {
 		user.Name = uname
 	}
 	if user.Name != "" {
-		uname = user.Name // whom we know is who he is, whatever he says
+		uname = user.Name // a user that is known cannot choose another name
 	}
 	r.ctx = fs.WithUser(r.c.ctx, user)
 	if r.dialect == Plan9 {
@@ -138,7 +138,7 @@ func (r *request) attach(d *wire.Decoder) error {
 	return nil
 }
 
-// walk follows walk(5): newfid is bound only if every name was there.
+// walk does what walk(5) says: newfid is bound only if every name was there.
 func (r *request) walk(d *wire.Decoder) error {
 	d.U32() // newfid
 	n := int(d.U16())
@@ -217,8 +217,8 @@ func (r *request) bind(e *elem) {
 	}
 }
 
-// clunk takes the fid away; unpin closes it. What is queued behind a slow
-// operation may use the number anew, so the queue goes on without the fid.
+// clunk takes the fid away; unpin closes it. Requests that are queued behind a
+// slow operation may use the number anew, so their queue stays at the number.
 func (r *request) clunk() {
 	c, f := r.c, r.fid
 	c.mu.Lock()
@@ -393,11 +393,12 @@ func (r *request) read(d *wire.Decoder) error {
 	return r.readInto(r, n)
 }
 
-// sendFrom is from how many bytes on a copy costs more than a system call.
+// sendFrom is the number of bytes from which on a copy costs more than a system
+// call.
 const sendFrom = 16 << 10
 
-// sendFile replies with n bytes which the kernel takes from a file on disk, if
-// it can.
+// sendFile replies with n bytes that the kernel takes from a file on disk. It
+// reports false where that is not possible.
 func (r *request) sendFile(n int) bool {
 	x, ok := r.file.(fs.Extenter)
 	if !ok || !r.c.out.Socket() || r.c.srv.Trace != nil {
@@ -467,7 +468,7 @@ func (r *request) readLive(count int) error {
 	return nil
 }
 
-// noWait is the context of a read that must not wait: it is done.
+// noWait is the context of a read that must not block: it is done from the start.
 type noWait struct{ context.Context }
 
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
@@ -497,8 +498,8 @@ func (r *request) write(off uint64, p []byte) error {
 	return nil
 }
 
-// truncate is what a shell's > asks for. It has no effect on a ctl; it says
-// whether a write would be allowed.
+// truncate answers the truncation that a shell's > asks for. A ctl has nothing to
+// truncate: truncate returns whether a write would be allowed.
 func (r *request) truncate() error {
 	st, err := r.elem.node.Stat(r)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"9fans.net/go/plan9"
 )
 
-// dirPos is where a directory read in 9P2000 stands: read(5) allows only the
-// start and the end of the read before.
+// dirPos is where the reading of a directory in 9P2000 stands: read(5) allows no
+// offset but 0 and the end of the last read.
 type dirPos struct {
 	offset uint64
 	cookie uint64
@@ -143,8 +143,7 @@ func (r *request) list(after uint64, add func(*fs.Stat) bool) error {
 	}
 }
 
-// wstat refuses everything but what changes nothing, and a length of 0, which
-// a shell's > asks for.
+// wstat refuses every change but a length of 0, which a shell's > asks for.
 func (r *request) wstat(b []byte) error {
 	d, err := plan9Dir(b)
 	if err != nil {

@@ -54,8 +54,7 @@ func (r *request) getattr(uint64) error {
 	return nil
 }
 
-// setattr refuses everything but what changes nothing, and a size of 0, which
-// a shell's > asks for.
+// setattr refuses every change but a size of 0, which a shell's > asks for.
 func (r *request) setattr(d *wire.Decoder) error {
 	valid := d.U32()
 	d.Take(12) // mode uid gid
@@ -93,8 +92,8 @@ const (
 	cookieDotDot = 1<<62 | 1
 )
 
-// direntSize is what an entry of an Rreaddir has besides its name. Who asks for
-// less gets nothing, and no error.
+// direntSize is the size of an entry of an Rreaddir without its name. A request
+// for fewer bytes gets none, and no error.
 const direntSize = 24
 
 var errShort = errors.New("not one entry fits")
@@ -164,7 +163,7 @@ func (r *request) statfs() {
 	r.out = le.AppendUint32(b, 255)    // namelen
 }
 
-// getlock says that nobody holds the lock.
+// getlock says that the lock is free.
 func (r *request) getlock(d *wire.Decoder) {
 	d.U8()
 	r.reply(wire.Tgetlock + 1)

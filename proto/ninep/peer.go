@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PeerUser asks the kernel who is at the other end of a Unix socket.
+// PeerUser returns the user at the other end of a Unix socket, as the kernel knows
+// it (SO_PEERCRED of unix(7)). It does not block.
 func PeerUser(c *net.UnixConn) (fs.User, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -53,11 +54,11 @@ var groups = names{lookup: func(id string) (string, error) {
 	return g.Name, nil
 }}
 
-// nobody is the number of whom this machine does not know.
+// nobody is the number of a user whom this machine does not know.
 const nobody = 65534
 
-// peerNumber is the number of a name that a peer in 9P2000 gave. Names of
-// another machine mean nothing here but for their digits.
+// peerNumber returns the number for the name that a peer gives an owner in
+// 9P2000. But for root, a name of another machine means nothing here; digits do.
 func peerNumber(name string) uint32 {
 	if n, err := strconv.ParseUint(name, 10, 32); err == nil {
 		return uint32(n)
@@ -68,7 +69,7 @@ func peerNumber(name string) uint32 {
 	return nobody
 }
 
-// userName is the name of uid, or its digits where it has none.
+// userName returns the name of uid, or its digits if it has none.
 func userName(uid uint32) string { return users.name(uid) }
 
 func groupName(gid uint32) string { return groups.name(gid) }

@@ -148,8 +148,9 @@ const (
 	refuse
 )
 
-// admit resolves and pins the fids of r, so that what follows it can change
-// nothing under it. mine is a fid whose queue r comes from. c.mu is held.
+// admit resolves and pins the fids of r, so that the requests that follow cannot
+// change them meanwhile. If r was queued behind a fid, mine is that fid. c.mu is
+// held.
 func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 	if !r.async {
 		if _, ok := c.tags[r.tag]; ok || r.tag == plan9.NOTAG {
@@ -222,7 +223,7 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 	return inline, nil
 }
 
-// queue lets r follow the operation that keeps f busy. c.mu is held.
+// queue makes r wait for the operation that keeps f busy. c.mu is held.
 func (c *conn) queue(r *request, f *fid) (verdict, error) {
 	if !r.async {
 		if len(c.tags) >= maxWaiting || c.held+len(r.frame) > maxHeld {
@@ -237,8 +238,8 @@ func (c *conn) queue(r *request, f *fid) (verdict, error) {
 	return queued, nil
 }
 
-// hold makes what follows on the fids that r changes wait for it, unless it
-// has changed them already. c.mu is held.
+// hold makes the requests that follow on the fids that r changes wait for r,
+// unless r has changed them already. c.mu is held.
 func (c *conn) hold(r *request) {
 	if r.committed {
 		return
@@ -273,15 +274,15 @@ func (r *request) changesFid() bool {
 	return false
 }
 
-// commit reports whether r may have its effect, and if so makes sure that it
-// is answered. The effect follows at once: c.mu is held.
+// commit reports whether r may have its effect, and if so makes sure that r is
+// answered. The caller makes the effect at once: c.mu is held.
 func (r *request) commit() bool {
 	r.committed = !r.flushed
 	return r.committed
 }
 
-// finish answers an asynchronous request, frees its tag, and lets those that
-// follow it run.
+// finish answers an asynchronous request, frees its tag, and runs the requests
+// that waited for it.
 func (c *conn) finish(r *request) {
 	c.mu.Lock()
 	if c.tags[r.tag] == r {
@@ -306,8 +307,8 @@ func (c *conn) finish(r *request) {
 	}
 }
 
-// drain runs what was queued behind f's slow operation, in order, and then
-// sets f free.
+// drain runs, in order, the requests that were queued behind f's slow operation.
+// After that f is no longer busy.
 func (c *conn) drain(f *fid) {
 	for {
 		c.mu.Lock()
@@ -349,8 +350,8 @@ func (c *conn) drain(f *fid) {
 	}
 }
 
-// flush answers Tflush. A request that had no effect yet will never have one
-// nor be answered, as flush(5) allows.
+// flush answers Tflush. A request that has had no effect yet will have none, and
+// is not answered, as flush(5) allows.
 func (c *conn) flush(rd *reader, t *request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -377,8 +378,8 @@ func (c *conn) appendFlushed(b []byte, tag uint16) []byte {
 	return b
 }
 
-// reset cancels all requests and clunks all fids, without answers. With hangup
-// nothing can come after.
+// reset cancels all requests and clunks all fids, without answers. hangup says
+// that no request will come after.
 func (c *conn) reset(hangup bool) {
 	c.mu.Lock()
 	c.dead = c.dead || hangup

@@ -23,17 +23,21 @@ type Server struct {
 	// Root is what an attach with an empty aname gets.
 	Root fs.Dir
 
-	// Attach, if set, says what uname gets for aname. Without it an aname
-	// is a path to walk from Root.
+	// Attach, if set, returns the tree that uname gets for aname. uname is
+	// the name that the kernel or User gives; only an Anonymous client
+	// chooses its own. fs.UserOf(ctx) has the rest. Neither text is
+	// checked. An error is the client's; one for which it must not know
+	// whether the tree is there is iofs.ErrNotExist. Attach may block until
+	// ctx is done. Without it an aname is a path to walk from Root.
 	Attach func(ctx context.Context, uname, aname string) (fs.Dir, error)
 
-	// User is who is at the other end of a connection that cannot say so
-	// itself, for channels that were authenticated before. On a Unix
-	// socket the kernel names the user. The zero User is nobody: he gets
-	// what others may read, and is Anonymous.
+	// User is the client's user on a connection that cannot name it: a
+	// channel that was authenticated before. On a Unix socket the kernel
+	// names the user. The zero User is Anonymous and may read what others
+	// may.
 	User fs.User
 
-	// Trace, if set, gets a line for each message.
+	// Trace, if set, gets a line for each message, written whole.
 	Trace io.Writer
 	trace sync.Mutex // a line is written whole
 
@@ -41,9 +45,10 @@ type Server struct {
 	Log *slog.Logger
 }
 
-// Serve answers the requests that arrive on rwc until it hangs up, breaks the
-// protocol, or ctx is done. It closes rwc, and returns only when every request
-// has ended. A hangup between two frames is no error.
+// Serve answers the requests that arrive on rwc until rwc hangs up, its client
+// breaks the protocol, or ctx is done. It closes rwc, and returns only when every
+// request has ended. A hangup between two frames, and the end of ctx, are no
+// errors.
 func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 	return s.serve(ctx, rwc, s.User)
 }
@@ -52,26 +57,27 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 // net.core.wmem_max allows.
 const sendBuffer = 256 << 10
 
-// serve is Serve for a user who is known, or the zero User.
+// serve is Serve for a client of this user.
 func (s *Server) serve(ctx context.Context, rwc io.ReadWriteCloser, user fs.User) error {
 	user, err := peer(rwc, user)
 	if err != nil {
 		rwc.Close()
-		return fmt.Errorf("9p: who is there: %w", err)
+		return fmt.Errorf("9p: ask the kernel for the client's user: %w", err)
 	}
 	if u, ok := rwc.(*net.UnixConn); ok {
-		// The default is full with three large replies, and the one who
-		// waits for room then sleeps until most of it is read.
+		// The default is full with three large replies. A writer that waits
+		// for room then sleeps until most of it has been read.
 		u.SetWriteBuffer(sendBuffer)
 	}
 	err = newConn(s, rwc, user).serve(ctx)
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) && ctx.Err() != nil {
+	if errors.Is(err, io.EOF) || ctx.Err() != nil {
 		return nil
 	}
 	return err
 }
 
-// peer is who is at the other end of rwc, if not user.
+// peer returns the client's user: the kernel's answer where rwc is a Unix socket,
+// else user, or the Anonymous one for the zero User.
 func peer(rwc io.ReadWriteCloser, user fs.User) (fs.User, error) {
 	if u, ok := rwc.(*net.UnixConn); ok {
 		return PeerUser(u)
@@ -143,7 +149,7 @@ func passes(err error) bool {
 	}, func(e error) bool { return errors.Is(err, e) })
 }
 
-// attach finds the tree of aname. It is called with the ctx of a request.
+// attach returns the tree of aname. ctx is a request's.
 func (s *Server) attach(ctx context.Context, uname, aname string) (fs.Dir, error) {
 	if s.Attach != nil {
 		return s.Attach(ctx, uname, aname)
@@ -169,8 +175,8 @@ func (s *Server) attach(ctx context.Context, uname, aname string) (fs.Dir, error
 	return dir, nil
 }
 
-// goodName reports whether a tree may be asked for name, or may have it.
-// No dialect can carry longer ones to every client: NAME_MAX is 255.
+// goodName reports whether a file may have that name. Longer ones cannot reach
+// every client: NAME_MAX of limits.h is 255.
 func goodName(name string) bool {
 	return name != "" && name != "." && name != ".." && len(name) <= 255 && !strings.ContainsAny(name, "/\x00")
 }

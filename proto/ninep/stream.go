@@ -20,14 +20,17 @@ const (
 	longLink    = 5 * time.Millisecond // from here on one connection is not enough
 )
 
-// Stream opens n and reads it from its start to its end, with as many reads
-// under way as make it faster: it starts with a few, and doubles them as long
-// as that brings more. A file of a Client with ImportOptions.More is read over
-// several connections if the peer is far away; it waits for none but the
-// first. A live file is read as it grows.
+// Stream opens n, which may be of any tree, and returns a reader of all of it.
+// Stream keeps several reads under way: it starts with a few, and doubles their
+// number as long as that makes the stream faster. A file of a Client with
+// ImportOptions.More is read over several connections if the peer is far away;
+// the stream waits for none of them but the first. A live file is read as it
+// grows, and a Read blocks until there is more.
 //
-// The reader ends with io.ErrUnexpectedEOF if the file is shorter than its
-// Stat said. It must be closed; that ends all reads.
+// The errors of Stream are those of Open and Stat. A Read ends with
+// io.ErrUnexpectedEOF if the file is shorter than its Stat said, and with the
+// error of ctx once that is done. The reader must be closed, which ends all
+// reads; one goroutine at a time may use it.
 func Stream(ctx context.Context, n fs.Node) (io.ReadCloser, error) {
 	f, err := n.Open(ctx, fs.OpenRead)
 	if err != nil {
@@ -199,7 +202,7 @@ func (s *stream) Close() error {
 // An elsewhere is the same tree by a further connection, which is made when
 // it is first of use.
 type elsewhere struct {
-	client chan *Client // holds it, or nil where there is none, while nobody looks
+	client chan *Client // holds it, or nil if there is none, while no other goroutine uses it
 }
 
 func newElsewhere(n int) []elsewhere {
@@ -211,7 +214,8 @@ func newElsewhere(n int) []elsewhere {
 	return list
 }
 
-// open opens what n is, or returns nil: that it cannot is no error.
+// open opens the file of n by this connection. It returns nil if that fails, which
+// is no error.
 func (e elsewhere) open(ctx context.Context, n *imported) fs.File {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -6,8 +6,9 @@
 // links that are absolute or go up, as those in /artifacts do, with
 // -o no_contain_symlinks.
 //
-// Answers come in the order of the requests, so a read that waits for more of a
-// live file holds up what follows it on its connection.
+// Answers come in the order of the requests, so a read that blocks until a live
+// file has more holds up the requests that follow on its connection. A tree for
+// such clients should have its live files end at their current end.
 package sftp
 
 import (
@@ -26,9 +27,11 @@ import (
 	"github.com/pkg/sftp"
 )
 
-// Serve answers the requests that arrive on rwc until it hangs up or ctx is
-// done. It closes rwc, and returns only when every request has ended. Who asks
-// is the User of ctx.
+// Serve answers the requests that arrive on rwc until rwc hangs up or ctx is
+// done, neither of which is an error. It closes rwc, and returns only when every
+// request has ended. It asks the tree as the User of ctx, and checks the mode bits
+// for that user (fs.Access). It refuses all that would change the tree, and to
+// open devices and fifos, as permission denied.
 func Serve(ctx context.Context, rwc io.ReadWriteCloser, root fs.Dir) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -58,8 +61,8 @@ func (h *hangup) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A handler adapts a tree to pkg/sftp. That knows no contexts, so handler
-// keeps the connection's.
+// A handler adapts a tree to pkg/sftp, which knows no contexts: the handler keeps
+// that of the connection.
 type handler struct {
 	ctx  context.Context
 	root fs.Dir
@@ -199,8 +202,8 @@ func (h *handler) Readlink(p string) (string, error) {
 	return st.Target, nil
 }
 
-// plain gives the errors that SFTP has numbers for as pkg/sftp knows them, and
-// takes others out of a PathError.
+// plain turns errors that SFTP has numbers for into those that pkg/sftp knows. Of a
+// PathError it returns the inner error, since the path is the host's.
 func plain(err error) error {
 	if pe, ok := err.(*iofs.PathError); ok {
 		err = pe.Err

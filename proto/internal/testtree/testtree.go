@@ -126,9 +126,10 @@ func (f memFile) Close() error {
 // An alias is another directory by a name of its own.
 type Alias struct {
 	*Dir
-	St fs.Stat
+	St fs.Stat // its own, a link's
 }
 
+// Stat implements fs.Node.
 func (a *Alias) Stat(context.Context) (fs.Stat, error) { return a.St, nil }
 
 // NewAlias returns an alias of d, with the text target as the link's.
