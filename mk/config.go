@@ -8,11 +8,12 @@ import (
 // Config says what to read and how to run it. The zero Config is mk without
 // flags, reading ./mkfile, except that nothing is run by Parse.
 type Config struct {
-	// Dir is the directory mkfiles, targets and recipes are relative to.
-	// Empty is the current directory.
+	// Dir is the directory to which the names of mkfiles and targets are
+	// relative, and in which recipes run. Empty is the current directory.
 	Dir string
 
-	// Env is the environment; nil is os.Environ().
+	// Env is the environment, NAME=VALUE, of which the mkfile's variables
+	// start. Nil is os.Environ().
 	Env []string
 
 	// Files are the mkfiles to read, in order. Nil is "mkfile", which
@@ -23,11 +24,12 @@ type Config struct {
 	// line of a mkfile. They win over the mkfiles and the environment.
 	Vars []string
 
-	// Flags and Args are what $MKFLAGS and $MKARGS say of the command line.
+	// Flags and Args are the values of $MKFLAGS and $MKARGS, which say what
+	// the command line was. They have no other effect.
 	Flags string
-	Args  []string
+	Args  []string // see Flags
 
-	// Exec lets Parse run backquotes and <| lines. Without it they read as
+	// Exec lets Parse run backquotes and <| lines. Without it their output is
 	// unknown; see Mkfile.Var.
 	Exec bool
 
@@ -36,8 +38,8 @@ type Config struct {
 	Stdin *os.File
 
 	// Stdout and Stderr get what mk and its recipes print; nil discards.
-	// An *os.File is handed to the recipes as it is. Anything else is
-	// written to from one goroutine for each.
+	// The recipes get an *os.File as it is. Any other writer is written to
+	// from one goroutine; one for both gets both from one.
 	Stdout, Stderr io.Writer
 
 	All      bool   // -a: all targets are out of date; implies Missing
@@ -52,10 +54,11 @@ type Config struct {
 	Nano     bool   // -N: compare times in nanoseconds, not seconds
 	WhatIf   string // -w: names, separated by commas, that were modified just now
 
-	// Builtin returns the command line of a POSIX shell, which is called as
-	// sh would be, or nil. It is asked each time that is to run a command:
-	// where MKSHELL is sh and there is none, and where MKSHELL is builtin.
-	// Nil: a missing shell is an error.
+	// Builtin returns the command line of a POSIX shell, to which the
+	// arguments of sh are added, or nil where it has none. It is called each
+	// time such a shell is to run a command: if MKSHELL is sh and there is
+	// no sh, and if MKSHELL is builtin. If Builtin is nil a missing shell is
+	// an error.
 	Builtin func() []string
 }
 

@@ -7,32 +7,33 @@ import (
 	"syscall"
 )
 
-// Errors that Parse, Plan and Run return, besides *SyntaxError, *ExitError
-// and the context's. Their text was already printed on Config.Stderr, in mk's
-// words.
+// Errors of Plan and Run that a caller may test for, besides *ExitError and the
+// cause of the context's end. Of these, of *SyntaxError, and of all others that
+// mk has words for, the text was already printed on Config.Stderr.
 var (
-	ErrNoTarget = errors.New("nothing to mk")
-	ErrNoRule   = errors.New("don't know how to make")
+	ErrNoTarget = errors.New("nothing to mk")          // no target was asked for, and the mkfile has none
+	ErrNoRule   = errors.New("don't know how to make") // there is neither a file nor a rule
 )
 
-// A SyntaxError is a mkfile that cannot be read. Line is the one mk names,
-// which for a header is the line after it.
+// A SyntaxError says why a mkfile cannot be read.
 type SyntaxError struct {
-	File string
-	Line int
-	Msg  string
+	File string // the mkfile, as it was named
+	Line int    // the line that mk names, from 1; of a header it is the line after
+	Msg  string // what is wrong, in mk's words
 }
 
+// Error is FILE:LINE: MSG.
 func (e *SyntaxError) Error() string {
 	return e.File + ":" + strconv.Itoa(e.Line) + ": " + e.Msg
 }
 
-// An ExitError is a recipe that failed.
+// An ExitError says which recipe failed. With Config.Keep a recipe that fails is no error.
 type ExitError struct {
-	Target string
+	Target string // the first that the recipe was for
 	Status string // "exit(1)", "signal 9"
 }
 
+// Error is the target and the status.
 func (e *ExitError) Error() string { return e.Target + ": exit status=" + e.Status }
 
 // bail carries an error from where mk would exit to the API's boundary.

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// timeOf returns when name was modified, 0 where it does not exist. Unless
-// force is true, what -w said counts.
+// timeOf returns when name was modified, or 0 if it does not exist. Unless force is
+// true, a time that -w has set counts.
 func (r *run) timeOf(name string, force bool) int64 {
 	if isMember(name) {
 		return r.memberTime(name, force)
@@ -57,7 +57,7 @@ func (r *run) touch(name string) {
 	path := r.cfg.path(name)
 	var err error
 	if syscall.Access(path, 0) == nil {
-		err = unix.UtimesNanoAt(unix.AT_FDCWD, path, nil, 0) // now, which whoever may write may set
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, path, nil, 0) // now, which needs no more than permission to write
 	} else {
 		var f *os.File
 		if f, err = os.Create(path); err == nil {

@@ -33,7 +33,7 @@ const (
 	notMade        flag = 0x0020
 	beingMade      flag = 0x0040
 	made           flag = 0x0080
-	probable       flag = 0x0100 // somebody means it to exist
+	probable       flag = 0x0100 // a rule or a file means it to exist
 	isVacuous      flag = 0x0200
 	noRecipeNeeded flag = 0x0400
 	deleteOnError  flag = 0x0800
@@ -248,9 +248,9 @@ func (r *run) checkCycle(n *node) {
 	n.flags &^= onPath
 }
 
-// vacuous tells whether nobody means n to exist: there is no such file, no
+// vacuous tells whether n is not meant to exist: there is no such file and no
 // explicit rule, and the meta-rules that would make it lead to vacuous nodes
-// only. The arcs of such meta-rules go.
+// only. It removes the arcs of such meta-rules.
 func vacuous(n *node) bool {
 	if n.flags&ready != 0 {
 		return n.flags&isVacuous != 0

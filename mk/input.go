@@ -166,7 +166,7 @@ func (f file) Write(b []byte) (n int, err error) {
 		case nil:
 			n += m
 		case syscall.EINTR:
-		case syscall.EAGAIN: // somebody has made it non-blocking
+		case syscall.EAGAIN: // another program has made it non-blocking
 			unix.Poll([]unix.PollFd{{Fd: int32(f), Events: unix.POLLOUT}}, -1)
 		default:
 			return n, err

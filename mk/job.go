@@ -42,10 +42,12 @@ type run struct {
 	tick     int64
 }
 
-// Run makes the targets, the default ones where there are none. It returns
-// when every process it started has ended. When ctx is cancelled the recipes
-// that run get SIGTERM, or what the cause says if it is an Interrupt, and
-// targets with attribute D are removed as for a failure.
+// Run makes the targets, or the default ones if it gets none. It blocks until every
+// recipe that it started has ended. When ctx ends, the recipes that run and their
+// descendants get SIGTERM, or the signal of the cause if that is an Interrupt, and
+// SIGKILL after five seconds; targets with attribute D are removed as for a
+// failure. The error is ErrNoTarget, one that wraps ErrNoRule, an *ExitError, the
+// cause of ctx's end, or one of the graph, such as a cycle.
 func (m *Mkfile) Run(ctx context.Context, targets ...string) error {
 	return m.run(ctx, targets, nil)
 }
@@ -53,16 +55,17 @@ func (m *Mkfile) Run(ctx context.Context, targets ...string) error {
 // A Job is a recipe that Run would run.
 type Job struct {
 	Targets []string // that are out of date
-	Prereqs []string
-	New     []string // prereqs that are newer
-	Stem    string
-	Recipe  string // as mk prints it
-	File    string // where the rule is
-	Line    int    // of its header
+	Prereqs []string // all of them
+	New     []string // the prereqs that are newer
+	Stem    string   // what the pattern of a meta-rule matched
+	Recipe  string   // as mk prints it
+	File    string   // where the rule is
+	Line    int      // of its header
 }
 
-// Plan returns the jobs Run would run, in the order in which it would where
-// NPROC is 1. Programs of attribute P are run.
+// Plan returns the jobs that Run would run, in the order of a Run with an NPROC of
+// 1. It runs the programs of attribute P, and nothing else. Its errors are those of
+// Run; the jobs before the error are returned with it.
 func (m *Mkfile) Plan(ctx context.Context, targets ...string) (jobs []Job, err error) {
 	p := *m
 	p.cfg.NoExec = true

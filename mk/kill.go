@@ -13,10 +13,11 @@ import (
 
 // Interrupt, as the cause of a context's end, says how recipes learn of it.
 type Interrupt struct {
-	Signal    syscall.Signal
-	Delivered bool // recipes have got it too, as from a terminal
+	Signal    syscall.Signal // that recipes get
+	Delivered bool           // recipes have got it already, as from a terminal
 }
 
+// Error is the signal in Plan 9's words: interrupt, hangup, quit, or kill.
 func (i Interrupt) Error() string {
 	switch i.Signal {
 	case syscall.SIGINT:
@@ -45,10 +46,10 @@ func (ps *procs) interrupt(cause error) {
 // their descendants, and lets no more be started. Parents come first, so that
 // none goes on with its next command.
 //
-// Descendants are found by their parents in /proc and not by a process group,
-// which has to be the one mk is in, as terminals and those who kill mk expect.
-// They are held by descriptors, for they may outlive their parents. Where
-// there is no /proc they are on their own.
+// Descendants are found by their parents in /proc. A process group of their own
+// would hide them from terminals, and from programs that kill mk's group. They are
+// held by descriptors, since they may outlive their parents. Where there is no
+// /proc they are not found.
 func (ps *procs) signal(sig syscall.Signal, delivered bool) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

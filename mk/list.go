@@ -9,24 +9,24 @@ import (
 type Rule struct {
 	Target  string
 	Targets []string // all of the header
-	Prereqs []string
-	Attr    string // its attributes' letters
-	Prog    string // of attribute P
-	Meta    bool   // the target is a pattern, with R in Attr a regular expression
-	Recipe  string
-	File    string
-	Line    int // of the header's last line
+	Prereqs []string // with variables expanded, % not replaced
+	Attr    string   // the letters of the attributes, but P
+	Prog    string   // the program of attribute P
+	Meta    bool     // the target is a pattern: a regular expression with R in Attr
+	Recipe  string   // as it is written, less the white space that begins its lines
+	File    string   // the mkfile
+	Line    int      // of the header's last line, from 1
 }
 
 // A Var is a variable and where it was first assigned: nowhere, if it comes
 // from the environment or mk itself.
 type Var struct {
 	Name     string
-	Words    []string
-	Known    bool // false where only a command that was not run could tell
-	Exported bool
-	File     string
-	Line     int
+	Words    []string // its value; none where it is empty
+	Known    bool     // false where only a command that was not run could tell
+	Exported bool     // recipes get it in their environment
+	File     string   // the mkfile, or ""
+	Line     int      // of the assignment, or 0
 }
 
 // Rules returns the rules without patterns, then the meta-rules, each kind in
@@ -80,11 +80,11 @@ func (m *Mkfile) Matching(pattern string) []string {
 	})
 }
 
-// Default returns the targets that are made where none are asked for.
+// Default returns the targets that Run makes where it is asked for none.
 func (m *Mkfile) Default() []string { return slices.Clone(m.target1) }
 
-// HasRule tells whether there is a rule for name, with or without a pattern.
-// That such a rule can be applied it does not say.
+// HasRule tells whether there is a rule for name, with or without a pattern. The
+// rule may still not apply, for example because a prereq cannot be made.
 func (m *Mkfile) HasRule(name string) bool {
 	if sym := m.symbols[name]; sym != nil {
 		for r := range sym.rules {
@@ -109,8 +109,9 @@ func (m *Mkfile) HasRule(name string) bool {
 	return false
 }
 
-// Var returns a variable's words. They are not known where only a command
-// that was not run could tell them, or whether there are any.
+// Var returns the words of a variable, none for one that is not set. known is
+// false if only a command that was not run could tell some of the words, which are
+// then left out, or whether there are any.
 func (m *Mkfile) Var(name string) (words []string, known bool) {
 	v := m.vars[name]
 	if v == nil || !v.set {
@@ -136,7 +137,8 @@ func (m *Mkfile) Vars() []Var {
 	return list
 }
 
-// Complete tells whether nothing depends on a command that was not run.
+// Complete tells whether all of the mkfile is known: no part of it depends on a
+// command that was not run.
 func (m *Mkfile) Complete() bool { return !m.partial }
 
 // trimWords returns no words for the list of one empty word.

@@ -11,7 +11,7 @@ import (
 type output struct {
 	stdout, stderr file
 	buf            []byte
-	broken         error // that there is nobody to read stdout
+	broken         error // of a stdout that has no reader
 }
 
 // bsize is bio(3)'s.

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// A Mkfile is what was read of mkfiles: rules and variables. It does not
-// change, and may be run more than once.
+// A Mkfile is what was read of mkfiles: rules and variables. It does not change,
+// and may be run more than once.
 type Mkfile struct {
 	cfg     Config
 	vars    map[string]*variable
@@ -43,8 +43,11 @@ type parser struct {
 	exportedAt int
 }
 
-// Parse reads the mkfiles that c names. Where it fails the Mkfile has what
-// was read so far.
+// Parse reads the mkfiles that c names. With Config.Exec it runs the commands in
+// them, and blocks until these have ended; when ctx ends they are
+// ended as recipes are by Run. Its error is a *SyntaxError, that of a file or a
+// command, or the cause of ctx's end. The Mkfile that it returns with an error has
+// what was read so far.
 func Parse(ctx context.Context, c Config) (m *Mkfile, err error) {
 	if c.All {
 		c.Missing = true

@@ -19,7 +19,7 @@ type process struct {
 	job    *job
 	done   bool
 	status string   // empty where it succeeded
-	last   string   // to be printed when somebody waits for it
+	last   string   // to be printed when it is waited for
 	input  *os.File // of a long recipe's rest, nil if there is none
 }
 
@@ -31,7 +31,7 @@ type procs struct {
 	paths map[string]string
 	self  string // our pid
 
-	mu          sync.Mutex // guards what follows, and that nobody is reaped while signalled
+	mu          sync.Mutex // guards what follows, and keeps a process from being reaped while it is signalled
 	live        []*process
 	interrupted bool         // no more are started
 	held        []descendant // of live, once they are interrupted
@@ -55,9 +55,9 @@ func (ps *procs) pid() string {
 	return ps.self
 }
 
-// start runs a shell. If text is not nil it is its standard input, else ours
-// is; if stdout is nil it is ours too. A shell that cannot be run is said so
-// and fails as it would in a child.
+// start runs a shell. Its standard input is text, or ours if text is nil; its
+// standard output is ours if stdout is nil. If the shell cannot be run, start
+// prints why, and the process fails as it would in a child.
 func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, env []string) *process {
 	argv := append(sh.argv[:len(sh.argv):len(sh.argv)], args...)
 	if stdout == nil {
@@ -109,8 +109,9 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 	return p
 }
 
-// feed writes a recipe to its shell, which need not read it all. What is sure
-// to fit in a pipe is written at once, the rest as long as the shell lives.
+// feed writes a recipe to its shell, which need not read all of it. The part that
+// is sure to fit in a pipe is written at once, the rest as long as the shell
+// lives.
 func (p *process) feed(fd int, text string) {
 	if len(text) <= 4096 {
 		syscall.Write(fd, []byte(text))

@@ -10,8 +10,8 @@ import (
 // setPidFD asks for a descriptor of the new process.
 func setPidFD(sys *syscall.SysProcAttr, fd *int) { sys.PidFD = fd }
 
-// waitAny waits until p or a process of slots has ended, and returns it. It
-// waits for those only: others in this program may be somebody else's.
+// waitAny waits until p or a process of slots has ended, and returns that one. It
+// waits for no other child: this program may have children of its own.
 func (ps *procs) waitAny(p *process, slots []*process) *process {
 	var list []*process
 	if p != nil {

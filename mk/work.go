@@ -107,7 +107,7 @@ func (r *run) unlink() {
 	r.linked = nil
 }
 
-// changed has those nodes looked at again that n is a prereq of.
+// changed makes work look again at the nodes that have n as a prereq.
 func (r *run) changed(n *node) {
 	if r.linked == nil {
 		return
@@ -117,8 +117,8 @@ func (r *run) changed(n *node) {
 	}
 }
 
-// soil marks a node that waits, and all that wait for it. If it was dirty
-// already so are they.
+// soil marks a node that waits, and all nodes that wait for it. If the node is
+// marked already, so are they.
 func (r *run) soil(n *node, f flag) {
 	old := n.flags
 	if old&beingMade != 0 || old&(made|pretending) == made {
@@ -143,7 +143,7 @@ func (r *run) work(n, p *node, pa *arc) (did bool) {
 		r.explain("unpretending %s(%d) because %s is out of date(%d)\n", n, p)
 		n.unpretend()
 	}
-	// It may be pretending while somebody was unpretended below it.
+	// It may be pretending although a node below it no longer is.
 	if n.flags&made != 0 {
 		if n.flags&pretending == 0 {
 			return false

@@ -13,8 +13,8 @@
 // its prerequisites, in whole seconds. $NPROC says how many recipes may run at
 // once, 1 if it is not set.
 //
-// Of an option only the first letter counts; the first argument that does not
-// begin with a - ends them. The options:
+// Only the first letter of an option counts. The first argument that does not
+// begin with a - ends the options, which are:
 //
 //	-a	all targets are out of date; implies -i
 //	-d	print what was parsed (-dp), the graph (-dg), what is run (-de)
@@ -26,8 +26,8 @@
 //	-s	make the targets one after the other
 //	-t	touch targets, do not run recipes
 //	-u	print at the end for how many seconds 0, 1, 2, ... recipes ran
-//	-w	the rest of it, or the next argument, is names separated by
-//		commas that were modified just now
+//	-w	the rest of this argument, or the next one, is a list of names,
+//		separated by commas, that count as modified just now
 //
 // and two that plan9port's mk does not have:
 //
@@ -67,10 +67,10 @@
 // of a command. Variables come from the environment, the mkfiles, and arguments
 // of the form name=value, the later ones winning.
 //
-// In the environment of recipes are also alltarget, newprereq, newmember, nproc,
-// pid, prereq, stem, stem0 to stem9 and target. MKSHELL is the shell that what
-// follows is written for. If the last element of its path begins with rc, quotes
-// are rc's.
+// The environment of recipes also has alltarget, newprereq, newmember, nproc,
+// pid, prereq, stem, stem0 to stem9 and target. MKSHELL is the shell of the
+// recipes and commands that follow. If the last element of its path begins with
+// rc, quotes are rc's.
 //
 // # Where this mk is right instead
 //
@@ -83,23 +83,22 @@
 //     dollar at the end of a file.
 //   - A graph takes time and memory in proportion to its size.
 //   - SIGINT, SIGTERM, SIGHUP and SIGQUIT reach the recipes that run and their
-//     descendants (a terminal sees to that itself), but not what one of these
-//     left behind when it ended; mk waits for the recipes, kills them after
-//     five seconds, removes their targets with attribute D, and dies of the
-//     signal.
+//     descendants (a terminal sends them itself), but not a process whose parent
+//     among these has ended. Mk waits for the recipes, kills them after five
+//     seconds, removes their targets with attribute D, and dies of the signal.
 //   - Includes nest 1,000 deep; the next one is skipped with a warning.
 //   - -dp and -dg print small numbers for addresses.
 //
 // A line and the output of a `{command} are limited to 64 MiB, a recipe to 256
 // MiB, the graph to a depth of 200,000 rules.
 //
-// Where there is no /bin/sh and no sh in $PATH, recipes are run by a POSIX shell
-// that is part of mk; MKSHELL=builtin asks for it. It has no kill, umask,
+// Where there is no /bin/sh and no sh in $PATH, a POSIX shell that is part of mk
+// runs the recipes; MKSHELL=builtin asks for it. It has no kill, umask,
 // ulimit and job control, and $0 is gosh.
 //
 // # Files
 //
-//	mkfile	what is read without -f, if it is there
+//	mkfile	is read if there is no -f, and need not exist
 //
 // # Exit status
 //

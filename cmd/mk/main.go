@@ -21,7 +21,7 @@ func main() {
 	}
 	ctx := interruptible(context.Background())
 	if err := run(ctx, c, targets); err != nil {
-		if interrupted(err) { // We were too, as by a terminal, but may not know yet.
+		if interrupted(err) { // A terminal interrupts mk too, which may not know yet.
 			select {
 			case <-ctx.Done():
 			case <-time.After(100 * time.Millisecond):
@@ -35,7 +35,7 @@ func main() {
 	}
 }
 
-// interrupted tells whether a recipe was.
+// interrupted tells whether err is that of a recipe that was interrupted.
 func interrupted(err error) bool {
 	var e *mk.ExitError
 	return errors.As(err, &e) && (e.Status == "signal 2" || e.Status == "signal 3")
@@ -49,8 +49,8 @@ func run(ctx context.Context, c mk.Config, targets []string) error {
 	return m.Run(ctx, targets...)
 }
 
-// interruptible returns a context that ends at SIGINT, SIGTERM, SIGHUP and
-// SIGQUIT, where they are not ignored. A second one kills mk.
+// interruptible returns a context that ends at the first SIGINT, SIGTERM, SIGHUP
+// or SIGQUIT that is not ignored. A second one kills mk.
 func interruptible(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(parent)
 	catch(func(sig syscall.Signal) {
@@ -62,15 +62,15 @@ func interruptible(parent context.Context) context.Context {
 	return ctx
 }
 
-// die ends the process by a signal that was caught, so that who started it
-// learns of that.
+// die ends the process by a signal that was caught, so that its parent learns of
+// the signal.
 func die(sig syscall.Signal) {
 	syscall.Kill(os.Getpid(), sig)
 	select {}
 }
 
-// hasTerminal tells whether there is a terminal, whose interrupts reach the
-// recipes as they reach us.
+// hasTerminal tells whether there is a terminal. Its interrupts reach recipes and
+// mk alike.
 func hasTerminal() bool {
 	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
