@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"9ci/fs"
-	"9ci/orchestrator/internal/standin"
 )
 
 // An eventFile is an open event file: the state at the open, then each line that
@@ -55,12 +54,12 @@ func (e *eventFile) ReadAt(ctx context.Context, p []byte, _ int64) (int, error) 
 	buf := make([]byte, 4096)
 	for len(e.rest) == 0 {
 		n, err := e.w.lines.ReadAt(ctx, buf, e.off)
-		if err == standin.ErrBehind {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		if err != nil { // too far behind: these feeds have no end
 			e.begin()
 			continue
-		}
-		if err != nil {
-			return 0, err
 		}
 		e.off += int64(n)
 		e.take(buf[:n])

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -111,7 +112,7 @@ func (f *remoteFile) ReadAt(ctx context.Context, p []byte, off int64) (int, erro
 // renumber gives a file its number in the mux's tree: the numbers of two executors
 // may be equal.
 func (r remote) renumber(st fs.Stat) fs.Stat {
-	st.Path = r.sh.qid().Renumber(st.Path)
+	st.Path = r.sh.qid().Child(strconv.FormatUint(st.Path, 16)).Path()
 	return st
 }
 

@@ -40,12 +40,6 @@ func (q Qid) Path() uint64 {
 	return max(1, uint64(q)&(1<<56-1))
 }
 
-// Renumber maps the numbers below 2^56 to one another.
-func (q Qid) Renumber(path uint64) uint64 {
-	const odd = 0x9e3779b97f4a7c15
-	return (path*(uint64(q)|1) ^ q.Path()) * odd & (1<<56 - 1)
-}
-
 var uid, gid = uint32(os.Getuid()), uint32(os.Getgid())
 
 // DirStat describes a directory of this process's own.
@@ -143,8 +137,7 @@ type Feed struct {
 // maxFeed is how many bytes a reader of a Feed may fall behind.
 const maxFeed = 1 << 20
 
-// ErrBehind is the error of a reader that fell too far behind.
-var ErrBehind = errors.New("the reader fell too far behind")
+var errBehind = errors.New("the reader fell too far behind")
 
 // Write appends a text and wakes the readers.
 func (f *Feed) Write(text string) {
@@ -176,7 +169,7 @@ func (f *Feed) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 		i := off - f.start
 		if i < 0 {
 			f.mu.Unlock()
-			return 0, ErrBehind
+			return 0, errBehind
 		}
 		if i < int64(len(f.text)) {
 			n := copy(p, f.text[i:])
