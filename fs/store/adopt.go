@@ -18,7 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/fs/internal/disk"
 )
@@ -373,14 +372,8 @@ func (a *adoption) file(name string) error {
 		return refuse("manifest does not name %.300q", name)
 	}
 	delete(a.sums, name)
-	f, err := a.root.OpenFile(filepath.FromSlash(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
 	h := sha256.New()
-	w := fs.NewSparseWriter(f)
-	_, err = io.Copy(io.MultiWriter(w, h), a.tar)
-	if err = cmp.Or(err, w.Close(), f.Close()); err != nil {
+	if err := fill(a.root, name, io.TeeReader(a.tar, h), nil); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = refuse("the tar ends in %.300q", name)
 		}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"io"
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"9ci/fs"
 	"9ci/fs/ci"
 )
 
@@ -50,6 +52,37 @@ func reserve(f *os.File, size int64) error {
 		return &iofs.PathError{Op: "fallocate", Path: f.Name(), Err: err}
 	}
 	return nil
+}
+
+// writeSynced writes a file and waits until it is on disk.
+func writeSynced(name string, text []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// fill makes a file of root, which is not there yet, of all that from has. Its
+// zeros become holes.
+func fill(root *os.Root, name string, from io.Reader, buf []byte) error {
+	f, err := root.OpenFile(filepath.FromSlash(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := fs.NewSparseWriter(f)
+	if _, err := io.CopyBuffer(w, from, buf); err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // syncDir makes the names in a directory last.

@@ -152,8 +152,19 @@ func (r *Run) make() error {
 	if err := r.openLogs(); err != nil {
 		return err
 	}
-	err := r.writeText("key", nil)
-	return cmp.Or(err, r.writeText("info", r.infoText()), r.writeText("status", r.status.Append(nil)))
+	return r.writeTexts(nil, r.infoText(), r.status)
+}
+
+// writeTexts replaces key, info and status, and stops at the first that cannot be
+// written. The status comes last: a process that recovers the run believes it.
+func (r *Run) writeTexts(key, info []byte, st ci.Status) error {
+	if err := r.writeText("key", key); err != nil {
+		return err
+	}
+	if err := r.writeText("info", info); err != nil {
+		return err
+	}
+	return r.writeText("status", st.Append(nil))
 }
 
 func (r *Run) openLogs() (err error) {

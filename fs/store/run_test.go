@@ -369,3 +369,28 @@ func TestHoldback(t *testing.T) {
 		}
 	})
 }
+
+// A status says how a run ended only when its key and its info say the rest: a
+// process that recovers the run believes the status.
+func TestSealStopsAtError(t *testing.T) {
+	for _, name := range []string{"key", "info"} {
+		s := newStore(t)
+		r := mustCreate(t, s)
+		if err := r.Enter("test"); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(r.Dir(), name)
+		os.Remove(file)
+		os.Mkdir(file, 0o700) // in the way of its rename
+		if err := r.Seal(t.Context(), "passed", 0, nil); err == nil {
+			t.Fatalf("Seal of a run whose %s cannot be written is no error", name)
+		}
+		if st, err := readStatus(filepath.Join(r.Dir(), "status")); err != nil || st.Finished() {
+			t.Errorf("%s could not be written, and status says %v, %v", name, st, err)
+		}
+		os.Remove(file)
+		if err := r.Seal(t.Context(), "passed", 0, nil); err != nil {
+			t.Errorf("Seal again: %v", err)
+		}
+	}
+}

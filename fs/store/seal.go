@@ -137,9 +137,7 @@ func (r *Run) writeSealed(ctx context.Context, final ci.Status, sign SignFunc) (
 			return nil, nil, err
 		}
 	}
-	// The status comes last: whoever recovers the run believes it.
-	err = cmp.Or(r.writeText("key", key), r.writeText("info", info), r.writeText("status", final.Append(nil)))
-	if err != nil {
+	if err := r.writeTexts(key, info, final); err != nil {
 		return nil, nil, err
 	}
 	root, err := os.OpenRoot(r.dir)

@@ -129,7 +129,10 @@ func (v *Show) add(id string, room int) (n int, err error) {
 	}
 	for i := len(dirs) - 1; i >= 0; i-- { // when nothing more is put in it
 		d := dirs[i]
-		if err := errors.Join(os.Chmod(d.name, d.Mode()), os.Chtimes(d.name, time.Time{}, d.ModTime())); err != nil {
+		if err := os.Chmod(d.name, d.Mode()); err != nil {
+			return 0, err
+		}
+		if err := os.Chtimes(d.name, time.Time{}, d.ModTime()); err != nil {
 			return 0, err
 		}
 	}
@@ -163,8 +166,17 @@ func link(from, to string) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, in) // copy_file_range(2), which shares what it can
-	return errors.Join(err, out.Chmod(fi.Mode()), out.Close(), os.Chtimes(to, time.Time{}, fi.ModTime()))
+	defer out.Close()
+	if _, err := io.Copy(out, in); err != nil { // by copy_file_range(2), which shares what it can
+		return err
+	}
+	if err := out.Chmod(fi.Mode()); err != nil {
+		return err
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	return os.Chtimes(to, time.Time{}, fi.ModTime())
 }
 
 // Close removes the directory.

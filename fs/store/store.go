@@ -205,16 +205,13 @@ func (s *Store) nextNumber() (uint64, error) {
 			return 0, err
 		}
 	}
-	tmp, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+	if err := writeSynced(name+".new", fmt.Appendf(nil, "%d\n", n+1)); err != nil {
 		return 0, err
 	}
-	_, err = fmt.Fprintf(tmp, "%d\n", n+1)
-	err = cmp.Or(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), name)
+	if err := os.Rename(name+".new", name); err != nil {
+		return 0, err
 	}
-	return n, cmp.Or(err, syncDir(s.path()))
+	return n, syncDir(s.path())
 }
 
 // published waits until a run that is being published is known as sealed: what

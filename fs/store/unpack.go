@@ -2,7 +2,6 @@ package store
 
 import (
 	"archive/tar"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/fs/internal/disk"
 )
@@ -177,13 +175,7 @@ func (u *unpacker) entry(h *tar.Header) error {
 			return err
 		}
 	default:
-		f, err := u.root.OpenFile(filepath.FromSlash(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		w := fs.NewSparseWriter(f)
-		_, err = io.CopyBuffer(w, u.tar, u.buf)
-		if err = cmp.Or(err, w.Close(), f.Close()); err != nil {
+		if err := fill(u.root, name, u.tar, u.buf); err != nil {
 			return fmt.Errorf("%q: %w", name, err)
 		}
 	}
