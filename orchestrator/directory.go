@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"9ci/fs"
-	"9ci/orchestrator/internal/standin"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -46,7 +45,7 @@ type directory interface {
 
 // A watch is the event lines of a namespace, or those of all.
 type watch struct {
-	lines *standin.Feed
+	lines *fs.Feed
 	// state returns what the lines so far come to, and the offset in lines at
 	// which a reader goes on from there.
 	state func() (text string, off int64)
@@ -90,9 +89,9 @@ type share struct {
 func (sh *share) path() string { return "/n/" + sh.m.name }
 
 // qid returns the place of the executor in the mux's tree.
-func (sh *share) qid() standin.Qid { return qidOf(sh.ns + sh.path()) }
+func (sh *share) qid() fs.Qid { return qidOf(sh.ns + sh.path()) }
 
-func (sh *share) stat() fs.Stat { return standin.DirStat(sh.m.name, sh.qid(), sh.since) }
+func (sh *share) stat() fs.Stat { return fs.DirStat(sh.m.name, sh.qid(), sh.since) }
 
 // muteFor is for how long an executor that did not answer is asked last. By
 // then it has been probed, and is gone or well.

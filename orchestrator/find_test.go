@@ -243,7 +243,7 @@ func FuzzParseQuestion(f *testing.F) {
 	})
 }
 
-func FuzzParseIndexLine(f *testing.F) {
+func FuzzParseRun(f *testing.F) {
 	f.Add("3f2a9c1d0b7e.1 passed 0 41.250 2026-11-24T21:00:00Z " + testHash + " " + testCommit + " 'alice 1' " + testScore)
 	f.Add("3f2a9c1d0b7e.1 test - 1.000 - - - - -")
 	f.Fuzz(func(t *testing.T, line string) {

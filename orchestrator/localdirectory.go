@@ -11,7 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"9ci/orchestrator/internal/standin"
+	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -29,9 +30,9 @@ type localDirectory struct {
 	mu         sync.Mutex // guards what follows, and the state of spaces, members, shares and runs
 	spaces     map[string]*space
 	held       map[heldName]holder
-	generation uint64       // of the newest announcement
-	order      uint64       // of the run learned of last
-	events     standin.Feed // joins and leaves, of all namespaces
+	generation uint64  // of the newest announcement
+	order      uint64  // of the run learned of last
+	events     fs.Feed // joins and leaves, of all namespaces
 }
 
 func newLocalDirectory(log *slog.Logger) *localDirectory {
@@ -51,7 +52,7 @@ type holder struct {
 type space struct {
 	ns      string
 	shares  map[string]*share // by the executor's name
-	events  standin.Feed
+	events  fs.Feed
 	watches int // that have not been closed
 }
 
@@ -261,7 +262,7 @@ func (d *localDirectory) tell(sh *share, what string, t time.Time) {
 }
 
 func (sh *share) line(what string, t time.Time) string {
-	return sh.path() + " " + what + " " + wire.Stamp(t) + "\n"
+	return sh.path() + " " + what + " " + ci.FormatTime(t) + "\n"
 }
 
 // tidy forgets a namespace that is neither exported nor watched.

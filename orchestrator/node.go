@@ -8,15 +8,14 @@ import (
 	"time"
 
 	"9ci/fs"
-	"9ci/orchestrator/internal/standin"
 )
 
 // started is the time of files that have no other.
 var started = time.Now()
 
 // qidOf returns the place of a path in the mux's tree.
-func qidOf(path string) standin.Qid {
-	q := standin.RootQid
+func qidOf(path string) fs.Qid {
+	q := fs.RootQid
 	for name := range strings.SplitSeq(path, "/") {
 		if name != "" {
 			q = q.Child(name)
@@ -27,7 +26,7 @@ func qidOf(path string) standin.Qid {
 
 // textFile returns a file of the mux's own at a path of its tree.
 func textFile(path string, text func() []byte) fs.Node {
-	return standin.Text{
+	return fs.Text{
 		Name:    base(path),
 		Qid:     qidOf(path),
 		Make:    func(context.Context) ([]byte, error) { return text(), nil },
@@ -53,7 +52,7 @@ func (f ownFile) Open(_ context.Context, mode fs.OpenMode) (fs.File, error) {
 // A stableDir is a directory whose entries come and go. A listing has those that
 // were there when its reading began.
 type stableDir struct {
-	standin.SynthDir
+	fs.SynthDir
 
 	mu      sync.Mutex // guards entries, and is held while they are listed
 	entries []fs.Stat
@@ -61,8 +60,8 @@ type stableDir struct {
 
 // newDir returns a directory of the mux's own at a path of its tree.
 func newDir(path string, list func(ctx context.Context) ([]fs.Node, error), find func(ctx context.Context, name string) (fs.Node, error)) fs.Dir {
-	stat := standin.DirStat(base(path), qidOf(path), started)
-	return &stableDir{SynthDir: standin.SynthDir{
+	stat := fs.DirStat(base(path), qidOf(path), started)
+	return &stableDir{SynthDir: fs.SynthDir{
 		Describe: func() (fs.Stat, error) { return stat, nil },
 		List:     list,
 		Find:     find,

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"9ci/fs"
-	"9ci/orchestrator/internal/standin"
+	"9ci/fs/ci"
 )
 
 // maxTried is how many executors are asked for a run, one after the other.
@@ -59,7 +59,7 @@ func (r revisions) find(ctx context.Context, rev string) (fs.Node, error) {
 		if !ok {
 			return n, nil
 		}
-		st := standin.DirStat(rev, qidOf(join(join(r.ns, r.name), rev)), started)
+		st := fs.DirStat(rev, qidOf(join(join(r.ns, r.name), rev)), started)
 		st.Mode |= iofs.ModeSymlink
 		st.Target = ".." + b.share.path() + "/" + sub
 		return alias{dir, st}, nil
@@ -91,17 +91,19 @@ func lookup(ctx context.Context, d directory, ns, rev string) []run {
 		if ambiguous(all, rev) {
 			return nil
 		}
-		slices.SortFunc(all, best)
+		slices.SortFunc(all, func(a, b run) int { return ci.CompareBest(a.candidate(), b.candidate()) })
 	}
 	// An executor that has not answered of late is asked last.
 	now := time.Now()
-	mute := func(r run) int {
-		if r.share.mute(now) {
+	slices.SortStableFunc(all, func(a, b run) int {
+		switch mute := a.share.mute(now); {
+		case mute == b.share.mute(now):
+			return 0
+		case mute:
 			return 1
 		}
-		return 0
-	}
-	slices.SortStableFunc(all, func(a, b run) int { return mute(a) - mute(b) })
+		return -1
+	})
 	return all[:min(len(all), maxTried)]
 }
 

@@ -32,8 +32,14 @@ type run struct {
 	intents int  // open find files that say their executor is going to run it
 }
 
+// path returns where the run stands in its namespace.
+func (r *run) path() string { return r.share.path() + "/ci/" + r.id }
+
+// line returns the run's line of an event file.
+func (r *run) line() string { return r.path() + " " + r.status.String() + "\n" }
+
 // parseRun reads a line of an executor's index file. It is stricter than
-// [ci.ParseIndexLine]: the signer is printed.
+// ci.ParseIndexLine: the orchestrator prints the signer.
 func parseRun(line string) (run, error) {
 	l, err := ci.ParseIndexLine(line)
 	if err != nil {
@@ -42,7 +48,7 @@ func parseRun(line string) (run, error) {
 	if len(l.Signer) > maxSigner || strings.ContainsFunc(l.Signer, unicode.IsControl) {
 		return run{}, errors.New("a signer that cannot be printed")
 	}
-	return run{id: l.ID, status: l.Status, commit: l.Commit, tree: l.Tree, signer: l.Signer, score: l.Score, listed: true}, nil
+	return run{id: l.ID, status: l.Status, tree: l.Tree, commit: l.Commit, signer: l.Signer, score: l.Score, listed: true}, nil
 }
 
 // named reports whether rev, which is not "last", is a name of the run: its
@@ -54,19 +60,11 @@ func (r *run) named(rev string) bool {
 	return rev == r.score || strings.HasPrefix(r.commit, rev) || strings.HasPrefix(r.tree, rev)
 }
 
-// best orders runs as ci/<rev> does. Of runs that are else equal, the first that
-// the orchestrator learned of is the best.
-func best(a, b run) int { return ci.CompareBest(a.candidate(), b.candidate()) }
-
+// candidate returns what decides whether the run is the best of a revision. A run
+// whose key has not been read counts as one of the default targets.
 func (r *run) candidate() ci.Candidate {
-	return ci.Candidate{Default: ci.DefaultTargets(r.key), State: r.status.State, Time: r.status.Time, Order: ^r.order}
+	return ci.Candidate{Default: ci.DefaultTargets(r.key), State: r.status.State, Time: r.status.Time, Order: r.order}
 }
-
-// path returns where the run stands in its namespace.
-func (r *run) path() string { return r.share.path() + "/ci/" + r.id }
-
-// line returns the run's line of an event file.
-func (r *run) line() string { return r.path() + " " + r.status.String() + "\n" }
 
 // answers reports whether every pair of the question is one of the run's key.
 func (r *run) answers(question ci.Attrs) bool {

@@ -5,7 +5,6 @@ import (
 	"strconv"
 
 	"9ci/fs/ci"
-	"9ci/orchestrator/internal/wire"
 )
 
 // status is the status of the root: what the session may know of the whole.
@@ -53,7 +52,7 @@ func spaceStatus(d directory, ns string) []byte {
 	for _, sh := range shares {
 		n := counts[sh]
 		b = fmt.Appendf(b, "executor=%s\n", ci.Quote(ci.QuoteWords([]string{
-			sh.m.name, ci.Dash(sh.m.announced.Load().address), strconv.Itoa(n.kept), strconv.Itoa(n.running), wire.Stamp(sh.since), sh.m.key,
+			sh.m.name, ci.Dash(sh.m.announced.Load().address), strconv.Itoa(n.kept), strconv.Itoa(n.running), ci.FormatTime(sh.since), sh.m.key,
 		})))
 	}
 	return b

@@ -8,7 +8,6 @@ import (
 
 	"9ci/fs"
 	"9ci/fs/ci"
-	"9ci/orchestrator/internal/standin"
 )
 
 // A place is the root, a namespace, or a directory on the way to one, as one
@@ -96,7 +95,7 @@ func (p place) own(name string) fs.Node {
 	case "event":
 		return p.event(path, nil)
 	case "find":
-		st := standin.FileStat(name, qidOf(path), int64(len(findManual)), started)
+		st := fs.FileStat(name, qidOf(path), int64(len(findManual)), started)
 		st.Mode = 0o666
 		return ownFile{st, func() fs.File { return &findFile{v: p.v, ns: p.path} }}
 	}
@@ -105,7 +104,7 @@ func (p place) own(name string) fs.Node {
 
 // event returns the event file of the root or of a namespace.
 func (p place) event(path string, show func(line string) bool) fs.Node {
-	st := standin.FileStat(base(path), qidOf(path), 0, started)
+	st := fs.FileStat(base(path), qidOf(path), 0, started)
 	return ownFile{st, func() fs.File { return newEventFile(p.v.c.s.dir.watch(p.path), show) }}
 }
 

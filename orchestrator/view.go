@@ -13,7 +13,6 @@ import (
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/orchestrator/door"
-	"9ci/orchestrator/internal/wire"
 	"9ci/proto/mux"
 	"9ci/proto/ninep"
 )
@@ -162,7 +161,7 @@ func (v *view) whoami() ci.Attrs {
 		{Name: "namespaces", Value: strings.Join(where, " ")},
 	}
 	if !l.Expires.IsZero() {
-		a = append(a, ci.Attr{Name: "expires", Value: wire.Stamp(l.Expires)})
+		a = append(a, ci.Attr{Name: "expires", Value: ci.FormatTime(l.Expires)})
 	}
 	return a
 }

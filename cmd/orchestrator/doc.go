@@ -81,5 +81,5 @@
 //
 // # See also
 //
-// go doc 9ci/fs, go doc 9ci/orchestrator, go doc 9ci/cmd/9ci
+// go doc 9ci/fs/ci, go doc 9ci/orchestrator, go doc 9ci/cmd/9ci
 package main

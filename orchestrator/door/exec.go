@@ -13,7 +13,6 @@ import (
 
 	"9ci/fs"
 	"9ci/fs/ci"
-	"9ci/orchestrator/internal/wire"
 )
 
 // Exit statuses of commands.
@@ -223,7 +222,7 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 		fmt.Fprintln(w, st.Name)
 		return
 	}
-	fmt.Fprintf(w, "%s %d %s %s", st.Mode, st.Size, wire.Stamp(st.ModTime), st.Name)
+	fmt.Fprintf(w, "%s %d %s %s", st.Mode, st.Size, ci.FormatTime(st.ModTime), st.Name)
 	if strings.ContainsFunc(st.Target, unicode.IsControl) {
 		fmt.Fprintf(w, " -> %q", st.Target)
 	} else if st.Target != "" {

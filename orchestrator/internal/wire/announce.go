@@ -8,6 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"9ci/fs"
 	"9ci/fs/ci"
 )
 
@@ -80,6 +81,16 @@ func (a *Announce) Check() error {
 	a.Namespaces = slices.Compact(clean)
 	return nil
 }
+
+// ValidName reports whether s may name an entry of a tree that is carried, in
+// either direction. It is stricter than fs.CheckName: a client prints names, so
+// they have no control characters.
+func ValidName(s string) bool {
+	return fs.CheckName(s) == nil && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
+// maxName is how many bytes the name of an executor may have.
+const maxName = 255
 
 // CheckExecutor returns why name cannot be an executor's. The name stands in
 // lines of text, so it is a host name and a process id and nothing else.
