@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// An apt is how this host reaches Debian's archive: the core OS is built
-// the same way, and reaches it so when it runs. It goes into the machine
-// as files at boot and never into an image.
+// An apt is how this host reaches Debian's archive. The core OS is built with it,
+// and reaches the archive in the same way when it runs. A machine gets it as files
+// at boot; it never becomes part of an image.
 type apt struct {
 	sources []source
 	options []string // lines of apt.conf(5)
@@ -26,15 +26,15 @@ type source struct {
 	suites []string // of bookworm, bookworm-updates, bookworm-security
 }
 
-// release is Debian's that the core OS is made of.
+// release is the release of Debian of which the core OS is made.
 const release = "bookworm"
 
 // keyring is where the package debian-archive-keyring has its keys, here
 // and in the core OS.
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// hostAPT reads /etc/apt. Places of other vendors are left out. Where the
-// host is another release of Debian's, its places serve for ours.
+// hostAPT reads /etc/apt. It leaves out the places of other vendors. Those of a
+// host with another release of Debian serve for the release that we need.
 func hostAPT(ctx context.Context) (apt, error) {
 	var a apt
 	codename := osRelease("VERSION_CODENAME")

@@ -54,8 +54,8 @@ var tools = []struct{ program, pkg string }{
 	{"xz", "xz-utils"},
 }
 
-// build makes an image and its link current in dir, whose lock is held.
-// What another build left half done goes first.
+// build makes an image and the link current to it in dir, whose lock is held. It
+// first removes what another build left half done.
 func build(ctx context.Context, dir string, progress io.Writer) error {
 	tmp := filepath.Join(dir, "build")
 	if err := os.RemoveAll(tmp); err != nil {
@@ -104,7 +104,7 @@ func build(ctx context.Context, dir string, progress io.Writer) error {
 	return nil
 }
 
-// ready says what would stop a build later.
+// ready returns an error for what would stop a build later.
 func ready(tmp string) error {
 	for _, t := range tools {
 		if _, err := lookTool(t.program); err != nil {

@@ -9,8 +9,9 @@ import (
 	"path/filepath"
 )
 
-// Images returns every whole image in a cache, in the order of their labels
-// and digests. That of LookupImage is among them.
+// Images returns all images in a cache that are whole, in the order of their labels
+// and digests. That of LookupImage is among them. A cache that does not exist has
+// none.
 func Images(cache string) ([]*Image, error) {
 	labels, err := labelDirs(cache)
 	if err != nil {
@@ -31,9 +32,9 @@ func Images(cache string) ([]*Image, error) {
 	return out, nil
 }
 
-// CollectImages removes what a cache holds but the image of LookupImage:
-// those of other labels, older ones, and what is left of a build that died.
-// It waits for builds that go on. Machines that run keep what they run from.
+// CollectImages removes from a cache all images but that of LookupImage: those of
+// other labels, older ones, and what is left of a build that died. It blocks while
+// another process builds. Machines that run keep the files of their image.
 func CollectImages(ctx context.Context, cache string) error {
 	labels, err := labelDirs(cache)
 	if err != nil {

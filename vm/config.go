@@ -25,46 +25,48 @@ type Config struct {
 	// Accel is kvm or tcg. Empty is kvm where ProbeKVM finds that it works.
 	Accel string
 
-	// Net is whether the guest reaches the network, by qemu's user
-	// network: what this host reaches, from this host's address, this
-	// host's own loopback (at 10.0.2.2) included. SetNet changes it.
+	// Net lets the guest reach the network from its start, by qemu's user
+	// network: all that this host reaches, from this host's address,
+	// including this host's own loopback (at 10.0.2.2). SetNet changes it.
 	Net bool
 
-	Shares []Share
+	Shares []Share // what the guest sees of this host's files
 
 	// Disk is the size in bytes of a sparse disk for all that the guest
-	// writes: /src, /tmp, podman's store and what is
-	// written over the core OS. 0 is memory: faster, and 80% of Memory at
-	// most. It lies in Dir without a name.
+	// writes: /src, /tmp, podman's store and what is written over the core
+	// OS. It is 0 or at least 64 MiB. 0 is memory: faster, and 80% of Memory
+	// at most. The disk lies in Dir without a name.
 	Disk int64
 
 	// Outbox is the size in bytes, a multiple of 512, of one more sparse
-	// disk with nothing on it: what the guest writes to the device
-	// Machine.OutboxDevice, Machine.Outbox reads. It is the one way in
-	// which a guest hands over more than a command's output, and its size
-	// the most that it can. 0 is none. It lies in Dir without a name.
+	// disk with nothing on it. Machine.Outbox reads what the guest writes to
+	// the device Machine.OutboxDevice. This is the only way in which a guest
+	// hands over more than the output of commands, and never more than
+	// this size. 0 is none. The disk lies in Dir without a name.
 	Outbox int64
 
 	Log     *slog.Logger // nil: none
-	Console io.Writer    // gets the guest's console, and must not block; nil: nobody
+	Console io.Writer    // gets the guest's console, and must not block; nil: it is dropped
 	Dir     string       // for Disk and Outbox; empty: /var/tmp
 
-	// Env is every command's in the guest: NAME=VALUE.
+	// Env is added to the environment of every command in the guest:
+	// NAME=VALUE.
 	Env []string
 
-	// Cache is the directory in which machines are saved, and what was found
-	// of KVM is kept; empty: neither is.
+	// Cache is the directory in which machines are saved, and in which
+	// ProbeKVM remembers what it found. Empty: neither is done.
 	Cache string
 
-	// Cold has the kernel start anew. Else, under TCG, a machine goes on
-	// from where one like it was saved, in a tenth of the time; the first
-	// of its kind is saved, in Cache.
+	// Cold starts the kernel anew. Else a machine under TCG goes on from a
+	// saved one like it, which takes a tenth of the time; the first machine
+	// of its kind is saved in Cache.
 	Cold bool
 }
 
-// A Share is a directory of the host that the guest sees by 9P. Writes get
-// EROFS, from qemu: root in the guest cannot change that. All in the guest
-// can read it from the start, mounted or not, with this process's rights.
+// A Share is a directory of the host that the guest sees by 9P. qemu refuses
+// writes with EROFS, which root in the guest cannot change. Every program in
+// the guest can read the directory from the start, mounted or not, with the
+// rights of this process.
 type Share struct {
 	Tag    string // its name on the wire, at most 31 bytes; unique
 	Dir    string // here

@@ -7,8 +7,7 @@ import (
 	"sync"
 )
 
-// A console keeps the last of what it is written, whatever comes, and
-// passes it on.
+// A console keeps the end of what is written to it, and passes all of it on.
 type console struct {
 	to io.Writer // or nil
 
@@ -23,7 +22,8 @@ const (
 	consoleLines = 12
 )
 
-// Write never fails: a writer that does gets no more. There is one caller.
+// Write never fails. If writing to the console's own writer does, that gets no
+// more. Only one goroutine may call Write.
 func (c *console) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	c.tail = append(c.tail, p...)

@@ -8,7 +8,8 @@ import (
 
 // A cpioWriter writes an archive that the kernel unpacks as its initramfs:
 // the format newc, of its Documentation/driver-api/early-userspace/buffer-format.rst.
-// All is root's and of the time epoch, as the same files shall make the same bytes.
+// All entries are root's and have the time epoch, so that the same files make the
+// same bytes.
 type cpioWriter struct {
 	w    io.Writer
 	dirs map[string]bool

@@ -9,14 +9,14 @@
 //
 // A machine leaves nothing: what it writes goes to memory or to a disk
 // that has no name, its sockets have none either, and qemu dies with the
-// process that started it. Directories of the host are seen in it where
-// it is given Shares, by 9P. What is the same in every machine is kept in
-// the user's cache: images, and machines that were saved when they had
-// just started, from which others go on (Config.Cold). No share can be
-// written: what a machine hands over is the output of its commands, and what
-// it writes to a disk of its own, of a fixed size (Config.Outbox).
+// process that started it. A machine sees those directories of the host that
+// it is given as Shares, by 9P, and can write none of them. It hands over the
+// output of its commands, and what it writes to a disk of its own, of a fixed
+// size (Config.Outbox). The user's cache keeps what is the same in every
+// machine: images, and machines that were saved when they had just started,
+// from which others go on (Config.Cold).
 //
-// The host is where the machine's word ends. What a guest sends is bounded
-// and checked; a machine that floods, stalls, panics or dies ends with an
-// error that says so, and never takes its host along.
+// The host trusts no word of a machine. What a guest sends is bounded and
+// checked; a machine that floods, stalls, panics or dies ends with an error
+// that says so, and never takes its host along.
 package vm

@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// lastTime is how long a qemu has to end whose sockets have. Mostly they
-// close because it ends, and then its own status says more.
+// lastTime is how long a qemu whose sockets are closed has to end. Mostly they
+// are closed because it ends, and then its status says more.
 const lastTime = time.Second
 
-// watch ends the machine when any part of it has ended, and closes done.
-// That qemu has ended is what counts: the others only hasten it.
+// watch ends the machine when any part of it has ended, and closes done. Only the
+// end of qemu is the machine's; that of another part brings it on.
 func (m *Machine) watch() {
 	var lost func() error
 	select {
@@ -47,8 +47,9 @@ func (m *Machine) watch() {
 	close(m.done)
 }
 
-// explain says why the machine ended: for a reason that we had, or one
-// that the console or qemu's status shows, with what they said last.
+// explain returns why the machine ended: the reason for which this process ended
+// it, or the one that the console or qemu's status shows, with the last lines of
+// both.
 func (m *Machine) explain(reason error) error {
 	if reason == errKilled || reason == errShutdown {
 		return reason
@@ -73,7 +74,7 @@ func (m *Machine) explain(reason error) error {
 	return reason
 }
 
-// end kills qemu for a reason, the first of which counts.
+// end kills qemu for a reason. Only the first reason counts.
 func (m *Machine) end(reason error) {
 	m.mu.Lock()
 	if m.reason == nil {

@@ -18,11 +18,11 @@ const (
 	startIdle = 20 * time.Second // one that used less than a 20th of a CPU for so long waits for nothing
 )
 
-// errHangs is why a machine ended whose kernel did not start.
+// errHangs is the reason of a machine whose kernel did not start.
 var errHangs = errors.New("the kernel hangs")
 
-// watchStart returns a context that ends with errHangs where the kernel in
-// the qemu pid hangs, until stop is called. It looks once every idle.
+// watchStart returns a context that ends with errHangs if the kernel in the qemu
+// pid hangs before stop is called. It looks once every idle.
 func watchStart(ctx context.Context, pid int, idle, most time.Duration) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	ended := make(chan bool)

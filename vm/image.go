@@ -23,20 +23,20 @@ import (
 // may differ by Debian's updates; their digests then do.
 const CoreOS = "debian-12/1"
 
-// An Image is a core OS in a cache. Nothing changes its files.
+// An Image is a core OS in a cache. Its files never change.
 type Image struct {
 	Label   string // CoreOS
 	Digest  string // SHA-256 in hex of the list of its files' digests and sizes
-	Dir     string
+	Dir     string // where its files are
 	Kernel  string // an ELF kernel with a PVH entry
 	Root    string // an erofs of the whole system
 	Modules string // a cpio archive of those modules that are needed to mount Root
 }
 
-// ImageOptions say where an image is kept and who is told of its making.
+// ImageOptions say where an image is kept, and where a build reports.
 type ImageOptions struct {
 	Cache    string    // the directory it is in, absolute
-	Progress io.Writer // gets a line for each step of a build; nil: nobody
+	Progress io.Writer // gets a line for each step of a build; nil: they are dropped
 }
 
 // The files of an image. The list names the others, and comes last.
@@ -48,8 +48,11 @@ const (
 	listFile     = "files"    // "sha256 size name" lines
 )
 
-// EnsureImage returns the image in the cache, which it builds where there
-// is none, or only parts of one. Processes that do so at once build once.
+// EnsureImage returns the image in the cache. If there is none, or one that is not
+// whole, it builds one, which takes minutes and the network. A process waits while
+// another builds. The error says which program or package the build lacks; it
+// wraps syscall.ENOSPC where there is no room, and is ctx's cause once that is
+// done.
 func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 	dir, err := imageDir(o.Cache)
 	if err != nil {
@@ -84,8 +87,8 @@ func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 	return lookup(dir)
 }
 
-// LookupImage returns the image in a cache. Where there is none its error
-// wraps [iofs.ErrNotExist].
+// LookupImage returns the image in a cache. If there is none the error wraps
+// [iofs.ErrNotExist].
 func LookupImage(cache string) (*Image, error) {
 	dir, err := imageDir(cache)
 	if err != nil {
@@ -94,9 +97,9 @@ func LookupImage(cache string) (*Image, error) {
 	return lookup(dir)
 }
 
-// imageDir holds for one label: the images, each under its digest; the
-// link current to one of them; the lock of who builds; while one does,
-// build.
+// imageDir returns the directory of a label. It holds the images, each under its
+// digest; current, a link to one of them; lock, which the process that builds
+// has; and during a build the directory build.
 func imageDir(cache string) (string, error) {
 	if !filepath.IsAbs(cache) {
 		return "", fmt.Errorf("vm: cache %q of the core OS: not absolute", cache)
@@ -113,8 +116,8 @@ func lookup(dir string) (*Image, error) {
 	return whole(dir, CoreOS)
 }
 
-// whole is the image in dir, if it is whole. It looks at the files' sizes,
-// as their digests take a second: Verify.
+// whole returns the image in dir if that is whole. It looks at the sizes of the
+// files, since their digests, which Verify compares, take a second.
 func whole(dir, label string) (*Image, error) {
 	list, err := readList(dir)
 	if err != nil {
@@ -139,7 +142,8 @@ func whole(dir, label string) (*Image, error) {
 	}, nil
 }
 
-// Verify reads all of the image and compares it with its digest.
+// Verify reads all of the image and compares it with its digest, which takes a
+// second.
 func (img *Image) Verify() error {
 	text, err := makeList(img.Dir)
 	if err != nil {
@@ -209,8 +213,8 @@ func digest(list string) string {
 	return hex.EncodeToString(d[:])
 }
 
-// lock takes the lock file name, which its owner's death gives back.
-// Where it must wait it calls waiting first.
+// lock takes the lock on the file name, which also ends with this process. If it
+// must wait it calls waiting first.
 func lock(ctx context.Context, name string, waiting func()) (unlock func(), err error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {

@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// ProbeKVM reports whether machines of c, of which it needs Image and
-// Guest, run under KVM here, and if not why. A /dev/kvm may be missing or
+// ProbeKVM reports whether machines of c run under KVM on this host, and if not,
+// why. It uses the Image, Guest and Cache of c. A /dev/kvm may be missing or
 // forbidden; or it opens, and guests hang or run thousands of times too
-// slowly. It takes two or three seconds at most, and the first time only:
-// what ran is remembered in c.Cache for this boot, this qemu and this kernel,
-// what did not for ten minutes, since a busy host may be why.
+// slowly. The probe blocks for two or three seconds at most, and the first time
+// only: Cache remembers a success for this boot, qemu and kernel, and a failure
+// for ten minutes, since a busy host may be its reason.
 func ProbeKVM(ctx context.Context, c Config) (ok bool, why string) {
 	if err := firstError(ctx, c, hasExtensions, opensKVM); err != nil {
 		return false, err.Error()
@@ -79,8 +79,8 @@ func kvmMemo(c Config) string {
 	return filepath.Join(c.Cache, "kvm", fmt.Sprintf("%x", h.Sum(nil)))
 }
 
-// remember writes a memo, and forgets those of other boots. Without one
-// the checks are made again.
+// remember writes a memo, and removes those of other boots. If that fails the
+// checks are made again.
 func remember(memo, text string) {
 	if memo == "" {
 		return
@@ -131,8 +131,8 @@ func bootsKVM(ctx context.Context, c Config) error {
 		"-append", "quiet cryptomgr.notests panic=-1")
 }
 
-// bounded runs a program that must end well in time. One that cannot be
-// killed is left behind: the kernel it hangs in is of no use to us.
+// bounded runs a program that must end in time, with status 0. One that cannot be
+// killed is left behind: it hangs in a kernel whose KVM does not work.
 func bounded(ctx context.Context, limit time.Duration, what, name string, args ...string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s did not end in %v", what, limit))
 	defer cancel()

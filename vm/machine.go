@@ -37,7 +37,7 @@ type Machine struct {
 	status  error         // of qemu, set before exited is closed
 
 	mu     sync.Mutex // guards what follows
-	reason error      // why the machine is being ended; nil: by nobody here
+	reason error      // why this process ends the machine; nil if it does not
 	done   chan struct{}
 	err    error // set before done is closed
 }
@@ -61,11 +61,12 @@ const GuestPath = "/usr/lib/9ci/guest"
 // errKilled is the reason of a machine that Kill ended.
 var errKilled = errors.New("killed")
 
-// Done is closed when the machine has ended and nothing of it is left.
+// Done returns a channel that is closed when the machine has ended and nothing
+// of it is left.
 func (m *Machine) Done() <-chan struct{} { return m.done }
 
-// Err is nil until Done. Then it is nil for a machine that was shut down
-// or killed by those methods, and else why it ended.
+// Err returns why the machine ended. It is nil until Done, and after Shutdown or
+// Kill.
 func (m *Machine) Err() error {
 	select {
 	case <-m.done:
@@ -78,15 +79,15 @@ func (m *Machine) Err() error {
 	return fmt.Errorf("vm: machine ended: %w", m.err)
 }
 
-// Accel is kvm or tcg.
+// Accel returns what the machine runs under, kvm or tcg.
 func (m *Machine) Accel() string { return m.accel }
 
-// Run runs a command in the machine and returns when it has ended and all
-// its output is written; see [Cmd] for the rest. A status other than 0 is
+// Run runs a command in the machine and returns when the command has ended and
+// all its output is written; see [Cmd] for the rest. A status other than 0 is
 // no error. When ctx is done, the command's process group is killed and
 // the error is ctx's cause. A program that is not there is an error for
-// which errors.Is(err, fs.ErrNotExist) holds. Where the machine ended
-// under the command, the error says how.
+// which errors.Is(err, fs.ErrNotExist) holds. If the machine ended under the
+// command, the error says how.
 func (m *Machine) Run(ctx context.Context, cmd Cmd) (Exit, error) {
 	exit, err := m.guest.Run(ctx, cmd)
 	if err == nil {
@@ -94,8 +95,8 @@ func (m *Machine) Run(ctx context.Context, cmd Cmd) (Exit, error) {
 	}
 	select {
 	case <-m.guest.Done():
-		// The connection is gone, so the machine is going. What it says
-		// is worth more.
+		// The connection has ended, so the machine is about to: its reason
+		// says more than that of the connection.
 		<-m.done
 		if m.err != nil && ctx.Err() == nil {
 			err = m.err
@@ -105,8 +106,8 @@ func (m *Machine) Run(ctx context.Context, cmd Cmd) (Exit, error) {
 	return exit, fmt.Errorf("vm: run %s: %w", shown(cmd.Args), err)
 }
 
-// shown is the first words of a command, as an error shows it: others may be
-// the guest's own, and as long as it likes. No word is cut.
+// shown returns the first words of a command for an error. A command may be of
+// any length; no word is cut.
 func shown(args []string) string {
 	n := 0
 	for i, a := range args {
@@ -117,19 +118,20 @@ func shown(args []string) string {
 	return strings.Join(args, " ")
 }
 
-// OutboxDevice is the guest's name of the disk that Outbox reads.
+// OutboxDevice returns the guest's name of the disk that Outbox reads.
 func (m *Machine) OutboxDevice() string { return m.device }
 
-// Outbox reads the disk of Config.Outbox from its start; what was never
-// written is zeros. The guest may still write: nothing that was read is
-// there a second time for certain. When the machine has ended reads get
+// Outbox returns a reader of the disk of Config.Outbox. Bytes that were never
+// written are zero. The guest may write at any time, so a second read may get
+// other bytes than the first. When the machine has ended reads get
 // os.ErrClosed.
 func (m *Machine) Outbox() *io.SectionReader {
 	return io.NewSectionReader(m.outbox, 0, math.MaxInt64) // or its end
 }
 
-// SetNet lets the guest reach the network, or not. It is done by qemu:
-// the guest cannot undo it. Connections that are open stall.
+// SetNet says whether the guest reaches the network. qemu sees to that, so the
+// guest cannot undo it. Without the network, connections that are open stall.
+// After an error the guest may or may not reach it.
 func (m *Machine) SetNet(ctx context.Context, up bool) error {
 	if err := m.setLink(ctx, up); err != nil {
 		return fmt.Errorf("vm: set the network: %w", err)
@@ -143,16 +145,16 @@ func (m *Machine) setLink(ctx context.Context, up bool) error {
 
 var errShutdown = errors.New("shut down")
 
-// Shutdown has the guest write its disks out and power off, and kills the
-// machine when it has not after half a minute, or ctx is done, which is an
-// error. Nothing is left of the machine when it returns.
+// Shutdown asks the guest to write its disks out and power off. It kills a machine
+// that has not ended after half a minute, or when ctx is done, which is an error.
+// Nothing is left of the machine when it returns.
 func (m *Machine) Shutdown(ctx context.Context) error {
 	m.mu.Lock()
 	if m.reason == nil {
 		m.reason = errShutdown
 	}
 	m.mu.Unlock()
-	// A guest that stalls may hold up the write; the machine's end ends it.
+	// A guest that stalls may block the write until the machine ends.
 	go m.guest.Halt()
 	ctx, cancel := context.WithTimeoutCause(ctx, haltTime, fmt.Errorf("guest did not power off in %v", haltTime))
 	defer cancel()

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A qemu is what is needed to start one: everything it is lent it gets as
-// an open file, so nothing of it has a name.
+// A qemu is what is needed to start one. It gets everything as an open file, so
+// nothing of it has a name.
 type qemu struct {
 	path  string
 	args  []string
@@ -38,8 +38,8 @@ func (s *socket) take() net.Conn {
 	return c
 }
 
-// lent closes what qemu has now: its ends of the sockets must be its
-// alone, or we would not see it hang up.
+// lent closes our copies of what qemu has now. A copy of its end of a socket would
+// hide its hangup.
 func (q *qemu) lent() {
 	for _, f := range q.files {
 		f.Close()
@@ -47,7 +47,7 @@ func (q *qemu) lent() {
 	q.files = nil
 }
 
-// close closes what was not lent, and what nobody took.
+// close closes what was not lent, and the sockets that have no other owner.
 func (q *qemu) close() {
 	q.lent()
 	if q.outbox != nil {
@@ -204,15 +204,16 @@ func (q *qemu) addOutside(c Config) {
 	}
 }
 
-// disk gives the guest one more disk. Nothing of it outlives the machine, so
-// nothing of it is synced.
+// disk gives the guest one more disk. It is not synced, since nothing of it
+// outlives the machine.
 func (q *qemu) disk(name string, f *os.File) {
 	q.args = append(q.args,
 		"-drive", fmt.Sprintf("id=%s,if=none,format=raw,cache=unsafe,discard=unmap,file=/proc/self/fd/%d", name, q.lend(f)),
 		"-device", "virtio-blk-device,drive="+name)
 }
 
-// outboxDevice is the guest's name of the disk: the one behind those before it.
+// outboxDevice returns the guest's name of the outbox, which follows from the
+// number of disks before it.
 func outboxDevice(c Config) string {
 	if c.Disk > 0 {
 		return "/dev/vdc"
@@ -249,8 +250,9 @@ func onOff(b bool) string {
 // escape makes s a value of one of qemu's options.
 func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-// initramfs is the modules, PID 1 and mk, in memory. The directory layer
-// is one of the layers of the guest's root, so nothing needs to be copied.
+// initramfs returns an archive of the modules, PID 1 and mk, in memory. Its
+// directory layer is one of the layers of the guest's root, so nothing needs to be
+// copied.
 func initramfs(c Config) (*os.File, error) {
 	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -284,8 +286,8 @@ func writeInitramfs(w io.Writer, c Config) error {
 	return archive.close()
 }
 
-// scratch makes a disk with an empty file system and no name. Two of a
-// size are equal: a saved machine may have looked at one and see another.
+// scratch makes a disk with an empty file system and no name. Two of a size are
+// equal, since a machine may be saved with one and go on with another.
 func scratch(ctx context.Context, c Config) (*os.File, error) {
 	mkfs, err := lookTool("mkfs.ext4")
 	if err != nil {

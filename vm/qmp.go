@@ -14,15 +14,15 @@ import (
 	"github.com/digitalocean/go-qemu/qmp"
 )
 
-// A monitor is qemu's, spoken to with go-qemu.
+// A monitor speaks to that of qemu with go-qemu.
 //
-// A SocketMonitor has faults that a relay between it and qemu takes away:
-// an event before the reply to qmp_capabilities is taken for that reply,
-// events that nobody reads hold up replies, a line over 64 KiB ends it,
-// and what Run returns lies in a buffer that the next line may overwrite.
-// So the relay keeps events to itself, one goroutine asks, one thing at a
-// time, and copies what it gets. Connect and Run have no deadline: where
-// one passes, the monitor is closed, and is of no more use.
+// A relay between qemu and go-qemu's SocketMonitor makes up for faults of the
+// latter: it takes an event before the reply to qmp_capabilities for that reply;
+// events that are not read hold up replies; a line over 64 KiB ends it; and what
+// Run returns lies in a buffer that the next line may overwrite. So the relay
+// passes no events on, and one goroutine asks one question at a time and copies
+// the reply. Connect and Run have no deadline of their own: when ours passes, the
+// monitor is closed for good.
 type monitor struct {
 	ask   chan question
 	cut   chan struct{} // closed by the relay when either side has hung up

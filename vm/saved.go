@@ -18,13 +18,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A saved machine is one whose guest was prepared and has not been told
-// what it is for: its RAM, and the state of all else. Any number go on
-// from it, each with its own copy of what it writes.
+// A saved machine is the RAM and the other state of one whose guest was prepared
+// and does not know yet what it is for. Any number of machines go on from it,
+// each with its own copy of what it writes.
 //
-// It is good for the very qemu, arguments, programs and host that it was
-// made with, until the host restarts: qemu's microvm has no versions, and
-// nothing was synced to disk. The key of its directory is of all that.
+// It works only with the qemu, the arguments, the programs and the host that it
+// was made with, and until the host restarts: qemu's microvm has no versions, and
+// nothing was synced to disk. Its directory's name is a digest of all these.
 type saved struct {
 	dir string
 }
@@ -40,10 +40,10 @@ const (
 // it can.
 const resumeTime = time.Minute
 
-// savedKept is how many are kept: each holds some 200 MB.
+// savedKept is how many saved machines are kept. Each has some 200 MB.
 const savedKept = 3
 
-// errCold is resume's where a machine is to start cold.
+// errCold is the error of resume for a machine that is to start cold.
 var errCold = errors.New("cold")
 
 // resume returns a machine that goes on from a saved one.
@@ -83,7 +83,7 @@ func resume(ctx context.Context, c Config) (*Machine, error) {
 	return m, nil
 }
 
-// load gives a qemu that waits for it a saved state, and lets it run.
+// load gives a saved state to a qemu that waits for one, and lets it run.
 func (m *Machine) load(ctx context.Context, c Config, state []byte) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -143,8 +143,8 @@ func (m *Machine) migrated(ctx context.Context) error {
 	}
 }
 
-// findSaved finds or makes the saved machine for c. While another process
-// makes it, a machine is better started cold.
+// findSaved finds or makes the saved machine for c. While another process makes
+// it, the error is errCold: a cold start is faster than waiting.
 func findSaved(ctx context.Context, c Config) (*saved, error) {
 	top := filepath.Join(c.Cache, "saved")
 	key, err := savedKey(c)
@@ -289,7 +289,7 @@ func (m *Machine) save(ctx context.Context, socket string) error {
 // stateMax bounds a state. It is less than 100 KB without RAM.
 const stateMax = 16 << 20
 
-// receive writes what the first to dial l sends to a file.
+// receive accepts one connection from l, and writes what it brings to a file.
 func receive(l net.Listener, name string) error {
 	c, err := l.Accept()
 	if err != nil {
@@ -306,7 +306,7 @@ func receive(l net.Listener, name string) error {
 	return os.WriteFile(name, b, 0o600)
 }
 
-// spoil has machines of this kind start cold for the time badTime: they
+// spoil makes machines of this kind start cold for the time badTime, since they
 // would likely fail the same way each time.
 func (s *saved) spoil(err error) {
 	os.RemoveAll(s.dir)
@@ -315,8 +315,8 @@ func (s *saved) spoil(err error) {
 	}
 }
 
-// collect removes those that were not used for longest. A machine that
-// goes on from one keeps its RAM.
+// collect removes the saved machines that were not used for longest. A machine
+// that went on from one keeps its RAM.
 func (s *saved) collect(top string) {
 	entries, err := os.ReadDir(top)
 	if err != nil {

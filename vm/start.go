@@ -14,9 +14,10 @@ import (
 	"9ci/vm/guest"
 )
 
-// Start starts a machine and returns when its guest answers. ctx bounds
-// the start only. An error carries the last lines of the guest's console,
-// or qemu's own words; nothing of the machine is left then.
+// Start starts a machine and blocks until its guest is ready for commands: for
+// seconds, and for five minutes at most. ctx bounds the start only. An error carries
+// the last lines of the guest's console, or qemu's own words; nothing of the
+// machine is left then. If ctx is done the error wraps its cause.
 func Start(ctx context.Context, c Config) (*Machine, error) {
 	m, err := start(ctx, c)
 	if err != nil {
@@ -110,8 +111,8 @@ func launch(ctx context.Context, c Config, mem *memory) (*Machine, error) {
 	return m, nil
 }
 
-// must ends the machine where err, which is returned with what the
-// machine's end tells, is not nil.
+// must returns nil if err is. Else it ends the machine, and returns why that ended,
+// which is err or says more.
 func (m *Machine) must(err error) error {
 	if err == nil {
 		return nil
@@ -123,7 +124,7 @@ func (m *Machine) must(err error) error {
 	return m.err
 }
 
-// prepare has a guest that has started put its system together.
+// prepare makes a guest that has started put its system together.
 func (m *Machine) prepare(ctx context.Context, c Config) error {
 	if !c.Net {
 		if err := m.setLink(ctx, false); err != nil {
@@ -133,7 +134,7 @@ func (m *Machine) prepare(ctx context.Context, c Config) error {
 	return m.guest.Prepare(ctx, guest.Prepare{Disk: c.Disk > 0})
 }
 
-// boot makes a machine that is prepared one of c.
+// boot makes a machine that is prepared the one that c describes.
 func (m *Machine) boot(ctx context.Context, c Config) error {
 	files, err := hostFiles(ctx)
 	if err != nil {
@@ -156,9 +157,9 @@ func (m *Machine) boot(ctx context.Context, c Config) error {
 	return m.guest.Boot(ctx, b)
 }
 
-// hostFiles are what a guest is lent of this host, to reach Debian's
-// archive as it does, but for names and passwords: root in the guest, who
-// reads them, is whoever wrote the repository.
+// hostFiles returns the files with which a guest reaches Debian's archive as this
+// host does, less names and passwords: root in the guest, who reads them, runs
+// whatever the repository's author wrote.
 func hostFiles(ctx context.Context) ([]guest.File, error) {
 	a, err := hostAPT(ctx)
 	if err != nil {

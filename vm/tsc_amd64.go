@@ -12,9 +12,8 @@ func rdtsc() uint64
 // of some 100 ns, is then one of 10 parts in a million.
 const tscTime = 10 * time.Millisecond
 
-// tscKHz is the rate of this host's time stamp counter, measured, as
-// /proc/cpuinfo may tell the rate of the moment. It is 0 where the rate
-// is not constant.
+// tscKHz returns the rate of this host's time stamp counter, or 0 if that is not
+// constant. It measures, since /proc/cpuinfo may have the CPU's rate of the moment.
 var tscKHz = sync.OnceValue(func() int {
 	if !cpuHas("constant_tsc") || !cpuHas("nonstop_tsc") {
 		return 0

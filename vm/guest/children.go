@@ -7,8 +7,9 @@ import (
 	"syscall"
 )
 
-// children are this process's, PID 1's where it is that: it must wait for
-// every orphan of the machine too, so all waiting is done here.
+// children waits for all children of this process. As PID 1 it must wait for every
+// orphan of the machine too, so no other code may wait. It is one for the process,
+// since wait4(2) is.
 var children = &reaper{}
 
 type reaper struct {
@@ -17,7 +18,7 @@ type reaper struct {
 	wait  map[int]chan syscall.WaitStatus
 }
 
-// fork starts a program. Its status will be sent once.
+// fork starts a program. The channel gets its status, once.
 func (r *reaper) fork(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 	r.start.Do(func() {
 		r.wait = make(map[int]chan syscall.WaitStatus)
@@ -43,7 +44,7 @@ func (r *reaper) reap(died <-chan os.Signal) {
 	}
 }
 
-// one waits for one dead child, and reports false where there is none.
+// one reaps one dead child, and reports false if there is none.
 func (r *reaper) one() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

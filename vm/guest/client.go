@@ -12,15 +12,16 @@ import (
 	"time"
 )
 
-// A Client is the host's side: it has commands run in a guest.
+// A Client is the host's side. It runs commands in a guest. Several goroutines
+// may use it.
 type Client struct {
 	conn *conn
 	idle time.Duration
 	done chan struct{} // closed by read when the connection has ended
 
 	hello  chan struct{} // closed when Rhello has come
-	became chan error    // what came of Tprep or Tboot
-	alive  chan struct{} // holds one where something has come lately
+	became chan error    // the outcome of Tprep or Tboot
+	alive  chan struct{} // holds one value if a message has come since the last look
 
 	mu       sync.Mutex // guards the rest
 	err      error      // why done
@@ -31,18 +32,19 @@ type Client struct {
 	next     uint32
 }
 
-// ErrStalled is why a connection ended whose guest did not answer.
+// ErrStalled is the reason of a connection that ended because the guest did not
+// answer a ping, or did not end a command that was killed.
 var ErrStalled = errors.New("guest does not answer")
 
-// ErrHungUp is why a connection ended that its other end closed.
+// ErrHungUp is the reason of a connection that the guest closed.
 var ErrHungUp = errors.New("guest hung up")
 
-// ErrClosed is why a connection ended that Close closed.
+// ErrClosed is the reason of a connection that Close closed.
 var ErrClosed = errors.New("closed")
 
-// NewClient speaks to the guest at the other end of rwc, which the Client
-// closes. Once booted, a guest that is silent for the time idle is pinged,
-// and is given up when it does not answer for as long again.
+// NewClient returns a Client of the guest at the other end of rwc, which the Client
+// closes. After Boot it pings a guest that is silent for the time idle, and gives
+// up one that does not answer for as long again.
 func NewClient(rwc io.ReadWriteCloser, idle time.Duration) *Client {
 	c := newClient(rwc, idle)
 	go c.read()
@@ -71,18 +73,21 @@ func newClient(rwc io.ReadWriteCloser, idle time.Duration) *Client {
 	}
 }
 
-// Done is closed when the connection has ended; Err then says why.
+// Done returns a channel that is closed when the connection has ended. Err then
+// says why.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err is nil until Done. It wraps ErrHungUp, ErrStalled or ErrClosed, or says how
-// the guest broke the protocol.
+// Err returns why the connection ended. It is nil at first, and set just before
+// Done. It wraps ErrHungUp, ErrStalled or ErrClosed, or says how the guest broke
+// the protocol.
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// Close hangs up, which kills all that still runs, and waits for Done.
+// Close hangs up, on which the guest kills its commands, and waits for Done. It
+// returns nil.
 func (c *Client) Close() error {
 	c.fail(ErrClosed)
 	<-c.done
@@ -225,20 +230,24 @@ func (r *remote) handle(m message) (gone bool, err error) {
 	return false, nil
 }
 
-// end tells those who wait for the command that no more of it will come.
+// end wakes all goroutines that wait for the command: no more of it will come.
 func (r *remote) end() {
 	r.output.end()
 	r.window.shutdown()
 	close(r.gone)
 }
 
-// A RunError is what a guest answers that could not boot or run a command.
+// A RunError is the answer of a guest that could not prepare, boot, or start a
+// command. Nothing of the text is checked but its length.
 type RunError struct {
 	Errno syscall.Errno // so errors.Is(err, fs.ErrNotExist) and the like hold
-	Text  string
+	Text  string        // the guest's words
 }
 
+// Error is the guest's words.
 func (e *RunError) Error() string { return e.Text }
+
+// Unwrap is the guest's errno.
 func (e *RunError) Unwrap() error { return e.Errno }
 
 func asError(m message) (*RunError, error) {
@@ -248,7 +257,7 @@ func asError(m message) (*RunError, error) {
 	return &RunError{syscall.Errno(binary.LittleEndian.Uint32(m.data)), string(m.data[4:])}, nil
 }
 
-// Hello waits for the guest's.
+// Hello waits for the guest to say hello. Its error is ctx's cause or that of Err.
 func (c *Client) Hello(ctx context.Context) error {
 	select {
 	case <-c.hello:
@@ -260,12 +269,15 @@ func (c *Client) Hello(ctx context.Context) error {
 	}
 }
 
-// Prepare has a guest that said hello put its system together.
+// Prepare makes a guest that said hello put its system together, and waits for it.
+// It is called once. Its error is a *RunError, ctx's cause, or that of Err.
 func (c *Client) Prepare(ctx context.Context, p Prepare) error {
 	return c.become(ctx, tPrep, p)
 }
 
-// Boot has a guest that is prepared become a machine for commands.
+// Boot makes a guest that is prepared a machine for commands, and waits for it. It
+// is called once. Its errors are those of Prepare, and syscall.E2BIG for files and
+// an environment that do not fit into a message.
 func (c *Client) Boot(ctx context.Context, b Boot) error {
 	if err := c.become(ctx, tBoot, b); err != nil {
 		return err
@@ -329,11 +341,11 @@ func (c *Client) keepalive() {
 	}
 }
 
-// lostTime is how long a reader has to come to the end of a connection
-// that took no more writes: what it reads on the way may say why.
+// lostTime is how long the reader of a connection that takes no more writes has to
+// come to its end: what it reads on the way may say why.
 const lostTime = time.Second
 
-// lost is the connection's error, for a write that failed with err.
+// lost returns the connection's error after a write that failed with err.
 func (c *Client) lost(err error) error {
 	t := time.NewTimer(lostTime)
 	defer t.Stop()
@@ -345,5 +357,6 @@ func (c *Client) lost(err error) error {
 	return c.Err()
 }
 
-// Halt has the guest power itself off. The connection ends with that.
+// Halt asks the guest to power itself off, which ends the connection. It does not
+// wait for that, but blocks while the guest reads nothing.
 func (c *Client) Halt() error { return c.conn.write(tHalt, 0) }

@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// drainTime is how long, after a command has ended, output is awaited
-// from processes that it left in the background with its pipes. What they
-// write later is read and dropped, so that they can live on.
+// drainTime is how long a command that has ended waits for output of processes
+// that it left in the background with its pipes. What they write later is read
+// and dropped, so that they can live on.
 const drainTime = time.Second
 
 // A command is a running Command.
@@ -39,8 +39,8 @@ type stream struct {
 	file *os.File
 }
 
-// serve carries the command's input and output until it has ended, and
-// then says how. All output that it wrote itself is sent before that.
+// serve carries the command's input and output until the command has ended, and
+// then says how it ended. All output that it wrote itself is sent before that.
 func (c *command) serve() {
 	s := c.server
 	s.wg.Go(c.feed)
@@ -81,9 +81,9 @@ func (c *command) serve() {
 	c.send(rExit, appendWords(code, sig)...)
 }
 
-// send sends a message of the command. Nothing of a command follows its
-// Rexit: what comes later, as the Rtaken of input that was being written
-// when the command ended, is dropped. Errors are the connection's.
+// send sends a message of the command. No message of a command follows its
+// Rexit: a later one is dropped, for example the Rtaken of input that was being
+// written when the command ended. Errors are the connection's.
 func (c *command) send(kind byte, data ...byte) error {
 	c.sending.Lock()
 	defer c.sending.Unlock()
@@ -94,8 +94,8 @@ func (c *command) send(kind byte, data ...byte) error {
 	return c.server.conn.write(kind, c.id, data...)
 }
 
-// copy sends what comes of o until its end or its deadline, and then what
-// is in the pipe already.
+// copy sends what o brings until its end, or its deadline, after which it sends
+// only what is in the pipe already.
 func (c *command) copy(o stream) {
 	buf := make([]byte, MaxData)
 	read := o.file.Read
@@ -115,7 +115,7 @@ func (c *command) copy(o stream) {
 	}
 }
 
-// readNow reads what is there and never waits.
+// readNow reads what is there and never blocks.
 func readNow(f *os.File, p []byte) (n int, err error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -142,8 +142,8 @@ func (c *command) feed() {
 			break
 		}
 		if c.in != nil {
-			// An error is the command's that closed its input: what
-			// comes is taken and dropped, as a shell's pipe would.
+			// After an error the command has closed its input: what
+			// comes is taken and dropped, as by a shell's pipe.
 			c.in.Write(k.data)
 		}
 		c.input.taken(k)

@@ -10,7 +10,7 @@
 // go to the guest, R-messages to the host:
 //
 //	Rhello  id=0 version[s]              the guest is there; sent once, first
-//	Tprep   id=0 json                    do what is the same in all machines of a kind: type Prepare
+//	Tprep   id=0 json                    do what all machines of a kind do: type Prepare
 //	Rprep   id=0                         done; a machine may be saved now, and resumed many times
 //	Tboot   id=0 json                    what this machine is to be: type Boot
 //	Rboot   id=0                         it is that
@@ -24,24 +24,26 @@
 //	Ttaken  id count[4]                  the host has consumed count of the two
 //	Tsignal id signal[4]                 to its process group
 //	Tresize id rows[2] cols[2]           its terminal's new size
-//	Rexit   id code[4] signal[4]         it ended, and all its output was sent: the last message of it
+//	Rexit   id code[4] signal[4]         it ended, and all its output was sent; no message of it follows
 //	Tping   id                           are you there?
 //	Rping   id                           yes
 //	Thalt   id=0                         sync, unmount, power off
 //
-// The host chooses the ids of commands; one is free again after its
-// Rexit or Rerror. In either direction messages of at most Window bytes,
-// headers included, may be sent of a command and not yet be taken (count
-// is of such bytes), so a slow reader of one command holds up no other,
-// and neither side ever holds much more than Window for it.
+// The host chooses the ids of commands. An id is free again after the
+// command's Rexit or Rerror, which is the last message of it to the host;
+// the host's own may still be under way, and the guest drops them. In either
+// direction a command may have messages of at most Window bytes, headers
+// included, that were sent and not yet taken; the counts are of these bytes.
+// So a slow reader of one command holds up no other, and neither side holds
+// much more than Window for a command.
 //
-// Neither side trusts the other: whatever breaks these rules, the limits
-// below included, ends the connection with an error that says which.
+// Neither side trusts the other: a message that breaks these rules, or the
+// limits below, ends the connection with an error that says which.
 package guest
 
 import "time"
 
-// Version is what Rhello carries.
+// Version is the text of Rhello. A guest of another version is refused.
 const Version = "9ci.guest.1"
 
 // Limits on what a peer may send.
@@ -78,27 +80,31 @@ const (
 	tHalt
 )
 
-// Prepare says what is the same in all machines that are made of one.
+// Prepare says what is the same in all machines that go on from a saved one.
 type Prepare struct {
-	Disk bool // the second disk is ext4, for all that the guest writes; else memory. It is used from Boot on
+	Disk bool // the guest writes to its second disk, an ext4, from Boot on; else to memory
 }
 
 // Boot says what a machine is to be when it is ready.
 type Boot struct {
 	Time     time.Time // the host's clock, for the guest's
 	Seed     []byte    // secret and new, for the guest's randomness
-	Hostname string
-	Mounts   []Mount
-	Files    []File   // written before the first command, parents made
-	Env      []string // for every command, before the command's own
+	Hostname string    // of the machine
+	Mounts   []Mount   // made before the first command
+	Files    []File    // written before the first command, with mode 0644; missing parents are made
+	Env      []string  // NAME=VALUE, for every command; the command's own win
 }
 
 // A Mount is a directory of the host, exported read-only under a virtio-9p tag.
-type Mount struct{ Tag, Target string }
+type Mount struct {
+	Tag    string
+	Target string // where it is mounted; made if it is missing
+}
 
-// A File is small and comes from the host at boot.
+// A File comes from the host at boot. All files and the environment together
+// must fit into one message.
 type File struct {
-	Name string
+	Name string // absolute
 	Data []byte
 }
 
@@ -107,8 +113,8 @@ type Command struct {
 	Args  []string // Args[0] is looked up in the command's PATH
 	Dir   string   // "" is /
 	Env   []string // added to the guest's; the last of a name wins
-	TTY   bool     // run on a terminal of its own, Rows by Cols
-	Rows  uint16
-	Cols  uint16
-	Input bool // Tinput will follow; else standard input is empty
+	TTY   bool     // run on a terminal of its own
+	Rows  uint16   // of the terminal; 0: the kernel's default
+	Cols  uint16   // likewise
+	Input bool     // Tinput will follow; else standard input is empty
 }

@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// headerSize is that of size[4] type[1] id[4].
+// headerSize is the number of bytes of size[4] type[1] id[4].
 const headerSize = 9
 
-// A message is one of the protocol's, its data valid until the next read.
+// A message is one of the protocol. Its data is valid until the next read.
 type message struct {
 	kind byte
 	id   uint32
@@ -55,8 +55,8 @@ func (c *conn) read() (message, error) {
 	return m, nil
 }
 
-// write sends a message in one Write. Its errors are the stream's, but
-// for data that would make the message longer than MaxSize.
+// write sends a message in one Write. Its error is that of the Write, or says
+// that the message would be longer than MaxSize.
 func (c *conn) write(kind byte, id uint32, data ...byte) error {
 	if len(data) > MaxSize-headerSize {
 		return fmt.Errorf("message of %d bytes, want at most %d", len(data)+headerSize, MaxSize)
@@ -72,7 +72,7 @@ func (c *conn) write(kind byte, id uint32, data ...byte) error {
 	return err
 }
 
-// words is data as exactly n integers of four bytes.
+// words returns the data, which must be exactly n integers of four bytes.
 func (m message) words(n int) ([]uint32, error) {
 	if len(m.data) != 4*n {
 		return nil, m.errorf("%d bytes of data, want %d", len(m.data), 4*n)
@@ -100,7 +100,7 @@ var names = [...]string{
 	tPing: "Tping", rPing: "Rping", tHalt: "Thalt",
 }
 
-// errorf is a complaint about m.
+// errorf returns an error that says what is wrong with m.
 func (m message) errorf(format string, args ...any) error {
 	name := fmt.Sprintf("message of type %d", m.kind)
 	if int(m.kind) < len(names) && names[m.kind] != "" {

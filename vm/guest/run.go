@@ -18,20 +18,22 @@ type Cmd struct {
 	Env  []string // NAME=VALUE, added to the guest's own
 
 	// Stdin is read until its end, or until the command has ended. Run
-	// does not wait for a Read of it that blocks: what that Read gets is
-	// lost. Nil is an empty input.
+	// does not wait for a Read of it that blocks; what that Read gets later
+	// is lost. Nil is an empty input.
 	Stdin io.Reader
 
 	// Stdout and Stderr get what the command writes, in the order in
-	// which it came, from one goroutine. An error of theirs kills the
-	// command and is Run's; a Write that blocks holds up the command and
-	// Run, but no other. Nil discards.
+	// which it came, from one goroutine. An error of a Write kills the
+	// command and is the error of Run. A Write that blocks holds up the
+	// command and Run, but no other command. Nil discards.
 	Stdout, Stderr io.Writer
 
-	// TTY runs the command on a terminal of its own, whose output is all
-	// Stdout's. Resize gives its sizes, the first before the start where
-	// one is waiting.
-	TTY    bool
+	// TTY runs the command on a terminal of its own. Stdout gets all output
+	// of the terminal.
+	TTY bool
+
+	// Resize gives the sizes of the terminal. One that is waiting when Run
+	// is called is the size at the start.
 	Resize <-chan Size
 
 	// Signals are sent to the command's process group.
@@ -43,18 +45,19 @@ type Cmd struct {
 	Grace time.Duration
 }
 
-// A Size is a terminal's, in characters.
-type Size struct{ Rows, Cols uint16 }
+// A Size is the size of a terminal, in characters.
+type Size struct {
+	Rows, Cols uint16 // 0: the kernel's default
+}
 
-// An Exit is how a command ended: its status, 128 more than the signal
-// where one killed it.
+// An Exit says how a command ended.
 type Exit struct {
-	Code   int
+	Code   int            // its status; of one that a signal killed, 128 and the signal
 	Signal syscall.Signal // 0: none
 }
 
-// killTime is how long a guest has to report the end of a command that it
-// was told to kill. One that does not is of no more use.
+// killTime is how long a guest has to report the end of a command that it was told
+// to kill. After that the connection ends.
 const killTime = time.Minute
 
 // A remote is a command of a Client. Its Client's mu guards it until gone.
@@ -69,11 +72,12 @@ type remote struct {
 	gone    chan struct{} // closed by the Client's reader: no more will come
 }
 
-// Run runs a command and returns when it has ended and its output is
-// written. A status other than 0 is no error. Errors are a *RunError of
-// the guest's, one of cmd's writers', ctx's cause (the process group is
-// killed first, and its Exit returned where the guest told it in time),
-// or the connection's.
+// Run runs a command and returns when the command has ended and its output is
+// written. A status other than 0 is no error. The error is a *RunError if the
+// command could not be started; that of a writer of cmd, or the cause of ctx's
+// end, after which Run has killed the process group, and returns its Exit if the
+// guest told of it; syscall.E2BIG for arguments that do not fit into a message;
+// one that says that MaxCommands run already; or that of Err.
 func (c *Client) Run(ctx context.Context, cmd Cmd) (Exit, error) {
 	if err := context.Cause(ctx); err != nil {
 		return Exit{}, err
@@ -105,7 +109,7 @@ func (c *Client) Run(ctx context.Context, cmd Cmd) (Exit, error) {
 		return Exit{}, c.lost(err)
 	}
 
-	// Whatever ends the command's run here, stop's cause is it.
+	// stop's cause is the reason for which this side ends the command.
 	run, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var wg sync.WaitGroup
@@ -145,8 +149,9 @@ func (c *Client) add(r *remote) (uint32, error) {
 	return c.next, nil
 }
 
-// print writes the output where it belongs until its end. After run is
-// done it is dropped, but still taken, so that the guest can end it.
+// print writes the output to the command's writers until its end. Once run is done
+// it drops the output, but still takes it, so that the guest can end the
+// command.
 func (c *Client) print(run context.Context, stop context.CancelCauseFunc, r *remote, id uint32, cmd Cmd) {
 	for {
 		k, ok := r.output.get()
@@ -208,7 +213,7 @@ func (c *Client) steer(run context.Context, r *remote, id uint32, cmd Cmd) {
 	}
 }
 
-// feed sends the command's input until either ends.
+// feed sends the command's input until the input or the command ends.
 func (c *Client) feed(run context.Context, r *remote, id uint32, in io.Reader) {
 	select {
 	case <-r.started:

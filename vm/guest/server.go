@@ -11,14 +11,16 @@ import (
 	"syscall"
 )
 
-// A Server is the guest's side.
+// A Server is the guest's side. It serves one connection.
 type Server struct {
-	// Env is every command's, before what the host adds.
+	// Env is the environment of every command, NAME=VALUE. What the host
+	// adds wins.
 	Env []string
-	// Prepare puts the system together, and Boot makes it the machine
-	// that the host asks for. Nil does nothing.
+	// Prepare puts the system together. It is called once, before Boot, and
+	// blocks the connection. The host gets its error. Nil does nothing.
 	Prepare func(Prepare) error
-	Boot    func(Boot) error
+	// Boot makes the system the machine that the host asks for; as Prepare.
+	Boot func(Boot) error
 	// Halt powers the machine off, and need not return. Nil ends Serve.
 	Halt func()
 
@@ -29,12 +31,12 @@ type Server struct {
 
 	mu      sync.Mutex // guards the rest
 	cmds    map[uint32]*command
-	streams map[*os.File]bool // reading ends that are open; longer than their command where it left somebody behind
+	streams map[*os.File]bool // reading ends that are open: after their command too while processes that it left behind have the other end
 }
 
-// Serve says hello and then does what the host asks until the host hangs
-// up or breaks the protocol, which is the error. It kills every command
-// and returns when they are gone. It closes rwc.
+// Serve says hello and then does what the host asks, until the host hangs up,
+// halts the guest, or breaks the protocol, which is the error. It then closes rwc,
+// kills every command, and returns when they are gone.
 func (s *Server) Serve(rwc io.ReadWriteCloser) error {
 	s.conn = newConn(rwc)
 	s.cmds = make(map[uint32]*command)
@@ -129,7 +131,7 @@ func (s *Server) handle(m message) error {
 	return nil
 }
 
-// become does a Tprep or a Tboot, each of which comes once, in that order.
+// become does what a Tprep or a Tboot asks. Each comes once, in that order.
 func become[T any](s *Server, m message, before, after byte, do func(T) error) error {
 	if s.state != before {
 		return m.errorf("out of order")

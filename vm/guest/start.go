@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start starts c with env before its own. What it returns wants serve.
+// start starts c, with env before its own. The caller must call serve of the
+// command.
 func start(c Command, env []string) (*command, error) {
 	if len(c.Args) == 0 {
 		return nil, fmt.Errorf("no command: %w", syscall.EINVAL)
@@ -95,7 +96,7 @@ func start(c Command, env []string) (*command, error) {
 // switches between a command and this process carry more.
 const pipeSize = 256 << 10
 
-// widen makes a pipe hold more. One that stays as it is does as well.
+// widen makes a pipe hold more. It is no error if it cannot.
 func widen(pipe *os.File) {
 	ioctl(pipe, func(fd int) error {
 		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, pipeSize)
@@ -103,7 +104,7 @@ func widen(pipe *os.File) {
 	})
 }
 
-// environ is env without the earlier ones of a name that comes again.
+// environ returns env with only the last value of each name.
 func environ(env []string) []string {
 	var out []string
 	seen := make(map[string]bool)
@@ -118,7 +119,7 @@ func environ(env []string) []string {
 	return out
 }
 
-// lookPath finds name as the command's own environment would have it.
+// lookPath finds a program in the PATH of the command's own environment.
 func lookPath(name, dir string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil // relative to dir: chdir comes before exec

@@ -2,8 +2,8 @@ package guest
 
 import "sync"
 
-// cost is what a message with n bytes of data takes of a window. Headers
-// count, so many small messages cannot hold much more memory than Window.
+// cost is how much of a window a message with n bytes of data takes. Headers
+// count, so that many small messages do not hold much more memory than Window.
 func cost(n int) int { return headerSize + n }
 
 // A window is how much a sender may still send of one command.
@@ -35,8 +35,8 @@ func (w *window) take(n int) bool {
 	return true
 }
 
-// give returns n that the peer has taken. It reports whether the peer had
-// that to give.
+// give adds the n bytes that the peer has taken. It reports false if the peer had
+// fewer to take.
 func (w *window) give(n uint32) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -56,7 +56,7 @@ func (w *window) shutdown() {
 	w.cond.Broadcast()
 }
 
-// A chunk is what came of one of a command's streams.
+// A chunk is what one stream of a command has brought.
 type chunk struct {
 	kind byte
 	data []byte
@@ -80,8 +80,8 @@ func newQueue() *queue {
 	return q
 }
 
-// put adds a copy of data. It reports false where the peer had no window
-// for that, or had ended the queue.
+// put adds a copy of data. It reports false if the peer had no window for that, or
+// had ended the queue.
 func (q *queue) put(kind byte, data []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -130,8 +130,8 @@ func (q *queue) taken(c chunk) {
 	q.held -= c.cost
 }
 
-// end lets get empty the queue and then report the end. It reports false
-// where that was done before.
+// end makes get report the end once the queue is empty. It reports false if it was
+// called before.
 func (q *queue) end() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -141,7 +141,7 @@ func (q *queue) end() bool {
 	return !was
 }
 
-// shutdown ends get at once: nobody will read what is there or comes.
+// shutdown makes get report the end at once. What is there, or comes, is dropped.
 func (q *queue) shutdown() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
