@@ -18,20 +18,20 @@ import (
 // root is where the core OS is put together before it becomes /.
 const root = "/root"
 
-// environment is every command's, before what the host adds.
+// environment is that of every command; what the host adds wins.
 var environment = []string{
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/plan9/bin",
 	"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh", "LANG=C.UTF-8", "TZ=UTC0",
 }
 
-// A step is one of those that make a machine of a kernel and an initramfs.
+// A step is part of making a machine of a kernel and an initramfs.
 type step[T any] struct {
 	name string
 	do   func(T) error
 }
 
-// prepare does what is the same in all machines that go on from this one.
-// A disk is each one's own: with one, little more than the kernel is.
+// prepare does what is the same in all machines that go on from this one. A
+// disk is each machine's own, so with a disk that is only to load modules.
 func prepare(p guest.Prepare, m *modules) error {
 	all := []step[guest.Prepare]{{"modules", m.loadAll}}
 	if !p.Disk {
@@ -49,7 +49,7 @@ var assemble = []step[guest.Prepare]{
 	{"network", network},
 }
 
-// boot makes what prepare left the machine that b is of.
+// boot makes what prepare left the machine that b describes.
 func boot(b guest.Boot, p guest.Prepare) error {
 	if err := steps(b, []step[guest.Boot]{
 		{"clock", setClock},
@@ -82,8 +82,8 @@ func setClock(b guest.Boot) error {
 	return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
 }
 
-// seed makes this machine's randomness its own: others may have been
-// resumed from where this one was.
+// seed makes this machine's randomness its own: other machines may go on from the
+// same saved one.
 func seed(b guest.Boot) error {
 	if len(b.Seed) == 0 {
 		return nil
@@ -100,8 +100,8 @@ func seed(b guest.Boot) error {
 	return unix.IoctlSetInt(int(f.Fd()), rndReseedCRNG, 0)
 }
 
-// loadAll loads what the other steps need, and boot: after enter the
-// modules of the initramfs are gone, and the core OS's want a modprobe.
+// loadAll loads the modules that the other steps and boot need: after enter those
+// of the initramfs are gone, and loading one of the core OS takes a modprobe.
 func (m *modules) loadAll(p guest.Prepare) error {
 	names := []string{"virtio_blk", "erofs", "overlay", "virtio_net", "9p", "9pnet_virtio"}
 	if p.Disk {
@@ -110,9 +110,10 @@ func (m *modules) loadAll(p guest.Prepare) error {
 	return m.load(names...)
 }
 
-// mountRoot mounts the core OS read-only, over it the initramfs's layer
-// (guest, mk), with a place for what is written over them. podman's store and /src lie there beside the overlay, not in
-// it: an overlay does not stack on another.
+// mountRoot mounts the core OS read-only, the layer of the initramfs (guest, mk)
+// over it, and a place for what is written over both. podman's store, /src and
+// /tmp lie in that place beside the overlay, and not in it, since an overlay does
+// not stack on another.
 func mountRoot(p guest.Prepare) error {
 	if err := mount("/dev/vda", "/core", "erofs", unix.MS_RDONLY, ""); err != nil {
 		return err
@@ -180,8 +181,8 @@ func mountKernel(guest.Prepare) error {
 	return os.Mkdir(root+"/run/lock", 0o1777)
 }
 
-// enter is what switch_root(8) does. The initramfs stays beneath, with
-// nothing in it.
+// enter does what switch_root(8) does. The initramfs stays beneath the new root,
+// emptied of its modules.
 func enter(guest.Prepare) error {
 	os.RemoveAll("/modules")
 	if err := os.Chdir(root); err != nil {
@@ -241,7 +242,8 @@ func writeFiles(b guest.Boot) error {
 	return nil
 }
 
-// msize is what measured best; a larger one gains nothing.
+// msize is the size of 9P messages in bytes that measured best; a larger one
+// gains nothing.
 const msize = 512000
 
 func mountShares(b guest.Boot) error {
@@ -254,7 +256,7 @@ func mountShares(b guest.Boot) error {
 	return nil
 }
 
-// mount mounts, and makes the place for it.
+// mount mounts a file system, and makes the directory for it.
 func mount(from, to, kind string, flags uintptr, data string) error {
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return err

@@ -6,35 +6,36 @@
 //	guest mkquery [VARIABLE...]
 //	guest env PROGRAM [ARG...]
 //
-// As PID 1 it loads the modules of its initramfs, waits for a host on the
-// virtio-serial port ci.agent, makes the core OS its root as that host
-// asks, and then runs commands for it: the protocol is that of package
-// 9ci/vm/guest. What it has to say goes to the console.
+// As PID 1 it loads the modules of its initramfs, waits for the host on the
+// virtio-serial port ci.agent, makes the core OS its root when the host says
+// so, and then runs commands for the host. The protocol is that of package
+// 9ci/vm/guest. Messages go to the console.
 //
 // Guest serve speaks the same protocol on its standard input, a socket,
 // as an ordinary process of an ordinary system: a machine for tests.
 //
 // Guest kvmloop runs a long loop in a KVM machine of its own making, and
-// says how long that took. It is for package vm, which kills it where
-// /dev/kvm opens and does not work.
+// prints how long that took. Package vm runs it, and kills it if /dev/kvm opens
+// and does not work.
 //
-// Guest mkquery prints, as JSON, the targets, the patterns and the variables
-// named of the mkfile in the current directory. It runs its backquotes.
+// Guest mkquery prints, as JSON, the targets and patterns of the mkfile in the
+// current directory and the words of its variables that are named. It runs the
+// backquotes of the mkfile.
 //
 // Guest env reads variables from descriptor 3, NAME=VALUE each ended by a NUL,
-// and becomes PROGRAM with these in its environment: so secrets get into a
-// container, and into no file of podman's.
+// and becomes PROGRAM with these added to its environment. In this way secrets
+// get into a container and not into a file of podman's.
 //
 // # Files
 //
 //	/layer                        in the initramfs: goes over the core OS
-//	/modules                      those of the core OS's kernel that a root needs, and what needs what (load)
-//	/usr/lib/plan9/bin/mk         9ci's, of that layer
+//	/modules                      in the initramfs: the modules that a root needs, and the list of what each needs (load)
+//	/usr/lib/plan9/bin/mk         9ci's mk, of /layer
 //	/usr/lib/9ci/guest            guest itself, for its other commands
-//	/src /var/lib/containers      on the guest's own disk
+//	/src /tmp /var/lib/containers on the guest's own disk
 //
 // # Exit status
 //
-// As PID 1, none: the kernel panics. Else 0, or 1 with a message on
-// standard error.
+// As PID 1 guest has none: if it fails the kernel panics. Else it is 0, or 1 with
+// a message on standard error. Guest env has that of PROGRAM.
 package main

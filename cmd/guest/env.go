@@ -16,9 +16,9 @@ import (
 // envFD is the descriptor that withEnv reads.
 const envFD = 3
 
-// withEnv becomes a program with more variables in its environment than it was
-// started with: NAME=VALUE, each ended by a NUL, from descriptor 3. What podman
-// is told of a container's environment it writes to files; this it never knows.
+// withEnv becomes a program, with the variables from descriptor 3 added to its
+// environment: NAME=VALUE, each ended by a NUL. podman writes to files what it is
+// told of a container's environment, and is not told of these.
 func withEnv(args []string) error {
 	if len(args) == 0 {
 		return errors.New("no program")

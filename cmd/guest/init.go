@@ -12,8 +12,8 @@ import (
 	"9ci/vm/guest"
 )
 
-// initialize is PID 1. It does not return: where it cannot go on it
-// panics, which the kernel makes its own, and the host reads the console.
+// initialize is PID 1. It does not return. If it cannot go on it panics; then the
+// kernel does too, and the host reads why on the console.
 func initialize() {
 	defer func() {
 		if e := recover(); e != nil {
@@ -51,8 +51,8 @@ func check(doing string, err error) {
 	}
 }
 
-// openPort waits for the virtio-serial port of a name. The kernel learns
-// of it from the device a little after the driver has been loaded.
+// openPort waits, five seconds at most, for the virtio-serial port of a name. The
+// kernel learns of it from the device a little after the driver was loaded.
 func openPort(name string) (*os.File, error) {
 	const dir = "/sys/class/virtio-ports"
 	for range 2500 {
@@ -68,10 +68,10 @@ func openPort(name string) (*os.File, error) {
 	return nil, fmt.Errorf("no virtio-serial port %s", name)
 }
 
-// halt ends what runs, and the machine.
+// halt ends all processes, and then the machine.
 func halt() {
 	unix.Kill(-1, unix.SIGKILL)
 	unix.Sync()
 	unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	panic("power off did not")
+	panic("the machine did not power off")
 }

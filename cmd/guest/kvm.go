@@ -13,72 +13,28 @@ import (
 )
 
 // kvmLoops is how often the loop goes round: about 1 ms on hardware. Some
-// emulations of KVM do a few instructions at speed and no more.
+// emulations of KVM run only a few instructions at full speed.
 const kvmLoops = 1_000_000
 
-// kvmLoop runs a loop in a KVM machine of one page of code and says how
-// long that took. Where it hangs, whoever started it must kill it.
+// Where things are in the machine's memory, all of it one large page.
+const (
+	kvmPML4 = 0x1000
+	kvmPDPT = 0x2000
+	kvmPD   = 0x3000
+	kvmCode = 0x4000
+	kvmSize = 2 << 20
+)
+
+// kvmLoop runs a loop in a KVM machine of one page of code and prints how
+// long that took. If it hangs, its parent must kill it.
 func kvmLoop([]string) error {
-	// Where things are in the guest's memory, all of it one large page.
-	const pml4, pdpt, pd, code, size = 0x1000, 0x2000, 0x3000, 0x4000, 2 << 20
-
-	kvm, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	cpu, mem, run, err := newKVM()
 	if err != nil {
-		return &os.PathError{Op: "open", Path: "/dev/kvm", Err: err}
+		return err
 	}
-	machine, err := ioctl(kvm, kvmCreateVM, nil)
-	if err != nil {
-		return fmt.Errorf("KVM_CREATE_VM: %w", err)
-	}
-	mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return fmt.Errorf("mmap: %w", err)
-	}
-	region := kvmRegion{size: size, addr: uint64(uintptr(unsafe.Pointer(&mem[0])))}
-	if _, err := ioctl(machine, kvmSetMemory, unsafe.Pointer(&region)); err != nil {
-		return fmt.Errorf("KVM_SET_USER_MEMORY_REGION: %w", err)
-	}
-	cpu, err := ioctl(machine, kvmCreateCPU, nil)
-	if err != nil {
-		return fmt.Errorf("KVM_CREATE_VCPU: %w", err)
-	}
-	n, err := ioctl(kvm, kvmRunSize, nil)
-	if err != nil {
-		return fmt.Errorf("KVM_GET_VCPU_MMAP_SIZE: %w", err)
-	}
-	run, err := unix.Mmap(cpu, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return fmt.Errorf("mmap: %w", err)
-	}
-
-	const present, large = 3, 1 << 7
-	le := binary.LittleEndian
-	le.PutUint64(mem[pml4:], pdpt|present)
-	le.PutUint64(mem[pdpt:], pd|present)
-	le.PutUint64(mem[pd:], 0|present|large)
-	copy(mem[code:], []byte{
-		0xb9, 0, 0, 0, 0, // mov ecx, kvmLoops
-		0xff, 0xc9, // dec ecx
-		0x75, 0xfc, // jnz -2
-		0xf4, // hlt
-	})
-	le.PutUint32(mem[code+1:], kvmLoops)
-
-	// 64-bit mode, as a kernel would have set it up.
-	var s kvmSregs
-	if _, err := ioctl(cpu, kvmGetSregs, unsafe.Pointer(&s)); err != nil {
-		return fmt.Errorf("KVM_GET_SREGS: %w", err)
-	}
-	s.cs = kvmSegment{limit: 0xffffffff, selector: 8, kind: 11, present: 1, s: 1, l: 1, g: 1}
-	data := kvmSegment{limit: 0xffffffff, selector: 16, kind: 3, present: 1, db: 1, s: 1, g: 1}
-	s.ds, s.es, s.fs, s.gs, s.ss = data, data, data, data, data
-	s.cr3, s.cr4, s.cr0, s.efer = pml4, 1<<5, 1<<31|1, 1<<8|1<<10 // PAE; PG, PE; LME, LMA
-	if _, err := ioctl(cpu, kvmSetSregs, unsafe.Pointer(&s)); err != nil {
-		return fmt.Errorf("KVM_SET_SREGS: %w", err)
-	}
-	regs := kvmRegs{rip: code, rflags: 2}
-	if _, err := ioctl(cpu, kvmSetRegs, unsafe.Pointer(&regs)); err != nil {
-		return fmt.Errorf("KVM_SET_REGS: %w", err)
+	writeLoop(mem)
+	if err := enterLong(cpu); err != nil {
+		return err
 	}
 	start := time.Now()
 	for {
@@ -91,10 +47,81 @@ func kvmLoop([]string) error {
 		}
 		break
 	}
-	if reason := le.Uint32(run[8:]); reason != kvmExitHlt {
+	if reason := binary.LittleEndian.Uint32(run[8:]); reason != kvmExitHlt {
 		return fmt.Errorf("KVM_RUN: exit reason %d, want %d", reason, kvmExitHlt)
 	}
 	fmt.Println(time.Since(start))
+	return nil
+}
+
+// newKVM makes a machine: its CPU, its memory, and what the CPU shares with
+// this process. All of it lasts as long as the process.
+func newKVM() (cpu int, mem, run []byte, err error) {
+	kvm, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, nil, nil, &os.PathError{Op: "open", Path: "/dev/kvm", Err: err}
+	}
+	machine, err := ioctl(kvm, kvmCreateVM, nil)
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("KVM_CREATE_VM: %w", err)
+	}
+	mem, err = unix.Mmap(-1, 0, kvmSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("mmap: %w", err)
+	}
+	region := kvmRegion{size: kvmSize, addr: uint64(uintptr(unsafe.Pointer(&mem[0])))}
+	if _, err := ioctl(machine, kvmSetMemory, unsafe.Pointer(&region)); err != nil {
+		return 0, nil, nil, fmt.Errorf("KVM_SET_USER_MEMORY_REGION: %w", err)
+	}
+	cpu, err = ioctl(machine, kvmCreateCPU, nil)
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("KVM_CREATE_VCPU: %w", err)
+	}
+	n, err := ioctl(kvm, kvmRunSize, nil)
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("KVM_GET_VCPU_MMAP_SIZE: %w", err)
+	}
+	run, err = unix.Mmap(cpu, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("mmap: %w", err)
+	}
+	return cpu, mem, run, nil
+}
+
+// writeLoop writes page tables and the loop.
+func writeLoop(mem []byte) {
+	const present, large = 3, 1 << 7
+	le := binary.LittleEndian
+	le.PutUint64(mem[kvmPML4:], kvmPDPT|present)
+	le.PutUint64(mem[kvmPDPT:], kvmPD|present)
+	le.PutUint64(mem[kvmPD:], 0|present|large)
+	copy(mem[kvmCode:], []byte{
+		0xb9, 0, 0, 0, 0, // mov ecx, kvmLoops
+		0xff, 0xc9, // dec ecx
+		0x75, 0xfc, // jnz -2
+		0xf4, // hlt
+	})
+	le.PutUint32(mem[kvmCode+1:], kvmLoops)
+}
+
+// enterLong sets the CPU to 64-bit mode, as a kernel would have, and to the
+// loop.
+func enterLong(cpu int) error {
+	var s kvmSregs
+	if _, err := ioctl(cpu, kvmGetSregs, unsafe.Pointer(&s)); err != nil {
+		return fmt.Errorf("KVM_GET_SREGS: %w", err)
+	}
+	s.cs = kvmSegment{limit: 0xffffffff, selector: 8, kind: 11, present: 1, s: 1, l: 1, g: 1}
+	data := kvmSegment{limit: 0xffffffff, selector: 16, kind: 3, present: 1, db: 1, s: 1, g: 1}
+	s.ds, s.es, s.fs, s.gs, s.ss = data, data, data, data, data
+	s.cr3, s.cr4, s.cr0, s.efer = kvmPML4, 1<<5, 1<<31|1, 1<<8|1<<10 // PAE; PG, PE; LME, LMA
+	if _, err := ioctl(cpu, kvmSetSregs, unsafe.Pointer(&s)); err != nil {
+		return fmt.Errorf("KVM_SET_SREGS: %w", err)
+	}
+	regs := kvmRegs{rip: kvmCode, rflags: 2}
+	if _, err := ioctl(cpu, kvmSetRegs, unsafe.Pointer(&regs)); err != nil {
+		return fmt.Errorf("KVM_SET_REGS: %w", err)
+	}
 	return nil
 }
 

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modules are those of the initramfs. The file load in their directory
-// has a line for each name: it, and the files that make it up, in order.
+// modules are those of the initramfs. The file load in their directory has a line
+// for each module: its name, and the files to be loaded for it, in order.
 type modules struct {
 	dir    string
 	files  map[string][]string
@@ -52,7 +52,7 @@ func (m *modules) load(names ...string) error {
 			}
 			err = unix.FinitModule(int(f.Fd()), "", 0)
 			f.Close()
-			// A CPU without crc32c has a driver for it that says so.
+			// The driver of a feature that the CPU lacks, such as crc32c, says ENODEV.
 			if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {
 				return fmt.Errorf("%s: %w", file, err)
 			}

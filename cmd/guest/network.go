@@ -12,7 +12,7 @@ import (
 	"9ci/vm/guest"
 )
 
-// What qemu's user network is, unless told otherwise.
+// The addresses of qemu's user network, qemu's defaults.
 const (
 	address    = "10.0.2.15"
 	netmask    = "255.255.255.0"
@@ -20,8 +20,8 @@ const (
 	nameserver = "10.0.2.3"
 )
 
-// network raises the loopback and eth0. Whether frames pass there is the
-// host's to say, at any time.
+// network raises the loopback and eth0. The host decides at any time whether
+// frames pass on eth0.
 func network(guest.Prepare) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -65,7 +65,7 @@ func up(fd int, name string) error {
 	return os.NewSyscallError(name, unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r))
 }
 
-// rtentry is <net/route.h>'s.
+// rtentry is that of <net/route.h>.
 type rtentry struct {
 	_       uint64
 	dst     unix.RawSockaddrInet4
@@ -85,7 +85,7 @@ type rtentry struct {
 	_       [6]byte
 }
 
-// addRoute makes gw the way to everywhere.
+// addRoute makes gw the default route.
 func addRoute(fd int, gw string) error {
 	any4 := unix.RawSockaddrInet4{Family: unix.AF_INET}
 	r := rtentry{dst: any4, gateway: any4, genmask: any4, flags: unix.RTF_UP | unix.RTF_GATEWAY}
