@@ -3,6 +3,7 @@ package ci
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	iofs "io/fs"
@@ -31,131 +32,168 @@ type Report struct {
 
 // VerifyDir compares a run on disk, in a store or as tar -xp left it, with its
 // manifest and its artifacts.mtree: each file must be there as they say, and
-// nothing else. The signature of the manifest is the caller's to verify. The
-// error is of a directory that is no sealed run at all.
+// nothing else. It reads every file. The signature of the manifest is the
+// caller's to verify. The error is of a directory that is no sealed run at all.
 func VerifyDir(dir string) (Report, error) {
-	var rep Report
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return rep, fmt.Errorf("ci: verify: %w", err)
+		return Report{}, fmt.Errorf("ci: verify: %w", err)
 	}
 	defer root.Close()
-	if rep.Manifest, err = ReadText(root, "manifest"); err != nil {
-		return rep, fmt.Errorf("ci: verify: %w", err)
+	v := verifier{root: root}
+	if err := v.verify(); err != nil {
+		return v.Report, fmt.Errorf("ci: verify: %w", err)
 	}
-	sums, err := ParseManifest(rep.Manifest)
-	if err != nil {
-		return rep, fmt.Errorf("ci: verify: %w", err)
-	}
-	rep.Score = fmt.Sprintf("%x", sha256.Sum256(rep.Manifest))
-	if rep.Sig, err = ReadText(root, "manifest.sig"); err != nil {
-		rep.Sig = nil
-	}
-	report := func(to *[]string, format string, args ...any) {
-		*to = append(*to, strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", `\n`)) // a name makes no line
-	}
-	content := func(format string, args ...any) { report(&rep.Content, format, args...) }
-	metadata := func(format string, args ...any) { report(&rep.Metadata, format, args...) }
+	return v.Report, nil
+}
 
-	files := make(map[string]bool)
-	for _, x := range sums {
-		files[x.Name] = true
-		d, _, err := disk.Hash(root, x.Name)
+// A verifier is one call of VerifyDir.
+type verifier struct {
+	Report
+	root *os.Root
+	sums []Sum      // of the manifest
+	tree []Artifact // of artifacts.mtree
+	end  time.Time  // of info: our files' time
+	want map[string]Artifact
+}
+
+func (v *verifier) verify() (err error) {
+	if v.Manifest, err = ReadText(v.root, "manifest"); err != nil {
+		return err
+	}
+	if v.sums, err = ParseManifest(v.Manifest); err != nil {
+		return err
+	}
+	v.Score = fmt.Sprintf("%x", sha256.Sum256(v.Manifest))
+	if v.Sig, err = ReadText(v.root, "manifest.sig"); err != nil {
+		v.Sig = nil
+	}
+	v.digests()
+	v.texts()
+	return v.files()
+}
+
+// content reports what is wrong with what the files hold.
+func (v *verifier) content(format string, args ...any) { report(&v.Content, format, args...) }
+
+// metadata reports what is wrong with a mode, a time, a size or a link.
+func (v *verifier) metadata(format string, args ...any) { report(&v.Metadata, format, args...) }
+
+func report(to *[]string, format string, args ...any) {
+	*to = append(*to, strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", `\n`)) // a name makes no line
+}
+
+// digests compares the files that the manifest names with it.
+func (v *verifier) digests() {
+	for _, x := range v.sums {
+		d, _, err := disk.Hash(v.root, x.Name)
 		switch {
 		case err != nil:
-			content("%s: %v", x.Name, err)
+			v.content("%s: %v", x.Name, err)
 		case d != x.Digest:
-			content("%s: its SHA-256 is %x, the manifest says %x", x.Name, d, x.Digest)
+			v.content("%s: its SHA-256 is %x, the manifest says %x", x.Name, d, x.Digest)
 		default:
-			rep.Files++
+			v.Files++
 		}
 	}
-	var tree []Artifact
-	if b, err := ReadText(root, "artifacts.mtree"); err != nil {
-		content("%v", err)
-	} else if tree, err = ParseMtree(b); err != nil {
-		content("%v", err)
-	} else if err := CheckNames(sums, tree); err != nil {
-		content("%v", err)
+}
+
+// texts reads artifacts.mtree and info, and checks all other texts where nothing
+// was wrong until then.
+func (v *verifier) texts() {
+	if b, err := ReadText(v.root, "artifacts.mtree"); err != nil {
+		v.content("%v", err)
+	} else if v.tree, err = ParseMtree(b); err != nil {
+		v.content("%v", err)
+	} else if err := CheckNames(v.sums, v.tree); err != nil {
+		v.content("%v", err)
 	}
-	var end time.Time
-	if b, err := ReadText(root, "info"); err != nil {
-		content("%v", err)
-	} else if rep.Info, err = ParseAttrs(b); err != nil {
-		content("info: %v", err)
-	} else if end, err = ParseTime(rep.Info.Get("end")); err != nil {
-		content("info: end: %v", err)
+	if b, err := ReadText(v.root, "info"); err != nil {
+		v.content("%v", err)
+	} else if v.Info, err = ParseAttrs(b); err != nil {
+		v.content("info: %v", err)
+	} else if v.end, err = ParseTime(v.Info.Get("end")); err != nil {
+		v.content("info: end: %v", err)
 	}
-	if len(rep.Content) == 0 {
-		if err := CheckTexts(root, end); err != nil {
-			content("%v", err)
+	if len(v.Content) == 0 {
+		if err := CheckTexts(v.root, v.end); err != nil {
+			v.content("%v", err)
 		}
 	}
-	want := make(map[string]Artifact)
-	for _, x := range tree {
+}
+
+// files compares what is in the directory with what should be.
+func (v *verifier) files() error {
+	v.want = make(map[string]Artifact)
+	for _, x := range v.tree {
 		x.Name = "artifacts/" + x.Name
-		want[x.Name] = x
+		v.want[x.Name] = x
 	}
 	for _, name := range slices.Concat(Files, []string{"manifest", "manifest.sig"}) {
-		want[name] = Artifact{Name: name, Mode: 0o444, Time: end, Size: -1}
+		v.want[name] = Artifact{Name: name, Mode: 0o444, Time: v.end, Size: -1}
 	}
 	for _, name := range Dirs {
-		want[name] = Artifact{Name: name, Mode: iofs.ModeDir | 0o555, Time: end}
+		v.want[name] = Artifact{Name: name, Mode: iofs.ModeDir | 0o555, Time: v.end}
 	}
-	err = iofs.WalkDir(root.FS(), ".", func(name string, d iofs.DirEntry, err error) error {
+	err := iofs.WalkDir(v.root.FS(), ".", func(name string, d iofs.DirEntry, err error) error {
 		if err != nil {
-			content("%s: %v", name, err)
+			v.content("%s: %v", name, err)
 			return nil
 		}
-		x, ok := want[name]
+		want, ok := v.want[name]
 		if !ok {
-			content("%s: neither the manifest nor artifacts.mtree names it", name)
+			v.content("%s: neither the manifest nor artifacts.mtree names it", name)
 			if d.IsDir() {
 				return iofs.SkipDir
 			}
 			return nil
 		}
-		delete(want, name)
-		fi, err := root.Lstat(filepath.FromSlash(name))
-		if err != nil {
-			content("%s: %v", name, err)
-			return nil
-		}
-		got, err := describe(root, name, fi)
-		switch {
-		case err != nil:
-			metadata("%v", err)
-		case got.Mode.Type() != x.Mode.Type():
-			metadata("%s: it is a %s, not a %s", name, mtreeType(got.Mode), mtreeType(x.Mode))
-		default:
-			if disk.UnixMode(got.Mode) != disk.UnixMode(x.Mode) {
-				metadata("%s: its mode is %#o, not %#o", name, disk.UnixMode(got.Mode), disk.UnixMode(x.Mode))
-			}
-			if !got.Time.Equal(x.Time) {
-				metadata("%s: its time is %s, not %s", name, got.Time.UTC().Format(time.RFC3339Nano), x.Time.UTC().Format(time.RFC3339Nano))
-			}
-			if x.Size >= 0 && got.Size != x.Size {
-				metadata("%s: its size is %d, not %d", name, got.Size, x.Size)
-			}
-			if got.Link != x.Link {
-				metadata("%s: it points to %q, not %q", name, got.Link, x.Link)
-			}
-		}
+		delete(v.want, name)
+		v.file(name, want)
 		return nil
 	})
-	if err != nil {
-		return rep, fmt.Errorf("ci: verify: %w", err)
-	}
-	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if x := want[name]; name != "manifest.sig" && !x.Mode.IsRegular() { // the digests told of files
-			content("%s: it is not there", name)
+	for _, name := range slices.Sorted(maps.Keys(v.want)) {
+		if x := v.want[name]; name != "manifest.sig" && !x.Mode.IsRegular() { // the digests told of files
+			v.content("%s: it is not there", name)
 		}
 	}
-	return rep, nil
+	return err
 }
 
-// checkTexts checks that the texts of a complete run are what they should be,
-// whoever signed them: what we serve of ours can be relied upon.
+// file compares the metadata of one file. A negative size is not compared.
+func (v *verifier) file(name string, want Artifact) {
+	fi, err := v.root.Lstat(filepath.FromSlash(name))
+	if err != nil {
+		v.content("%s: %v", name, err)
+		return
+	}
+	got, err := describe(v.root, name, fi)
+	if err != nil {
+		v.metadata("%v", err)
+		return
+	}
+	if got.Mode.Type() != want.Mode.Type() {
+		v.metadata("%s: it is a %s, not a %s", name, mtreeType(got.Mode), mtreeType(want.Mode))
+		return
+	}
+	if disk.UnixMode(got.Mode) != disk.UnixMode(want.Mode) {
+		v.metadata("%s: its mode is %#o, not %#o", name, disk.UnixMode(got.Mode), disk.UnixMode(want.Mode))
+	}
+	if !got.Time.Equal(want.Time) {
+		v.metadata("%s: its time is %s, not %s", name, got.Time.UTC().Format(time.RFC3339Nano), want.Time.UTC().Format(time.RFC3339Nano))
+	}
+	if want.Size >= 0 && got.Size != want.Size {
+		v.metadata("%s: its size is %d, not %d", name, got.Size, want.Size)
+	}
+	if got.Link != want.Link {
+		v.metadata("%s: it points to %q, not %q", name, got.Link, want.Link)
+	}
+}
+
+// CheckTexts checks that status, key, the logs and the steps' statuses of a
+// complete run are written as they should be, whoever signed them. end is info's.
+// The error is an *iofs.PathError where a file cannot be read, and of what a file
+// holds otherwise.
 func CheckTexts(root *os.Root, end time.Time) error {
 	text, err := ReadText(root, "status")
 	if err != nil {
@@ -169,8 +207,11 @@ func CheckTexts(root *os.Root, end time.Time) error {
 		return err
 	}
 	key, err := ParseAttrs(text)
-	if err != nil || !bytes.Equal(key.Sorted().Text(), text) {
-		return fmt.Errorf("key is not sorted lines attr=value: %v", err)
+	if err != nil {
+		return fmt.Errorf("key: %w", err)
+	}
+	if !bytes.Equal(key.Sorted().Text(), text) {
+		return errors.New("key is not sorted lines attr=value")
 	}
 	for _, name := range Files {
 		if !strings.HasSuffix(name, "log") {
