@@ -7,12 +7,12 @@ import (
 
 // Access reports iofs.ErrPermission unless the User of ctx may use the file of
 // st for what the bits of rwx, 0 to 7, say. Every door asks it before it opens
-// a file or walks in a directory. Groups are nobody's here: a member counts as
-// one of the others. What uid 0 may do is the tree's to say.
+// a file or walks in a directory. There are no groups: a member of a file's
+// group counts as one of the others. What uid 0 may do is the tree's to say.
 //
-// A file that is Public can be read by all: its Mode is part of what is served
-// and no rule about who may see it. So are the artifacts of a run, which its
-// tar holds too, and the files of an imported tree, whose server decides.
+// Every User may read a Public file: its Mode is part of what is served, and
+// says nothing about its readers. The artifacts of a run are Public, as its tar
+// holds them too; so are the files of an imported tree, whose server decides.
 func Access(ctx context.Context, st *Stat, rwx iofs.FileMode) error {
 	u := UserOf(ctx)
 	perm := st.Mode.Perm()

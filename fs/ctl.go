@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// maxCommand bounds one write to a ctl.
+// maxCommand bounds one write to a ctl, in bytes.
 const maxCommand = 64 << 10
 
 // CtlFile returns a file at the root of a tree that reads as its manual, and
 // does the lines that are written to it. After a write the same open file reads
 // the reply once, at whatever offset: what do returned, line by line, or the
-// text of the error that the write got. A newline between single quotes does not
-// end a line. Only an authenticated User may write: by a Unix socket, only this
-// process's user and root.
+// text of the error that the write got. A newline between single quotes does
+// not end a line. An Anonymous User cannot write. Where the peer's uid is
+// known, as on a Unix socket, it is this process's or root's.
 func CtlFile(name, manual string, do func(ctx context.Context, line string) (reply string, err error)) Node {
 	return Ctl{Name: name, Qid: RootQid.Child(name), Manual: manual, Do: do, ModTime: time.Now()}
 }
@@ -28,7 +28,7 @@ type Ctl struct {
 	Name     string
 	Qid      Qid
 	Manual   string
-	ReadOnly bool // nobody may write
+	ReadOnly bool // no User may write
 	ModTime  time.Time
 
 	// Do does one line, which has neither its newline nor is blank. An error
@@ -53,7 +53,7 @@ func (f Ctl) Open(ctx context.Context, mode OpenMode) (File, error) {
 	return &openCtl{ctl: f, writable: mode&OpenWrite != 0}, nil
 }
 
-// mayWrite reports whether the User of ctx may command us.
+// mayWrite reports whether the User of ctx may command this process.
 func mayWrite(ctx context.Context) bool {
 	u := UserOf(ctx)
 	return !u.Anonymous && (u.UID < 0 || u.UID == 0 || u.UID == self.UID)
@@ -100,7 +100,7 @@ func (f *openCtl) WriteAt(ctx context.Context, p []byte, _ int64) (int, error) {
 	return len(p), nil
 }
 
-// command does the lines of a write, and stops at one that fails.
+// command does the lines of a write, and stops at the first that fails.
 func (f *openCtl) command(ctx context.Context, p []byte) (reply []byte, err error) {
 	if len(p) > maxCommand {
 		return nil, fmt.Errorf("a command is over %d bytes: %w", maxCommand, iofs.ErrInvalid)
@@ -122,8 +122,8 @@ func (f *openCtl) command(ctx context.Context, p []byte) (reply []byte, err erro
 	return reply, nil
 }
 
-// cutLine cuts a message behind its first line. A newline between quotes is
-// part of a word.
+// cutLine cuts s behind its first line. A newline between quotes is part of a
+// word.
 func cutLine(s string) (line, rest string) {
 	quoted := false
 	for i := range len(s) {

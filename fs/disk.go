@@ -14,18 +14,18 @@ import (
 	"9ci/fs/internal/disk"
 )
 
-// DiskDir returns the directory at root as a read-only tree named name.
-// Nothing leads out of it: symbolic links are served as links and never
-// followed. Devices, fifos and sockets, and names that 9P cannot carry, are
-// not served. Listings are in the order of the disk, and read a page at a
-// time.
+// DiskDir returns the directory at root as a read-only tree named name. Nothing
+// leads out of it: symbolic links are served as links and never followed.
+// Devices, fifos and sockets, and names that 9P cannot carry, are not served. A
+// listing is in the order of the disk, and is read a page at a time. root stays
+// open as long as the tree is used.
 func DiskDir(root *os.Root, name string) Dir {
 	return diskDir{diskNode{from: &plainDisk{root: root}, name: name, rel: ".", q: RootQid}}
 }
 
 // A Source is a directory on disk that may move, grow, or be removed while a
-// tree serves what is in it: a run of a store. Only packages below fs can make
-// one.
+// tree serves what is in it, as a run of a store. Only packages below fs can
+// make one.
 type Source interface {
 	// Acquire returns the directory, which stays open and where it is until
 	// release is called, and the qid.vers of all its files: 0 where they may
@@ -60,7 +60,8 @@ type plainDisk struct {
 	err  error
 }
 
-// anyVersion stands for one made of a file's size and time.
+// anyVersion, from Acquire, asks for a qid.vers that is made of a file's size
+// and time.
 const anyVersion = ^uint32(0)
 
 func (d *plainDisk) Acquire() (disk.Place, uint32, func(), error) {
@@ -68,14 +69,14 @@ func (d *plainDisk) Acquire() (disk.Place, uint32, func(), error) {
 	return d.p, anyVersion, func() {}, d.err
 }
 
-// A diskNode is a file on disk, looked up anew by each method; but what does
-// not change, because it is sealed, needs no second look.
+// A diskNode is a file on disk. Each method looks it up anew, but for a sealed
+// file: that does not change.
 type diskNode struct {
 	from Source
 	name string
 	rel  string // slash-separated, in the disk's root
 	q    Qid
-	ours bool // served as 0444 or 0555, whatever it is on disk
+	ours bool // served as 0444 or 0555, whatever its mode is on disk
 	st   Stat // what a sealed file was when it was walked to
 }
 
@@ -189,7 +190,8 @@ func (d diskDir) Walk(ctx context.Context, name string) (Node, error) {
 	return n, err
 }
 
-// WalkStat is Walk and the node's Stat, for a look at the disk less.
+// WalkStat is Walk and the node's Stat, with one look at the disk in place of
+// two.
 func (d diskDir) WalkStat(_ context.Context, name string) (Node, Stat, error) {
 	if CheckName(name) != nil {
 		return nil, Stat{}, iofs.ErrNotExist

@@ -17,5 +17,5 @@ var (
 
 var self = User{Name: os.Getenv("USER"), UID: int64(os.Getuid())}
 
-// The owner of all files that are served: who may write a ctl.
+// uid and gid own all files of this process's own. Their user may write a ctl.
 var uid, gid = uint32(os.Getuid()), uint32(os.Getgid())

@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// Gather returns a file of that name for a root of namespaces: the lines of the
-// files of that name in all its trees, as they come. Each line is what line
-// makes of it, given without its newline and the namespace that it is of.
-// A read blocks until a line comes. It never ends but by its context.
+// Gather returns a file of that name for a Root: it reads the files of that
+// name in all trees, and holds their lines as they come. Of each line, without
+// its newline, and its namespace, line makes what stands in the file. A read
+// blocks until there is a line, and ends only with its context.
 func (s *Namespaces) Gather(name string, line func(namespace, line string) string) Node {
 	return gathered{s, name, line}
 }

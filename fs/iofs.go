@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// IOFS returns a tree as the standard library sees file systems, an io/fs.FS
-// that also is a ReadDirFS, a StatFS and a ReadLinkFS. Aliases and symbolic
-// links are links there; opening a name follows them within the tree. A read
-// that blocks ends with ctx.
+// IOFS returns a tree as an io/fs.FS, which is a ReadDirFS, a StatFS and a
+// ReadLinkFS too. Aliases and symbolic links are links there; opening a name
+// follows them within the tree. ctx goes with every call: a read that blocks
+// ends with it.
 func IOFS(ctx context.Context, root Dir) iofs.FS {
 	return ioFS{ctx, root}
 }
@@ -24,13 +24,13 @@ type ioFS struct {
 	root Dir
 }
 
-// maxLinks is how many links a name may lead through, as path_resolution(7).
+// maxLinks is how many links a name may lead through, as in path_resolution(7).
 const maxLinks = 40
 
 var errLoop = errors.New("too many levels of symbolic links")
 
-// find walks to name. Links before the last element are followed, and that
-// too with follow.
+// find walks to name. It follows links before the last element, and the last
+// one too where follow says so.
 func (f ioFS) find(op, name string, follow bool) (Node, error) {
 	n, err := f.walk(name, follow)
 	if err != nil {
@@ -147,7 +147,7 @@ func (f ioFS) ReadDir(name string) ([]iofs.DirEntry, error) {
 	return list, nil
 }
 
-// base gives the file at name the name by which it was asked for.
+// base gives a file the name that it was asked for by.
 func base(st Stat, name string) Stat {
 	st.Name = path.Base(name)
 	return st

@@ -6,8 +6,10 @@ import (
 	"unicode/utf8"
 )
 
-// checkName reports what keeps 9P from carrying a name: it is a string of
-// UTF-8 (intro(5)), and neither ".", ".." nor with a slash or a NUL in it.
+// CheckName reports what keeps a tree from having an entry of that name, as 9P
+// cannot carry it: a name is 1 to 255 bytes of UTF-8 (intro(5)), neither "."
+// nor "..", with no slash and no NUL in it. A door or a format may take fewer
+// names.
 func CheckName(name string) error {
 	switch {
 	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00"):

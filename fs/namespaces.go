@@ -3,7 +3,6 @@ package fs
 import (
 	"context"
 	iofs "io/fs"
-	"iter"
 	"slices"
 	"strings"
 	"sync"
@@ -12,83 +11,10 @@ import (
 	"9ci/fs/internal/wake"
 )
 
-// pageSize is how many entries are asked for at a time.
-const pageSize = 256
-
-// Entries yields the entries of a directory, a page at a time.
-func Entries(ctx context.Context, d Dir) iter.Seq2[Stat, error] {
-	return func(yield func(Stat, error) bool) {
-		for after := uint64(0); ; {
-			list, err := d.ReadDir(ctx, after, pageSize)
-			for _, st := range list {
-				if !yield(st, nil) {
-					return
-				}
-				after = st.Cookie
-			}
-			if err != nil {
-				yield(Stat{}, err)
-				return
-			}
-			if len(list) == 0 {
-				return
-			}
-		}
-	}
-}
-
-// Child returns the entry of d that one of its listings described by st. A Dir
-// that has a method of that name, because it need not ask anybody, is asked
-// to.
-func Child(ctx context.Context, d Dir, st Stat) (Node, error) {
-	if c, ok := d.(interface{ Child(Stat) Node }); ok {
-		return c.Child(st), nil
-	}
-	return d.Walk(ctx, st.Name)
-}
-
-// WalkStat returns the entry of d of that name, and its Stat. A Dir that has a
-// method of that name, because it need not look twice, is asked to.
-func WalkStat(ctx context.Context, d Dir, name string) (Node, Stat, error) {
-	if w, ok := d.(interface {
-		WalkStat(context.Context, string) (Node, Stat, error)
-	}); ok {
-		return w.WalkStat(ctx, name)
-	}
-	n, err := d.Walk(ctx, name)
-	if err != nil {
-		return nil, Stat{}, err
-	}
-	st, err := n.Stat(ctx)
-	return n, st, err
-}
-
-// Walk walks from d through the names of a slash-separated path; "" is d
-// itself. It reports ErrNotDir where it would go on through a file.
-func Walk(ctx context.Context, d Dir, path string) (Node, error) {
-	var n Node = d
-	for name := range strings.SplitSeq(path, "/") {
-		if name == "" || name == "." {
-			continue
-		}
-		if name == ".." {
-			return nil, iofs.ErrNotExist
-		}
-		dir, ok := n.(Dir)
-		if !ok {
-			return nil, ErrNotDir
-		}
-		var err error
-		if n, err = dir.Walk(ctx, name); err != nil {
-			return nil, err
-		}
-	}
-	return n, nil
-}
-
-// Namespaces are trees by the namespaces host/owner/repo that they are of: the
-// root of a daemon, and what an aname enters. They may be added and removed
-// while they are served.
+// Namespaces are several trees under one root, each at its namespace
+// host/owner/repo: the root of a daemon, and what an aname enters. The zero
+// Namespaces are empty. Trees may be added and removed while they are served.
+// The methods may be called from several goroutines.
 type Namespaces struct {
 	added wake.Signal
 
@@ -98,7 +24,7 @@ type Namespaces struct {
 	time  time.Time
 }
 
-// Add serves tree as a namespace, in the place of one of that name.
+// Add serves tree at a namespace, in place of the tree that is there.
 func (s *Namespaces) Add(name string, tree Dir) {
 	defer s.added.Broadcast()
 	s.mu.Lock()
@@ -115,7 +41,7 @@ func (s *Namespaces) Add(name string, tree Dir) {
 	s.time = time.Now()
 }
 
-// Remove ends the serving of a namespace.
+// Remove ends the serving of a namespace. Files that are open stay open.
 func (s *Namespaces) Remove(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,14 +50,14 @@ func (s *Namespaces) Remove(name string) {
 	s.time = time.Now()
 }
 
-// Names returns the namespaces, sorted.
+// Names returns the namespaces, sorted. The caller does not change the slice.
 func (s *Namespaces) Names() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.names
 }
 
-// Enter returns the tree of a namespace, which is its own root. It reports
+// Enter returns the tree of a namespace, as a root of its own. It reports
 // iofs.ErrNotExist where there is none.
 func (s *Namespaces) Enter(name string) (Dir, error) {
 	s.mu.Lock()
@@ -143,8 +69,9 @@ func (s *Namespaces) Enter(name string) (Dir, error) {
 }
 
 // Root returns a directory of the given files, such as ctl, status and event,
-// of which those named as hidden are not listed, and of the namespaces as
-// directories below one another.
+// and of the namespaces, as directories below one another. The files that
+// hidden names can be walked to and are not listed. An Anonymous User finds no
+// ctl.
 func (s *Namespaces) Root(files []Node, hidden ...string) Dir {
 	r := nsDir{s: s, q: RootQid, files: make(map[string]Node), hidden: hidden}
 	for _, f := range files {

@@ -92,9 +92,9 @@ func (d SynthDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, err
 	return list, nil
 }
 
-// NewDir returns a read-only directory of fixed entries, in the order of
-// their names. Their qid.paths are renumbered by their names, so that what is
-// unique in each is unique in all.
+// NewDir returns a read-only directory of fixed entries, in the order of their
+// names. It renumbers their qid.paths by their names: what is unique in each is
+// unique in all. It panics where the Stat of one answers an error.
 func NewDir(name string, nodes ...Node) Dir {
 	entries := make(map[string]Node, len(nodes))
 	var names []string
@@ -189,8 +189,8 @@ func (f ByteFile) WriteAt(context.Context, []byte, int64) (int, error) {
 // Close implements File.
 func (f ByteFile) Close() error { return nil }
 
-// renumber returns n with its qid.path, and those below it, changed by what
-// q is, each to another.
+// renumber returns n with its qid.path, and those below it, changed by q: one
+// to one.
 func renumber(n Node, q Qid) Node {
 	if d, ok := n.(Dir); ok {
 		return numberedDir{numbered{d, q}, d}
@@ -203,7 +203,7 @@ type numbered struct {
 	q Qid
 }
 
-// renumbered maps the numbers below 2^56 to one another.
+// renumbered maps the numbers below 2^56 one to one.
 func (q Qid) renumbered(path uint64) uint64 {
 	const odd = 0x9e3779b97f4a7c15
 	return (path*(uint64(q)|1) ^ q.Path()) * odd & (1<<56 - 1)
@@ -236,7 +236,8 @@ func (d numberedDir) ReadDir(ctx context.Context, after uint64, n int) ([]Stat, 
 	return list, err
 }
 
-// Named returns n under another name, and its qid.paths renumbered by it.
+// Named returns n under another name, with its qid.paths renumbered by that
+// name.
 func Named(n Node, name string) Node { return named(n, name, RootQid.Child(name)) }
 
 func named(n Node, name string, q Qid) Node {

@@ -5,7 +5,8 @@ import (
 	"io"
 )
 
-// NewReader reads a File from its start, with the context of one use.
+// NewReader returns a reader of f from its start, whose reads have the context
+// ctx.
 func NewReader(ctx context.Context, f File) io.Reader { return &reader{ctx: ctx, f: f} }
 
 type reader struct {

@@ -5,24 +5,25 @@ import (
 	"os"
 )
 
-// hole is the size of the blocks of zeros that a SparseWriter leaves out. It is
-// a page, in which file systems count.
+// hole is the size in bytes of the blocks of zeros that a SparseWriter leaves
+// out: a page, the unit of file systems.
 const hole = 4096
 
 var zeroBlock [hole]byte
 
 // A SparseWriter writes a file from its start and leaves holes for zeros: a
-// hole takes no room, however large.
+// hole takes no room on disk, however large it is.
 type SparseWriter struct {
 	f    *os.File
 	off  int64
 	part []byte // of a block, at off
 }
 
-// NewSparseWriter writes to an empty file. Close completes the file, and leaves
-// it open.
+// NewSparseWriter returns a writer of f, which is empty. Close completes the
+// file, and leaves it open.
 func NewSparseWriter(f *os.File) *SparseWriter { return &SparseWriter{f: f} }
 
+// Write implements io.Writer.
 func (w *SparseWriter) Write(p []byte) (int, error) {
 	n := len(p)
 	if len(w.part) > 0 {
@@ -44,8 +45,8 @@ func (w *SparseWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// blocks writes p but for its blocks of zeros; what lies between them is
-// written at once.
+// blocks writes p but for its blocks of zeros; it writes what lies between two
+// of them at once.
 func (w *SparseWriter) blocks(p []byte) error {
 	start, end := 0, 0
 	for end < len(p) {
@@ -64,7 +65,7 @@ func (w *SparseWriter) blocks(p []byte) error {
 	return err
 }
 
-// Close gives the file its size.
+// Close writes what is left and gives the file its size.
 func (w *SparseWriter) Close() error {
 	if err := w.blocks(w.part); err != nil {
 		return err

@@ -5,7 +5,7 @@ import (
 	iofs "io/fs"
 )
 
-// bare returns an error without the path of this machine.
+// Bare returns err without the path of this machine that it may name.
 func Bare(err error) error {
 	var pe *iofs.PathError
 	if errors.As(err, &pe) {

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// unixMode returns the permission, set-id and sticky bits as chmod(2) has them.
+// UnixMode returns the permission, set-id and sticky bits of m as chmod(2) has
+// them.
 func UnixMode(m iofs.FileMode) uint32 {
 	u := uint32(m.Perm())
 	if m&iofs.ModeSetuid != 0 {
@@ -21,7 +22,7 @@ func UnixMode(m iofs.FileMode) uint32 {
 	return u
 }
 
-// fileMode undoes unixMode.
+// FileMode undoes UnixMode.
 func FileMode(u uint32) iofs.FileMode {
 	m := iofs.FileMode(u & 0o777)
 	if u&unix.S_ISUID != 0 {

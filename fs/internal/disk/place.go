@@ -1,3 +1,4 @@
+// Package disk looks at files on disk below a directory, and never out of it.
 package disk
 
 import (
@@ -12,15 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A place is a directory in which paths are resolved in one step of the
-// kernel's, never out of it and never through a symbolic link (openat2(2)).
-// Where there is no openat2 its os.Root walks them name by name.
+// A Place is an open directory in which the kernel resolves a path in one step,
+// never out of it and never through a symbolic link (openat2(2)). Where there
+// is no openat2, its os.Root walks the path name by name.
 type Place struct {
 	Root *os.Root
 	Dir  *os.File // the same directory
 }
 
-// A diskStat describes a file on disk.
+// A Stat describes a file on disk.
 type Stat struct {
 	Mode     iofs.FileMode
 	Size     int64
@@ -29,13 +30,13 @@ type Stat struct {
 	Target   string // of a symbolic link
 }
 
-// newPlace returns the place at root.
+// NewPlace returns the place at root.
 func NewPlace(root *os.Root) (Place, error) {
 	d, err := root.Open(".")
 	return Place{root, d}, err
 }
 
-// openPlace returns the place at dir. The caller closes it.
+// OpenPlace returns the place at dir. The caller closes it.
 func OpenPlace(dir string) (Place, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -48,11 +49,14 @@ func OpenPlace(dir string) (Place, error) {
 	return p, err
 }
 
+// Close closes the directory.
 func (p Place) Close() {
 	p.Dir.Close()
 	p.Root.Close()
 }
 
+// HaveOpenat2 reports whether the kernel has openat2(2), and lets this process
+// use it. It is a variable for tests only.
 var HaveOpenat2 = sync.OnceValue(func() bool {
 	fd, err := openat2(unix.AT_FDCWD, ".", unix.O_PATH)
 	if err == nil {
@@ -74,7 +78,7 @@ func openat2(dir int, name string, flags uint64) (int, error) {
 	}
 }
 
-// lstat describes a file, and a symbolic link itself.
+// Lstat describes a file, and a symbolic link itself.
 func (p Place) Lstat(rel string) (Stat, error) {
 	if !HaveOpenat2() {
 		return p.lstatByName(filepath.FromSlash(rel))
@@ -113,8 +117,8 @@ func (p Place) lstatByName(name string) (Stat, error) {
 	return st, Bare(err)
 }
 
-// newDiskStat makes a diskStat of the file name in the open directory dir, or
-// of dir itself where the name is empty.
+// NewStat makes a Stat of s, which is of the file name in the open directory
+// dir, or of dir itself where the name is empty.
 func NewStat(s *unix.Stat_t, dir int, name string) (Stat, error) {
 	sec, nsec := s.Mtim.Unix()
 	st := Stat{Mode: FileMode(s.Mode & 0o7777), Size: s.Size, Time: time.Unix(sec, nsec), UID: s.Uid, GID: s.Gid}
@@ -136,7 +140,8 @@ func NewStat(s *unix.Stat_t, dir int, name string) (Stat, error) {
 	return st, nil
 }
 
-// open opens a regular file. It reports errNotRegular where it is none.
+// Open opens a regular file for reading. It reports ErrNotRegular where it is
+// none.
 func (p Place) Open(rel string) (*os.File, error) {
 	if !HaveOpenat2() {
 		return OpenRegular(p.Root, rel)
@@ -159,7 +164,7 @@ func (p Place) Open(rel string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), rel), nil
 }
 
-// openDir opens a directory.
+// OpenDir opens a directory.
 func (p Place) OpenDir(rel string) (*os.File, error) {
 	if !HaveOpenat2() {
 		f, err := p.Root.Open(filepath.FromSlash(rel))

@@ -6,7 +6,7 @@ import (
 	"os"
 )
 
-// readSmall reads a file of at most limit bytes.
+// ReadFile reads a file of at most limit bytes.
 func ReadFile(name string, limit int64) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -15,7 +15,7 @@ func ReadFile(name string, limit int64) ([]byte, error) {
 	return ReadAll(f, limit)
 }
 
-// readText reads and closes a file of at most limit bytes.
+// ReadAll reads f, of at most limit bytes, from where it is, and closes it.
 func ReadAll(f *os.File, limit int64) ([]byte, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openRegular opens a file of root for reading, and only if it is a regular
-// one, and no link to one: opening a fifo would block, a device may do
-// anything, and what a link leads to is not what is named.
+// OpenRegular opens a file of root for reading, and only if it is a regular one
+// and no link to one: opening a fifo would block, a device may do anything, and
+// what a link leads to is not what is named. It reports ErrNotRegular.
 func OpenRegular(root *os.Root, name string) (*os.File, error) {
 	name = filepath.FromSlash(name)
 	want, err := root.Lstat(name)
@@ -39,9 +39,10 @@ func OpenRegular(root *os.Root, name string) (*os.File, error) {
 	return f, nil
 }
 
+// ErrNotRegular is the error of opening anything but a regular file.
 var ErrNotRegular = errors.New("not a regular file")
 
-// hashFile returns the SHA-256 of a regular file in root.
+// Hash returns the SHA-256 and the size of a regular file in root.
 func Hash(root *os.Root, name string) (d [32]byte, size int64, err error) {
 	f, err := OpenRegular(root, name)
 	if err != nil {

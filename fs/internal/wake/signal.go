@@ -1,14 +1,16 @@
+// Package wake lets goroutines wait for a change.
 package wake
 
 import "sync"
 
-// A signal wakes all who wait for a change. Those who wait hold no lock.
+// A Signal wakes those that wait for a change. They hold no lock. The zero
+// Signal is ready.
 type Signal struct {
 	mu sync.Mutex
 	c  chan struct{} // closed, and forgotten, at a change
 }
 
-// wait returns a channel that is closed at the next change.
+// Wait returns a channel that is closed at the next Broadcast.
 func (s *Signal) Wait() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -18,6 +20,7 @@ func (s *Signal) Wait() <-chan struct{} {
 	return s.c
 }
 
+// Broadcast wakes those that wait.
 func (s *Signal) Broadcast() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,0 +1,98 @@
+package fs
+
+import (
+	"context"
+	iofs "io/fs"
+	"iter"
+	"strings"
+)
+
+// pageSize is how many entries Entries asks for at a time.
+const pageSize = 256
+
+// Entries yields the entries of a directory, a page at a time. An error comes
+// last, with no entry.
+func Entries(ctx context.Context, d Dir) iter.Seq2[Stat, error] {
+	return func(yield func(Stat, error) bool) {
+		for after := uint64(0); ; {
+			list, err := d.ReadDir(ctx, after, pageSize)
+			for _, st := range list {
+				if !yield(st, nil) {
+					return
+				}
+				after = st.Cookie
+			}
+			if err != nil {
+				yield(Stat{}, err)
+				return
+			}
+			if len(list) == 0 {
+				return
+			}
+		}
+	}
+}
+
+// Child returns the entry of d that one of its listings described by st. Where
+// d has a method Child(st), which need not ask a server, it is called.
+func Child(ctx context.Context, d Dir, st Stat) (Node, error) {
+	if c, ok := d.(interface{ Child(Stat) Node }); ok {
+		return c.Child(st), nil
+	}
+	return d.Walk(ctx, st.Name)
+}
+
+// WalkStat returns the entry of d of that name, and its Stat. Where d has a
+// method WalkStat(ctx, name), which need not look twice, it is called.
+func WalkStat(ctx context.Context, d Dir, name string) (Node, Stat, error) {
+	if w, ok := d.(interface {
+		WalkStat(context.Context, string) (Node, Stat, error)
+	}); ok {
+		return w.WalkStat(ctx, name)
+	}
+	n, err := d.Walk(ctx, name)
+	if err != nil {
+		return nil, Stat{}, err
+	}
+	st, err := n.Stat(ctx)
+	return n, st, err
+}
+
+// Walk walks from d through the names of a slash-separated path; "" is d
+// itself, and empty names and "." are left out. It follows an alias that the
+// path goes on through. It reports ErrNotDir where the path goes on through a
+// file, and iofs.ErrNotExist where a name is not there, or is "..".
+func Walk(ctx context.Context, d Dir, path string) (Node, error) {
+	var n Node = d
+	for name := range strings.SplitSeq(path, "/") {
+		if name == "" || name == "." {
+			continue
+		}
+		if name == ".." {
+			return nil, iofs.ErrNotExist
+		}
+		dir, ok := n.(Dir)
+		if !ok {
+			return nil, ErrNotDir
+		}
+		var err error
+		if n, err = dir.Walk(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// WalkDir is Walk to a directory. It reports ErrNotDir where the path leads to
+// another file.
+func WalkDir(ctx context.Context, d Dir, path string) (Dir, error) {
+	n, err := Walk(ctx, d, path)
+	if err != nil {
+		return nil, err
+	}
+	dir, ok := n.(Dir)
+	if !ok {
+		return nil, ErrNotDir
+	}
+	return dir, nil
+}
