@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// An Attr is one line attr=value of a status, key or info file.
+// An Attr is a line attr=value of a status, key or info file.
 type Attr struct {
 	Name, Value string
 }
@@ -30,8 +30,8 @@ func (a Attrs) Has(name string) bool {
 	return slices.ContainsFunc(a, func(x Attr) bool { return x.Name == name })
 }
 
-// With returns a with the attributes of b: in the place of those of the same
-// name, and else at the end. It changes neither.
+// With returns a with the attributes of b: each stands in place of the one of
+// the same name, or else at the end. It changes neither.
 func (a Attrs) With(b ...Attr) Attrs {
 	a = slices.Clone(a)
 	for _, x := range b {
@@ -44,14 +44,14 @@ func (a Attrs) With(b ...Attr) Attrs {
 	return a
 }
 
-// Sorted returns a sorted by name, as a key is written.
+// Sorted returns a copy of a in the order of names, as a key is written.
 func (a Attrs) Sorted() Attrs {
 	a = slices.Clone(a)
 	slices.SortStableFunc(a, func(x, y Attr) int { return strings.Compare(x.Name, y.Name) })
 	return a
 }
 
-// Text returns the lines attr=value, the values quoted as mk quotes.
+// Text returns the lines attr=value. The values are quoted as mk quotes.
 func (a Attrs) Text() []byte {
 	var b []byte
 	for _, x := range a {
@@ -63,9 +63,9 @@ func (a Attrs) Text() []byte {
 	return b
 }
 
-// Check reports what keeps a from being written: an attribute without a name,
-// with a name that is not letters, digits, - and _, given twice, or with a
-// newline or NUL in its value.
+// Check reports what keeps a from being written: a name that is empty, is there
+// twice, or has other characters than letters, digits, - and _; a value with a
+// newline or a NUL in it.
 func (a Attrs) Check() error {
 	for i, x := range a {
 		if err := x.check(); err != nil {
@@ -92,9 +92,8 @@ func notNameRune(r rune) bool {
 	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_')
 }
 
-// ParseAttrs reads what Text wrote. It accepts nothing that Text would not
-// have written but an unquoted value that needs no quotes, or a last line
-// without its newline.
+// ParseAttrs reads what Text wrote. Besides that it accepts quotes where none
+// are needed, and a last line without its newline.
 func ParseAttrs(text []byte) (Attrs, error) {
 	var a Attrs
 	for n := 1; len(text) > 0; n++ {
@@ -119,8 +118,8 @@ func ParseAttrs(text []byte) (Attrs, error) {
 	return a, nil
 }
 
-// Quote returns s as one word as mk and rc read it: as it is, or between
-// single quotes where a quote is doubled.
+// Quote returns s as one word as mk and rc read it: s itself, or s between
+// single quotes with each quote in it doubled.
 func Quote(s string) string {
 	if s != "" && !strings.ContainsFunc(s, needsQuote) {
 		return s
@@ -128,14 +127,14 @@ func Quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
 }
 
-// needsQuote reports the characters that rc(1) treats specially, as
-// needsrcquote of quote(3) lists them.
+// needsQuote reports whether rc(1) treats r specially: needsrcquote of quote(3)
+// lists them.
 func needsQuote(r rune) bool {
 	return r <= ' ' || r == 0x7f || strings.ContainsRune("`^#*[]=|\\?${}()'<>&;", r)
 }
 
-// QuoteWords returns words quoted and joined by blanks: how a list is held in
-// one value. No words are "".
+// QuoteWords returns words, each quoted, joined by blanks: a value that holds a
+// list. Of no words it is "".
 func QuoteWords(words []string) string {
 	q := make([]string, len(words))
 	for i, w := range words {
@@ -144,8 +143,8 @@ func QuoteWords(words []string) string {
 	return strings.Join(q, " ")
 }
 
-// SplitWords undoes QuoteWords: words are separated by blanks and tabs, and
-// quotes may begin and end anywhere in a word.
+// SplitWords undoes QuoteWords: blanks and tabs separate words, and quotes may
+// begin and end anywhere in a word. The error is of a quote that is not closed.
 func SplitWords(s string) ([]string, error) {
 	var words []string
 	for {

@@ -1,13 +1,9 @@
 /*
-Package fs is the tree an executor serves: files that are computed, kept on
-disk, or imported from another tree. It is also the store of the runs that the
-tree shows.
+Package ci is ci(4): the tree of files that an executor serves, as text. It
+reads and writes what is in those files, and says what they may hold. It opens
+no store and serves nothing: package store does.
 
-A Node names a file and holds nothing. A File is an open Node and must be
-closed. Every door (9P2000, 9P2000.L, SFTP, io/fs) serves Nodes and knows
-nothing of runs. A Store keeps the runs of one namespace; NewTree is the tree
-of a Store; Namespaces are several trees under one root, each at its namespace
-as [CleanNamespace] has it: host/owner/repo, or local/NAME.
+What follows is the manual of the tree.
 
 # The tree: ci(4)
 
@@ -32,7 +28,7 @@ as [CleanNamespace] has it: host/owner/repo, or local/NAME.
 	    artifacts.mtree  mtree(5): type mode time size link sha256 of each artifact
 	    manifest         sha256sum(1) lines of every regular file, sorted
 	    manifest.sig     an SSH signature of manifest, in the namespace run@9ci
-	    ctl              commands: cancel, hold DURATION, keep, forget
+	    ctl              commands: cancel, keep, forget, and hold DURATION where the executor can hold a machine
 	/ci/ID.tar           the whole sealed run as one stream
 	/ci/REV              an alias of the best run of a commit or tree, given whole or by seven digits or more
 	/ci/last             an alias of the newest run, the first in /index: the one made or adopted last
@@ -41,35 +37,38 @@ as [CleanNamespace] has it: host/owner/repo, or local/NAME.
 	/artifacts/ID        an alias of /ci/ID/artifacts
 
 An ID is the first twelve digits of the run's commit, a dot, and a number that
-the store gives once. The best run of a commit is of the default targets, or
-else of others; it passed, or else failed, goes on, or was cut short; it is the
-newest of those. A prefix of two commits, or of a commit and a tree, names
-nothing.
+the store gives once.
 
-Artifacts.mtree, manifest, manifest.sig and ID.tar are there when the run is
-sealed, and manifest.sig only where somebody signed.
+Of several runs of a commit, the best is one of the default targets, if there
+is one. Of those it is one that passed; or else one that failed, that goes on, or
+that was cut short, in this order. Of those it is the newest. A prefix of two
+commits, or of a commit and a tree, names nothing.
+
+Artifacts.mtree, manifest and ID.tar are there when the run is sealed.
+Manifest.sig is there when the run was signed.
 
 # Listings
 
 A directory lists every stored byte once, and nothing that blocks: live, wait,
 event, the tars and the aliases in /ci can be walked to and are not listed.
-/artifacts lists its aliases. An alias is a symbolic link that leads on; to a
-client without links (9P2000) it is a directory with qids of its own, so that a
-copy of all of /artifacts is a second copy there, /ci lists the forty newest
-runs, and a symbolic link among the artifacts is a file that holds its target.
+/artifacts lists its aliases. An alias is a symbolic link. To a client without
+links (9P2000) it is a directory with qids of its own, so that a copy of all of
+/artifacts is a second copy there; such a client finds the forty newest runs
+listed in /ci, and for a symbolic link among the artifacts a file that holds its
+target.
 
 # Texts
 
-Fields are separated by one blank, what is not known is -, and a value is
-quoted as mk and rc quote: between single quotes, where a quote is doubled. Times are RFC 3339 in UTC to the second,
-seconds have three digits after the point. The time in a status is when the
-state was entered, of a run that has ended its end; the seconds are those from
-the beginning of its first step until then. The code of a run is mk's exit
-status, or - where there was none.
+One blank separates fields, and - stands for what is not known. A value is
+quoted as mk and rc quote: between single quotes, where a quote is doubled. Times
+are RFC 3339 in UTC to the second; seconds have three digits after the point.
+The time in a status is when the state was entered; of a run that has ended, its
+end. The seconds are those from the beginning of its first step until then. The
+code of a run is mk's exit status, or - where there was none.
 
-The state of a run is queued, a step's name while that goes on, and then
-passed, failed, cancelled or error. The state of a step is queued, running, and
-then one of the last four, or skipped where there was nothing to do or it was
+The state of a run is queued, then the name of the step that goes on, and at
+last passed, failed, cancelled or error. The state of a step is queued, running,
+and then one of the last four, or skipped where the step had nothing to do or was
 not reached.
 
 A line of a log is
@@ -82,16 +81,16 @@ order, with a newline behind each F. A part of a line waits 50 ms for its rest.
 
 # Modes, qids and users
 
-Our files have mode 0444 in directories of 0555, an artifact what it had; but
-what its owner could not read is readable for him. Whoever may read a run may
-read all of it: the mode of an artifact is kept and keeps nobody out, for ID.tar
-holds it as well. Nothing can be written but a ctl. A sealed run's files are of
-its end. A qid.path is a hash of the file's path, below 2^56; qid.vers is 0 where
-a file may still change, and comes from the run's score in a sealed run.
+Our files have mode 0444, in directories of 0555. Artifacts keep their modes,
+plus read permission for the owner. A user that may read a run may read all of
+it: the mode of an artifact is kept and bars no reader, as ID.tar holds the
+artifact too. Only a ctl can be written. A sealed run's files have the time of
+its end. A qid.path is a hash of the file's path, below 2^56. A qid.vers is 0
+where a file may still change; in a sealed run it comes from the run's score.
 
 A ctl has mode 0666, and takes commands from authenticated users: over a Unix
-socket from the executor's own user and root. Who came in unauthenticated does
-not find it. It reads as its manual. After a write the same open file reads the
+socket from the executor's own user and root. An unauthenticated user does not
+find it. It reads as its manual. After a write the same open file reads the
 reply, once, at whatever offset: for run the id of the new run, for gc the
 count of runs that went, or the text of the error that the write got. A newline
 between quotes does not end a line.
@@ -110,8 +109,9 @@ limit says so and has not passed; a peer's is refused.
 When a run ends it is sealed: its directory gets exactly the names above, but
 ctl and what is not listed, read-only, and becomes visible as a whole. Nothing
 in it changes afterwards. Manifest and artifacts.mtree name all that is in it.
-The tar of it is the same from whoever has it, begins with manifest and
-manifest.sig, and unpacks with tar -xp to the same names, modes and times. So
+The tar of a run is the same from every store that has the run. It begins with
+manifest and manifest.sig, and unpacks with tar -xp to the same names, modes and
+times. So
 
 	cd RUN && sha256sum -c manifest
 	ssh-keygen -Y verify -n run@9ci -s manifest.sig ... <manifest

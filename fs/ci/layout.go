@@ -15,23 +15,23 @@ import (
 	"9ci/fs/internal/disk"
 )
 
-// A layout says where what is in the tar of a sealed run, which is computed
-// and never stored: the same bytes from whoever has the run.
+// A Layout says what is where in the tar of a sealed run. The tar is computed
+// and never stored: it has the same bytes from every store that has the run.
 //
 // The run is one directory under its maker's id. First come manifest,
-// manifest.sig, info and artifacts.mtree, with which a reader can judge all
-// that follows, then everything else in the order of names, a directory
-// before what is in it; the run's own directory is last, as bsdtar would date
-// it too early otherwise. Headers are ustar (POSIX.1-1988), with one in pax form
-// before it where a name is over 100 bytes or not ASCII, a file is over 8 GiB,
-// or a time has a fraction or is before 1970.
+// manifest.sig, info and artifacts.mtree, by which a reader can judge all that
+// follows. Then comes everything else in the order of names, a directory before
+// what is in it. The run's own directory comes last: bsdtar would date it too
+// early otherwise. Headers are ustar (POSIX.1-1988). A pax header stands before
+// one where a name is over 100 bytes or not ASCII, a file is over 8 GiB, or a
+// time has a fraction or is before 1970.
 type Layout struct {
 	id      string // the maker's
 	members []member
 	size    int64
 }
 
-// A member is a file of a layout: its path in the run is name.
+// A member is a file of a Layout. Its name is its path in the run.
 type member struct {
 	Artifact
 	off  int64 // of its header
@@ -41,10 +41,11 @@ type member struct {
 // dataEnd returns the offset behind the padding of m's data.
 func (m *member) dataEnd() int64 { return m.off + m.head + (m.Size+511)&^511 }
 
-// tarFirst are the members that come first.
+// tarFirst are the members that come first, in this order.
 var tarFirst = []string{"manifest", "manifest.sig", "info", "artifacts.mtree"}
 
-// newLayout makes the layout of the sealed run in root.
+// NewLayout makes the Layout of the sealed run in root. It reads info and
+// artifacts.mtree, and asks the sizes of the other files of ours.
 func NewLayout(root *os.Root) (*Layout, error) {
 	text := func(name string) ([]byte, error) { return ReadText(root, name) }
 	info, err := text("info")
@@ -123,14 +124,14 @@ func (l *Layout) Size() int64 { return l.size }
 // Name returns the path in the run of member i.
 func (l *Layout) Name(i int) string { return l.members[i].Name }
 
-// find returns the member in whose header, data or padding the offset is, and
-// their count where it is behind them all.
+// find returns the member whose header, data or padding is at the offset.
+// Behind all members it returns their count.
 func (l *Layout) find(off int64) int {
 	return sort.Search(len(l.members), func(i int) bool { return l.members[i].dataEnd() > off })
 }
 
-// Data says whether the n bytes of the tar at off are all data of one file: of
-// member i, where they begin at the offset at.
+// Data reports whether the n bytes of the tar at off are all data of one file:
+// of member i, from its offset at.
 func (l *Layout) Data(off int64, n int) (i int, at int64, ok bool) {
 	if i = l.find(off); i == len(l.members) {
 		return 0, 0, false
@@ -140,9 +141,9 @@ func (l *Layout) Data(off int64, n int) (i int, at int64, ok bool) {
 	return i, at, at >= 0 && at+int64(n) <= m.Size
 }
 
-// ReadAt reads the tar at off, like io.ReaderAt. It reads the data of member i
-// with read, which is like io.ReaderAt too; where a file turns out to be shorter
-// than it was, the error is io.ErrUnexpectedEOF.
+// ReadAt reads the tar at off, like io.ReaderAt. It calls read, which is like
+// io.ReaderAt too, for the data of member i. The error wraps
+// io.ErrUnexpectedEOF where a file is shorter than it was.
 func (l *Layout) ReadAt(p []byte, off int64, read func(i int, p []byte, off int64) (int, error)) (n int, err error) {
 	var head []byte
 	for n < len(p) {
@@ -176,8 +177,8 @@ func (l *Layout) ReadAt(p []byte, off int64, read func(i int, p []byte, off int6
 	return n, nil
 }
 
-// ReadText reads the file of that name in a run's directory: one of the texts
-// that are never over 64 MiB.
+// ReadText reads a text of the run in root that is never over MaxText bytes:
+// manifest, manifest.sig, artifacts.mtree, key, info, or a status.
 func ReadText(root *os.Root, name string) ([]byte, error) {
 	f, err := disk.OpenRegular(root, name)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 //
 //	2026-11-24T21:04:05.000000000Z stdout F the text
 //
-// The bytes of one stream are the texts of its lines in order, each with a
-// newline behind where it is full.
+// The bytes of a stream are the texts of its lines in order, with a newline
+// behind each that is full.
 type LogLine struct {
 	Time   time.Time
 	Stream string // stdout or stderr
@@ -23,15 +23,17 @@ type LogLine struct {
 	Text   []byte
 }
 
-// logTime is RFC 3339 with all nine digits, so that lines sort.
+// logTime is RFC 3339 with all nine digits, so that lines sort by time.
 const logTime = "2006-01-02T15:04:05.000000000Z07:00"
 
-// maxLogText is the longest text of a line, as the kubelet splits them.
+// maxLogText is the longest text of a line in bytes: the kubelet splits lines
+// there.
 const maxLogText = 16 << 10
 
-// maxLogLine bounds a line with its time, stream and tag.
+// MaxLogLine bounds a line in bytes, with its time, stream and tag.
 const MaxLogLine = maxLogText + 64
 
+// Append appends the line, with its newline, to b.
 func (l LogLine) Append(b []byte) []byte {
 	return appendLogLine(b, l.Time.UTC().AppendFormat(nil, logTime), l.Stream, l.Full, l.Text)
 }
@@ -47,7 +49,7 @@ func appendLogLine(b, when []byte, stream string, full bool, text []byte) []byte
 	return append(append(b, text...), '\n')
 }
 
-// bytes appends what the line says of its stream.
+// Bytes appends the bytes of the stream that the line holds to b.
 func (l LogLine) Bytes(b []byte) []byte {
 	b = append(b, l.Text...)
 	if l.Full {
@@ -92,8 +94,8 @@ func ParseLogLine(line []byte) (LogLine, error) {
 }
 
 // CopyLog writes the bytes of a log to the streams that they came from, in
-// their order. It returns the first error of a writer, or one that says which
-// line is none.
+// their order. It returns the first error of a reader or a writer, or the first
+// line that is none of a log.
 func CopyLog(stdout, stderr io.Writer, log io.Reader) error {
 	r := bufio.NewReaderSize(log, MaxLogLine)
 	var b []byte
@@ -180,23 +182,24 @@ func (s *Splitter) Flush(b []byte, now time.Time) (lines []byte, n int) {
 	return b, n
 }
 
-// A liveReader reads the bytes that a log says as a file of their own.
+// A LiveReader reads the bytes that a log holds, as a file of their own: live.
 type LiveReader struct {
-	Src io.ReaderAt
+	Src io.ReaderAt // the log
 	Mark
 }
 
-// A mark is an offset in live where a line of the log begins, and its offset
-// in the log.
+// A Mark is a place where a line of the log begins: its offset in live, and in
+// the log.
 type Mark struct {
-	live, Log int64
+	live int64
+	Log  int64
 }
 
 var errLog = errors.New("the log is damaged")
 
-// readAt reads at off what the first size bytes of the log say. It returns no
-// bytes and no error where they say no more, and moves r's mark to the line
-// that it stopped in.
+// ReadAt reads, at the offset off in live, what the first size bytes of the log
+// hold. It returns no bytes and no error where they hold no more. It moves the
+// Mark to the line where it stopped: a read from there on is cheap.
 func (r *LiveReader) ReadAt(p []byte, off, size int64) (n int, err error) {
 	if off < r.live {
 		r.Mark = Mark{}
@@ -249,7 +252,7 @@ func (r *LiveReader) ReadAt(p []byte, off, size int64) (n int, err error) {
 	return n, nil
 }
 
-// liveSize counts the bytes that a log says.
+// LiveSize counts the bytes that a log holds.
 func LiveSize(log io.Reader) (n int64, err error) {
 	var c counter
 	err = CopyLog(&c, &c, log)
@@ -263,6 +266,6 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// logBuf holds buffers that take the longest line twice: a reader that waits
-// holds none.
+// logBuf holds buffers of twice the longest line. A reader that waits holds
+// none.
 var logBuf = sync.Pool{New: func() any { b := make([]byte, 2*MaxLogLine); return &b }}

@@ -13,12 +13,12 @@ import (
 	"9ci/fs"
 )
 
-// maxManifest bounds the texts of a run that are read as a whole: manifest,
-// artifacts.mtree, key and info.
+// MaxText bounds, in bytes, the texts of a run that are read as a whole:
+// manifest, artifacts.mtree, key and info.
 const MaxText = 64 << 20
 
-// ourNames are the files of a sealed run that the manifest must name, besides
-// what is below artifacts. Manifest and manifest.sig are not among them.
+// Files are the files of a sealed run that its manifest must name, sorted,
+// besides those below artifacts. Manifest and manifest.sig are not among them.
 var Files = func() []string {
 	names := []string{"artifacts.mtree", "info", "key", "log", "status", "stderr", "stdout"}
 	for _, s := range Steps {
@@ -28,8 +28,8 @@ var Files = func() []string {
 	return names
 }()
 
-// ourDirs are the directories of a sealed run, but those below artifacts. The
-// run itself is ".".
+// Dirs are the directories of a sealed run, sorted, but those below artifacts.
+// The run itself is ".".
 var Dirs = func() []string {
 	names := []string{".", "artifacts", "step"}
 	for _, s := range Steps {
@@ -39,14 +39,14 @@ var Dirs = func() []string {
 	return names
 }()
 
-// A sum is a line of a manifest.
+// A Sum is a line of a manifest.
 type Sum struct {
 	Name   string // slash-separated, relative to the run
 	Digest [32]byte
 }
 
-// formatManifest writes sums as sha256sum(1) does, its lines sorted, as sort(1)
-// does where the locale is C.
+// FormatManifest writes sums as sha256sum(1) does, the lines sorted as sort(1)
+// does in the locale C.
 func FormatManifest(sums []Sum) []byte {
 	lines := make([]string, len(sums))
 	for i, s := range sums {
@@ -64,8 +64,8 @@ func FormatManifest(sums []Sum) []byte {
 	return []byte(strings.Join(lines, ""))
 }
 
-// parseManifest reads a manifest, whose names must be clean and each there
-// once, and whose lines must be sorted.
+// ParseManifest reads what FormatManifest wrote, and nothing else: names are
+// clean, as CheckPath has it, and each is there once.
 func ParseManifest(b []byte) ([]Sum, error) {
 	var sums []Sum
 	var last []byte
@@ -119,8 +119,10 @@ func sumUnescape(s string) (string, bool) {
 	return strings.ReplaceAll(s, `\\`, `\`), !strings.Contains(rest, `\`)
 }
 
-// checkPath reports what is wrong with a slash-separated relative path of
-// names that 9P can carry.
+// CheckPath reports what keeps a run from having a file of that slash-separated
+// path: it is relative and clean, its names are such as fs.CheckName takes,
+// without control characters, which not every door carries, and it is at most
+// 3072 bytes long.
 func CheckPath(path string) error {
 	if !utf8.ValidString(path) {
 		return fmt.Errorf("the path %.200q is not UTF-8: 9P cannot carry it", path)
@@ -142,11 +144,11 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// maxPath is Linux's PATH_MAX, less room for the store's own path.
+// maxPath is Linux's PATH_MAX, less room for the path of a store.
 const maxPath = 3072
 
-// checkNames compares a manifest with what a sealed run has: our names, and
-// artifacts' regular files.
+// CheckNames compares a manifest with what a sealed run has: Files, and the
+// regular files of tree.
 func CheckNames(sums []Sum, tree []Artifact) error {
 	have := make(map[string][32]byte, len(sums))
 	for _, s := range sums {

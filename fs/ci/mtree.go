@@ -20,7 +20,7 @@ import (
 	"9ci/fs/internal/disk"
 )
 
-// An artifact is a line of artifacts.mtree.
+// An Artifact is a line of artifacts.mtree.
 type Artifact struct {
 	Name   string // slash-separated, relative to artifacts
 	Mode   iofs.FileMode
@@ -30,26 +30,26 @@ type Artifact struct {
 	Digest [32]byte // of a regular file
 }
 
-// Limits of what a run can leave, whoever made it: what each of them costs us
-// is a file to make, to hash, to serve and to send as often as somebody asks.
+// Limits of what a run can leave, our own or a peer's: each artifact is a file
+// to make, to hash, to serve, and to send as often as a client asks.
 const (
 	MaxArtifacts = 16 << 30 // bytes of all files together, holes counted
 	maxArtifacts = 1 << 18  // files, directories and links
 	MaxDepth     = 64       // names in a path
 )
 
-// A tally adds up a run's artifacts.
+// A Tally adds up the artifacts of a run. The zero Tally has none.
 type Tally struct {
 	n     int
 	bytes int64
 	text  int64 // of artifacts.mtree, which is longer than manifest
 }
 
-// mtreeLine is the longest that a line of artifacts.mtree is but for its names.
+// mtreeLine bounds a line of artifacts.mtree in bytes, without its names.
 const mtreeLine = 150
 
-// add reports what about an artifact a run cannot keep: its name, or that with
-// it the artifacts pass a limit.
+// Add counts an artifact. It reports what keeps a run from having it: its name,
+// its target, or a limit that the artifacts pass with it.
 func (t *Tally) Add(a Artifact) error {
 	if err := CheckPath(a.Name); err != nil {
 		return err
@@ -78,9 +78,9 @@ func (t *Tally) Add(a Artifact) error {
 
 const mtreeMagic = "#mtree\n"
 
-// formatMtree writes artifacts as mtree(5), in the order of names. Names and
-// targets are written as vis(3) does with octal escapes; times have all nine
-// digits behind the point, which some readers take for a count of
+// FormatMtree writes artifacts as mtree(5), and sorts tree by name. Names and
+// targets are written as vis(3) writes them, with octal escapes. Times have all
+// nine digits behind the point: some readers take them for a count of
 // nanoseconds.
 func FormatMtree(tree []Artifact) []byte {
 	slices.SortFunc(tree, func(a, b Artifact) int { return strings.Compare(a.Name, b.Name) })
@@ -173,9 +173,9 @@ func parseVis(s string) (string, error) {
 	}
 }
 
-// parseMtree reads an artifacts.mtree as formatMtree writes it, and nothing
-// else: what it returns is sorted, and every parent of an entry is a
-// directory before it.
+// ParseMtree reads what FormatMtree wrote, and nothing else. The artifacts are
+// sorted, within the limits, and each stands behind the directory that it is
+// in.
 func ParseMtree(b []byte) ([]Artifact, error) {
 	rest, ok := bytes.CutPrefix(b, []byte(mtreeMagic))
 	if !ok {
@@ -270,8 +270,8 @@ func parseArtifact(line string) (a Artifact, err error) {
 	return a, nil
 }
 
-// checkTarget reports what keeps a symbolic link's target from being served.
-// Where it points does not matter: the tree never follows an artifact.
+// checkTarget reports what keeps a symbolic link's target from being served. It
+// does not matter where the link points: the tree never follows an artifact.
 func checkTarget(target string) error {
 	switch {
 	case target == "" || len(target) >= unix.PathMax || strings.Contains(target, "\x00"):
@@ -282,8 +282,9 @@ func checkTarget(target string) error {
 	return nil
 }
 
-// readArtifacts describes what is below a run's artifacts. With hash it reads
-// the files too.
+// ReadArtifacts describes what is below root, the artifacts of a run, and reads
+// each file for its digest where hash says so. The error is of a file that a
+// run cannot keep, too.
 func ReadArtifacts(root *os.Root, hash bool) (tree []Artifact, err error) {
 	var total Tally
 	err = iofs.WalkDir(root.FS(), ".", func(name string, _ iofs.DirEntry, err error) error {

@@ -16,16 +16,16 @@ const (
 	maxElement   = 255  // bytes, as Linux has it: a store is in a directory of that name
 )
 
-// CleanNamespace returns a namespace as everybody is to write it, or what is
-// wrong with it. A namespace is host/owner/repo, with two or more elements
-// after the host, or local/NAME. The host is in lower case, and so is all of it
-// at forges that ignore case.
+// CleanNamespace returns a namespace in its one form, or what is wrong with it.
+// A namespace is host/owner/repo, with two or more elements after the host, or
+// local/NAME. The host is in lower case; at forges that ignore case, so is the
+// rest.
 //
-// An element holds letters, digits, and - . _ ~ + or bytes in the form of
-// RFC 3986 §2.1 (%20), so never what could be part of a password: no user, no
-// port, no query, no fragment. The host, and what comes from the fourth element
-// on, is no name of [InNamespace]. A host begins with a letter or a digit, so that
-// a store has names beside its namespaces.
+// An element holds letters, digits, and - . _ ~ + or bytes in the form of RFC
+// 3986 §2.1 (%20). It so holds nothing that could be part of a password: no
+// user, no port, no query, no fragment. Neither the host nor an element from
+// the fourth on is a name of [InNamespace]. A host begins with a letter or a
+// digit: a store has other names beside its namespaces.
 func CleanNamespace(ns string) (string, error) {
 	bad := func(why string) (string, error) { return "", fmt.Errorf("namespace %q: %s", ns, why) }
 	if len(ns) > maxNamespace {
@@ -55,8 +55,8 @@ func CleanNamespace(ns string) (string, error) {
 	return ns, nil
 }
 
-// FoldNamespace returns a namespace, or a pattern of some, in the case that
-// [CleanNamespace] gives it.
+// FoldNamespace returns a namespace, or a pattern of namespaces, in the case
+// that [CleanNamespace] gives it.
 func FoldNamespace(ns string) string {
 	host, path, ok := strings.Cut(ns, "/")
 	host = strings.ToLower(host)
@@ -69,15 +69,15 @@ func FoldNamespace(ns string) string {
 	return host + "/" + path
 }
 
-// caseless are forges that take any case for the path of a repository.
+// caseless are forges that ignore the case of a repository's path.
 var caseless = []string{"bitbucket.org", "codeberg.org", "dev.azure.com", "gitea.com", "github.com", "gitlab.com", "ssh.dev.azure.com"}
 
 // LocalNamespace reports whether ns is of a repository without a remote. Such a
 // name is unique to its executor.
 func LocalNamespace(ns string) bool { return strings.HasPrefix(ns, "local/") }
 
-// InNamespace reports whether a namespace, in a tree or in the directory of its
-// store, has a file of that name of its own.
+// InNamespace reports whether a namespace has a file of that name of its own,
+// in a tree or in the directory of its store.
 func InNamespace(name string) bool {
 	switch name {
 	case "artifacts", "ci", "ctl", "event", "find", "index", "n", "status", ".store":
@@ -86,8 +86,8 @@ func InNamespace(name string) bool {
 	return false
 }
 
-// NamespaceElement returns name as it can stand in a namespace: a dash for all
-// that cannot.
+// NamespaceElement returns name as an element of a namespace, with a dash for
+// each character that cannot be in one.
 func NamespaceElement(name string) string {
 	const room = 64 // bytes cut off, for what callers add
 	var b strings.Builder

@@ -38,6 +38,10 @@ func IsHex(s string) bool {
 // hexadecimal digits.
 func IsHash(s string) bool { return (len(s) == 40 || len(s) == 64) && IsHex(s) }
 
+// IsPrefix reports whether s, in /ci, can stand for a commit, a tree or a score: 7
+// to 64 lower-case hexadecimal digits.
+func IsPrefix(s string) bool { return len(s) >= 7 && len(s) <= 64 && IsHex(s) }
+
 // ParseDigest reads a SHA-256 digest, 64 lower-case hexadecimal digits: a score,
 // or the digest of a key or a file.
 func ParseDigest(s string) (d [32]byte, err error) {

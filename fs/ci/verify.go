@@ -23,11 +23,11 @@ type Report struct {
 	Manifest []byte
 	Sig      []byte // nil where there is no manifest.sig
 	Info     Attrs
-	Files    int // whose digests are right
+	Files    int // that have the digests which the manifest says
 
-	// Each is one line.
-	Content  []string // what is wrong with what the files hold
-	Metadata []string // what is wrong with modes, times, sizes and links
+	// What is wrong, each in one line.
+	Content  []string // with what the files hold
+	Metadata []string // with modes, times, sizes and links
 }
 
 // VerifyDir compares a run on disk, in a store or as tar -xp left it, with its
@@ -191,9 +191,9 @@ func (v *verifier) file(name string, want Artifact) {
 }
 
 // CheckTexts checks that status, key, the logs and the steps' statuses of a
-// complete run are written as they should be, whoever signed them. end is info's.
-// The error is an *iofs.PathError where a file cannot be read, and of what a file
-// holds otherwise.
+// complete run are written as they should be: a signature says nothing about
+// that. end is the end in info. The error wraps an *iofs.PathError where a file
+// cannot be read; else it says what is wrong with a file.
 func CheckTexts(root *os.Root, end time.Time) error {
 	text, err := ReadText(root, "status")
 	if err != nil {

@@ -11,9 +11,6 @@ import (
 	"9ci/fs/ci"
 )
 
-// minPrefix is the shortest prefix of a commit or a tree that names a run.
-const minPrefix = 7
-
 // errAmbiguous is iofs.ErrNotExist too: a name of two things names none.
 var errAmbiguous = fmt.Errorf("the prefix is of several commits: %w", iofs.ErrNotExist)
 
@@ -29,7 +26,7 @@ func (s *Store) Lookup(rev string) (Entry, error) {
 		for e := range s.Runs() {
 			return e, nil
 		}
-	} else if len(rev) >= minPrefix && len(rev) <= 64 && ci.IsHex(rev) {
+	} else if ci.IsPrefix(rev) {
 		e, err := s.best(rev)
 		if err == nil || errors.Is(err, errAmbiguous) {
 			return e, err
