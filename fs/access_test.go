@@ -16,9 +16,9 @@ func TestAccess(t *testing.T) {
 	}{
 		{7, 0o600, false, 6, true},
 		{7, 0o600, false, 1, false},
-		{7, 0o044, false, 4, false}, // the owner's bits are his
+		{7, 0o044, false, 4, false}, // the owner's bits are the owner's
 		{8, 0o600, false, 4, false},
-		{8, 0o660, false, 4, false}, // groups are nobody's
+		{8, 0o660, false, 4, false}, // there are no groups
 		{8, 0o604, false, 4, true},
 		{-1, 0o600, false, 4, false},
 		{-1, 0o600, true, 4, true},

@@ -22,8 +22,8 @@ import (
 	"9ci/fs/internal/disk"
 )
 
-// A VerifyFunc judges the signature of a run that is being adopted: sig is
-// its manifest.sig, nil where it has none. It returns who signed, for the
+// A VerifyFunc judges the signature of a run that is being adopted. sig is its
+// manifest.sig, nil where it has none. It returns the signer's name, for the
 // index. An error refuses the run before more of it is read.
 type VerifyFunc func(manifest, sig []byte, info ci.Attrs) (signer string, err error)
 
@@ -31,17 +31,17 @@ type VerifyFunc func(manifest, sig []byte, info ci.Attrs) (signer string, err er
 // for what their tar holds.
 var ErrRefused = errors.New("refused")
 
-// Adopt reads the tar of another store's sealed run, as /ci/<id>.tar gives
-// it, and seals the run as it is: every digest, mode, time and size is checked
-// against the manifest and artifacts.mtree, and what neither names is refused.
+// Adopt reads the tar of another store's sealed run, as /ci/<id>.tar gives it,
+// and seals the run as it is. It checks every digest, mode, time and size
+// against the manifest and artifacts.mtree, and refuses what neither names: the
+// error wraps ErrRefused. A nil verify accepts every signature, and none.
 // Nothing of the run is visible before, and nothing is left after an error.
 //
-// The run keeps its maker's id, but where this store has another run of that
-// name: then it gets a number of this store's. A run that the store has
-// already is not adopted again: Adopt answers with its entry.
+// The run keeps its maker's id, unless this store has another run of that name:
+// then it gets a number of this store's. A run that the store has already is
+// not adopted again: Adopt returns its entry.
 //
-// A reader that stalls is the caller's to close; ctx is looked at between
-// reads.
+// Adopt looks at ctx between reads: the caller closes a reader that stalls.
 func (s *Store) Adopt(ctx context.Context, r io.Reader, verify VerifyFunc) (Entry, error) {
 	a := &adoption{s: s, tar: newTarReader(ctx, r), verify: verify}
 	rec, err := a.run()
@@ -105,7 +105,7 @@ func (a *adoption) run() (*record, error) {
 	return rec, err
 }
 
-// begin reads what the rest is judged by: manifest, manifest.sig and info.
+// begin reads manifest, manifest.sig and info, by which it judges the rest.
 func (a *adoption) begin() error {
 	h, err := a.next()
 	if err != nil {
@@ -274,7 +274,7 @@ func (a *adoption) next() (*tar.Header, error) {
 	return h, err
 }
 
-// text reads a small file of ours.
+// text reads a file of ours that is never large.
 func (a *adoption) text(h *tar.Header, name string) ([]byte, error) {
 	if err := a.header(h, ci.Artifact{Name: name, Mode: 0o444, Time: h.ModTime, Size: h.Size}); err != nil {
 		return nil, err
@@ -289,7 +289,7 @@ func (a *adoption) text(h *tar.Header, name string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// header compares a header with what it must be.
+// header compares a header with what it should be.
 func (a *adoption) header(h *tar.Header, want ci.Artifact) error {
 	bad := func(what string, got, want any) error {
 		return refuse("%.300q has %s %v, want %v", h.Name, what, got, want)
@@ -385,7 +385,7 @@ func (a *adoption) file(name string) error {
 	return nil
 }
 
-// mtree reads artifacts.mtree, which is here and as signed, and makes its
+// mtree reads artifacts.mtree, which is on disk and as signed, and makes its
 // directories.
 func (a *adoption) mtree() error {
 	b, err := ci.ReadText(a.root, "artifacts.mtree")
@@ -434,7 +434,7 @@ func (a *adoption) artifact(h *tar.Header, x ci.Artifact) error {
 	return setMeta(a.root, x)
 }
 
-// complete reports what the tar should have had.
+// complete reports what the tar lacks.
 func (a *adoption) complete() error {
 	for name := range a.sums {
 		return refuse("the tar has no %.300q", name)

@@ -11,13 +11,13 @@ import (
 	"9ci/fs/ci"
 )
 
-// errAmbiguous is iofs.ErrNotExist too: a name of two things names none.
+// errAmbiguous is iofs.ErrNotExist too: a name of two things names nothing.
 var errAmbiguous = fmt.Errorf("the prefix is of several commits: %w", iofs.ErrNotExist)
 
-// Lookup returns the run that a name means: an id; last; a commit, a tree or a
-// prefix of either of seven digits or more, of which it takes the best run; or
-// a score. It reports iofs.ErrNotExist where there is none. Head and green,
-// which only a repository can tell, are the tree's.
+// Lookup returns the run that a name means: an id; last; a commit, a tree, or a
+// prefix of either, as ci.IsPrefix has it, which mean the best of their runs;
+// or a score. It reports iofs.ErrNotExist where there is none. Only a
+// repository knows head and green: they are the tree's.
 func (s *Store) Lookup(rev string) (Entry, error) {
 	if _, _, ok := ci.SplitID(rev); ok {
 		return s.Get(rev)
@@ -77,8 +77,8 @@ func (s *Store) best(prefix string) (Entry, error) {
 	return best, nil
 }
 
-// bestSealed returns the best of the sealed runs, and the unfinished ones. A
-// score is looked for last.
+// bestSealed returns the best of the sealed runs, and all unfinished ones. It
+// looks for a score last.
 func (s *Store) bestSealed(prefix string, matches func(oid) (bool, error)) (top *record, runs []*Run, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

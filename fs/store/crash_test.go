@@ -125,9 +125,9 @@ func startWriter(t *testing.T, dir, stop string, env ...string) (*exec.Cmd, *buf
 	return cmd, bufio.NewScanner(out)
 }
 
-// A writer is killed at many points of many runs: no run that it had sealed is
-// lost, none that it had not is to be seen, and what it left is sealed by
-// whoever recovers it.
+// A writer is killed at many points of many runs. No run that it had sealed is
+// lost, none that it had not sealed is visible, and the process that recovers
+// the store seals what it left.
 func TestKillLosesNoSealedRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	t.Cleanup(func() { removeAll(dir) })

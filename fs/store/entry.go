@@ -29,13 +29,13 @@ type Entry struct {
 	seq       uint64
 }
 
-// String returns the id and the status, as a line of /event.
+// String returns the id and the status, as in a line of /event.
 func (e Entry) String() string { return ci.FormatEvent(e.ID, e.Status) }
 
-// Key reads the run's key.
+// Key reads the run's key. It reports iofs.ErrNotExist where the run is gone.
 func (e Entry) Key() (ci.Attrs, error) { return readAttrs(filepath.Join(e.Dir, "key")) }
 
-// Info reads the run's info.
+// Info reads the run's info. It reports iofs.ErrNotExist where the run is gone.
 func (e Entry) Info() (ci.Attrs, error) { return readAttrs(filepath.Join(e.Dir, "info")) }
 
 func readAttrs(name string) (ci.Attrs, error) {
@@ -67,8 +67,8 @@ func (s *Store) entry(r *record) Entry {
 	return e
 }
 
-// listed returns the sealed runs and our unfinished ones, each by seq. The
-// slices are not changed afterwards.
+// listed returns the sealed runs and our unfinished ones, each in the order of
+// seq. The slices do not change afterwards.
 func (s *Store) listed() (sealed []*record, runs []*Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,8 +101,8 @@ func newestFirst(sealed []*record, runs []*Run) iter.Seq2[*record, *Run] {
 	}
 }
 
-// Runs yields all runs, newest first: in the order in which they were made or
-// adopted. Of unfinished runs it has those of this Store.
+// Runs yields all runs, newest first: in the reverse of the order in which they
+// were made or adopted. Of unfinished runs it has those of this Store.
 func (s *Store) Runs() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
 		for r, run := range newestFirst(s.listed()) {
@@ -147,7 +147,8 @@ func (s *Store) Get(id string) (Entry, error) {
 	return Entry{}, &iofs.PathError{Op: "find", Path: id, Err: iofs.ErrNotExist}
 }
 
-// find returns the run of that id as a sealed or as an unfinished one.
+// find returns the run of that id: a sealed one, or an unfinished one of this
+// Store. Both are nil where there is none.
 func (s *Store) find(id string) (*record, *Run) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,7 +13,8 @@ import (
 	"9ci/fs/ci"
 )
 
-// setMeta gives a file of dst, which nobody else writes, its mode and time.
+// setMeta gives a file of dst its mode and time. No other process writes the
+// file.
 func setMeta(dst *os.Root, a ci.Artifact) error {
 	name := filepath.FromSlash(a.Name)
 	if a.Mode&iofs.ModeSymlink == 0 {
@@ -67,8 +68,8 @@ func writeSynced(name string, text []byte) error {
 	return f.Sync()
 }
 
-// fill makes a file of root, which is not there yet, of all that from has. Its
-// zeros become holes.
+// fill makes the file name of root, which is not there yet, of all that from
+// has, with holes for zeros. A nil buf is one of fill's own.
 func fill(root *os.Root, name string, from io.Reader, buf []byte) error {
 	f, err := root.OpenFile(filepath.FromSlash(name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -85,7 +86,7 @@ func fill(root *os.Root, name string, from io.Reader, buf []byte) error {
 	return f.Close()
 }
 
-// syncDir makes the names in a directory last.
+// syncDir waits until the names in a directory are on disk.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

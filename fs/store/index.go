@@ -19,11 +19,10 @@ import (
 	"9ci/fs/ci"
 )
 
-// An index is what a store knows of its sealed runs without reading them:
-// about 300 bytes a run. It is kept in a file to which each process appends
-// under the store's lock, and from which each reads what the others wrote.
-// The runs themselves are the truth: opening a store mends an index that was
-// lost or is behind.
+// An index is what a store knows of its sealed runs without reading them: about
+// 300 bytes a run. It is kept in a file. Each process appends to the file under
+// the store's lock, and reads from it what others appended. The runs themselves
+// are the truth: opening a store mends an index that was lost or is behind.
 type index struct {
 	path string
 	file os.FileInfo // the file that was read
@@ -33,7 +32,7 @@ type index struct {
 	byID    []*record // by commit and number
 	byTree  []*record
 	byScore []*record
-	shared  bool              // somebody reads bySeq without our lock
+	shared  bool              // bySeq is read without our lock
 	dead    int               // lines of the file that say nothing any more
 	words   map[string]string // signers and owners, each held once
 	textLen int64             // of all lines of the tree's index file
@@ -67,10 +66,9 @@ func (r *record) status() ci.Status {
 	return ci.Status{State: r.state, Code: r.code, Took: r.took, Time: time.Unix(r.end, 0)}
 }
 
-// append writes the record's line in the file, whose first field is the word
-// sealed: a line "gone ID" undoes it. Times are Unix seconds, and how long the
-// run took is in milliseconds: a hundred thousand lines are read in little
-// time.
+// append writes the record's line of the file. Its first word is sealed; a line
+// "gone ID" undoes it. Times are Unix seconds, and the time that the run took
+// is in milliseconds: a hundred thousand lines are read in little time.
 func (r *record) append(b []byte) []byte {
 	b = append(b, "sealed"...)
 	num := func(n int64) { b = strconv.AppendInt(append(b, ' '), n, 10) }
@@ -170,8 +168,8 @@ func (x *index) word(s string) string {
 	return s
 }
 
-// refresh reads what was appended to the file since it was last called. It
-// starts anew where another process wrote the file anew.
+// refresh reads what was appended to the file since the last call. It starts
+// anew where another process wrote the file anew.
 func (x *index) refresh() error {
 	fi, err := os.Stat(x.path)
 	if errors.Is(err, iofs.ErrNotExist) {
@@ -198,8 +196,8 @@ func (x *index) refresh() error {
 	return x.read(io.NewSectionReader(f, x.off, 1<<62))
 }
 
-// read applies whole lines; one that cannot be read, as a crash may leave it,
-// is passed over: opening the store mends what it said.
+// read applies whole lines. It passes over a line that cannot be read, as a
+// crash may leave it: opening the store mends what the line said.
 func (x *index) read(r io.Reader) error {
 	buf := make([]byte, 0, 64<<10)
 	bulk := len(x.bySeq) == 0
@@ -261,7 +259,7 @@ func (x *index) line(line string, bulk bool) {
 	x.add(r)
 }
 
-// The orders of the index. None of them has two runs in one place, whatever
+// The orders of the index. No two runs have one place in any of them, whatever
 // the file said.
 func orderID(a, b *record) int {
 	return cmp.Or(bytes.Compare(a.commit.b[:6], b.commit.b[:6]), cmp.Compare(a.num, b.num))
@@ -294,7 +292,8 @@ type list struct {
 	order   func(a, b *record) int
 }
 
-// share returns the runs by seq. The slice is not changed afterwards.
+// share returns the runs in the order of seq. The slice does not change
+// afterwards.
 func (x *index) share() []*record {
 	x.shared = true
 	return x.bySeq

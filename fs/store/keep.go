@@ -16,8 +16,8 @@ import (
 )
 
 // A Keep says which sealed runs are kept, as CI_KEEP does. A run that is over
-// any limit goes; limits that are zero are none. The newest runs are those
-// that were made or adopted last, whenever they ended.
+// any limit goes; a limit of zero is none. The newest runs are those that were
+// made or adopted last, whenever they ended.
 type Keep struct {
 	Once  bool          // the newest, until the Store is closed
 	Count int           // so many, the newest; negative keeps none
@@ -80,8 +80,8 @@ var keepUnits = map[string]struct {
 	"KiB": {size: 1 << 10}, "MiB": {size: 1 << 20}, "GiB": {size: 1 << 30}, "TiB": {size: 1 << 40},
 }
 
-// ErrInUse is the error of removing a run that somebody reads, that has not
-// ended, or that belongs to another live process.
+// ErrInUse is the error of removing a run that has a reader, has not ended, or
+// belongs to another live process.
 var ErrInUse error = syscall.EBUSY
 
 // outPrefix begins the name of a run that is being removed, inPrefix that of
@@ -91,8 +91,8 @@ const (
 	inPrefix  = ".in+"
 )
 
-// SetKeep makes k the store's policy: it is enforced now, whenever a run is
-// sealed or adopted, and again after a while where a run was being read.
+// SetKeep makes k the store's policy. It is enforced now, whenever a run is
+// sealed or adopted, and again after a while where a run had a reader.
 func (s *Store) SetKeep(k Keep) {
 	s.mu.Lock()
 	s.policy = k
@@ -123,16 +123,15 @@ func (s *Store) enforce() {
 	s.retry = time.AfterFunc(2*leaseTime, s.enforce)
 }
 
-// Evict removes the runs that k does not keep, of those that are ours or a
-// dead process's; but none that is kept by name or that somebody reads. It
+// Evict removes the runs that k does not keep. It spares those of other live
+// processes, those that are kept by name, and those that have a reader. It
 // reports the first error that was not of a run in use.
 func (s *Store) Evict(k Keep) error {
 	_, err := s.evict(k, false)
 	return err
 }
 
-// GC evicts what the policy does not keep, as ever, and returns how many runs
-// went.
+// GC evicts what the policy does not keep, and returns how many runs went.
 func (s *Store) GC() (int, error) {
 	s.mu.Lock()
 	k, before := s.policy, len(s.index.bySeq)
@@ -146,7 +145,8 @@ func (s *Store) GC() (int, error) {
 	return before - len(s.index.bySeq), err
 }
 
-// evict reports whether a run that should have gone is in use.
+// evict is Evict, or, when the store is closing, of this Store's runs alone. It
+// reports whether a run that should have gone is in use.
 func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
 	if k.Once && k.Count == 0 {
 		k.Count = 1
@@ -203,7 +203,8 @@ func (s *Store) kept() (map[string]bool, error) {
 	return kept, nil
 }
 
-// Keep keeps a run until it is forgotten, whatever the policy.
+// Keep keeps a run until Forget, whatever the policy. It reports
+// iofs.ErrNotExist where there is none.
 func (s *Store) Keep(id string) error {
 	if _, err := s.Get(id); err != nil {
 		return fmt.Errorf("store: keep: %w", err)
@@ -215,8 +216,9 @@ func (s *Store) Keep(id string) error {
 	return f.Close()
 }
 
-// Forget removes a sealed run, kept or not. It reports ErrInUse where
-// somebody reads it or its owner is another live process.
+// Forget removes a sealed run, kept or not. It reports ErrInUse where the run
+// has a reader or its owner is another live process, and iofs.ErrNotExist where
+// there is none.
 func (s *Store) Forget(id string) error {
 	r, run := s.find(id)
 	switch {
@@ -233,7 +235,7 @@ func (s *Store) Forget(id string) error {
 	return nil
 }
 
-// remove makes a sealed run vanish, and then removes its files.
+// remove makes a sealed run vanish from the store, and then removes its files.
 func (s *Store) remove(r *record, closing bool) error {
 	id := r.id()
 	out := filepath.Join(s.RunDir(), outPrefix+s.token+"+"+id)
@@ -277,8 +279,8 @@ func (s *Store) hide(r *record, out string, closing bool) error {
 		return err
 	}
 	if err := s.appendIndex(fmt.Appendf(nil, "gone %s\n", id)); err != nil {
-		// A full disk must not keep us from making room on it: the next
-		// process that opens the store finds out.
+		// A full disk must not keep us from making room on it. The next
+		// process that opens the store mends the index.
 		s.index.remove(r)
 	}
 	s.index.refresh()

@@ -144,7 +144,7 @@ func TestEvict(t *testing.T) {
 	}
 }
 
-// A run that somebody reads stays until he is done: through this store, and
+// A run that has a reader stays until the reader is done: through this store, and
 // through another process's.
 func TestEvictSparesReaders(t *testing.T) {
 	s := newStore(t)

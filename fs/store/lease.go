@@ -12,10 +12,11 @@ import (
 	"9ci/fs/internal/disk"
 )
 
-// A lease keeps a sealed run from being evicted while somebody reads it: its
-// directory is open and locked shared, which other processes see. Who opened
-// a file of it has the lease until the file is closed. It lasts leaseTime
-// longer, so that who copies a run file by file does not lose it between two.
+// A lease keeps a sealed run from being evicted while it has a reader: the
+// run's directory is open and locked shared, which other processes see. A
+// reader that opens a file of the run has the lease until it closes the file.
+// The lease lasts leaseTime longer, so that a client that copies a run file by
+// file does not lose it between two files.
 type lease struct {
 	disk.Place // the run
 
@@ -40,7 +41,7 @@ const leaseTime = time.Second
 // each has two descriptors, and a client may walk through many runs a second.
 const maxLeases = 128
 
-// acquire returns the lease of a sealed run. Who got it calls release. It
+// acquire returns the lease of a sealed run; the caller calls release. It
 // reports iofs.ErrNotExist where the run is gone.
 func (s *Store) acquire(id string) (*lease, error) {
 	s.mu.Lock()
@@ -93,7 +94,7 @@ func (s *Store) expire(id string, l *lease) {
 	s.drop(id, l)
 }
 
-// drop ends a lease that nobody uses. s.mu is held.
+// drop ends a lease without users. s.mu is held.
 func (s *Store) drop(id string, l *lease) {
 	if l.end != nil {
 		l.end.Stop()
@@ -103,7 +104,7 @@ func (s *Store) drop(id string, l *lease) {
 	l.Close()
 }
 
-// dropIdle ends the leases that nobody uses. s.mu is held.
+// dropIdle ends all leases without users. s.mu is held.
 func (s *Store) dropIdle() {
 	for id, l := range s.leases {
 		if l.users == 0 {
@@ -112,15 +113,14 @@ func (s *Store) dropIdle() {
 	}
 }
 
-// dropLeases ends the leases that nobody uses, at once.
+// dropLeases ends all leases without users.
 func (s *Store) dropLeases() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dropIdle()
 }
 
-// leased reports whether somebody reads the run through this Store. s.mu is
-// held.
+// leased reports whether the run has a lease of this Store. s.mu is held.
 func (s *Store) leased(id string) bool { return s.leases[id] != nil }
 
 func openLease(dir string) (*lease, error) {

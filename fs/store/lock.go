@@ -14,8 +14,9 @@ import (
 
 var errLocked = errors.New("locked by another")
 
-// lockFile opens a file, which it makes where there is none, and locks it for
-// itself alone. With wait it waits for that, else it answers errLocked.
+// lockFile opens a file, which it makes where there is none, and locks it
+// exclusively. Where another has the lock, it waits if wait says so, and else
+// reports errLocked.
 func lockFile(name string, wait bool) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -47,8 +48,8 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// locked reports whether another open file has the named file to itself. A
-// file that does not exist is not locked.
+// locked reports whether another open file has the named file locked
+// exclusively. A file that does not exist is not locked.
 func locked(name string) bool {
 	f, err := os.Open(name)
 	if err != nil {

@@ -117,8 +117,8 @@ func eachName(dir string, f func(name string) error) error {
 	}
 }
 
-// readRecord makes a record of a sealed run that the index has lost. Whose it
-// was is lost with it. Given are the places that others of them got.
+// readRecord makes a record of a sealed run that the index has lost, with its
+// owner. given holds the places that others of them got.
 func (s *Store) readRecord(id string, given map[uint64]bool) (*record, error) {
 	dir := s.runPath(id)
 	r, err := recordOf(dir)
@@ -146,7 +146,7 @@ func (s *Store) readRecord(id string, given map[uint64]bool) (*record, error) {
 	return r, nil
 }
 
-// recordOf reads what the index holds of the sealed run in dir, but its id,
+// recordOf reads what the index holds of the sealed run in dir, without its id,
 // its place and its owner.
 func recordOf(dir string) (*record, error) {
 	var r record
@@ -231,8 +231,8 @@ func (s *Store) appendIndex(lines []byte) error {
 	return nil
 }
 
-// rewriteIndex leaves out of the index file what says nothing any more. The
-// caller holds the lock and s.mu.
+// rewriteIndex writes the index file without the lines that say nothing any
+// more. The caller holds the lock and s.mu.
 func (s *Store) rewriteIndex() error {
 	f, err := os.OpenFile(s.index.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

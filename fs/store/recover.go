@@ -16,9 +16,10 @@ import (
 	"9ci/fs/internal/disk"
 )
 
-// Recover seals the runs of dead processes: those whose test and artifacts
-// had passed as passed, with the step that was cut short in error, and all
-// others in state error. It returns the ids of those it sealed.
+// Recover seals the runs of dead processes, and returns the ids of those that
+// it sealed. A run whose test and artifacts had passed is sealed as passed,
+// with the step that was cut short in error; every other run is sealed in state
+// error.
 func (s *Store) Recover(ctx context.Context, sign SignFunc) ([]string, error) {
 	work, err := os.ReadDir(s.path("work"))
 	if err != nil {
@@ -54,7 +55,7 @@ func (s *Store) recover(ctx context.Context, id string, sign SignFunc) (bool, er
 }
 
 // takeOver makes the unfinished run of a dead process ours, if its status is
-// wanted. It returns nil where it is not, or where the process lives.
+// wanted. It returns nil where it is not wanted, or where the process lives.
 func (s *Store) takeOver(id string, wanted func(ci.Status) bool) (*Run, error) {
 	unlock, err := s.lock()
 	if err != nil {
@@ -89,8 +90,8 @@ func (s *Store) takeOver(id string, wanted func(ci.Status) bool) (*Run, error) {
 }
 
 // Resume takes over the runs of dead processes that were queued and had not
-// begun, oldest first: they are runs of this Store now, as if Create had just
-// returned them. What is left is for Recover.
+// begun, oldest first. They are runs of this Store from then on, as if Create
+// had just returned them. The others stay for Recover.
 func (s *Store) Resume() ([]*Run, error) {
 	work, err := os.ReadDir(s.path("work"))
 	if err != nil {
@@ -121,8 +122,8 @@ func (s *Store) Resume() ([]*Run, error) {
 	return runs, errors.Join(errs...)
 }
 
-// reopen takes over the run of a dead process, whose file in .store/work is
-// given and locked.
+// reopen takes over the run of a dead process. lock is its file in .store/work,
+// and locked.
 func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
 	dir := s.workPath(id)
 	if _, err := os.Lstat(dir); err != nil {

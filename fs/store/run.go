@@ -65,7 +65,8 @@ const (
 // holdbackTime is how long a part of a line waits for its rest.
 const holdbackTime = 50 * time.Millisecond
 
-// room is kept free for the end of a run whose output filled the disk.
+// room is how many bytes are kept free for the end of a run whose output filled
+// the disk.
 const room = 256 << 10
 
 // infoOrder is the order of the attributes in info, all of which are there.
@@ -178,7 +179,7 @@ func (r *Run) openLogs() (err error) {
 	return err
 }
 
-// writeText replaces a text of the run, at once for whoever opens it.
+// writeText replaces a text of the run, as a whole for every reader.
 func (r *Run) writeText(name string, text []byte) error {
 	if n := len(text); n > 0 && text[n-1] != '\n' {
 		text = append(text, '\n')
@@ -206,14 +207,15 @@ func (r *Run) Status() ci.Status {
 	return r.status
 }
 
-// Key returns what SetKey was told.
+// Key returns the attributes that SetKey was given, sorted.
 func (r *Run) Key() ci.Attrs {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.key)
 }
 
-// Info returns what SetInfo was told, and the run's id and commit.
+// Info returns the attributes that SetInfo was given, and the run's id and
+// commit.
 func (r *Run) Info() ci.Attrs {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -236,8 +238,9 @@ func (r *Run) SetKey(k ci.Attrs) error {
 	return r.keep(r.writeText("key", k.Text()))
 }
 
-// SetInfo adds to the run's info, or changes it. The Store sets id, commit,
-// start, and end where the caller does not; what nobody set is "-".
+// SetInfo adds attributes to the run's info, or changes them. The Store sets
+// id, commit and start, and end where the caller does not; an attribute that
+// was not set is "-".
 func (r *Run) SetInfo(k ci.Attrs) error {
 	if err := k.Check(); err != nil {
 		return fmt.Errorf("store: info: %w", err)
@@ -259,11 +262,11 @@ func (r *Run) SetInfo(k ci.Attrs) error {
 	return r.keep(r.writeText("info", r.infoText()))
 }
 
-// askedFile is beside the files of a run that has not ended.
+// askedFile stands beside the files of a run that has not ended.
 const askedFile = ".asked"
 
-// SetAsked keeps what a run was asked for with, so that another process can
-// take it over while it is queued. It is no part of what is sealed.
+// SetAsked keeps what the run was asked for with, so that another process can
+// take the run over while it is queued. It is no part of what is sealed.
 func (r *Run) SetAsked(a ci.Attrs) error {
 	if err := a.Check(); err != nil {
 		return fmt.Errorf("store: asked: %w", err)
@@ -276,7 +279,7 @@ func (r *Run) SetAsked(a ci.Attrs) error {
 	return r.keep(r.writeText(askedFile, a.Text()))
 }
 
-// Asked returns what SetAsked was told, by this process or another.
+// Asked returns what SetAsked was given, by this process or another.
 func (r *Run) Asked() (ci.Attrs, error) {
 	a, err := readAttrs(filepath.Join(r.dir, askedFile))
 	if err != nil {
@@ -296,7 +299,7 @@ func (r *Run) fullInfo() ci.Attrs {
 	return all.With(r.info...)
 }
 
-// SetState changes the run's state otherwise than by a step: to queued.
+// SetState changes the state of a run that is in no step: to queued.
 func (r *Run) SetState(state string) error {
 	if state != "queued" && !slices.Contains(ci.Steps, state) {
 		return fmt.Errorf("store: %q is not a state of a run that has not ended", state)
@@ -319,13 +322,13 @@ func (r *Run) setState(state string, now time.Time) error {
 	return err
 }
 
-// announce tells /event of the state.
+// announce tells the file event, and the run's readers, its state.
 func (r *Run) announce() {
 	r.s.tell(r.id, r.status)
 	r.change.Broadcast()
 }
 
-// Enter begins a step, one of Steps, which becomes the run's state.
+// Enter begins a step, one of ci.Steps, which becomes the run's state.
 func (r *Run) Enter(step string) error {
 	i := slices.Index(ci.Steps, step)
 	if i < 0 {
@@ -399,9 +402,9 @@ func (r *Run) writeStep(i int) error {
 	return r.keep(r.writeText(filepath.Join("step", ci.Steps[i], "status"), r.steps[i].Append(nil)))
 }
 
-// Stdout returns the writer of the current step's standard output. It
-// reports an error when the run has no current step, its output cannot be
-// kept, or is over the Store's limit.
+// Stdout returns the writer of the current step's standard output. A Write
+// reports an error where the run has no current step, where its output cannot
+// be kept, or where it is over the Store's MaxOutput.
 func (r *Run) Stdout() io.Writer { return runWriter{r, 0} }
 
 // Stderr is as Stdout, for standard error.
@@ -470,7 +473,8 @@ func (r *Run) flush() {
 	r.change.Broadcast()
 }
 
-// appendLines adds whole lines, which say so many bytes, to the logs.
+// appendLines adds whole lines to the logs. They hold said bytes of the
+// streams.
 func (r *Run) appendLines(lines []byte, said int) error {
 	r.buf = lines
 	if cap(r.buf) > 1<<20 {
@@ -506,8 +510,8 @@ func appendAll(f *os.File, p []byte) (int, error) {
 	return n, err
 }
 
-// keep remembers the first error of keeping the run: from then on its writers
-// answer it, and the run can only end in state error.
+// keep remembers the first error of keeping the run. From then on the run's
+// writers answer it, and the run can only end in state error.
 func (r *Run) keep(err error) error {
 	if err != nil {
 		err = fmt.Errorf("store: keep run %s: %w", r.id, err)
@@ -520,7 +524,7 @@ func (r *Run) keep(err error) error {
 	return err
 }
 
-// complain tells the current step's log of an error of ours.
+// complain writes an error of ours to the current step's log.
 func (r *Run) complain(err error) {
 	line := r.complaint(err)
 	if r.stepLog == nil {
@@ -580,7 +584,7 @@ func (r *Run) wait(ctx context.Context) error {
 	}
 }
 
-// end wakes all who wait, after the run was sealed or lost.
+// end wakes all that wait, after the run was sealed or lost.
 func (r *Run) end() {
 	r.s.mu.Lock()
 	r.s.runs = slices.DeleteFunc(slices.Clone(r.s.runs), func(x *Run) bool { return x == r })
@@ -602,7 +606,7 @@ func (r *Run) closeLogs() {
 	}
 }
 
-// abandon ends the use of a run that was not sealed: it stays on disk for
+// abandon ends the use of a run that was not sealed. The run stays on disk for
 // Recover, and its readers see the end.
 func (r *Run) abandon() {
 	r.mu.Lock()

@@ -96,7 +96,7 @@ func deepPath(n int) (entries []tar.Header) {
 	return entries
 }
 
-// What is no tar is refused; an error of who gives it is not.
+// What is no tar is refused; an error of its source is not.
 func TestAddArtifactsNoTar(t *testing.T) {
 	s := newStore(t)
 	r := mustCreate(t, s)

@@ -47,8 +47,8 @@ func (d runDir) Stat(context.Context) (fs.Stat, error) {
 
 func (d runDir) Open(context.Context, fs.OpenMode) (fs.File, error) { return nil, fs.ErrIsDir }
 
-// runNames are the entries that a run lists: those of a sealed run, and those
-// which an unfinished one has too.
+// runNames are the entries that a sealed run lists. An unfinished one lists
+// those that are always there.
 var runNames = []struct {
 	name   string
 	always bool
@@ -311,7 +311,7 @@ func (f liveFile) Stat(ctx context.Context) (fs.Stat, error) {
 	return st, err
 }
 
-// liveSize counts, once, what the log of the leased run says.
+// liveSize counts, once, what the log of the leased run holds.
 func (l *lease) liveSize() (int64, error) {
 	l.liveOnce.Do(func() {
 		var log *os.File
@@ -351,8 +351,8 @@ func (f liveFile) Open(_ context.Context, mode fs.OpenMode) (fs.File, error) {
 	}}, nil
 }
 
-// An openLive reads what a log says. One that waits for more holds nothing
-// but the place where it is.
+// An openLive reads the bytes that a log holds. One that waits for more holds
+// nothing but its place.
 type openLive struct {
 	fs.ByteFile
 	run     *Run // nil where it was sealed
@@ -417,7 +417,8 @@ func (f *openLive) Close() error {
 	return nil
 }
 
-// logged returns how long the run's log is, and what it says.
+// logged returns how long the run's log is, and how many bytes it holds of the
+// streams.
 func (r *Run) logged() (log, live int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -433,16 +434,16 @@ func (r *Run) isDone() bool {
 	}
 }
 
-// A sharedLog is the log of an unfinished run, open once for all who follow
-// it: ten thousand readers need one descriptor.
+// A sharedLog is the log of an unfinished run, open once for all its followers:
+// ten thousand readers need one descriptor.
 type sharedLog struct {
 	*os.File
 	users int // guarded by Run.mu
 	r     *Run
 }
 
-// shareLog returns the log, or nil after the run has ended. Who got it calls
-// put.
+// shareLog returns the log; the caller calls put. It returns nil when the run
+// has ended.
 func (r *Run) shareLog() *sharedLog {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -20,20 +20,19 @@ import (
 	"9ci/fs/internal/disk"
 )
 
-// A SignFunc signs a manifest: it returns what manifest.sig is to hold, an
-// armored SSHSIG in the namespace run@9ci.
+// A SignFunc signs a manifest. It returns the text of manifest.sig, an armored
+// SSHSIG in the namespace run@9ci.
 type SignFunc func(manifest []byte) (sig []byte, err error)
 
 // Seal ends the run in state passed, failed, cancelled or error, with an exit
 // status, or -1 where there is none. When it returns, the run is complete on
-// disk and never changes again. Output that could not be kept makes the state
-// error, whatever the caller says.
+// disk and never changes again. Seal makes the state error, whatever the caller
+// says, where output could not be kept.
 //
 // A nil sign leaves the run without a signature. So does one that fails: the
 // run is sealed all the same, and Seal returns sign's error.
 //
-// After another error the run has not ended: Seal may be called again, or
-// Discard.
+// After another error the run has not ended: call Seal again, or Discard.
 func (r *Run) Seal(ctx context.Context, state string, code int, sign SignFunc) error {
 	if !ci.Finished(state) {
 		return fmt.Errorf("store: seal %s: %q is not how a run ends", r.id, state)
@@ -259,9 +258,9 @@ func settle(root *os.Root, end time.Time, tree []ci.Artifact) error {
 	return syncAll(root, slices.Concat(names, dirs))
 }
 
-// syncAll waits until files are on disk. It has all of them written before it
-// waits for the first, so that one commit of the file system's journal does
-// for most.
+// syncAll waits until files are on disk. It starts the writing of all before it
+// waits for the first, so that one commit of the file system's journal does for
+// most.
 func syncAll(root *os.Root, names []string) (err error) {
 	files := make([]*os.File, 0, len(names))
 	defer func() {
@@ -297,7 +296,8 @@ func (r *Run) publish(rec *record) error {
 	return r.s.publish(r.dir, rec, r)
 }
 
-// shed gives up what a run holds on a full disk, but its texts, and says so.
+// shed gives up what a run holds on a full disk, except its texts, and says so
+// in the log.
 func (r *Run) shed(cause error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -316,7 +316,7 @@ func (r *Run) shed(cause error) {
 	}
 }
 
-// complaint is a line of a log that tells of an error of ours.
+// complaint returns a line of a log that tells of an error of ours.
 func (r *Run) complaint(err error) []byte {
 	return ci.LogLine{Time: time.Now(), Stream: "stderr", Full: true, Text: []byte("9ci: " + strings.ReplaceAll(err.Error(), "\n", " "))}.Append(nil)
 }

@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Show is a directory that shows sealed runs of a store to somebody who is
-// given the directory before it is due: a machine. It is empty until Fill.
+// A Show is a directory that shows sealed runs of a store to a machine. The
+// machine is given the directory before the runs are due: it is empty until
+// Fill.
 type Show struct {
 	s    *Store
 	path string
@@ -25,8 +26,8 @@ type Show struct {
 // costs some 10 µs to make.
 const maxShown = 1 << 18
 
-// NewShow makes an empty directory. Its Close removes it, and OpenStore those
-// of dead processes.
+// NewShow makes an empty directory. Close removes it; Open removes those of
+// dead processes.
 func (s *Store) NewShow() (*Show, error) {
 	// MkdirTemp, as a process may make many, and dies by its own token.
 	dir, err := os.MkdirTemp(s.path("show"), s.token+"+")
@@ -40,13 +41,14 @@ func (s *Store) NewShow() (*Show, error) {
 func (v *Show) Dir() string { return v.path }
 
 // Fill shows the runs of these ids that are still sealed and there, in that
-// order, as directories of their ids, and an alias for each of those among
-// them that has names: symbolic links. It returns how many it shows; those
-// that would make more than 262144 files are left out. The files are hard
-// links: they last as long as v, whatever is evicted meanwhile, and take no
-// room but what a run that was evicted took.
+// order, as directories of their ids. It makes a symbolic link for each name in
+// aliases whose run is shown. It leaves out runs that would make more than
+// 262144 files, and returns how many it shows. The files are hard links: they
+// last as long as v, whatever is evicted meanwhile, and take no room but that
+// of a run that was evicted.
 //
-// Whoever can write in the directory could change sealed runs by them.
+// A process that can write in the directory can change sealed runs by the
+// links.
 func (v *Show) Fill(ctx context.Context, ids []string, aliases map[string]string) (shown int, err error) {
 	n := 0
 	done := make(map[string]bool)
@@ -84,7 +86,7 @@ func (v *Show) Fill(ctx context.Context, ids []string, aliases map[string]string
 
 var errManyFiles = errors.New("more files than are shown")
 
-// add shows one run, of room files at most, or nothing of it.
+// add shows one run of at most room files, or nothing of it.
 func (v *Show) add(id string, room int) (n int, err error) {
 	l, err := v.s.acquire(id)
 	if err != nil {
@@ -139,8 +141,8 @@ func (v *Show) add(id string, room int) (n int, err error) {
 	return n, nil
 }
 
-// link makes to the same file as from, or as good a copy, where there are no
-// hard links of it, or no more.
+// link makes to the same file as from. Where that cannot be linked, or not once
+// more, it makes a copy.
 func link(from, to string) error {
 	err := os.Link(from, to)
 	if !slices.ContainsFunc([]error{unix.EXDEV, unix.EPERM, unix.EMLINK, unix.EOPNOTSUPP}, func(e error) bool { return errors.Is(err, e) }) {

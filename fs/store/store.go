@@ -1,3 +1,11 @@
+// Package store keeps runs on disk and serves them as the tree ci(4), which
+// package ci describes.
+//
+// A Store keeps the runs of one namespace. A Run is one that goes on in this
+// process: Seal ends it, and from then on it never changes. Adopt takes a run
+// that another store has sealed. NewTree is the tree of a Store, whose files are
+// read while runs go on, are sealed and are evicted: a lease keeps a sealed run
+// on disk while a reader has it open.
 package store
 
 import (
@@ -58,12 +66,13 @@ type Store struct {
 	closed bool
 }
 
-// defaultMaxOutput bounds what a guest that floods its output can write.
+// defaultMaxOutput bounds, in bytes, what a guest that floods its output can
+// write.
 const defaultMaxOutput = 4 << 30
 
-// OpenStore opens the store in dir, which it makes where there is none. It
-// removes what dead processes left half-adopted or half-evicted; their
-// unfinished runs are [Store.Recover]'s.
+// Open opens the store in dir, which it makes where there is none. It removes
+// what dead processes left half-adopted or half-evicted; their unfinished runs
+// stay for [Store.Recover] and [Store.Resume].
 func Open(dir string) (*Store, error) {
 	s, err := openStore(dir)
 	if err != nil {
@@ -110,13 +119,13 @@ func openStore(dir string) (*Store, error) {
 	return nil, err
 }
 
-// openStores holds the Stores that were not closed. The garbage collector closes
-// files, and with them our locks, of a Store that nobody refers to any more
-// while its process lives on.
+// openStores holds the Stores that were not closed. The garbage collector
+// closes files, and with them undoes our locks, of a Store that nothing refers
+// to any more while its process lives on.
 var openStores sync.Map
 
-// Close ends the use of the store: it evicts, where the policy says once, the
-// runs of this Store. Runs that have not ended stay for Recover.
+// Close ends the use of the store. Where the policy says once, it evicts the
+// runs of this Store. Runs that have not ended stay on disk for Recover.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -152,7 +161,7 @@ func (s *Store) Close() error {
 // Dir returns the directory of the store.
 func (s *Store) Dir() string { return s.dir }
 
-// RunDir returns the directory of its runs.
+// RunDir returns the directory of the store's runs.
 func (s *Store) RunDir() string { return filepath.Join(s.dir, "ci") }
 
 func (s *Store) path(elem ...string) string {
@@ -163,8 +172,9 @@ func (s *Store) runPath(id string) string { return filepath.Join(s.RunDir(), id)
 
 func (s *Store) workPath(id string) string { return filepath.Join(s.RunDir(), "."+id) }
 
-// lock excludes all others from changing the store. It is held for short
-// times only, never while something is copied. Lock order: tx, mu.
+// lock excludes all other goroutines and processes from changing the store. It
+// is held for short times only, never while something is copied. Lock order:
+// tx, mu.
 func (s *Store) lock() (unlock func(), err error) {
 	s.tx.Lock()
 	if err := flock(s.flock, unix.LOCK_EX); err != nil {
@@ -192,8 +202,8 @@ func (s *Store) nextNumber() (uint64, error) {
 	}
 	n, perr := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 62)
 	if perr != nil || n == 0 {
-		// Lost, or a new store: behind all that there are, but for
-		// numbers that only a peer can have given.
+		// The number was lost, or the store is new: take the one behind
+		// all there are, but those that only a peer can have given.
 		n = 1
 		err := eachName(s.RunDir(), func(name string) error {
 			if _, num, ok := ci.SplitID(strings.TrimPrefix(name, ".")); ok && num < ci.MaxNumber/2 {
@@ -224,9 +234,9 @@ func (s *Store) published() {
 // tell writes a run's status to the file event.
 func (s *Store) tell(id string, st ci.Status) { s.events.Write(ci.FormatEvent(id, st) + "\n") }
 
-// publish renames the sealed run in work to its id and makes it known, in the
-// place of the unfinished run where there was one. The caller holds the lock,
-// and the directory is complete and on disk.
+// publish renames the sealed run in work to its id, and makes it known in place
+// of the unfinished run, where there was one. The caller holds the lock; the
+// directory is complete and on disk.
 func (s *Store) publish(work string, r *record, run *Run) error {
 	r.came = time.Now().Unix()
 	if err := os.Rename(work, s.runPath(r.id())); err != nil {
@@ -236,7 +246,8 @@ func (s *Store) publish(work string, r *record, run *Run) error {
 		return err
 	}
 	// From here on the run is sealed. If the index cannot be written, this
-	// process knows it all the same, and others when they open the store.
+	// process knows the run all the same, and others do when they open the
+	// store.
 	aerr := s.appendIndex(r.append(nil))
 	s.mu.Lock()
 	defer s.mu.Unlock()

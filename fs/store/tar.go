@@ -13,8 +13,8 @@ import (
 	"9ci/fs/ci"
 )
 
-// A tarFile reads the tar of a run at any offset: it opens no more of the run
-// than the file that it reads.
+// A tarFile reads the tar of a run at any offset. It has no more of the run
+// open than the file that was read last.
 type tarFile struct {
 	s  *Store
 	id string
@@ -140,7 +140,8 @@ func (s *Store) openTar(id string) (*tarFile, error) {
 	return &tarFile{s: s, id: id, l: l, t: t}, nil
 }
 
-// WriteTar writes the tar of a sealed run, as /ci/<id>.tar has it.
+// WriteTar writes the tar of a sealed run, as /ci/<id>.tar has it. It reports
+// iofs.ErrNotExist where there is no such run.
 func (s *Store) WriteTar(ctx context.Context, w io.Writer, id string) error {
 	f, err := s.openTar(id)
 	if err != nil {

@@ -25,8 +25,8 @@ type Control interface {
 	// walked to. The tree has checked that the User of ctx may write.
 	Command(ctx context.Context, c ci.Command) (reply string, err error)
 
-	// Status returns what /status says but running, queued and kept, which
-	// the tree counts where it is not told.
+	// Status returns the attributes of /status. The tree counts running, queued
+	// and kept where they are not among them.
 	Status() ci.Attrs
 
 	// Head returns the head of the repository last named, its tree, and
@@ -42,8 +42,9 @@ type Holder interface {
 	Hold(ctx context.Context, id string, d time.Duration) error
 }
 
-// NewTree returns the tree ci(4) of a store, as package ci describes it. With a nil Control it is read-only: no ctl can be written, and
-// there is neither head nor green.
+// NewTree returns the tree ci(4) of a store, as package ci describes it. With a
+// nil Control it is read-only: no ctl can be written, and there is neither head
+// nor green.
 func NewTree(s *Store, c Control) fs.Dir {
 	t := &tree{s: s, c: c, opened: time.Now()}
 	return t.root()
@@ -60,7 +61,8 @@ type tree struct {
 var statusOrder = []string{"mode", "version", "arch", "accel", "coreos", "memory", "cpus",
 	"running", "queued", "kept", "orchestrator"}
 
-// plainRuns is how many runs /ci lists to a client that loses entries.
+// plainRuns is how many runs /ci lists to a client without links: 9pfuse loses
+// entries of long listings.
 const plainRuns = 40
 
 func (t *tree) root() fs.Dir {
@@ -77,7 +79,7 @@ func (t *tree) root() fs.Dir {
 }
 
 // fixed returns a directory with the entries listed, and hidden ones that can
-// be walked to. A ctl is not there for who came in unauthenticated.
+// be walked to. An Anonymous User finds no ctl.
 func (t *tree) fixed(name string, q fs.Qid, listed []fs.Node, hidden map[string]fs.Node, mtime func() time.Time) fs.Dir {
 	return fs.SynthDir{
 		Describe: func() (fs.Stat, error) { return fs.DirStat(name, q, mtime()), nil },
@@ -306,7 +308,7 @@ func (f eventFile) Open(_ context.Context, mode fs.OpenMode) (fs.File, error) {
 	if mode != fs.OpenRead {
 		return nil, iofs.ErrPermission
 	}
-	// A change between the two is told twice rather than never.
+	// A change between the two stands there twice, rather than never.
 	from := f.t.s.events.End()
 	_, runs := f.t.s.listed()
 	var b []byte
@@ -316,7 +318,7 @@ func (f eventFile) Open(_ context.Context, mode fs.OpenMode) (fs.File, error) {
 	return openEvent{fs.ByteFile(b), f.t.s.events, from}, nil
 }
 
-// An openEvent is a text, and behind it what a feed says from an offset on.
+// An openEvent is a text, and behind it what a feed has from an offset on.
 type openEvent struct {
 	fs.ByteFile
 	feed *fs.Feed
@@ -330,8 +332,8 @@ func (f openEvent) ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 	return f.ByteFile.ReadAt(ctx, p, off)
 }
 
-// An indexFile is /index: a line for each run, newest first. It is made as it
-// is read, from what the runs were when it was opened.
+// An indexFile is /index: a line for each run, newest first. The lines are made
+// as they are read, of the runs that there were at the open.
 type indexFile struct {
 	t *tree
 	q fs.Qid
@@ -468,7 +470,7 @@ func (s *Store) indexLen() int64 {
 	return n
 }
 
-// newest returns the seq of a run behind which there are n.
+// newest returns the seq of the run behind which there are n, or 0.
 func (s *Store) newest(n int) uint64 {
 	for r, run := range newestFirst(s.listed()) {
 		if n--; n >= 0 {

@@ -17,12 +17,12 @@ import (
 )
 
 // AddArtifacts unpacks a tar as the run's artifacts, with modes and times,
-// without owners: in the form of GNU tar's --format=pax, --sparse or not.
-// What the tar holds and a run cannot keep is an error that wraps ErrRefused
-// and says which: a device, a fifo, a hard link, a name that 9P cannot carry,
-// more than the limits of artifacts.mtree. After any error the run has no
-// artifacts. What its owner cannot read is kept readable for the owner: we
-// must be able to serve it. Nothing is written but below the artifacts, and
+// without owners: in the form of GNU tar's --format=pax, --sparse or not. The
+// error wraps ErrRefused, and says what it is, where the tar holds what a run
+// cannot keep: a device, a fifo, a hard link, a name that 9P cannot carry, more
+// than the limits of artifacts.mtree. After any error the run has no artifacts.
+// Artifacts keep their modes, plus read permission for the owner: the executor
+// must be able to serve them. Nothing is written but below the artifacts, and
 // never through a link.
 func (r *Run) AddArtifacts(ctx context.Context, from io.Reader) error {
 	r.mu.Lock()
@@ -80,7 +80,8 @@ func unpack(ctx context.Context, dir string, from io.Reader) error {
 	return nil
 }
 
-// A tarReader is a tar.Reader whose errors are the source's, or refuse the tar.
+// A tarReader is a tar.Reader whose errors are those of its source, or else
+// wrap ErrRefused.
 type tarReader struct {
 	src *source
 	tar *tar.Reader

@@ -1,6 +1,7 @@
-// Package treetest tests that a tree obeys the rules of ci(4): the names, the
-// formats and the listing rule that package fs documents. Every tree passes
-// it, and every door passes it again through its client.
+// Package treetest is for tests only: it tests that a tree obeys the rules of
+// ci(4), which are the names, the formats and the listing rule that package ci
+// documents. Every tree passes it, and every door passes it again through its
+// client.
 package treetest
 
 import (
@@ -24,8 +25,8 @@ import (
 	"9ci/fs/ci"
 )
 
-// Lacks is what a door by its nature cannot carry. Everything else is asked of
-// every door.
+// Lacks is what a door by its nature cannot carry. Every door must do
+// everything else.
 type Lacks struct {
 	Links    bool // an alias is a directory, and a link a file that holds its target
 	Paths    bool // no Stat tells the qid.path
@@ -36,7 +37,8 @@ type Lacks struct {
 // Test tests the rules of the tree at root, which has at least one run, and
 // does not change while it is tested.
 //
-// It writes to /ctl, where the User may, a command that does not exist.
+// Where the User may write to /ctl, Test writes a command there that does not
+// exist.
 func Test(t *testing.T, root fs.Dir) { TestDoor(t, root, Lacks{}) }
 
 // TestDoor is Test through a door that lacks something.

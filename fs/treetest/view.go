@@ -9,7 +9,7 @@ import (
 	"9ci/fs"
 )
 
-// A View is a tree as the client of a door sees it who knows files by path.
+// A View is a tree as a client of a door sees it that knows files by path.
 // Names are slash-separated, and "." is the root. What the door does not tell
 // of a file is zero in its Stat.
 type View interface {
