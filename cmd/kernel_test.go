@@ -11,8 +11,8 @@ import (
 	"9ci/vm"
 )
 
-// TestKernelClient runs proto/ninep's TestLinux in a machine: there the Linux
-// kernel's 9P client mounts what the test serves.
+// TestKernelClient runs TestLinux of proto/ninep in a machine, where the 9P client
+// of the Linux kernel mounts what the test serves.
 func TestKernelClient(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots a machine")

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// Nothing gets at a terminal but by package show. Mk prints what its own user
-// wrote, guest runs in the machine, and load is a program of benchmarks.
+// Only package show prints to a terminal. The exceptions: mk prints what its own
+// user wrote, guest runs in the machine, and load is for benchmarks.
 func TestPrinting(t *testing.T) {
 	exempt := []string{"../cmd/internal/show", "../cmd/mk", "../cmd/guest", "../mk", "../proto/internal/load"}
 	bypass := map[string][]string{

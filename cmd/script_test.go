@@ -50,8 +50,8 @@ func (m built) Run() int {
 	return m.M.Run()
 }
 
-// until is a program: until WORDS COMMAND... runs a command, and interrupts it
-// when it has written the words. Its status is the command's.
+// until is a program: until WORDS COMMAND... runs a command, interrupts it when it
+// has written the words, and exits with its status.
 func until() {
 	words := []byte(os.Args[1])
 	cmd := exec.Command(os.Args[2], os.Args[3:]...)
@@ -83,8 +83,8 @@ type writer func(p []byte) (int, error)
 
 func (w writer) Write(p []byte) (int, error) { return w(p) }
 
-// TestScripts plays the stories of testdata. Each is of a user with a home of
-// their own; all share the core OS.
+// TestScripts plays the stories of testdata. Each story has a user with a home of
+// their own. All stories share the core OS.
 func TestScripts(t *testing.T) {
 	cache := os.Getenv("XDG_CACHE_HOME")
 	if cache == "" {
@@ -138,8 +138,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// initRepo makes the repository in which the rest of a story happens, of the
-// sample where it is named.
+// initRepo makes the repository in which the rest of a story happens: an empty one,
+// or with the argument sample that sample.
 func initRepo(ts *testscript.TestScript, neg bool, args []string) {
 	repo := ts.MkAbs("repo")
 	ts.Check(os.Mkdir(repo, 0o777))
@@ -153,8 +153,8 @@ func initRepo(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// commit commits files of the story: the first as the mkfile, others under
-// their own names.
+// commit commits files of the story: the first as mkfile, the others under their
+// own names.
 func commit(ts *testscript.TestScript, neg bool, args []string) {
 	for i, name := range args {
 		text, err := os.ReadFile(filepath.Join(ts.Getenv("WORK"), name))
@@ -168,9 +168,9 @@ func commit(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(ts.Exec("git", "commit", "-q", "-m", strings.Join(args, " ")))
 }
 
-// ran puts a passed run of HEAD, signed by the user, into the user's store, as
-// if a machine had made it. Its artifacts are what is in the directory that is
-// named, or else roman.tar.
+// ran puts a passed run of HEAD, signed by the user, into the user's store, as if a
+// machine had made it. Its artifacts are those in the directory named, or else
+// roman.tar.
 func ran(ts *testscript.TestScript, neg bool, args []string) {
 	var left made
 	if len(args) > 0 {
@@ -182,7 +182,7 @@ func ran(ts *testscript.TestScript, neg bool, args []string) {
 		func(m []byte) ([]byte, error) { return sign.Manifest(s, m) }, left))
 }
 
-// made is what a run comes from and leaves, where it matters.
+// made says where a run was made, and what it left.
 type made struct {
 	host      string
 	output    string // of each step
@@ -241,8 +241,8 @@ func sealRun(ctx context.Context, dir, repository string, by store.SignFunc, lef
 	return errors.Join(w.AddFS(os.DirFS(left.artifacts)), w.Close(), run.AddArtifacts(ctx, &artifacts), run.Seal(ctx, "passed", 0, by))
 }
 
-// startOrchestrator starts one on a port of its own, for the users to come.
-// Its log is orchestrator.log.
+// startOrchestrator starts an orchestrator on a port of its own. The users named
+// after this may enter it. Its log is orchestrator.log.
 func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	work := ts.Getenv("WORK")
 	state, logName := filepath.Join(work, "orchestrator"), filepath.Join(work, "orchestrator.log")
@@ -273,8 +273,8 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("ORCHESTRATOR", addr)
 }
 
-// user makes the story go on as somebody with a key, a store and a namespace of
-// posted trees of their own, who may enter an orchestrator there is.
+// user makes the story go on as the user named, with a key, a store and a
+// $NAMESPACE of their own. If the story has an orchestrator, they may enter it.
 func user(ts *testscript.TestScript, neg bool, args []string) {
 	work := ts.Getenv("WORK")
 	home := filepath.Join(work, args[0])
@@ -294,7 +294,7 @@ func user(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// trust makes the user trust what others sign.
+// trust makes the current user trust the signatures of the users named.
 func trust(ts *testscript.TestScript, neg bool, args []string) {
 	for _, who := range args {
 		key, err := os.ReadFile(publicKey(ts, who))
@@ -319,11 +319,11 @@ func appendFile(ts *testscript.TestScript, name string, text []byte) {
 	ts.Check(errors.Join(err, f.Close()))
 }
 
-// patience is how long a story waits for what must come. It is no measure of
-// speed: machines under TCG on a busy host take their time.
+// patience is how long a story waits for an event that must come. It says nothing of
+// speed: machines under TCG on a busy host are slow.
 const patience = 2 * time.Minute
 
-// waitFor blocks until a file is there, with the words given in it.
+// waitFor blocks until a file exists and has the words given in it.
 func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: waitfor FILE [WORDS...]")
@@ -351,7 +351,7 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// status runs a command and wants an exit status.
+// status runs a command that must exit with the status given.
 func status(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: status CODE COMMAND...")

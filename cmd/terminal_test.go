@@ -22,15 +22,15 @@ import (
 	"9ci/proto/ninep"
 )
 
-// evil is what takes over a terminal: as escapes, as C1 in UTF-8 and as bytes,
-// with what is no control, so that one sees that it was printed.
+// evil has sequences that take over a terminal: as escapes, as C1 controls in UTF-8
+// and as single bytes. The text in it shows that it was printed.
 const evil = "e\x1b]52;c;ZXZpbA==\x07v\x1b[2J\x1b[?1049hi\x1bP+q\x1b\\l\u009b2J\u009d0;t\u009c\x9b2J\x84\r\b\x1b[8m"
 
-// evilName is a name, which 9P would not carry with bytes that are not UTF-8.
+// evilName is the same for a name. 9P carries only names in UTF-8.
 const evilName = "n\x1b]0;t\x07\x1b[31m\u009b2J\u202eame\n9ci: ok"
 
-// Whatever a run, a name or a peer holds, a terminal on which any command
-// prints it gets text, and of escapes SGR, which stays behind in words of ours.
+// Whatever bytes a run, a name or a peer has, every command prints only text and SGR
+// on a terminal, and our own words are never coloured by them.
 func TestTerminal(t *testing.T) {
 	work := t.TempDir()
 	home, repository := filepath.Join(work, "home"), filepath.Join(work, "repo")
@@ -54,7 +54,7 @@ func TestTerminal(t *testing.T) {
 		}
 	}
 
-	// A tree of somebody's, and one that runs what it is told to.
+	// A tree of another user, and one whose ctl obeys.
 	tree := filepath.Join(work, "tree")
 	check(os.WriteFile(filepath.Join(tree, "file"), []byte(evil), 0o600))
 	check(os.WriteFile(filepath.Join(tree, evilName), nil, 0o600))
@@ -154,7 +154,7 @@ func TestTerminal(t *testing.T) {
 	refuse = true
 	play(false, escaped, "sh", "-c", "echo x | "+filepath.Join(bin, "9ci")+" write -a "+ctl+" ctl")
 
-	// The user's own daemon passes on what it was told.
+	// The user's own daemon repeats what it was told.
 	stop := listen("ns/9ci", fs.NewDir("/",
 		fs.TextFile("status", func(context.Context) ([]byte, error) { return []byte("mode=daemon\n"), nil }),
 		fs.CtlFile("ctl", "", func(context.Context, string) (string, error) { return "", errors.New(evil) })))
@@ -169,7 +169,7 @@ func TestTerminal(t *testing.T) {
 	check(os.WriteFile(filepath.Join(work, evil), nil, 0o600))
 	play(false, escaped, "9ci", "ls")
 
-	// --raw is what was asked for, and shows that the terminal was one.
+	// With --raw all bytes come through, so this was a terminal.
 	for _, args := range [][]string{{"cat", "--raw", "-a", addr, "file"}, {"run", "--raw", "-r", "-x"}} {
 		cmd := exec.Command(filepath.Join(bin, "9ci"), args...)
 		cmd.Dir, cmd.Env = repository, env
@@ -203,7 +203,7 @@ func onTerminal(cmd *exec.Cmd) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = term.MakeRaw(int(tty.Fd())) // a newline stays one
+	_, err = term.MakeRaw(int(tty.Fd())) // no \r before newlines
 	cmd.Stdout, cmd.Stderr = tty, tty
 	if err == nil {
 		err = cmd.Start()
@@ -218,7 +218,7 @@ func onTerminal(cmd *exec.Cmd) ([]byte, error) {
 	if errors.As(err, &exit) && exit.Exited() {
 		err = nil
 	}
-	if !errors.Is(rerr, unix.EIO) { // the last that had it open is gone
+	if !errors.Is(rerr, unix.EIO) { // nobody has the other side open
 		err = errors.Join(err, rerr)
 	}
 	return text, err
