@@ -189,15 +189,11 @@ func TestLimits(t *testing.T) {
 	}
 	w.send("Tread tag 60000 fid 0 offset %d count 100", uint64(1)<<63)
 	w.want("Rerror tag 60000 ename *  * * * *")
-	go func() {
-		for i := 2; i < maxFids; i++ {
-			w.send("Twalk tag 60000 fid 0 newfid %d wname []", i)
-		}
-		w.send("Twalk tag 60001 fid 0 newfid %d wname []", maxFids)
-	}()
-	for i := 2; i < maxFids; i++ {
+	for i := 2; i < maxFids; i++ { // one at a time: a tag is free when its answer has come
+		w.send("Twalk tag 60000 fid 0 newfid %d wname []", i)
 		w.want("Rwalk tag 60000 wqid []")
 	}
+	w.send("Twalk tag 60001 fid 0 newfid %d wname []", maxFids)
 	w.want("Rerror tag 60001 ename %q", "too many requests or fids: resource temporarily unavailable")
 }
 
