@@ -200,7 +200,7 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		}
 	}
 	if before.Finished() && !o.quiet {
-		text, err := replayed(ctx, root, dir, id)
+		text, err := replayed(ctx, dir)
 		if err != nil {
 			return exitError, err
 		}
@@ -223,7 +223,7 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 }
 
 // replayed returns the line that ends a replay.
-func replayed(ctx context.Context, root, run fs.Dir, id string) (string, error) {
+func replayed(ctx context.Context, run fs.Dir) (string, error) {
 	info, err := ask.Attrs(ctx, run, "info")
 	if err != nil {
 		return "", err
