@@ -33,15 +33,15 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	defer closeAll(listeners) // and remove their sockets
+	log := slog.New(slog.NewTextHandler(show.Err.Words(), nil))
 	if *rootDir != "" {
 		dir, err := os.OpenRoot(*rootDir)
 		if err != nil {
 			return exitError, err
 		}
 		defer dir.Close()
-		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/")}, *trace)
+		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/"), Log: log}, *trace)
 	}
-	log := slog.New(slog.NewTextHandler(show.Err.Words(), nil))
 	d, err := daemon.New(ctx, daemon.Options{Version: version(), Tool: tool, Log: log})
 	if err != nil {
 		return exitError, err
@@ -50,5 +50,5 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	for _, l := range listeners {
 		log.Info("serve", "addr", dialString(l.Addr()))
 	}
-	return serveUntil(ctx, listeners, &ninep.Server{Root: d.Root()}, *trace)
+	return serveUntil(ctx, listeners, &ninep.Server{Root: d.Root(), Log: log}, *trace)
 }

@@ -81,7 +81,7 @@ test ./cmd/9ci -update). Read the difference before you commit it.
 
 A new file NAME in /ci/ID:
 
-	fs/ci/manifest.go      the list of a run's files
+	fs/ci/manifest.go      a row of Entries
 	fs/store/run.go        what writes it, or fs/store/runtree.go if it is computed
 	fs/ci/doc.go           its line in the manual
 

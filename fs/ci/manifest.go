@@ -17,10 +17,39 @@ import (
 // manifest, artifacts.mtree, key and info.
 const MaxText = 64 << 20
 
+// An Entry is what the directory of a run lists.
+type Entry struct {
+	Name   string
+	Always bool // an unfinished run has it too
+	Summed bool // it is a file that the manifest of a sealed run names
+}
+
+// Entries are all that the directory of a run lists, sorted. A signature is there
+// only if somebody signed.
+var Entries = []Entry{
+	{Name: "artifacts", Always: true},
+	{Name: "artifacts.mtree", Summed: true},
+	{Name: "ctl", Always: true},
+	{Name: "info", Always: true, Summed: true},
+	{Name: "key", Always: true, Summed: true},
+	{Name: "log", Always: true, Summed: true},
+	{Name: "manifest"},
+	{Name: "manifest.sig"},
+	{Name: "status", Always: true, Summed: true},
+	{Name: "stderr", Always: true, Summed: true},
+	{Name: "stdout", Always: true, Summed: true},
+	{Name: "step", Always: true},
+}
+
 // Files are the files of a sealed run that its manifest must name, sorted,
 // besides those below artifacts. Manifest and manifest.sig are not among them.
 var Files = func() []string {
-	names := []string{"artifacts.mtree", "info", "key", "log", "status", "stderr", "stdout"}
+	var names []string
+	for _, e := range Entries {
+		if e.Summed {
+			names = append(names, e.Name)
+		}
+	}
 	for _, s := range Steps {
 		names = append(names, "step/"+s+"/log", "step/"+s+"/status")
 	}

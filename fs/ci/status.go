@@ -12,11 +12,11 @@ import (
 var Steps = []string{"boot", "clone", "prepare-runtime", "base-image", "test", "artifacts", "post-test"}
 
 // The places in Steps of those that have rules of their own.
-const (
-	FirstLogged   = 2 // the output of this step and those behind it is in the run's log
-	TestStep      = 4 // the output of this step is stdout and stderr
-	ArtifactsStep = 5
-	PostTestStep  = 6
+var (
+	FirstLogged   = slices.Index(Steps, "prepare-runtime") // the output of this step and those behind it is in the run's log
+	TestStep      = slices.Index(Steps, "test")            // the output of this step is stdout and stderr
+	ArtifactsStep = slices.Index(Steps, "artifacts")
+	PostTestStep  = slices.Index(Steps, "post-test")
 )
 
 // A Status is the line of a status file: state code seconds time.

@@ -47,17 +47,6 @@ func (d runDir) Stat(context.Context) (fs.Stat, error) {
 
 func (d runDir) Open(context.Context, fs.OpenMode) (fs.File, error) { return nil, fs.ErrIsDir }
 
-// runNames are the entries that a sealed run lists. An unfinished one lists
-// those that are always there.
-var runNames = []struct {
-	name   string
-	always bool
-}{
-	{"artifacts", true}, {"artifacts.mtree", false}, {"ctl", true}, {"info", true}, {"key", true},
-	{"log", true}, {"manifest", false}, {"manifest.sig", false}, {"status", true},
-	{"stderr", true}, {"stdout", true}, {"step", true},
-}
-
 func (d runDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 	_, run, err := d.find()
 	if err != nil {
@@ -69,8 +58,8 @@ func (d runDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 	case "wait":
 		return waitFile{d.t, d.id, d.q.Child(name)}, nil
 	}
-	for _, e := range runNames {
-		if e.name == name && (e.always || run == nil) {
+	for _, e := range ci.Entries {
+		if e.Name == name && (e.Always || run == nil) {
 			n := d.entry(name)
 			if isCtl(n) && fs.UserOf(ctx).Anonymous {
 				break
@@ -109,12 +98,12 @@ func (d runDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat, er
 		return nil, err
 	}
 	var list []fs.Stat
-	for i := int(min(after, uint64(len(runNames)))); i < len(runNames) && len(list) < n; i++ {
-		e := runNames[i]
-		if !e.always && run != nil || e.name == "ctl" && fs.UserOf(ctx).Anonymous {
+	for i := int(min(after, uint64(len(ci.Entries)))); i < len(ci.Entries) && len(list) < n; i++ {
+		e := ci.Entries[i]
+		if !e.Always && run != nil || e.Name == "ctl" && fs.UserOf(ctx).Anonymous {
 			continue
 		}
-		st, err := d.entry(e.name).Stat(ctx)
+		st, err := d.entry(e.Name).Stat(ctx)
 		if err != nil {
 			continue // it has no signature, or was just removed
 		}

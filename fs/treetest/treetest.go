@@ -452,13 +452,7 @@ func (w *walker) testCtl(name string, commands []string) {
 	}
 }
 
-// What a run lists when it is sealed, and what it does not yet before.
-var (
-	runNames = []string{"artifacts", "artifacts.mtree", "ctl", "info", "key", "log", "manifest",
-		"manifest.sig", "status", "stderr", "stdout", "step"}
-	sealedNames = []string{"artifacts.mtree", "manifest", "manifest.sig"}
-	infoNames   = []string{"id", "commit", "tree", "repo", "host", "image", "coreos", "version", "start", "end"}
-)
+var infoNames = []string{"id", "commit", "tree", "repo", "host", "image", "coreos", "version", "start", "end"}
 
 func (w *walker) testRun(id string) {
 	dir := "ci/" + id
@@ -469,9 +463,14 @@ func (w *walker) testRun(id string) {
 	if err != nil {
 		w.Fatalf("%s/status: %v", dir, err)
 	}
-	want := slices.Clone(runNames)
-	if !st.Finished() {
-		want = slices.DeleteFunc(want, func(n string) bool { return slices.Contains(sealedNames, n) })
+	var want, sealed []string // what it lists, and what it has only when it is sealed
+	for _, e := range ci.Entries {
+		if !e.Always {
+			sealed = append(sealed, e.Name)
+		}
+		if e.Always || st.Finished() {
+			want = append(want, e.Name)
+		}
 	}
 	got := w.names(dir)
 	if !slices.Contains(got, "manifest.sig") { // not every run is signed
@@ -505,7 +504,7 @@ func (w *walker) testRun(id string) {
 	w.testAliases(id, info)
 	if !st.Finished() {
 		w.absent(dir + ".tar")
-		for _, n := range sealedNames {
+		for _, n := range sealed {
 			w.absent(dir + "/" + n)
 		}
 		w.testBlocks(dir + "/wait")
