@@ -172,13 +172,9 @@ func artifactsDir(c *config.Config, rp *repo.Repo) (artifacts.Dir, error) {
 
 // copyArtifacts copies the artifacts of a run.
 func copyArtifacts(ctx context.Context, run fs.Dir, to *os.Root) error {
-	n, err := run.Walk(ctx, "artifacts")
+	dir, err := fs.WalkDir(ctx, run, "artifacts")
 	if err != nil {
-		return err
-	}
-	dir, ok := n.(fs.Dir)
-	if !ok {
-		return errors.New("the run's artifacts are not a directory")
+		return fmt.Errorf("artifacts: %w", err)
 	}
 	return copyEntries(ctx, dir, to)
 }

@@ -286,14 +286,9 @@ func (w *walker) readAt(name string, f fs.File, data []byte) {
 
 // names lists the names in a directory.
 func (w *walker) names(dir string) []string {
-	n, err := fs.Walk(w.Context(), w.root, dir)
+	d, err := fs.WalkDir(w.Context(), w.root, dir)
 	if err != nil {
-		w.Errorf("Walk(%q): %v", dir, err)
-		return nil
-	}
-	d, ok := n.(fs.Dir)
-	if !ok {
-		w.Errorf("%q is no directory", dir)
+		w.Errorf("WalkDir(%q): %v", dir, err)
 		return nil
 	}
 	var names []string

@@ -5,8 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	iofs "io/fs"
-	"unicode/utf8"
+	"unicode"
 
+	"9ci/fs"
 	"9ci/proto/internal/wire"
 
 	"9fans.net/go/plan9"
@@ -99,10 +100,9 @@ func saltDir(b []byte, salt uint64) error {
 // dev[4] qid[13] mode[4] atime[4] mtime[4] length[8].
 const atDirName = 41
 
-// goodName reports whether a file of a backend may have that name. Names end up on
-// terminals and in other file systems: they must be UTF-8 without a slash or a
-// control character.
+// goodName reports whether a file of a backend may have that name. It is stricter
+// than fs.CheckName: names end up on terminals and in other file systems, so they
+// have no control characters.
 func goodName(name []byte) bool {
-	return len(name) > 0 && len(name) <= 255 && string(name) != "." && string(name) != ".." && utf8.Valid(name) &&
-		!bytes.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '/' })
+	return fs.CheckName(string(name)) == nil && !bytes.ContainsFunc(name, unicode.IsControl)
 }

@@ -294,7 +294,7 @@ func useTree(ctx context.Context, conn net.Conn) {
 	defer c.Close()
 	sts, _ := c.Root().ReadDir(ctx, 0, 100) // what came before an error counts
 	for _, st := range sts {
-		if !goodName(st.Name) || st.Size < 0 || st.Path >= 1<<56 {
+		if fs.CheckName(st.Name) != nil || st.Size < 0 || st.Path >= 1<<56 {
 			panic(fmt.Sprintf("an impossible entry: %+v", st))
 		}
 	}

@@ -349,7 +349,7 @@ func (n *importedDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 // WalkStat is Walk and the Stat of what it found, in one round trip. It is what
 // fs.WalkStat calls.
 func (n *importedDir) WalkStat(ctx context.Context, name string) (fs.Node, fs.Stat, error) {
-	if !goodName(name) {
+	if fs.CheckName(name) != nil {
 		return nil, fs.Stat{}, n.fail("walk", iofs.ErrNotExist)
 	}
 	c := n.child(name)

@@ -156,7 +156,7 @@ func entries(rx []byte, after uint64, count int) (sts []fs.Stat, last uint64, er
 		if name == "." || name == ".." {
 			continue
 		}
-		if !goodName(name) {
+		if fs.CheckName(name) != nil {
 			return nil, 0, errPeer("a name that no file can have")
 		}
 		mode := linux.FileMode(uint32(typ) << linux.TypeShift)
@@ -320,7 +320,7 @@ func (n *importedDir) readAll9(ctx context.Context) ([]fs.Stat, error) {
 			if err != nil {
 				return nil, err
 			}
-			if !goodName(st.Name) || len(sts) == maxListing {
+			if fs.CheckName(st.Name) != nil || len(sts) == maxListing {
 				return nil, errPeer("a listing that no directory can have")
 			}
 			st.Cookie = uint64(len(sts)) + 1

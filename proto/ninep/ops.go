@@ -185,7 +185,7 @@ func (r *request) walk1(e *elem, name string) (*elem, error) {
 	if name == "." && r.dialect == DotL { // listed there, so walked to
 		return e, nil
 	}
-	if !goodName(name) {
+	if fs.CheckName(name) != nil {
 		return nil, iofs.ErrNotExist
 	}
 	if err := fs.Access(r, &e.st, 1); err != nil {

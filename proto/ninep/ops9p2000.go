@@ -127,7 +127,7 @@ func (r *request) list(after uint64, add func(*fs.Stat) bool) error {
 			return nil // the next read will see the error
 		}
 		for i := range sts {
-			if !goodName(sts[i].Name) { // no dialect can carry it
+			if fs.CheckName(sts[i].Name) != nil { // no dialect can carry it
 				after = sts[i].Cookie
 				continue
 			}

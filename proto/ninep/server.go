@@ -159,7 +159,7 @@ func (s *Server) attach(ctx context.Context, uname, aname string) (fs.Dir, error
 		if name == "" {
 			continue
 		}
-		if !goodName(name) {
+		if fs.CheckName(name) != nil {
 			return nil, iofs.ErrNotExist
 		}
 		n, err := dir.Walk(ctx, name)
@@ -173,10 +173,4 @@ func (s *Server) attach(ctx context.Context, uname, aname string) (fs.Dir, error
 		dir = d
 	}
 	return dir, nil
-}
-
-// goodName reports whether a file may have that name. Longer ones cannot reach
-// every client: NAME_MAX of limits.h is 255.
-func goodName(name string) bool {
-	return name != "" && name != "." && name != ".." && len(name) <= 255 && !strings.ContainsAny(name, "/\x00")
 }

@@ -44,13 +44,9 @@ func Status(ctx context.Context, dir fs.Dir, path string) (ci.Status, error) {
 
 // Dir returns the directory at path below dir.
 func Dir(ctx context.Context, dir fs.Dir, path string) (fs.Dir, error) {
-	n, err := fs.Walk(ctx, dir, path)
+	d, err := fs.WalkDir(ctx, dir, path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	d, ok := n.(fs.Dir)
-	if !ok {
-		return nil, fmt.Errorf("%s: %w", path, fs.ErrNotDir)
 	}
 	return d, nil
 }

@@ -182,15 +182,7 @@ func AttachTo(root fs.Dir, namespace string) func(ctx context.Context, uname, an
 		if aname = strings.Trim(aname, "/"); aname == "" || aname == namespace {
 			return root, nil
 		}
-		n, err := fs.Walk(ctx, root, aname)
-		if err != nil {
-			return nil, err
-		}
-		d, ok := n.(fs.Dir)
-		if !ok {
-			return nil, fs.ErrNotDir
-		}
-		return d, nil
+		return fs.WalkDir(ctx, root, aname)
 	}
 }
 
