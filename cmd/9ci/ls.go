@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"9ci/cmd/internal/show"
 	"9ci/fs"
+	"9ci/fs/ci"
 )
 
 // lsCommand lists directories, and files by their names.
@@ -48,7 +48,7 @@ func lsCommand(ctx context.Context, args []string) (int, error) {
 			if st.Target != "" {
 				target = " -> " + show.Out.Name(st.Target)
 			}
-			show.Out.Printf("%v %10d %s %s%s\n", st.Mode, st.Size, st.ModTime.UTC().Format(time.RFC3339), show.Out.Name(st.Name), target)
+			show.Out.Printf("%v %10d %s %s%s\n", st.Mode, st.Size, ci.FormatTime(st.ModTime), show.Out.Name(st.Name), target)
 		}
 	}
 	return 0, nil

@@ -3,7 +3,6 @@
 package executor
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +115,7 @@ type Queue struct {
 func (q *Queue) Accel() string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return cmp.Or(q.accel, "-")
+	return ci.Dash(q.accel)
 }
 
 func (q *Queue) setAccel(accel string) {

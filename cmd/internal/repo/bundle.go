@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"9ci/fs/ci"
 )
 
 // Ref is the name under which a bundle holds the revision.
@@ -142,7 +144,7 @@ func (r *Repo) shallow() (string, error) {
 		return "", err
 	}
 	for line := range strings.Lines(string(text)) {
-		if id := strings.TrimSuffix(line, "\n"); len(id) != 40 && len(id) != 64 || strings.Trim(id, "0123456789abcdef") != "" {
+		if !ci.IsHash(strings.TrimSuffix(line, "\n")) {
 			return "", bad
 		}
 	}
