@@ -18,6 +18,7 @@ import (
 	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/proto/ninep"
 )
 
@@ -228,7 +229,7 @@ func replayed(ctx context.Context, run fs.Dir) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	end, err := time.Parse(time.RFC3339, info.Get("end"))
+	end, err := ci.End(info)
 	if err != nil {
 		return "", err
 	}

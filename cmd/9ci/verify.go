@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/repo"
@@ -78,7 +77,7 @@ func tellReport(dir string, r ci.Report, trusted *sign.Signers) (code int) {
 	}
 	line("content", fmt.Sprintf("%d files of %s are what the manifest says", r.Files, dir), r.Content...)
 	line("metadata", "modes, times and links are what artifacts.mtree says", r.Metadata...)
-	end, err := time.Parse(time.RFC3339, r.Info.Get("end"))
+	end, err := ci.End(r.Info)
 	if err == nil {
 		var who string
 		if who, err = trusted.Verify(r.Manifest, r.Sig, end); err == nil {

@@ -56,7 +56,7 @@ func NewLayout(root *os.Root) (*Layout, error) {
 	if err != nil {
 		return nil, fmt.Errorf("info: %w", err)
 	}
-	end, err := ParseTime(attrs.Get("end"))
+	end, err := End(attrs)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package ci
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -96,4 +97,17 @@ func ParseTime(s string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("%.40q is not a time as 2006-01-02T15:04:05Z", s)
 	}
 	return t, nil
+}
+
+// End returns when a sealed run ended, as its info says. It is an error if info
+// names no time.
+func End(info Attrs) (time.Time, error) {
+	end, err := ParseTime(info.Get("end"))
+	if err == nil && end.IsZero() {
+		err = errors.New("a sealed run has a time")
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("info's end: %w", err)
+	}
+	return end, nil
 }

@@ -46,6 +46,24 @@ func TestIDs(t *testing.T) {
 	}
 }
 
+// A sealed run has an end: "-" and times that ci(4) does not write are none.
+func TestEnd(t *testing.T) {
+	for _, tt := range []struct {
+		info Attrs
+		want time.Time // zero: an error
+	}{
+		{Attrs{{"end", "2026-11-24T21:52:55Z"}}, testTime},
+		{Attrs{{"end", "2026-11-24T22:52:55+01:00"}}, time.Time{}},
+		{Attrs{{"end", "2026-11-24T21:52:55.5Z"}}, time.Time{}},
+		{Attrs{{"end", "-"}}, time.Time{}},
+		{nil, time.Time{}},
+	} {
+		if got, err := End(tt.info); !got.Equal(tt.want) || (err != nil) != tt.want.IsZero() {
+			t.Errorf("End(%v) = %v, %v, want %v", tt.info, got, err, tt.want)
+		}
+	}
+}
+
 func TestIndexLine(t *testing.T) {
 	for _, tt := range []struct {
 		line IndexLine

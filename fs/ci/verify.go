@@ -112,8 +112,8 @@ func (v *verifier) texts() {
 		v.content("%v", err)
 	} else if v.Info, err = ParseAttrs(b); err != nil {
 		v.content("info: %v", err)
-	} else if v.end, err = ParseTime(v.Info.Get("end")); err != nil {
-		v.content("info: end: %v", err)
+	} else if v.end, err = End(v.Info); err != nil {
+		v.content("%v", err)
 	}
 	if len(v.Content) == 0 {
 		if err := CheckTexts(v.root, v.end); err != nil {

@@ -160,8 +160,8 @@ func (a *adoption) begin() error {
 	if c := a.info.Get("commit"); !strings.HasPrefix(c, prefix) {
 		return refuse("%s is not a run of commit %.80q", id, c)
 	}
-	if a.end, err = ci.ParseTime(a.info.Get("end")); err != nil || a.end.IsZero() {
-		return refuse("info's end is %.80q", a.info.Get("end"))
+	if a.end, err = ci.End(a.info); err != nil {
+		return refuse("%w", err)
 	}
 	if !h.ModTime.Equal(a.end) || a.sig != nil && !sigTime.Equal(a.end) {
 		return refuse("its files are not of info's end %s", ci.FormatTime(a.end))

@@ -589,9 +589,9 @@ func (w *walker) testSealed(id string, info ci.Attrs) {
 	if st := w.stat(dir + "/ctl"); st.Version != 0 {
 		w.Errorf("the qid.vers of %s/ctl is %d, want 0", dir, st.Version)
 	}
-	end, err := time.Parse(time.RFC3339, info.Get("end"))
+	end, err := ci.End(info)
 	if err != nil {
-		w.Errorf("info: end: %v", err)
+		w.Errorf("%v", err)
 	}
 	if st := w.stat(dir + "/stdout"); !st.ModTime.Equal(end) || st.Mode != 0o444 {
 		w.Errorf("stdout has mode %v and time %v, want 0444 and info's end %v", st.Mode, st.ModTime, end)

@@ -290,7 +290,7 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.At
 	}
 	defer s.Close()
 	run, err := r.Store.Adopt(ctx, &progress{s, stall}, func(manifest, sig []byte, info ci.Attrs) (string, error) {
-		end, err := time.Parse(time.RFC3339, info.Get("end"))
+		end, err := ci.End(info)
 		switch {
 		case err != nil:
 			return "", err
