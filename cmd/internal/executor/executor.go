@@ -59,11 +59,11 @@ type Executor struct {
 
 	wg sync.WaitGroup
 
-	mu     sync.Mutex      // guards what follows
-	jobs   map[string]*job // by id; those that have not ended
-	repo   *repo.Repo      // the clone last named
-	head   revision        // what head and green are about
-	warned map[string]bool // what Warn has told
+	mu         sync.Mutex             // guards what follows
+	unfinished map[string]*unfinished // by id
+	repo       *repo.Repo             // the clone last named
+	head       revision               // what head and green are about
+	warned     map[string]bool        // what Warn has told
 }
 
 // A revision is a commit of a clone, which another clone need not have. An
@@ -84,8 +84,8 @@ type Request struct {
 	Config  *config.Config
 }
 
-// A job is a run that has not ended.
-type job struct {
+// An unfinished is a run that has not ended, and what others wait for of it.
+type unfinished struct {
 	id      string
 	key     string // the key's digest; empty if no other request may share the run
 	ctx     context.Context
@@ -180,45 +180,45 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 				return id, err
 			}
 		}
-		run, j, err := e.create(req, key, share)
+		run, u, err := e.create(req, key, share)
 		if err != nil {
 			return "", err
 		}
 		if run == nil { // another request here has the same key
 			select {
-			case <-j.decided:
+			case <-u.decided:
 			case <-ctx.Done():
 				return "", context.Cause(ctx)
 			}
-			if j.goes {
-				return j.id, nil
+			if u.goes {
+				return u.id, nil
 			}
 			continue
 		}
 		release := func() {}
 		if share && e.Await != nil {
 			if id, release, err = e.Await(ctx, req.Repo, key, req.Config, run.ID()); id != "" || err != nil {
-				e.forget(j)
-				close(j.decided)
+				e.forget(u)
+				close(u.decided)
 				return id, errors.Join(err, run.Discard())
 			}
 		}
-		e.start(run, req, j, release)
+		e.start(run, req, u, release)
 		return run.ID(), nil
 	}
 }
 
 // start queues a run. release is called when the run has ended.
-func (e *Executor) start(run *store.Run, req Request, j *job, release func()) {
-	j.goes = true
-	close(j.decided)
+func (e *Executor) start(run *store.Run, req Request, u *unfinished, release func()) {
+	u.goes = true
+	close(u.decided)
 	e.wg.Go(func() {
 		defer release()
-		defer e.forget(j)
-		if e.Queue.enter(j.ctx) == nil { // if not, the run was cancelled: it ends in its first step
+		defer e.forget(u)
+		if e.Queue.enter(u.ctx) == nil { // if not, the run was cancelled: it ends in its first step
 			defer e.Queue.leave()
 		}
-		j.err = e.do(run, req, j)
+		u.err = e.do(run, req, u)
 	})
 }
 
@@ -236,9 +236,9 @@ func (e *Executor) Resume(ctx context.Context) error {
 			continue
 		}
 		e.mu.Lock()
-		j := e.addJob(run.ID(), replay.Digest(run.Key()))
+		u := e.addUnfinished(run.ID(), replay.Digest(run.Key()))
 		e.mu.Unlock()
-		e.start(run, req, j, func() {})
+		e.start(run, req, u, func() {})
 	}
 	return err
 }
@@ -300,16 +300,16 @@ func (e *Executor) request(ctx context.Context, run *store.Run) (Request, error)
 	return Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Config: c}, err
 }
 
-// create makes a run for req. With share it returns instead the job of a run with
-// the same key that goes on, if there is one.
-func (e *Executor) create(req Request, key ci.Attrs, share bool) (*store.Run, *job, error) {
+// create makes a run for req. With share it returns instead the unfinished run with the
+// same key, if there is one.
+func (e *Executor) create(req Request, key ci.Attrs, share bool) (*store.Run, *unfinished, error) {
 	digest := replay.Digest(key)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if share {
-		for _, j := range e.jobs {
-			if j.key == digest && j.ctx.Err() == nil { // a run that is being cancelled does not count
-				return nil, j, nil
+		for _, u := range e.unfinished {
+			if u.key == digest && u.ctx.Err() == nil { // a run that is being cancelled does not count
+				return nil, u, nil
 			}
 		}
 	}
@@ -332,31 +332,31 @@ func (e *Executor) create(req Request, key ci.Attrs, share bool) (*store.Run, *j
 	if !share {
 		digest = ""
 	}
-	return run, e.addJob(run.ID(), digest), nil
+	return run, e.addUnfinished(run.ID(), digest), nil
 }
 
-// addJob notes that a run has not ended. The caller holds e.mu.
-func (e *Executor) addJob(id, key string) *job {
-	j := &job{id: id, key: key, decided: make(chan struct{}), done: make(chan struct{})}
-	j.ctx, j.cancel = context.WithCancelCause(e.Context)
-	if e.jobs == nil {
-		e.jobs = make(map[string]*job)
+// addUnfinished notes that a run has not ended. The caller holds e.mu.
+func (e *Executor) addUnfinished(id, key string) *unfinished {
+	u := &unfinished{id: id, key: key, decided: make(chan struct{}), done: make(chan struct{})}
+	u.ctx, u.cancel = context.WithCancelCause(e.Context)
+	if e.unfinished == nil {
+		e.unfinished = make(map[string]*unfinished)
 	}
-	e.jobs[id] = j
-	return j
+	e.unfinished[id] = u
+	return u
 }
 
-func (e *Executor) do(run *store.Run, req Request, j *job) error {
+func (e *Executor) do(run *store.Run, req Request, u *unfinished) error {
 	dir, err := scratch()
 	if err != nil {
 		return err
 	}
 	r := &activeRun{e: e, req: req, cfg: req.Config, run: run, dir: dir, mask: newMask(req.Config.Secrets)}
 	r.stdout, r.stderr = r.mask.writer(run.Stdout()), r.mask.writer(run.Stderr())
-	e.Log.Info("run", "run", j.id, "commit", req.Commit)
-	err = r.live(j.ctx)
+	e.Log.Info("run", "run", u.id, "commit", req.Commit)
+	err = r.live(u.ctx)
 	if err != nil {
-		e.Log.Error("run", "run", j.id, "err", err)
+		e.Log.Error("run", "run", u.id, "err", err)
 	}
 	return err
 }
@@ -377,12 +377,12 @@ func scratch() (string, error) {
 	return os.MkdirTemp("", fmt.Sprintf("9ci-%d-*", os.Getpid()))
 }
 
-func (e *Executor) forget(j *job) {
-	j.cancel(nil)
+func (e *Executor) forget(u *unfinished) {
+	u.cancel(nil)
 	e.mu.Lock()
-	delete(e.jobs, j.id)
+	delete(e.unfinished, u.id)
 	e.mu.Unlock()
-	close(j.done)
+	close(u.done)
 }
 
 // Tree returns ci(4) of the store, with this executor behind its ctls.
@@ -445,13 +445,13 @@ func (e *Executor) setHead(r *repo.Repo, commit string) {
 // not started here.
 func (e *Executor) Wait(id string) error {
 	e.mu.Lock()
-	j := e.jobs[id]
+	u := e.unfinished[id]
 	e.mu.Unlock()
-	if j == nil {
+	if u == nil {
 		return nil
 	}
-	<-j.done
-	return j.err
+	<-u.done
+	return u.err
 }
 
 // Close waits until every run has ended. End e.Context first.
@@ -461,11 +461,11 @@ func (e *Executor) Close() { e.wg.Wait() }
 // that id.
 func (e *Executor) Cancel(id string) error {
 	e.mu.Lock()
-	j := e.jobs[id]
+	u := e.unfinished[id]
 	e.mu.Unlock()
-	if j == nil {
+	if u == nil {
 		return fmt.Errorf("%s is not running here", id)
 	}
-	j.cancel(errors.New("cancelled by a message to ctl"))
+	u.cancel(errors.New("cancelled by a message to ctl"))
 	return nil
 }
