@@ -50,6 +50,29 @@ func TestManual(t *testing.T) {
 	}
 }
 
+// The manual names each command of ssh HOST COMMAND.
+func TestManualCommands(t *testing.T) {
+	manual, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("../../orchestrator/door/exec.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, line, _ := strings.Cut(string(manual), "ssh HOST cat ")
+	line, _, ok := strings.Cut("cat "+line, ";")
+	names := regexp.MustCompile(`(?m)^\t\{"(\w+)", "`).FindAllSubmatch(source, -1)
+	if !ok || len(names) < 5 {
+		t.Fatalf("the manual's list is %.40q, and there are %d commands", line, len(names))
+	}
+	for _, m := range names {
+		if !regexp.MustCompile(`\b` + string(m[1]) + `\b`).MatchString(line) {
+			t.Errorf("the manual does not have the command %s", m[1])
+		}
+	}
+}
+
 // A misuse is told and serves nothing. An orchestrator that served all the same
 // would end at once, with status 0: its context is done.
 func TestMisused(t *testing.T) {
