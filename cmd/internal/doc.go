@@ -154,7 +154,7 @@ hide.
 Errors say what was being done, in lower case and without "failed to", and what the
 user can do next. Wrap them with %w once for each package boundary. Log an error or
 return it, never both. Users read our errors with cat, so their texts are
-interface: proto/ninep has one table of enames and Linux errnos. Output of a recipe
+interface: proto/internal/wire has one table of enames and Linux errnos. Output of a recipe
 that exits non-zero is a result of the run and no error of the executor. Panic only
 if the program is wrong, never for what a peer sends.
 

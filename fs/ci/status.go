@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Steps are the names of the seven steps of a run, in their order.
+// Steps are the names of the steps of a run, in their order.
 var Steps = []string{"boot", "clone", "prepare-runtime", "base-image", "test", "artifacts", "post-test"}
 
 // The places in Steps of those that have rules of their own.
