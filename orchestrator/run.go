@@ -36,7 +36,7 @@ type run struct {
 func (r *run) path() string { return r.share.path() + "/ci/" + r.id }
 
 // line returns the run's line of an event file.
-func (r *run) line() string { return r.path() + " " + r.status.String() + "\n" }
+func (r *run) line() string { return ci.FormatEvent(r.path(), r.status) + "\n" }
 
 // parseRun reads a line of an executor's index file. It is stricter than
 // ci.ParseIndexLine: the orchestrator prints the signer.
