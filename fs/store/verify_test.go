@@ -85,7 +85,7 @@ func TestVerifyDir(t *testing.T) {
 			said("Metadata", rep.Metadata, tt.metadata)
 		})
 	}
-	for _, dir := range []string{t.TempDir(), "/nonexistent"} {
+	for _, dir := range []string{t.TempDir(), filepath.Join(t.TempDir(), "missing")} {
 		if _, err := ci.VerifyDir(dir); err == nil {
 			t.Errorf("VerifyDir(%s), which is no run, is no error", dir)
 		}
