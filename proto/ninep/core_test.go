@@ -259,7 +259,7 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// Who comes by TCP is nobody.
+// A client that comes by TCP is nobody.
 func TestAnonymous(t *testing.T) {
 	root, _ := testtree.New()
 	l, err := Listen("tcp!127.0.0.1!0")

@@ -268,7 +268,8 @@ func TestManyRuns(t *testing.T) {
 	}
 	flat("walk and stat")
 
-	// Who imports the tree holds no more of it than he asked for at a time.
+	// A client that imports the tree holds no more of it than it asked for at a
+	// time.
 	conn, err := Dial(t.Context(), sock)
 	if err != nil {
 		t.Fatal(err)

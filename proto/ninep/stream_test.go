@@ -79,7 +79,7 @@ func TestStream(t *testing.T) {
 			t.Errorf("40 MiB over 50 ms took %v", took)
 		}
 	})
-	// Who stops in the middle, or was told of more than there is.
+	// A file that is shorter than its size says gives an error.
 	n := testtree.NewNode("short", 1, 0o444, string(data[:1<<20]))
 	n.St.Size = 2 << 20
 	r, err := Stream(t.Context(), n)
