@@ -57,7 +57,10 @@
 //	ssh HOST cat ci/REV/stdout       also ls, stat, wait and whoami; a path that begins with
 //	                                 ci, n or artifacts is in the key's home namespace, or in
 //	                                 the one that namespace=NS before the paths names
-//	sftp, scp, sshfs HOST:           the tree, read-only
+//	sftp, scp, sshfs HOST:           the tree, read-only, where nothing blocks: live and event end at
+//	                                 their current end, and wait cannot be opened before the run has
+//	                                 ended: ssh HOST wait PATH-OF-RUN waits
+//	sshfs HOST:ci/REV/ DIR           a run by its alias, with a slash behind it
 //	ssh -J HOST EXECUTOR COMMAND     the same commands, sftp and 9p at the executor's own SSH
 //	                                 server, end to end: its host key is the executor's key
 //	ssh -s HOST 9p                   9P on standard input and output, for 9pserve or socat

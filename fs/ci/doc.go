@@ -55,7 +55,11 @@ event, the tars and the aliases in /ci can be walked to and are not listed.
 links (9P2000) it is a directory with qids of its own, so that a copy of all of
 /artifacts is a second copy there; such a client finds the forty newest runs
 listed in /ci, and for a symbolic link among the artifacts a file that holds its
-target.
+target. Over SFTP an alias with a slash behind it is the directory.
+
+SFTP answers in order, so a read that blocks would freeze a whole mount. There
+live and event end at their current end, and wait cannot be opened before the
+run has ended: ssh HOST wait waits, with the path of the run.
 
 # Texts
 

@@ -110,7 +110,7 @@ func (s *session) serveSFTP() int {
 	if err != nil {
 		return s.fail("sftp", err)
 	}
-	if err := sftp.Serve(fs.WithUser(s.ctx, s.tree.User), stream{s}, root); err != nil {
+	if err := sftp.Serve(fs.WithUser(s.ctx, s.tree.User), stream{s}, root, "wait"); err != nil {
 		return exitFail
 	}
 	return exitOK

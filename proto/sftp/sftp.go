@@ -1,24 +1,30 @@
 // Package sftp serves an fs.Dir by SFTP, read-only, so that sftp, scp and
 // sshfs can list, stat and copy it.
 //
-// Aliases are symbolic links, as they are in 9P2000.L. Links are followed
-// within the tree: one that leads out of it leads nowhere. A recent sshfs shows
-// links that are absolute or go up, as those in /artifacts do, with
-// -o no_contain_symlinks.
+// Aliases are symbolic links, as they are in 9P2000.L. Behind a slash an alias
+// is the directory, so that sshfs mounts one. Links are followed within the
+// tree: one that leads out of it leads nowhere. A recent sshfs shows links that
+// are absolute or go up, as those in /artifacts do, with -o no_contain_symlinks.
 //
-// Answers come in the order of the requests, so a read that blocks until a live
-// file has more holds up the requests that follow on its connection. A tree for
-// such clients should have its live files end at their current end.
+// Answers come in the order of the requests: a read that blocked would hold up
+// all that follows on its connection, and so a whole mount. So none blocks. A
+// live file ends at its current end, which is the length that its Stat says. If
+// that is none, the end is where nothing more comes for a second.
 package sftp
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	iofs "io/fs"
+	"math"
 	"os"
 	"path"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,13 +38,17 @@ import (
 // request has ended. It asks the tree as the User of ctx, and checks the mode bits
 // for that user (fs.Access). It refuses all that would change the tree, and to
 // open devices and fifos, as permission denied.
-func Serve(ctx context.Context, rwc io.ReadWriteCloser, root fs.Dir) error {
+//
+// Waits are the names of files that have no byte until something has happened,
+// such as the end of a run. An empty file would say that it has: as long as one
+// of them may change and is empty, its open is refused as unsupported.
+func Serve(ctx context.Context, rwc io.ReadWriteCloser, root fs.Dir, waits ...string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { rwc.Close() })
 	defer stop()
-	h := &handler{ctx: ctx, root: root}
-	s := sftp.NewRequestServer(&hangup{rwc, cancel}, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h})
+	h := &handler{ctx: ctx, root: root, waits: waits}
+	s := sftp.NewRequestServer(&hangup{requests{rwc, &frames{r: rwc}}, cancel}, sftp.Handlers{FileGet: h, FilePut: h, FileCmd: h, FileList: h})
 	err := s.Serve()
 	rwc.Close()
 	if err == io.EOF || ctx.Err() != nil {
@@ -61,11 +71,84 @@ func (h *hangup) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Requests are a client's requests, where a slash at the end of a path means what
+// it means to lstat(2): the file that a link leads to. Pkg/sftp cleans it away.
+type requests struct {
+	io.ReadWriteCloser
+	in *frames
+}
+
+func (r requests) Read(p []byte) (int, error) { return r.in.Read(p) }
+
+// Types of requests and the length of the longest that pkg/sftp takes, in bytes
+// (draft-ietf-secsh-filexfer-02, sections 3 and 6.8).
+const (
+	typeLstat = 7
+	typeStat  = 17
+	maxFrame  = 256 << 10
+)
+
+// Frames are the bytes of a client, where SSH_FXP_LSTAT of a path that ends in a
+// slash is SSH_FXP_STAT: the two are alike in all else.
+type frames struct {
+	r    io.Reader
+	head []byte // what was read and is to be returned next
+	rest int64  // bytes of the frame that follow head
+}
+
+func (f *frames) Read(p []byte) (int, error) {
+	if len(f.head) == 0 && f.rest == 0 {
+		if err := f.next(); err != nil {
+			return 0, err
+		}
+	}
+	if len(f.head) > 0 {
+		n := copy(p, f.head)
+		f.head = f.head[n:]
+		return n, nil
+	}
+	n, err := f.r.Read(p[:min(int64(len(p)), f.rest)])
+	f.rest -= int64(n)
+	return n, err
+}
+
+// next reads the head of a frame: its length and its type; all of it if it is an
+// SSH_FXP_LSTAT.
+func (f *frames) next() error {
+	b := make([]byte, 4, 64)
+	if _, err := io.ReadFull(f.r, b); err != nil {
+		return err
+	}
+	size := int64(binary.BigEndian.Uint32(b))
+	f.head, f.rest = b, size
+	if size == 0 {
+		return nil
+	}
+	f.head, f.rest = b[:5], size-1
+	if _, err := io.ReadFull(f.r, f.head[4:]); err != nil {
+		return err
+	}
+	if f.head[4] != typeLstat || size > maxFrame {
+		return nil
+	}
+	f.head, f.rest = slices.Grow(f.head, int(size-1))[:4+size], 0
+	if _, err := io.ReadFull(f.r, f.head[5:]); err != nil {
+		return err
+	}
+	// Behind the type are the request's number, the path's length, and the path.
+	const path = 4 + 1 + 4 + 4
+	if s := string(f.head[min(path, len(f.head)):]); strings.HasSuffix(s, "/") || strings.HasSuffix(s, "/.") {
+		f.head[4] = typeStat
+	}
+	return nil
+}
+
 // A handler adapts a tree to pkg/sftp, which knows no contexts: the handler keeps
 // that of the connection.
 type handler struct {
-	ctx  context.Context
-	root fs.Dir
+	ctx   context.Context
+	root  fs.Dir
+	waits []string
 }
 
 // maxLinks is how many links one path may lead through, as in path_resolution(7).
@@ -130,7 +213,7 @@ func split(p string) []string {
 	return strings.FieldsFunc(p, func(r rune) bool { return r == '/' })
 }
 
-// A file is an open fs.File; pkg/sftp closes it.
+// A file is an open fs.File that never changes again; pkg/sftp closes it.
 type file struct {
 	ctx context.Context
 	f   fs.File
@@ -138,6 +221,50 @@ type file struct {
 
 func (f file) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(f.ctx, p, off) }
 func (f file) Close() error                            { return f.f.Close() }
+
+// patience is how long a read waits for a file whose length says nothing: long
+// enough for an executor's answer, and as long as package ninep has 9pfuse wait.
+const patience = time.Second
+
+// A liveFile is an open file that may change, and whose reads may block.
+type liveFile struct {
+	file
+	node fs.Node
+
+	mu    sync.Mutex // guards what follows, and is held while a read waits
+	size  int64      // that the file had when it was last asked
+	ended bool       // a read waited in vain: there is no second
+}
+
+// ReadAt ends at the current end of the file.
+func (f *liveFile) ReadAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if off >= f.size {
+		st, err := f.node.Stat(f.ctx)
+		if err != nil {
+			return 0, plain(err)
+		}
+		f.size = st.Size
+		if st.Version != 0 {
+			f.size = math.MaxInt64 // it changes no more, and its reads do not block
+		}
+	}
+	switch {
+	case off < f.size:
+		return f.file.ReadAt(p, off)
+	case f.size > 0, f.ended:
+		return 0, io.EOF
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, patience)
+	defer cancel()
+	n, err := f.f.ReadAt(ctx, p, off)
+	if n == 0 && ctx.Err() != nil && f.ctx.Err() == nil {
+		f.ended = true
+		return 0, io.EOF
+	}
+	return n, err
+}
 
 func (h *handler) Fileread(r *sftp.Request) (io.ReaderAt, error) {
 	n, st, err := h.lookup(r.Filepath, true)
@@ -153,9 +280,15 @@ func (h *handler) Fileread(r *sftp.Request) (io.ReaderAt, error) {
 	if err := fs.Access(h.ctx, &st, 4); err != nil {
 		return nil, plain(err)
 	}
+	if st.Version == 0 && st.Size == 0 && slices.Contains(h.waits, st.Name) {
+		return nil, fmt.Errorf("%s has nothing yet, and SFTP cannot wait: ssh HOST %s does: %w", st.Name, st.Name, sftp.ErrSSHFxOpUnsupported)
+	}
 	f, err := n.Open(h.ctx, fs.OpenRead)
 	if err != nil {
 		return nil, plain(err)
+	}
+	if st.Version == 0 {
+		return &liveFile{file: file{h.ctx, f}, node: n, size: st.Size}, nil
 	}
 	return file{h.ctx, f}, nil
 }

@@ -21,7 +21,7 @@ func TestTree(t *testing.T) {
 	dial := func() *sftp.Client {
 		near, far := net.Pipe()
 		done := make(chan error, 1)
-		go func() { done <- Serve(context.Background(), far, root) }()
+		go func() { done <- Serve(context.Background(), far, root, "wait") }()
 		c, err := sftp.NewClientPipe(near, near)
 		if err != nil {
 			t.Fatal(err)
@@ -36,6 +36,7 @@ func TestTree(t *testing.T) {
 		Paths:    true, // version 3 has no number for a file
 		Versions: true, // nor one for its content
 		Writes:   true, // the door is read-only: SFTP has no reply to a write to ctl
+		Waits:    true, // answers come in order: one read that blocks would hold up all others
 	})
 }
 
@@ -87,8 +88,8 @@ func (v view) ReadDir(name string) ([]fs.Stat, error) {
 	return list, nil
 }
 
-// Open opens the file by a connection of its own: answers come in the order of
-// the requests, so one read that blocks holds up whatever follows it.
+// Open opens the file by a connection of its own, which can be closed while a
+// read goes on.
 func (v view) Open(name string, mode fs.OpenMode) (fs.File, error) {
 	c := v.dial()
 	f, err := c.OpenFile(abs(name), treetest.Flags(mode))
