@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -344,5 +345,62 @@ func TestOpenSSHUnix(t *testing.T) {
 	args := append(m.opensshArgs(file), "-o", "ProxyCommand=socat - UNIX-CONNECT:"+sock, "mux", "whoami")
 	if out, err := exec.CommandContext(t.Context(), "ssh", args...).CombinedOutput(); err != nil || !strings.Contains(string(out), "name=alice\n") {
 		t.Errorf("ssh by a socket: %q, %v", out, err)
+	}
+}
+
+// OpenSSH, whose order of ciphers decides, comes to AES; a client may demand the
+// key exchange that a quantum computer does not break.
+func TestCiphers(t *testing.T) {
+	m := startMux(t)
+	k, file := m.key("", "alice")
+	out, err := m.openssh(t.Context(), file, "-vv", "-o", "LogLevel=DEBUG2", "127.0.0.1", "whoami").CombinedOutput()
+	if err != nil {
+		t.Fatalf("ssh -vv: %v: %s", err, out)
+	}
+	ciphers := regexp.MustCompile(`kex: (?:server->client|client->server) cipher: (\S+)`).FindAllSubmatch(out, -1)
+	if len(ciphers) != 2 {
+		t.Errorf("ssh -vv tells of %d ciphers, want 2: %s", len(ciphers), out)
+	}
+	for _, c := range ciphers {
+		if !strings.HasPrefix(string(c[1]), "aes") {
+			t.Errorf("OpenSSH comes to %s, want AES", c[1])
+		}
+	}
+	c, err := ssh.Dial("tcp", m.addr, &ssh.ClientConfig{
+		Config: ssh.Config{KeyExchanges: []string{ssh.KeyExchangeMLKEM768X25519}},
+		Auth:   []ssh.AuthMethod{ssh.PublicKeys(k)}, HostKeyCallback: ssh.FixedHostKey(m.s.HostKey()),
+	})
+	if err != nil {
+		t.Fatalf("a client of mlkem768x25519-sha256 alone: %v", err)
+	}
+	c.Close()
+}
+
+// Curl reads the tree. Debian's is built with libssh2, which has no GCM.
+func TestCurl(t *testing.T) {
+	m := startMux(t)
+	k, file := m.key(`namespace="`+hello+`"`, "alice")
+	tree := newTestTree()
+	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	tree.files["ci/3f2a9c1d0b7e.1/artifacts/big"] = strings.Repeat("0123456789abcdef", 50000)
+	ev := watchEvents(t, m.tree(m.dial(k), hello))
+	m.export(m.dial(k), dial.Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	ev.await("passed")
+	os.Mkdir(filepath.Join(m.home, ".ssh"), 0o700)
+	if err := os.Rename(m.hosts, filepath.Join(m.home, ".ssh", "known_hosts")); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"ci/last/stdout":        "ok 3f2a9c1d0b7e.1\n",
+		"ci/last/artifacts/big": tree.files["ci/3f2a9c1d0b7e.1/artifacts/big"],
+		hello + "/n/a/ci/":      "3f2a9c1d0b7e.1\n",
+	} {
+		cmd := exec.CommandContext(t.Context(), "curl", "-sS", "-l", "--key", file, "--pubkey", file+".pub", "sftp://alice@"+m.addr+"/"+path)
+		cmd.Env = append(os.Environ(), "HOME="+m.home)
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		if out, err := cmd.Output(); err != nil || string(out) != want {
+			t.Errorf("curl of %s: %v, %s: %d bytes %.100q, want %d %.100q", path, err, &errs, len(out), out, len(want), want)
+		}
 	}
 }

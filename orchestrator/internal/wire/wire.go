@@ -44,11 +44,12 @@ var ErrBusy = errors.New("too many channels on this connection")
 // Version is what either side calls itself (RFC 4253 §4.2).
 const Version = "SSH-2.0-9ci"
 
-// Ciphers returns the ciphers to offer. The client's order decides, and OpenSSH
-// puts chacha20 first, which costs Go two to three times the CPU of AES. So
-// chacha20 is offered only where AES would be slow.
+// Ciphers returns the ciphers to offer, best first. AES in counter mode is for
+// clients without GCM, such as libssh2 before 1.11. The client's order decides,
+// and OpenSSH puts chacha20 first, which costs Go two to three times the CPU of
+// AES. So chacha20 is offered only where AES would be slow.
 func Ciphers() []string {
-	c := []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM}
+	c := []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherAES256CTR, ssh.CipherAES128CTR}
 	if !(cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL || cpu.S390X.HasAESGCM) {
 		c = append(c, ssh.CipherChaCha20Poly1305)
 	}
