@@ -3,7 +3,9 @@ package orchestrator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	iofs "io/fs"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -60,14 +62,34 @@ func (m *member) fail(err error) error {
 }
 
 // importTree attaches a tree over a fresh connection. It closes the connection if
-// that fails.
-func importTree(ctx context.Context, rwc io.ReadWriteCloser, msg wire.ExportMsg) (*link, error) {
-	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Uname: msg.Requester, Aname: msg.Aname})
+// that fails. With stock, the other end may be any 9P server: one that knows no
+// namespaces has its root stand at the one that is asked for.
+func importTree(ctx context.Context, rwc io.ReadWriteCloser, msg wire.ExportMsg, stock bool) (*link, error) {
+	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Uname: msg.Requester, Aname: msg.Aname, OrRoot: stock})
 	if err != nil {
 		rwc.Close()
 		return nil, err
 	}
+	if c.Aname() != msg.Aname {
+		if err := checkRoot(ctx, c.Root(), msg.Aname); err != nil {
+			c.Close()
+			return nil, err
+		}
+	}
 	return &link{root: c.Root(), done: c.Done(), hangup: sync.OnceFunc(func() { c.Close() })}, nil
+}
+
+// checkRoot reports an error if the server of root, which refused the aname ns,
+// knows namespaces: ns is not among them, and root would show others to those
+// that may read ns. All trees that know namespaces have an event file there.
+func checkRoot(ctx context.Context, root fs.Dir, ns string) error {
+	switch _, err := root.Walk(ctx, "event"); {
+	case err == nil:
+		return fmt.Errorf("the 9P server does not have the namespace %s: %w", ns, iofs.ErrNotExist)
+	case !errors.Is(err, iofs.ErrNotExist):
+		return err
+	}
+	return nil
 }
 
 // A reverseExport is an executor that announced itself: each link is a channel
@@ -79,7 +101,7 @@ func (e reverseExport) attach(ctx context.Context, msg wire.ExportMsg) (*link, e
 	if err != nil {
 		return nil, err
 	}
-	return importTree(ctx, ch, msg)
+	return importTree(ctx, ch, msg, false)
 }
 
 // A forwardExport is stock ssh -R: each link is a connection that ssh forwards to
@@ -95,7 +117,7 @@ func (e forwardExport) attach(ctx context.Context, msg wire.ExportMsg) (*link, e
 	if err != nil {
 		return nil, err
 	}
-	return importTree(ctx, ch, msg)
+	return importTree(ctx, ch, msg, true)
 }
 
 // A stdioExport is a 9P server at the other end of one session channel. It has no
@@ -108,7 +130,7 @@ func newStdioExport(ctx context.Context, ch io.ReadWriteCloser, ns string) *stdi
 	return &stdioExport{once: sync.OnceValues(func() (*link, error) {
 		ctx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		return importTree(ctx, ch, wire.ExportMsg{Aname: ns, Requester: self})
+		return importTree(ctx, ch, wire.ExportMsg{Aname: ns, Requester: self}, true)
 	})}
 }
 

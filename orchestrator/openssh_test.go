@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	iofs "io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -259,6 +261,67 @@ func TestOpenSSHExport(t *testing.T) {
 		if err == nil {
 			t.Errorf("ssh -R %s: %q, want a refusal", forward, out)
 		}
+	}
+}
+
+// A 9P server that knows no namespaces, as one of any directory, is exported by its
+// root. One that knows them and lacks the one asked for is not: its root would
+// show others.
+func TestOpenSSHExportRoot(t *testing.T) {
+	plain := fs.NewDir("/", fs.NewDir("dir", fs.TextFile("file", func(context.Context) ([]byte, error) { return []byte("text\n"), nil })))
+	srv := func(root fs.Dir) *ninep.Server {
+		return &ninep.Server{User: fs.User{Name: "local", UID: -1}, Attach: func(_ context.Context, _, aname string) (fs.Dir, error) {
+			if aname != "" {
+				return nil, iofs.ErrNotExist
+			}
+			return root, nil
+		}}
+	}
+	m := startMux(t)
+	k, file := m.key(`namespace="`+hello+`"`, "alice@laptop")
+	root := m.tree(m.dial(k), hello)
+	ev := watchEvents(t, root)
+
+	sock := filepath.Join(t.TempDir(), "9p")
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { srv(plain).ServeListener(ctx, l) })
+	forward := m.openssh(ctx, file, "-N", "-R", "/9p/"+hello+"/n/forward:"+sock, "127.0.0.1")
+	stdio := m.openssh(ctx, file, "-s", "127.0.0.1", "9p-export/"+hello+"/n/stdio")
+	p := startPipe(t, stdio)
+	wg.Go(func() { srv(plain).Serve(ctx, p); stdio.Wait() })
+	if err := forward.Start(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Go(func() { forward.Wait() })
+	for _, name := range []string{"forward", "stdio"} {
+		ev.await("/n/"+name, "join")
+		if got := read(t, root, "n/"+name+"/dir/file"); got != "text\n" {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+
+	knows := fs.NewDir("/", fs.TextFile("event", func(context.Context) ([]byte, error) { return nil, nil }))
+	cmd := m.openssh(ctx, file, "-s", "127.0.0.1", "9p-export/"+hello+"/n/other")
+	in, _ := cmd.StdinPipe()
+	out, _ := cmd.StdoutPipe()
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	srv(knows).Serve(ctx, &pipe{out, in})
+	if err := cmd.Wait(); err == nil || !strings.Contains(errs.String(), "9p-export: the 9P server does not have the namespace "+hello) {
+		t.Errorf("a server of other namespaces: %v, %q", err, &errs)
+	}
+	if _, err := fs.Walk(t.Context(), root, "n/other"); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("n/other = %v, want %v", err, iofs.ErrNotExist)
 	}
 }
 

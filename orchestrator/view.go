@@ -129,14 +129,27 @@ func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
 }
 
 // export makes rwc the 9P server of an executor, until rwc hangs up or ctx is
-// done.
+// done. It leaves rwc open: the session says there why an export ends.
 func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) error {
 	a, err := v.c.exportPath(path)
 	if err != nil {
 		return err
 	}
-	h := &hangupCloser{ReadWriteCloser: rwc, done: make(chan struct{})}
-	if _, err = v.c.join(ctx, a, newStdioExport(ctx, h, a.Namespaces[0])); err != nil {
+	r, w := io.Pipe()
+	v.wg.Go(func() {
+		_, err := io.Copy(w, rwc) // until the session closes rwc
+		w.CloseWithError(err)
+	})
+	h := &hangupCloser{ReadWriteCloser: struct {
+		*io.PipeReader
+		io.Writer
+	}{r, rwc}, done: make(chan struct{})}
+	defer h.Close()
+	e := newStdioExport(ctx, h, a.Namespaces[0])
+	if _, err := e.once(); err != nil {
+		return err // the exporter sees it
+	}
+	if _, err = v.c.join(ctx, a, e); err != nil {
 		return err
 	}
 	select {

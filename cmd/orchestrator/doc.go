@@ -72,6 +72,7 @@
 //
 // If a stock client that exports does not name its namespace or itself, these come
 // from its key's line: from namespace=, and from the host in a comment user@host.
+// A 9P server that knows no namespaces is exported by its root.
 //
 // # Files
 //

@@ -25,6 +25,10 @@ type ImportOptions struct {
 	Aname string // the tree to attach to
 	Msize int    // largest message in bytes; default 128 KiB and a header
 
+	// OrRoot has a peer that refuses Aname asked for its root, which the aname ""
+	// names. Aname of the Client tells which it is.
+	OrRoot bool
+
 	// Dialect, if not None, is the only one to speak. Else Import speaks
 	// 9P2000.L where the peer has it, for its links and times, and 9P2000
 	// where it has not.
@@ -101,17 +105,11 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 	if o.Uname == "" {
 		o.Uname = fs.UserOf(ctx).Name
 	}
-	b := le.AppendUint32(nil, 0)
-	b = le.AppendUint32(b, plan9.NOFID)
-	b = wire.AppendString(b, o.Uname)
-	b = wire.AppendString(b, o.Aname)
-	if l.dialect == DotL {
-		b = le.AppendUint32(b, plan9.NOUID)
-	}
-	attach := &call{typ: plan9.Tattach, body: b}
-	err := l.do(ctx, attach)
-	if err == nil {
-		err = attach.err
+	refused, err := l.attach(ctx, o.Uname, o.Aname)
+	if refused && o.OrRoot && o.Aname != "" {
+		if _, again := l.attach(ctx, o.Uname, ""); again == nil {
+			o.Aname, err = "", nil
+		}
 	}
 	if err != nil {
 		l.close()
@@ -124,6 +122,22 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 	}
 	c.root = &importedDir{imported{c: c}}
 	return c, nil
+}
+
+// attach makes fid 0 the root of a tree, and reports whether the peer refused.
+func (l *link) attach(ctx context.Context, uname, aname string) (refused bool, err error) {
+	b := le.AppendUint32(nil, 0)
+	b = le.AppendUint32(b, plan9.NOFID)
+	b = wire.AppendString(b, uname)
+	b = wire.AppendString(b, aname)
+	if l.dialect == DotL {
+		b = le.AppendUint32(b, plan9.NOUID)
+	}
+	c := &call{typ: plan9.Tattach, body: b}
+	if err := l.do(ctx, c); err != nil {
+		return false, err
+	}
+	return c.err != nil, c.err
 }
 
 // version negotiates d, or the part of it that the peer has. If the peer does not
@@ -171,6 +185,9 @@ func (l *link) close() {
 
 // Root returns the directory that was attached to. It does not ask the peer.
 func (c *Client) Root() fs.Dir { return c.root }
+
+// Aname returns the tree that was attached to.
+func (c *Client) Aname() string { return c.options.Aname }
 
 // Dialect returns the dialect that is spoken: Plan9 or DotL.
 func (c *Client) Dialect() Dialect { return c.link.dialect }
