@@ -393,6 +393,69 @@ func TestOpenSSHFiles(t *testing.T) {
 	}
 }
 
+// Scp -O, which older clients are by default, reads the tree and cannot write.
+func TestOpenSSHOldScp(t *testing.T) {
+	m := startMux(t)
+	k, file := m.key(`namespace="`+hello+`"`, "alice")
+	tree := newTestTree()
+	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	const artifacts = "ci/3f2a9c1d0b7e.1/artifacts/"
+	tree.files[artifacts+"big"] = strings.Repeat("0123456789abcdef", 50000)
+	tree.files[artifacts+"empty"] = ""
+	tree.files[artifacts+"sub/a b"] = "in a directory\n"
+	tree.links[artifacts+"link"] = "size"
+	tree.links[artifacts+"sub/up"] = "../sub"
+	tree.links[artifacts+"away"] = "/etc/passwd"
+	ev := watchEvents(t, m.tree(m.dial(k), hello))
+	m.export(m.dial(k), dial.Announce{Name: "a", Namespaces: []string{hello}}, tree.root())
+	ev.await("passed")
+	dir := t.TempDir()
+	scp := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(t.Context(), "scp", slices.Concat(m.opensshArgs(file), []string{"-O"}, args)...).CombinedOutput()
+		return string(out), err
+	}
+	check := func(name, want string) {
+		t.Helper()
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != want {
+			t.Errorf("%s: %d bytes, %v, want %d", name, len(b), err, len(want))
+		}
+	}
+
+	if out, err := scp("-p", "127.0.0.1:ci/last/stdout", dir); err != nil {
+		t.Errorf("scp -O -p: %v: %s", err, out)
+	}
+	check("stdout", "ok 3f2a9c1d0b7e.1\n")
+	if fi, err := os.Stat(filepath.Join(dir, "stdout")); err != nil || fi.Mode() != 0o444 || fi.ModTime().Unix() != 1 {
+		t.Errorf("stdout is %v, %v", fi, err)
+	}
+	out, err := scp("-r", "127.0.0.1:n/a/"+strings.TrimSuffix(artifacts, "/"), "127.0.0.1:ci/last/stdout", dir)
+	if err == nil {
+		t.Errorf("scp -O -r of links that lead nowhere: %q, want an error", out)
+	}
+	for _, want := range []string{"/away: file not found", "/sub/up: is a link to a directory, which is not followed"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("scp -O -r says %q, want %q", out, want)
+		}
+	}
+	check("artifacts/big", tree.files[artifacts+"big"])
+	check("artifacts/empty", "")
+	check("artifacts/sub/a b", "in a directory\n")
+	check("artifacts/link", "42\n")
+	if _, err := os.Lstat(filepath.Join(dir, "artifacts/away")); err == nil {
+		t.Error("a link out of the tree was followed")
+	}
+	for _, test := range []struct{ from, to, want string }{
+		{"127.0.0.1:ci/last", dir, "is a directory: scp -r copies it"},
+		{"127.0.0.1:ci/0000000/stdout", dir, "scp: ci/0000000/stdout: file not found"},
+		{"127.0.0.1:/", dir, "say which file or directory"},
+		{filepath.Join(dir, "stdout"), "127.0.0.1:x", "the tree is read-only"},
+	} {
+		if out, err := scp(test.from, test.to); err == nil || !strings.Contains(out, test.want) {
+			t.Errorf("scp -O %s %s: %v, %q, want %q", test.from, test.to, err, out, test.want)
+		}
+	}
+}
+
 // A Unix socket does as well as a port.
 func TestOpenSSHUnix(t *testing.T) {
 	m := &testMux{t: t, dir: filepath.Join(t.TempDir(), "state"), home: t.TempDir()}

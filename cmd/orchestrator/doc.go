@@ -60,6 +60,8 @@
 //	sftp, scp, sshfs HOST:           the tree, read-only, where nothing blocks: live and event end at
 //	                                 their current end, and wait cannot be opened before the run has
 //	                                 ended: ssh HOST wait PATH-OF-RUN waits
+//	scp -O HOST:PATH DIR             the same by the old protocol of scp; -r follows no link to a
+//	                                 directory
 //	sshfs HOST:ci/REV/ DIR           a run by its alias, with a slash behind it
 //	ssh -J HOST EXECUTOR COMMAND     the same commands, sftp and 9p at the executor's own SSH
 //	                                 server, end to end: its host key is the executor's key

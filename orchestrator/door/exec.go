@@ -32,6 +32,7 @@ var commands = []struct {
 	{"cat", "PATH...", "the bytes of files", 1, (*session).cat},
 	{"ls", "[-l] [PATH...]", "the names in directories", 0, (*session).ls},
 	{"stat", "PATH...", "mode, size, time and name", 1, (*session).stat},
+	{"scp", "-f PATH...", "what scp -O runs here to copy files", 1, (*session).scp},
 	{"wait", "PATH", "wait until a run has ended, print its status; 0 if it passed", 1, (*session).wait},
 	{"whoami", "", "this key, and what it may do", 0, (*session).whoami},
 }
@@ -87,19 +88,23 @@ func (s *session) usage(w io.Writer) {
 
 // complain prints an error about a file as the Unix command of that name does.
 func (s *session) complain(name, path string, err error) int {
-	text := err.Error()
+	fmt.Fprintf(s.ch.Stderr(), "%s: %s: %s\n", name, path, errorText(err))
+	return exitFail
+}
+
+// errorText returns an error about a file in the words of Unix commands.
+func errorText(err error) string {
 	switch {
 	case errors.Is(err, iofs.ErrNotExist):
-		text = "file not found"
+		return "file not found"
 	case errors.Is(err, fs.ErrIsDir):
-		text = "is a directory"
+		return "is a directory"
 	case errors.Is(err, fs.ErrNotDir):
-		text = "not a directory"
+		return "not a directory"
 	case errors.Is(err, iofs.ErrPermission):
-		text = "permission denied"
+		return "permission denied"
 	}
-	fmt.Fprintf(s.ch.Stderr(), "%s: %s: %s\n", name, path, text)
-	return exitFail
+	return err.Error()
 }
 
 func (s *session) cat(out io.Writer, paths []string) int {
