@@ -97,9 +97,10 @@ ends with an error. With -root serve serves a directory read-only instead.
 Ls, cat, cp, wait and write look at a tree. PATH is looked up in the namespace of the
 repository that the working directory is in, at the daemon and then at each executor
 posted in $NAMESPACE; with -a, at ADDR; and if ADDR is ssh://HOST[:PORT]/NAMESPACE, or
-PATH is that followed by a path, at an orchestrator. Write sends its standard input in
-one message and prints the reply. Wait prints the status of a run once it has ended,
-and exits with its code.
+PATH is that followed by a path, at an orchestrator. What follows ssh://HOST[:PORT]/
+and begins with no namespace is a path of the orchestrator's root. Write sends its
+standard input in one message and prints the reply. Wait prints the status of a run
+once it has ended, and exits with its code.
 
 Mount shows a tree as a FUSE file system at DIR, until it is unmounted or a signal
 comes.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 
 	"9ci/cmd/internal/config"
@@ -95,7 +96,7 @@ func dialPlace(ctx context.Context, connect func(context.Context, string) (net.C
 		p, rest, err := sshPlace(ctx, u)
 		if err == nil && rest != "" {
 			p.close()
-			err = fmt.Errorf("-a: %s is more than a namespace: want ssh://HOST[:PORT]/NAMESPACE", u.Path)
+			err = fmt.Errorf("-a: %s is no namespace: want ssh://HOST[:PORT]/NAMESPACE", u.Path)
 		}
 		return p, err
 	}
@@ -159,8 +160,8 @@ func sshURL(s string) (u *url.URL, ok bool, err error) {
 	return u, true, err
 }
 
-// sshPlace opens the tree of the namespace in u, and returns what follows the
-// namespace in the URL's path.
+// sshPlace opens the tree of the namespace in u, or the orchestrator's root if
+// there is none, and returns what follows in the URL's path.
 func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 	c, err := config.Load(ctx, nil, nil)
 	if err != nil {
@@ -170,8 +171,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 	if err != nil {
 		return place{}, "", err
 	}
-	namespace, rest := splitNamespace(strings.Trim(u.Path, "/"))
-	namespace = ci.FoldNamespace(namespace)
+	namespace, rest := splitNamespace(path.Clean("/" + u.Path)[1:])
 	direct := *u
 	direct.Path = ""
 	opts, err := host.DialOptions(key)
@@ -190,19 +190,25 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 	return place{client.Root(), func() { client.Close(); conn.Close() }, client.Done()}, rest, nil
 }
 
-// splitNamespace cuts a path at the orchestrator behind its namespace. The rest
-// begins with the first element that names a file at the root of a namespace,
-// from the fourth element on; or, in local/NAME, from the third on.
+// splitNamespace cuts a path at the orchestrator behind its namespace, which it
+// returns in the form of ci.CleanNamespace. That keeps the words of a tree out of
+// namespaces, so the longest part that can be one is it: in local/NAME the first
+// two elements, elsewhere all before such a word, from the fourth on. The
+// namespace is "" if there is none: the path is then one of the orchestrator's
+// root, where ci, n and artifacts are those of the key's own namespace.
 func splitNamespace(path string) (namespace, rest string) {
 	elems := strings.Split(path, "/")
-	least := 3
+	n := len(elems)
 	if ci.LocalNamespace(path) {
-		least = 2
-	}
-	for i, e := range elems {
-		if i >= least && ci.InNamespace(e) {
-			return strings.Join(elems[:i], "/"), strings.Join(elems[i:], "/")
+		n = min(n, 2)
+	} else if n > 3 {
+		if i := slices.IndexFunc(elems[3:], ci.InNamespace); i >= 0 {
+			n = 3 + i
 		}
 	}
-	return path, ""
+	namespace, err := ci.CleanNamespace(strings.Join(elems[:n], "/"))
+	if err != nil {
+		return "", path
+	}
+	return namespace, strings.Join(elems[n:], "/")
 }
