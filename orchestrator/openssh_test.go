@@ -388,6 +388,18 @@ func TestOpenSSHFiles(t *testing.T) {
 		}
 	}()
 	check("sshfs", filepath.Join(mnt, "n/a/ci/3f2a9c1d0b7e.1/artifacts"))
+	check("sshfs of an alias", filepath.Join(mnt, "ci/last/artifacts"))
+	for _, alias := range []string{hello + "/ci/last", hello + "/ci/last/"} {
+		mnt := t.TempDir()
+		fuse := exec.CommandContext(t.Context(), "sshfs", append(args, "127.0.0.1:"+alias, mnt)...)
+		if out, err := fuse.CombinedOutput(); err != nil {
+			t.Fatalf("sshfs of %s: %v: %s", alias, err, out)
+		}
+		check("sshfs of "+alias, filepath.Join(mnt, "artifacts"))
+		if out, err := exec.Command("fusermount3", "-u", mnt).CombinedOutput(); err != nil {
+			t.Errorf("fusermount3: %v: %s", err, out)
+		}
+	}
 	if b, err := exec.CommandContext(t.Context(), "grep", "-r", "ok 3f2", mnt+"/n").Output(); err != nil || !strings.Contains(string(b), "stdout:ok 3f2a9c1d0b7e.1\n") {
 		t.Errorf("grep -r: %q %v", b, err)
 	}

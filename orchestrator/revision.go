@@ -10,6 +10,7 @@ import (
 
 	"9ci/fs"
 	"9ci/fs/ci"
+	"9ci/orchestrator/door"
 )
 
 // maxTried is how many executors are asked for a run, one after the other.
@@ -76,7 +77,13 @@ type alias struct {
 	stat fs.Stat
 }
 
-func (a alias) Stat(context.Context) (fs.Stat, error) { return a.stat, nil }
+func (a alias) Stat(ctx context.Context) (fs.Stat, error) {
+	st := a.stat
+	if door.Contained(ctx) {
+		st.Mode, st.Target = st.Mode&^iofs.ModeSymlink, ""
+	}
+	return st, nil
+}
 
 // lookup returns the finished runs in ns that rev names, the best first. An
 // ambiguous rev names none.

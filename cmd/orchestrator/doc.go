@@ -62,7 +62,8 @@
 //	                                 ended: ssh HOST wait PATH-OF-RUN waits
 //	scp -O HOST:PATH DIR             the same by the old protocol of scp; -r follows no link to a
 //	                                 directory
-//	sshfs HOST:ci/REV/ DIR           a run by its alias, with a slash behind it
+//	sshfs HOST:ci/REV/ DIR           a run by its alias: ci/REV is a directory here, as sshfs refuses
+//	                                 links that go up; at an executor the slash makes it one
 //	ssh -J HOST EXECUTOR COMMAND     the same commands, sftp and 9p at the executor's own SSH
 //	                                 server, end to end: its host key is the executor's key
 //	ssh -s HOST 9p                   9P on standard input and output, for 9pserve or socat

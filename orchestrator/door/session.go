@@ -104,13 +104,21 @@ func (s *session) serve9P(path string) int {
 	return exitOK
 }
 
+type containedKey struct{}
+
+// Contained reports whether ctx is of a client, such as sshfs, that may have
+// mounted a part of the tree and follows no link that goes up. An alias that goes
+// up and is not listed is a directory there.
+func Contained(ctx context.Context) bool { return ctx.Value(containedKey{}) != nil }
+
 // serveSFTP serves the tree read-only, for sftp, scp and sshfs.
 func (s *session) serveSFTP() int {
 	root, err := AsDir(s.tree.Walk(s.ctx, "", ""))
 	if err != nil {
 		return s.fail("sftp", err)
 	}
-	if err := sftp.Serve(fs.WithUser(s.ctx, s.tree.User), stream{s}, root, "wait"); err != nil {
+	ctx := context.WithValue(fs.WithUser(s.ctx, s.tree.User), containedKey{}, true)
+	if err := sftp.Serve(ctx, stream{s}, root, "wait"); err != nil {
 		return exitFail
 	}
 	return exitOK
