@@ -460,7 +460,7 @@ func TestOpenSSHOldScp(t *testing.T) {
 		{"127.0.0.1:ci/last", dir, "is a directory: scp -r copies it"},
 		{"127.0.0.1:ci/0000000/stdout", dir, "scp: ci/0000000/stdout: file not found"},
 		{"127.0.0.1:/", dir, "say which file or directory"},
-		{filepath.Join(dir, "stdout"), "127.0.0.1:x", "the tree is read-only"},
+		{filepath.Join(dir, "stdout"), "127.0.0.1:x", "scp: x: the tree is read-only"},
 	} {
 		if out, err := scp(test.from, test.to); err == nil || !strings.Contains(out, test.want) {
 			t.Errorf("scp -O %s %s: %v, %q, want %q", test.from, test.to, err, out, test.want)

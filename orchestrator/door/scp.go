@@ -34,7 +34,7 @@ var errScpEnd = errors.New("the client has ended the copy")
 // scp answers scp -f, which reads. It refuses scp -t, which writes.
 func (s *session) scp(out io.Writer, args []string) int {
 	c := &scpSource{s: s, out: out.(*bufio.Writer), in: bufio.NewReader(s.ch)}
-	from := false
+	from, to := false, false
 	for len(args) > 0 && strings.HasPrefix(args[0], "-") {
 		flags := args[0][1:]
 		args = args[1:]
@@ -50,11 +50,12 @@ func (s *session) scp(out io.Writer, args []string) int {
 			case 'p':
 				c.times = true
 			case 't':
-				c.complain("scp", errors.New("the tree is read-only: nothing can be copied to it"))
-				c.out.Flush()
-				return exitFail
+				to = true
 			}
 		}
+	}
+	if to {
+		return c.refuse(strings.Join(args, " "))
 	}
 	if !from || len(args) == 0 {
 		fmt.Fprint(s.ch.Stderr(), "usage: scp -O [-p] [-r] HOST:PATH... DIR, at the client\n")
@@ -76,6 +77,12 @@ func (s *session) scp(out io.Writer, args []string) int {
 			return exitFail
 		}
 	}
+	return c.status
+}
+
+// refuse answers a client that would copy to the tree.
+func (c *scpSource) refuse(path string) int {
+	c.complain(path, errors.New("the tree is read-only: nothing can be copied to it"))
 	return c.status
 }
 
