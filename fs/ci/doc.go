@@ -36,6 +36,10 @@ What follows is the manual of the tree.
 	/ci/green            an alias of the run of the head's nearest ancestor, itself included, that passed
 	/artifacts/ID        an alias of /ci/ID/artifacts
 
+Several processes may share a store. A run that goes on is in the tree of its own
+process; once it has ended it is in all of them, and the event file of each has a
+line of it.
+
 An ID is the first twelve digits of the run's commit, a dot, and a number that
 the store gives once.
 

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -35,8 +36,9 @@ type index struct {
 	shared  bool              // bySeq is read without our lock
 	dead    int               // lines of the file that say nothing any more
 	words   map[string]string // signers and owners, each held once
-	textLen int64             // of all lines of the tree's index file
+	textLen int64             // of all lines of the tree's index file; -1 until it is asked for
 	changed time.Time
+	told    func(*record) // if not nil, is called for each run that the file gets
 }
 
 // A record is what the index holds of a run. It does not change.
@@ -190,10 +192,29 @@ func (x *index) refresh() error {
 		return err
 	}
 	if x.file == nil || !os.SameFile(fi, x.file) || fi.Size() < x.off || fi.Size() > x.off+1<<20 {
-		*x = index{path: x.path, words: x.words}
+		old := *x
+		*x = index{path: x.path, words: x.words, textLen: -1, told: x.told}
+		defer x.tellNew(&old)
 	}
 	x.file, x.changed = fi, fi.ModTime()
 	return x.read(io.NewSectionReader(f, x.off, 1<<62))
+}
+
+// tellNew tells of the runs that an earlier reading of the file did not have.
+func (x *index) tellNew(old *index) {
+	if x.told == nil {
+		return
+	}
+	for _, r := range x.bySeq {
+		x.tell(r, old.byName(r.id()))
+	}
+}
+
+// tell tells of a run in whose place old was, which may be nil.
+func (x *index) tell(r, old *record) {
+	if x.told != nil && (old == nil || old.score != r.score) {
+		x.told(r)
+	}
 }
 
 // read applies whole lines. It passes over a line that cannot be read, as a
@@ -252,11 +273,13 @@ func (x *index) line(line string, bulk bool) {
 		x.bySeq = append(x.bySeq, r)
 		return
 	}
-	if old := x.byName(r.id()); old != nil {
+	old := x.byName(r.id())
+	if old != nil {
 		x.dead++
 		x.remove(old)
 	}
 	x.add(r)
+	x.tell(r, old)
 }
 
 // The orders of the index. No two runs have one place in any of them, whatever
@@ -283,14 +306,50 @@ func (x *index) hasSeq(seq uint64) bool {
 // lists pairs each list with its order.
 func (x *index) lists() []list {
 	return []list{
-		{&x.bySeq, orderSeq}, {&x.byID, orderID}, {&x.byTree, orderTree}, {&x.byScore, orderScore},
+		{&x.bySeq, func(r *record) uint64 { return r.seq }, orderSeq},
+		{&x.byID, (*record).prefix, orderID},
+		{&x.byTree, func(r *record) uint64 { return binary.BigEndian.Uint64(r.tree.b[:]) }, orderTree},
+		{&x.byScore, func(r *record) uint64 { return binary.BigEndian.Uint64(r.score[:]) }, orderScore},
 	}
 }
 
 type list struct {
 	records *[]*record
+	key     func(*record) uint64 // what order compares first
 	order   func(a, b *record) int
 }
+
+// sorted returns the records in the list's order; equal ones keep theirs. It
+// compares their keys before it looks at them: to open a store costs little but
+// this.
+func (l list) sorted(records []*record) []*record {
+	type keyed struct {
+		key uint64
+		i   int
+		r   *record
+	}
+	all := make([]keyed, len(records))
+	for i, r := range records {
+		all[i] = keyed{l.key(r), i, r}
+	}
+	slices.SortFunc(all, func(a, b keyed) int {
+		if a.key != b.key {
+			return cmp.Compare(a.key, b.key)
+		}
+		if c := l.order(a.r, b.r); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.i, b.i)
+	})
+	out := make([]*record, len(all))
+	for i, k := range all {
+		out[i] = k.r
+	}
+	return out
+}
+
+// prefix is the commit's part of the id.
+func (r *record) prefix() uint64 { return binary.BigEndian.Uint64(r.commit.b[:8]) >> 16 }
 
 // share returns the runs in the order of seq. The slice does not change
 // afterwards.
@@ -313,7 +372,9 @@ func (x *index) add(r *record) {
 		i, _ := slices.BinarySearchFunc(*l.records, r, l.order)
 		*l.records = slices.Insert(*l.records, i, r)
 	}
-	x.textLen += int64(r.lineLen())
+	if x.textLen >= 0 {
+		x.textLen += int64(r.lineLen())
+	}
 }
 
 func (x *index) remove(r *record) {
@@ -323,7 +384,20 @@ func (x *index) remove(r *record) {
 			*l.records = slices.Delete(*l.records, i, i+1)
 		}
 	}
-	x.textLen -= int64(r.lineLen())
+	if x.textLen >= 0 {
+		x.textLen -= int64(r.lineLen())
+	}
+}
+
+// text returns the length of the tree's index file.
+func (x *index) text() int64 {
+	if x.textLen < 0 {
+		x.textLen = 0
+		for _, r := range x.bySeq {
+			x.textLen += int64(r.lineLen())
+		}
+	}
+	return x.textLen
 }
 
 // gone is the state of a record that undoes another while a file is read.
@@ -332,8 +406,7 @@ const gone = "gone"
 // sort makes all lists from bySeq, in which a run may stand twice: its last
 // line counts.
 func (x *index) sort() {
-	all := x.bySeq
-	slices.SortStableFunc(all, orderID)
+	all := list{key: (*record).prefix, order: orderID}.sorted(x.bySeq)
 	kept := all[:0]
 	for i, r := range all {
 		if i+1 < len(all) && orderID(r, all[i+1]) == 0 {
@@ -345,14 +418,8 @@ func (x *index) sort() {
 		}
 		kept = append(kept, r)
 	}
-	x.textLen = 0
-	for _, r := range kept {
-		x.textLen += int64(r.lineLen())
-	}
 	for _, l := range x.lists() {
-		c := slices.Clone(kept)
-		slices.SortFunc(c, l.order)
-		*l.records = c
+		*l.records = l.sorted(kept)
 	}
 }
 
@@ -362,9 +429,13 @@ func (x *index) byName(id string) *record {
 	if !ok {
 		return nil
 	}
-	r := &record{num: num}
-	hex.Decode(r.commit.b[:], []byte(prefix))
-	if i, ok := slices.BinarySearchFunc(x.byID, r, orderID); ok {
+	var commit [8]byte
+	hex.Decode(commit[2:], []byte(prefix))
+	want := binary.BigEndian.Uint64(commit[:])
+	i, ok := slices.BinarySearchFunc(x.byID, num, func(r *record, num uint64) int {
+		return cmp.Or(cmp.Compare(r.prefix(), want), cmp.Compare(r.num, num))
+	})
+	if ok {
 		return x.byID[i]
 	}
 	return nil

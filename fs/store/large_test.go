@@ -167,15 +167,20 @@ func TestManyRuns(t *testing.T) {
 	}
 }
 
-func BenchmarkOpen100kRuns(b *testing.B) {
-	dir := largeStore(b, 100000, true).dir
-	b.ReportAllocs()
-	for b.Loop() {
-		s, err := Open(dir)
-		if err != nil {
-			b.Fatal(err)
-		}
-		s.Close()
+// A replay without a daemon opens the store.
+func BenchmarkOpen(b *testing.B) {
+	for _, n := range []int{10000, 100000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			dir := largeStore(b, n, true).dir
+			b.ReportAllocs()
+			for b.Loop() {
+				s, err := Open(dir)
+				if err != nil {
+					b.Fatal(err)
+				}
+				s.Close()
+			}
+		})
 	}
 }
 

@@ -64,6 +64,8 @@ type Store struct {
 	policy Keep
 	retry  *time.Timer // evicts again what was in use
 	closed bool
+
+	unwatch func() // ends watchIndex; nil before
 }
 
 // defaultMaxOutput bounds, in bytes, what a guest that floods its output can
@@ -109,6 +111,7 @@ func openStore(dir string) (*Store, error) {
 	defer unlock()
 	if s.owner, err = lockFile(s.path("owner", s.token), false); err == nil {
 		if err = s.mend(); err == nil {
+			s.index.told = s.sealedElsewhere
 			openStores.Store(s, true)
 			return s, nil
 		}
@@ -136,8 +139,11 @@ func (s *Store) Close() error {
 	if s.retry != nil {
 		s.retry.Stop()
 	}
-	runs, policy := s.runs, s.policy
+	runs, policy, unwatch := s.runs, s.policy, s.unwatch
 	s.mu.Unlock()
+	if unwatch != nil {
+		unwatch()
+	}
 	s.dropLeases()
 	var err error
 	if policy.Once {
@@ -233,6 +239,14 @@ func (s *Store) published() {
 
 // tell writes a run's status to the file event.
 func (s *Store) tell(id string, st ci.Status) { s.events.Write(ci.FormatEvent(id, st) + "\n") }
+
+// sealedElsewhere tells the file event of a run that the index got, if another
+// process sealed or adopted it: Seal and Adopt tell of ours.
+func (s *Store) sealedElsewhere(r *record) {
+	if r.owner != s.token {
+		s.tell(r.id(), r.status())
+	}
+}
 
 // publish renames the sealed run in work to its id, and makes it known in place
 // of the unfinished run, where there was one. The caller holds the lock; the

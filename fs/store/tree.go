@@ -308,6 +308,8 @@ func (f eventFile) Open(_ context.Context, mode fs.OpenMode) (fs.File, error) {
 	if mode != fs.OpenRead {
 		return nil, iofs.ErrPermission
 	}
+	f.t.s.watchIndex()
+	f.t.s.listed() // what the index got before is no change
 	// A change between the two stands there twice, rather than never.
 	from := f.t.s.events.End()
 	_, runs := f.t.s.listed()
@@ -437,7 +439,7 @@ func (r *record) line() ci.IndexLine {
 }
 
 // lineLen returns the length of the run's line of /index. It is asked of every
-// run when a store is opened.
+// run when that file is first looked at.
 func (r *record) lineLen() int {
 	const digits = "0000000000000000000000000000000000000000000000000000000000000000"
 	var id [32]byte
@@ -462,7 +464,7 @@ func (r *record) vers() uint32 {
 func (s *Store) indexLen() int64 {
 	s.mu.Lock()
 	s.refresh()
-	n, runs := s.index.textLen, s.runs
+	n, runs := s.index.text(), s.runs
 	s.mu.Unlock()
 	for _, r := range runs {
 		n += int64(len(r.entry().line().Append(nil)))
