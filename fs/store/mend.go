@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -35,6 +36,13 @@ func (s *Store) mend() error {
 			removeAll(s.path("show", v.Name())) // or the next time
 		}
 	}
+	return s.mendIndex(alive)
+}
+
+// mendIndex makes the index say what is on disk. alive has the owners that live.
+// The caller holds the lock; where the store cannot be changed, only what this
+// process knows is mended, and there is no lock.
+func (s *Store) mendIndex(alive map[string]bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.index.refresh(); err != nil {
@@ -47,8 +55,9 @@ func (s *Store) mend() error {
 	}
 	s.index.words = nil
 	var lines []byte
+	var lost []*record
 	given := make(map[uint64]bool) // seqs of runs that the index has lost
-	err = eachName(s.RunDir(), func(name string) error {
+	err := eachName(s.RunDir(), func(name string) error {
 		for _, prefix := range []string{inPrefix, outPrefix} {
 			rest, ok := strings.CutPrefix(name, prefix)
 			if owner, _, _ := strings.Cut(rest, "+"); ok && !s.alive(owner) {
@@ -67,11 +76,23 @@ func (s *Store) mend() error {
 			return nil // not a run of ours: it is not served, nor touched
 		}
 		given[r.seq] = true
+		lost = append(lost, r)
 		lines = r.append(lines)
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	if s.fixed != nil {
+		for _, r := range slices.Clone(s.index.bySeq) {
+			if !r.seen {
+				s.index.remove(r)
+			}
+		}
+		for _, r := range lost {
+			s.index.add(r)
+		}
+		return nil
 	}
 	for _, r := range s.index.bySeq {
 		if !r.seen {
@@ -139,7 +160,9 @@ func (s *Store) readRecord(id string, given map[uint64]bool) (*record, error) {
 	}
 	r.num, r.seq = num, num
 	for s.index.hasSeq(r.seq) || given[r.seq] { // an adopted run's number may be one of ours
-		if r.seq, err = s.nextNumber(); err != nil {
+		if s.fixed != nil {
+			r.seq++
+		} else if r.seq, err = s.nextNumber(); err != nil {
 			return nil, err
 		}
 	}

@@ -21,6 +21,9 @@ import (
 // with the step that was cut short in error; every other run is sealed in state
 // error.
 func (s *Store) Recover(ctx context.Context, sign SignFunc) ([]string, error) {
+	if s.fixed != nil {
+		return nil, nil // they are for a process that can change the store
+	}
 	work, err := os.ReadDir(s.path("work"))
 	if err != nil {
 		return nil, fmt.Errorf("store: recover: %w", err)
@@ -93,6 +96,9 @@ func (s *Store) takeOver(id string, wanted func(ci.Status) bool) (*Run, error) {
 // begun, oldest first. They are runs of this Store from then on, as if Create
 // had just returned them. The others stay for Recover.
 func (s *Store) Resume() ([]*Run, error) {
+	if s.fixed != nil {
+		return nil, nil // they are for a process that can change the store
+	}
 	work, err := os.ReadDir(s.path("work"))
 	if err != nil {
 		return nil, fmt.Errorf("store: resume: %w", err)

@@ -50,6 +50,7 @@ type Store struct {
 	MaxOutput int64
 
 	dir    string
+	fixed  error    // why nothing can be changed in dir; nil if it can
 	token  string   // names our file in .store/owner
 	owner  *os.File // that file, locked
 	events *fs.Feed // the lines of the file event
@@ -75,6 +76,10 @@ const defaultMaxOutput = 4 << 30
 // Open opens the store in dir, which it makes where there is none. It removes
 // what dead processes left half-adopted or half-evicted; their unfinished runs
 // stay for [Store.Recover] and [Store.Resume].
+//
+// A store that this process cannot write in, such as one on a read-only file
+// system, is opened as it is: its sealed runs can be read, and what would change
+// it reports an error that wraps iofs.ErrPermission or fs.ErrReadOnly.
 func Open(dir string) (*Store, error) {
 	s, err := openStore(dir)
 	if err != nil {
@@ -94,13 +99,18 @@ func openStore(dir string) (*Store, error) {
 		events: new(fs.Feed),
 		leases: make(map[string]*lease),
 	}
-	for _, d := range []string{s.RunDir(), s.path("owner"), s.path("work"), s.path("keep"), s.path("show")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+	s.index.path = s.path("index")
+	if err := s.prepare(); errors.Is(err, iofs.ErrPermission) || errors.Is(err, fs.ErrReadOnly) {
+		if _, serr := os.ReadDir(s.RunDir()); serr != nil {
 			return nil, err
 		}
-	}
-	s.index.path = s.path("index")
-	if s.flock, err = os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		s.fixed = fmt.Errorf("the store cannot be changed: %w", err)
+		if err := s.mendIndex(nil); err != nil {
+			return nil, err
+		}
+		s.index.told = s.sealedElsewhere
+		return s, nil
+	} else if err != nil {
 		return nil, err
 	}
 	unlock, err := s.lock()
@@ -120,6 +130,17 @@ func openStore(dir string) (*Store, error) {
 	}
 	s.flock.Close()
 	return nil, err
+}
+
+// prepare makes the directories of the store, and opens the file of its lock.
+func (s *Store) prepare() (err error) {
+	for _, d := range []string{s.RunDir(), s.path("owner"), s.path("work"), s.path("keep"), s.path("show")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	s.flock, err = os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	return err
 }
 
 // openStores holds the Stores that were not closed. The garbage collector
@@ -146,13 +167,16 @@ func (s *Store) Close() error {
 	}
 	s.dropLeases()
 	var err error
-	if policy.Once {
+	if policy.Once && s.fixed == nil {
 		_, err = s.evict(Keep{Count: -1}, true)
 	}
 	for _, r := range runs {
 		r.abandon()
 	}
 	s.events.Close()
+	if s.fixed != nil {
+		return nil
+	}
 	unlock, lerr := s.lock()
 	if lerr == nil {
 		os.Remove(s.owner.Name())
@@ -182,6 +206,9 @@ func (s *Store) workPath(id string) string { return filepath.Join(s.RunDir(), ".
 // is held for short times only, never while something is copied. Lock order:
 // tx, mu.
 func (s *Store) lock() (unlock func(), err error) {
+	if s.fixed != nil {
+		return nil, s.fixed
+	}
 	s.tx.Lock()
 	if err := flock(s.flock, unix.LOCK_EX); err != nil {
 		s.tx.Unlock()
