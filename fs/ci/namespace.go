@@ -2,6 +2,7 @@ package ci
 
 import (
 	"fmt"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -23,7 +24,9 @@ const (
 //
 // An element holds letters, digits, and - . _ ~ + or bytes in the form of RFC
 // 3986 §2.1 (%20). It so holds nothing that could be part of a password: no
-// user, no port, no query, no fragment. Neither the host nor an element from
+// user, no port, no query, no fragment. A host may also be an IPv6 address,
+// without the brackets that it has in a URL: in a pattern of namespaces they mean
+// something else. Neither the host nor an element from
 // the fourth on is a name of [InNamespace]. A host begins with a letter or a
 // digit: a store has other names beside its namespaces.
 func CleanNamespace(ns string) (string, error) {
@@ -39,13 +42,17 @@ func CleanNamespace(ns string) (string, error) {
 		return bad("want host/owner/repo")
 	case len(elems) > maxElements:
 		return bad("too deep")
+	case strings.Contains(elems[0], ":"):
+		if !isIPv6(elems[0]) {
+			return bad("a host with colons is an IPv6 address as RFC 5952 writes it, without a port")
+		}
 	case strings.ContainsFunc(elems[0], func(c rune) bool { return c >= utf8.RuneSelf || !namespaceRune(c) || strings.ContainsRune("~+%", c) }):
 		return bad("a host is of letters, digits, dots and dashes")
 	case strings.TrimLeft(elems[0], "-._") != elems[0]:
 		return bad("a host begins with a letter or a digit")
 	}
 	for i, e := range elems {
-		if !validElement(e) {
+		if !validElement(e) && !(i == 0 && isIPv6(e)) {
 			return bad("want host/owner/repo, of letters, digits and -._~+")
 		}
 		if (i == 0 || i >= 3) && InNamespace(e) {
@@ -53,6 +60,13 @@ func CleanNamespace(ns string) (string, error) {
 		}
 	}
 	return ns, nil
+}
+
+// isIPv6 reports whether host is an IPv6 address in the form of RFC 5952, without
+// a zone.
+func isIPv6(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.Is6() && a.Zone() == "" && a.String() == host
 }
 
 // FoldNamespace returns a namespace, or a pattern of namespaces, in the case

@@ -19,6 +19,11 @@ func TestCleanNamespace(t *testing.T) {
 		"github.com/alice/.github":            "github.com/alice/.github",
 		"local/hello-1a2b3c4d":                "local/hello-1a2b3c4d",
 		"example.org/alice/ci":                "example.org/alice/ci",
+		"2001:DB8::1/a/b":                     "2001:db8::1/a/b",
+		"::1/a/b":                             "::1/a/b",
+		"[::1]/a/b":                           "",
+		"0::1/a/b":                            "", // another spelling
+		"fe80::1%25eth0/a/b":                  "",
 		"":                                    "",
 		"github.com":                          "",
 		"github.com/a":                        "",

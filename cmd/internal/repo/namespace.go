@@ -3,6 +3,7 @@ package repo
 import (
 	"crypto/sha256"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"strings"
 
@@ -45,17 +46,34 @@ func ParseNamespace(url string) (ns string, ok bool) {
 		}
 		host, path, _ = strings.Cut(rest, "/")
 	} else {
-		// Without a colon before the first slash this is a path.
-		if host, path, scplike = strings.Cut(url, ":"); !scplike || strings.Contains(host, "/") {
+		// Without a colon before the first slash this is a path. The colons of
+		// [::1]:path do not count.
+		before, rest := "", url
+		if i := strings.Index(url, "["); i >= 0 && (i == 0 || url[i-1] == '@') {
+			if j := strings.Index(url, "]:"); j > i {
+				before, rest = url[:j+1], url[j+1:]
+			}
+		}
+		if host, path, scplike = strings.Cut(rest, ":"); !scplike || strings.Contains(before+host, "/") {
 			return "", false
 		}
+		host = before + host
 	}
 	if _, h, found := strings.Cut(host, "@"); found {
 		host = h
 	}
-	if h, port, found := strings.Cut(host, ":"); found && strings.Trim(port, "0123456789") == "" {
-		host = h
+	name, port, found := strings.Cut(host[strings.LastIndex(host, "]")+1:], ":")
+	if literal := host[:strings.LastIndex(host, "]")+1]; literal != "" {
+		addr, err := netip.ParseAddr(strings.Trim(literal, "[]"))
+		if err != nil || !addr.Is6() || name != "" {
+			return "", false
+		}
+		name = addr.String()
 	}
+	if found && strings.Trim(port, "0123456789") != "" {
+		return "", false
+	}
+	host = name
 	for plain := ""; plain != path; { // hello.git, hello/.git and hello/ are one
 		plain = path
 		path = strings.TrimSuffix(strings.Trim(path, "/"), ".git")

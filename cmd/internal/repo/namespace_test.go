@@ -39,7 +39,20 @@ var urls = map[string]string{
 	"./a:b/c":                                           "",
 	"file:///srv/git/hello":                             "",
 	"FILE:///srv/git/hello":                             "",
-	"ssh://[::1]/a/b":                                   "",
+	"ssh://[::1]/a/b":                                   "::1/a/b",
+	"ssh://git@[::1]:2222/a/b.git":                      "::1/a/b",
+	"https://[2001:DB8:0::1]:443/a/B":                   "2001:db8::1/a/B",
+	"git@[::1]:a/b":                                     "::1/a/b",
+	"[::1]:/a/b":                                        "::1/a/b",
+	"ssh://[::1]x/a/b":                                  "",
+	"ssh://[::1]:x/a/b":                                 "",
+	"ssh://[::1%25eth0]/a/b":                            "",
+	"ssh://[127.0.0.1]/a/b":                             "",
+	"ssh://[host]/a/b":                                  "",
+	"ssh://::1/a/b":                                     "",
+	"ssh://host:/a/b":                                   "host/a/b",
+	"https://ho st/a/b":                                 "",
+	"https:///a/b":                                      "",
 	"ext::sh -c touch% /tmp/x":                          "",
 	"foo::https://host/a/b":                             "",
 	"":                                                  "",
@@ -106,10 +119,17 @@ func FuzzParseNamespace(f *testing.F) {
 		if clean, err := ci.CleanNamespace(ns); clean != ns || err != nil {
 			t.Errorf("ParseNamespace(%q) = %q, which is %q, %v", before+after, ns, clean, err)
 		}
-		if bad := notInNamespace.FindString(ns); bad != "" || strings.HasSuffix(ns, ".git") {
+		host, path, _ := strings.Cut(ns, "/")
+		url := "https://" + ns
+		if strings.Contains(host, ":") {
+			url = "https://[" + host + "]/" + path
+		} else {
+			path = ns
+		}
+		if bad := notInNamespace.FindString(path); bad != "" || strings.HasSuffix(ns, ".git") {
 			t.Errorf("ParseNamespace(%q) = %q, which holds %q", before+after, ns, bad)
 		}
-		if again, ok := repo.ParseNamespace("https://" + ns); again != ns || !ok {
+		if again, ok := repo.ParseNamespace(url); again != ns || !ok {
 			t.Errorf("ParseNamespace of a URL of %q = %q", ns, again)
 		}
 		for _, url := range []string{before + secret + "@" + after, before + "?" + secret + after, before + "#" + secret + after} {
