@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"9ci/cmd/internal/artifacts"
 	"9ci/cmd/internal/config"
@@ -20,45 +21,66 @@ import (
 	"9ci/proto/ninep"
 )
 
-// copyTree copies a file, or a directory with all that is in it, with modes and
-// times. If n is an alias of a directory, the directory is copied; an alias below n
-// is copied as a link. A peer chooses the names in a tree: os.Root keeps the copy
-// below to.
-func copyTree(ctx context.Context, n fs.Node, to string) error {
-	parent, err := os.OpenRoot(filepath.Dir(to))
+// copyTree copies a directory with all that is in it, named from, to the file name
+// to, with modes and times. If d is an alias, the directory is copied; an alias
+// below d is copied as a link. What is there already is replaced, but no directory
+// by another file, nor the other way round. A peer chooses the names in a tree:
+// os.Root keeps the copy below to.
+func copyTree(ctx context.Context, d fs.Dir, from, to string) error {
+	st, err := d.Stat(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	if st.Mode&iofs.ModeSymlink != 0 {
+		st.Mode = st.Mode&^(iofs.ModeSymlink|0o222) | iofs.ModeDir // a link's own mode says nothing
+	}
+	abs, err := filepath.Abs(to) // its last element is a name
 	if err != nil {
 		return err
 	}
-	defer parent.Close()
-	return copyNode(ctx, n, parent, filepath.Base(to))
-}
-
-// copyNode is copyTree to a name in an open directory.
-func copyNode(ctx context.Context, n fs.Node, root *os.Root, name string) error {
-	st, err := n.Stat(ctx)
+	parent, err := os.OpenRoot(filepath.Dir(abs))
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return &writeError{filepath.Dir(to), bare(err)}
 	}
-	if _, ok := n.(fs.Dir); ok {
-		st.Mode &^= iofs.ModeSymlink
-	}
-	return copyInto(ctx, root, func(ctx context.Context, c *copier) error { return c.node(ctx, n, st, name) })
+	defer parent.Close()
+	c := copier{root: parent, name: filepath.Base(abs), from: from, to: to}
+	return c.copy(ctx, func(ctx context.Context) error { return c.node(ctx, d, st, c.name) })
 }
 
-// copyEntries copies what is in a directory into an open one. The owner of the copy
-// may read all of it, whatever the modes.
-func copyEntries(ctx context.Context, d fs.Dir, root *os.Root) error {
-	return copyInto(ctx, root, func(ctx context.Context, c *copier) error {
-		c.also = 0o400
-		return c.entries(ctx, d, ".")
-	})
+// copyEntries copies what is in a directory, named from, into an open one. If owned
+// is set, the owner of the copy may read and remove all of it, whatever the modes.
+func copyEntries(ctx context.Context, d fs.Dir, from string, root *os.Root, owned bool) error {
+	c := copier{root: root, name: ".", from: from, to: root.Name(), owned: owned}
+	return c.copy(ctx, func(ctx context.Context) error { return c.entries(ctx, d, ".") })
 }
 
-func copyInto(ctx context.Context, root *os.Root, do func(context.Context, *copier) error) error {
-	c := copier{root: root}
+// Each file takes a round trip to a peer that may be far away, so many small files
+// are copied at once. A large file is read ahead.
+const (
+	smallFile   = 32 << 10
+	smallAtOnce = 256
+)
+
+// A copier is the state of one copy of a tree.
+type copier struct {
+	root     *os.Root
+	name     string // of the copy in root
+	from, to string // what is copied and where, for errors
+	owned    bool   // the owner may read and remove the copy
+	small    *errgroup.Group
+	dirs     []copied
+}
+
+type copied struct {
+	name string
+	st   fs.Stat
+}
+
+// copy copies what do does.
+func (c *copier) copy(ctx context.Context, do func(context.Context) error) error {
 	c.small, ctx = errgroup.WithContext(ctx)
 	c.small.SetLimit(smallAtOnce)
-	err := do(ctx, &c)
+	err := do(ctx)
 	if err := c.small.Wait(); err != nil { // the first error has ended the others
 		return err
 	}
@@ -74,40 +96,55 @@ func copyInto(ctx context.Context, root *os.Root, do func(context.Context, *copi
 	return nil
 }
 
-// Each file takes a round trip to a peer that may be far away, so many small files
-// are copied at once. A large file is read ahead.
-const (
-	smallFile   = 32 << 10
-	smallAtOnce = 256
-)
-
-// A copier is the state of one call of copyInto.
-type copier struct {
-	root  *os.Root
-	small *errgroup.Group
-	also  iofs.FileMode // added to the mode of every file
-	dirs  []copied
+// below returns the part of a name in root that is below the copy.
+func (c *copier) below(name string) string {
+	if rel, err := filepath.Rel(c.name, name); err == nil {
+		return rel
+	}
+	return name
 }
 
-type copied struct {
+// A writeError is of a copy that cannot be written.
+type writeError struct {
 	name string
-	st   fs.Stat
+	err  error
+}
+
+func (e *writeError) Error() string { return e.name + ": " + e.err.Error() }
+func (e *writeError) Unwrap() error { return e.err }
+
+// reading and writing name the file in an error: the one that is copied, or its
+// copy.
+func (c *copier) reading(name string, err error) error {
+	return fmt.Errorf("%s: %w", path.Join(c.from, c.below(name)), bare(err))
+}
+
+func (c *copier) writing(name string, err error) error {
+	return &writeError{filepath.Join(c.to, c.below(name)), bare(err)}
+}
+
+// bare takes a name out of an error, which is one relative to some root.
+func bare(err error) error {
+	if e, ok := errors.AsType[*iofs.PathError](err); ok {
+		return e.Err
+	}
+	if e, ok := errors.AsType[*os.LinkError](err); ok {
+		return e.Err
+	}
+	return err
 }
 
 func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) error {
 	d, isDir := n.(fs.Dir)
 	switch {
 	case st.Mode&iofs.ModeSymlink != 0:
-		return c.root.Symlink(st.Target, name)
+		if err := c.replace(name, func() error { return c.root.Symlink(st.Target, name) }); err != nil {
+			return c.writing(name, err)
+		}
+		return c.time(name, st)
 	case isDir:
-		if err := c.root.Mkdir(name, 0o700); err != nil {
-			fi, lerr := c.root.Lstat(name)
-			if lerr != nil {
-				return err
-			}
-			if !fi.IsDir() { // a link may lead out of the copy
-				return fmt.Errorf("%s is there and is not a directory: remove it, or copy to another", name)
-			}
+		if err := c.dir(name); err != nil {
+			return c.writing(name, err)
 		}
 		c.dirs = append(c.dirs, copied{name, st})
 		return c.entries(ctx, d, name)
@@ -115,7 +152,7 @@ func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) e
 		c.small.Go(func() error {
 			b, err := fs.ReadAll(ctx, n)
 			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+				return c.reading(name, err)
 			}
 			return c.file(st, name, func(w io.Writer) error {
 				_, err := w.Write(b)
@@ -130,37 +167,173 @@ func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) e
 func (c *copier) entries(ctx context.Context, d fs.Dir, name string) error {
 	for e, err := range fs.Entries(ctx, d) {
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return c.reading(name, err)
 		}
 		n, err := fs.Child(ctx, d, e)
-		if err == nil {
-			err = c.node(ctx, n, e, path.Join(name, e.Name))
-		}
 		if err != nil {
+			return c.reading(path.Join(name, e.Name), err)
+		}
+		if err := c.node(ctx, n, e, path.Join(name, e.Name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// file makes a file and has fill write it.
-func (c *copier) file(st fs.Stat, name string, fill func(io.Writer) error) error {
-	f, err := c.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+// dir makes a directory, or makes one that is there writable until its copy is
+// whole.
+func (c *copier) dir(name string) error {
+	err := c.root.Mkdir(name, 0o700)
+	if !errors.Is(err, iofs.ErrExist) {
 		return err
 	}
-	w := fs.NewSparseWriter(f) // keep holes
-	if err := errors.Join(fill(w), w.Close(), f.Close()); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	fi, err := c.root.Lstat(name)
+	switch {
+	case err != nil:
+		return err
+	case !fi.IsDir(): // a link may lead out of the copy
+		return errors.New("it is there and is not a directory: remove it, or copy to another place")
+	case fi.Mode()&0o700 != 0o700:
+		return c.root.Chmod(name, fi.Mode().Perm()|0o700)
 	}
-	return c.meta(name, st, c.also)
+	return nil
 }
 
-func (c *copier) meta(name string, st fs.Stat, also iofs.FileMode) error {
-	if err := c.root.Chmod(name, st.Mode.Perm()|also); err != nil {
+// replace has do make a file, and has it do so again without the file that is
+// there. It removes no directory.
+func (c *copier) replace(name string, do func() error) error {
+	err := do()
+	if !errors.Is(err, iofs.ErrExist) {
 		return err
 	}
-	return c.root.Chtimes(name, st.ModTime, st.ModTime)
+	if fi, err := c.root.Lstat(name); err == nil && fi.IsDir() {
+		return errors.New("it is there and is a directory: remove it, or copy to another place")
+	}
+	if err := c.root.Remove(name); err != nil {
+		return err
+	}
+	return do()
+}
+
+// file makes a file and has fill write it.
+func (c *copier) file(st fs.Stat, name string, fill func(io.Writer) error) error {
+	var f *os.File
+	err := c.replace(name, func() (err error) {
+		f, err = c.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		return err
+	})
+	if err != nil {
+		return c.writing(name, err)
+	}
+	rerr, werr := fillFile(f, fill)
+	if err := errors.Join(werr, f.Close()); err != nil {
+		return c.writing(name, err)
+	}
+	if rerr != nil {
+		return c.reading(name, rerr)
+	}
+	return c.meta(name, st, 0o400)
+}
+
+// fillFile has fill write an empty file, and tells what fill could not read from
+// what could not be written. It keeps holes.
+func fillFile(f *os.File, fill func(io.Writer) error) (rerr, werr error) {
+	sparse := fs.NewSparseWriter(f)
+	w := &outcome{w: sparse}
+	rerr = fill(w)
+	if w.err != nil {
+		return nil, w.err
+	}
+	return rerr, sparse.Close()
+}
+
+// An outcome remembers the first error of a writer.
+type outcome struct {
+	w   io.Writer
+	err error
+}
+
+func (o *outcome) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+// meta gives a file its mode and time. An owned copy has the bits of owner too. It
+// leaves out setuid and setgid: the copy is the user's, the program a peer's.
+func (c *copier) meta(name string, st fs.Stat, owner iofs.FileMode) error {
+	mode := st.Mode.Perm()
+	if c.owned {
+		mode |= owner
+	}
+	if err := c.root.Chmod(name, mode); err != nil {
+		return c.writing(name, err)
+	}
+	return c.time(name, st)
+}
+
+// time gives a file, or a link itself, its time.
+func (c *copier) time(name string, st fs.Stat) error {
+	dir, err := c.root.Open(filepath.Dir(name))
+	if err != nil {
+		return c.writing(name, err)
+	}
+	defer dir.Close()
+	ts, err := unix.TimeToTimespec(st.ModTime)
+	if err == nil {
+		err = unix.UtimesNanoAt(int(dir.Fd()), filepath.Base(name), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	if err != nil {
+		return c.writing(name, err)
+	}
+	return nil
+}
+
+// copyOne copies a file, named from, to the file name to, with its mode and time. As
+// cp(1) does, it writes to what is there, a link's target or a device too, and as
+// with -f it replaces a file that it must not write to.
+func copyOne(ctx context.Context, n fs.Node, from, to string) error {
+	st, err := n.Stat(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", from, bare(err))
+	}
+	r, err := ninep.Stream(ctx, n) // before the file that is there is emptied
+	if err != nil {
+		return fmt.Errorf("%s: %w", from, bare(err))
+	}
+	defer r.Close()
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if errors.Is(err, iofs.ErrPermission) && os.Remove(to) == nil {
+		f, err = os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	if err != nil {
+		return &writeError{to, bare(err)}
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return &writeError{to, bare(errors.Join(err, f.Close()))}
+	}
+	var rerr error
+	if fi.Mode().IsRegular() {
+		rerr, err = fillFile(f, func(w io.Writer) error { return copyStream(w, r) })
+		if rerr == nil && err == nil {
+			err = errors.Join(f.Chmod(st.Mode.Perm()), os.Chtimes(to, st.ModTime, st.ModTime))
+		}
+	} else {
+		w := &outcome{w: f}
+		if rerr = copyStream(w, r); w.err != nil {
+			rerr, err = nil, w.err
+		}
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return &writeError{to, bare(err)}
+	}
+	if rerr != nil {
+		return fmt.Errorf("%s: %w", from, bare(rerr))
+	}
+	return nil
 }
 
 // artifactsDir returns the directory that CI_ARTIFACTS names. Its records are the
@@ -176,7 +349,7 @@ func copyArtifacts(ctx context.Context, run fs.Dir, to *os.Root) error {
 	if err != nil {
 		return fmt.Errorf("artifacts: %w", err)
 	}
-	return copyEntries(ctx, dir, to)
+	return copyEntries(ctx, dir, "artifacts", to, true)
 }
 
 // copyFile writes all of a file to w. It writes the bytes of a live file as they
@@ -187,7 +360,11 @@ func copyFile(ctx context.Context, w io.Writer, n fs.Node) error {
 		return err
 	}
 	defer r.Close()
+	return copyStream(w, r)
+}
+
+func copyStream(w io.Writer, r io.Reader) error {
 	// Hide the ReadFrom of an *os.File, which has a buffer of its own.
-	_, err = io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, 256<<10))
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, 256<<10))
 	return err
 }

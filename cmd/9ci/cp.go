@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path"
 	"path/filepath"
+
+	"9ci/fs"
 )
 
 // cpCommand copies a file or a directory out of a tree.
@@ -14,17 +17,39 @@ func cpCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(f, args, 2, 2); err != nil {
 		return exitError, err
 	}
-	n, p, err := find(ctx, *addr, f.Arg(0))
+	from, to := f.Arg(0), f.Arg(1)
+	n, p, err := find(ctx, *addr, from)
 	if err != nil {
 		return 1, err
 	}
 	defer p.close()
-	to, name := f.Arg(1), path.Base(path.Clean("/"+f.Arg(0)))
-	if st, err := os.Stat(to); err == nil && st.IsDir() && name != "/" {
-		to = filepath.Join(to, name)
-	}
-	if err := copyTree(ctx, n, to); err != nil {
+	if err = copyTo(ctx, n, from, to); err != nil {
+		if _, ok := errors.AsType[*writeError](err); ok {
+			return exitError, err
+		}
 		return 1, err
 	}
 	return 0, nil
+}
+
+// copyTo copies a node, named from, to the file to, or into it if that is a
+// directory. All that is in a tree comes into the directory itself.
+func copyTo(ctx context.Context, n fs.Node, from, to string) error {
+	d, isDir := n.(fs.Dir)
+	if st, err := os.Stat(to); err == nil && st.IsDir() {
+		name := path.Base(path.Clean("/" + from))
+		if name == "/" && isDir {
+			root, err := os.OpenRoot(to)
+			if err != nil {
+				return &writeError{to, bare(err)}
+			}
+			defer root.Close()
+			return copyEntries(ctx, d, from, root, false)
+		}
+		to = filepath.Join(to, name)
+	}
+	if isDir {
+		return copyTree(ctx, d, from, to)
+	}
+	return copyOne(ctx, n, from, to)
 }

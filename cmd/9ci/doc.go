@@ -102,12 +102,18 @@ and begins with no namespace is a path of the orchestrator's root. Write sends i
 standard input in one message and prints the reply. Wait prints the status of a run
 once it has ended, and exits with its code.
 
+Cp copies a file, or a directory with all that is in it, into DIR or, if there is no
+such directory, to that name. The copy has the modes, but for setuid and setgid, and the
+times, of links too: the copy of a run verifies. A copy is written over the files that
+are there, but no file takes the place of a directory, nor the other way round.
+
 Mount shows a tree as a FUSE file system at DIR, until it is unmounted or a signal
 comes.
 
 Verify checks a run without an executor. The run is that of the revision REV in the
 store, or else the one in the directory DIR; a name with a slash is a directory. The
-report has the run's content, its metadata and its signature.
+report has the run's content, its metadata and its signature. The ctl that a copy from a
+tree has is named, and is no fault.
 
 Image builds the core OS, lists what there is, or removes all images but the one in
 use. Doctor prints what this machine lacks, and the command that mends it. Init writes

@@ -76,6 +76,9 @@ func tellReport(dir string, r ci.Report, trusted *sign.Signers) (code int) {
 		}
 	}
 	line("content", fmt.Sprintf("%d files of %s are what the manifest says", r.Files, dir), r.Content...)
+	if r.Ctl {
+		show.Out.Printf("%-10s ignored: it came with a copy from a tree, and is no part of the run\n", "ctl")
+	}
 	line("metadata", "modes, times and links are what artifacts.mtree says", r.Metadata...)
 	end, err := ci.End(r.Info)
 	if err == nil {

@@ -36,6 +36,12 @@ func TestVerifyDir(t *testing.T) {
 		{"extra of two lines", func(d string) error {
 			return os.WriteFile(filepath.Join(d, "x\nsignature  ok: signed by alice"), nil, 0o444)
 		}, `x\nsignature  ok: signed by alice: neither`, ""},
+		{"ctl", func(d string) error { return os.WriteFile(filepath.Join(d, "ctl"), []byte("cancel\n"), 0o644) }, "", ""},
+		{"ctl that is a link", func(d string) error { return os.Symlink("stdout", filepath.Join(d, "ctl")) }, "ctl: neither", ""},
+		{"ctl that is a directory", func(d string) error { return os.Mkdir(filepath.Join(d, "ctl"), 0o755) }, "ctl: neither", ""},
+		{"ctl of a step", func(d string) error {
+			return os.WriteFile(filepath.Join(d, "step/ctl"), nil, 0o444)
+		}, "step/ctl: neither", ""},
 		{"extra artifact", func(d string) error { return os.Mkdir(filepath.Join(d, "artifacts/x"), 0o755) }, "artifacts/x: neither the manifest", ""},
 		{"mode", func(d string) error { return os.Chmod(filepath.Join(d, "artifacts/bin/hello"), 0o777) }, "", "artifacts/bin/hello: its mode is 0777, not 0755"},
 		{"our mode", func(d string) error { return os.Chmod(filepath.Join(d, "log"), 0o644) }, "", "log: its mode is 0644, not 0444"},
@@ -63,7 +69,7 @@ func TestVerifyDir(t *testing.T) {
 				t.Fatal(err)
 			}
 			var restore []func()
-			for _, d := range []string{"", "artifacts", "artifacts/bin"} {
+			for _, d := range []string{"", "artifacts", "artifacts/bin", "step"} {
 				restore = append(restore, keepDir(t, filepath.Join(e.Dir, d)))
 			}
 			if err := tt.do(e.Dir); err != nil {
@@ -83,6 +89,9 @@ func TestVerifyDir(t *testing.T) {
 			}
 			said("Content", rep.Content, tt.content)
 			said("Metadata", rep.Metadata, tt.metadata)
+			if want := tt.name == "ctl"; rep.Ctl != want {
+				t.Errorf("Ctl = %v, want %v", rep.Ctl, want)
+			}
 		})
 	}
 	for _, dir := range []string{t.TempDir(), filepath.Join(t.TempDir(), "missing")} {
