@@ -2,12 +2,12 @@ package fs
 
 import (
 	"context"
-	"errors"
 	"io"
 	iofs "io/fs"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -27,7 +27,7 @@ type ioFS struct {
 // maxLinks is how many links a name may lead through, as in path_resolution(7).
 const maxLinks = 40
 
-var errLoop = errors.New("too many levels of symbolic links")
+var errLoop error = syscall.ELOOP
 
 // find walks to name. It follows links before the last element, and the last
 // one too where follow says so.

@@ -96,3 +96,50 @@ func WalkDir(ctx context.Context, d Dir, path string) (Dir, error) {
 	}
 	return dir, nil
 }
+
+// Follow is Walk that follows the symbolic links on the way and at the end, and
+// takes ".." for the directory above. Nothing leads above d: that is
+// iofs.ErrNotExist, as is an absolute link. The 41st link is syscall.ELOOP.
+func Follow(ctx context.Context, d Dir, path string) (Node, error) {
+	dirs := []Dir{d} // the way down: a link may go up again
+	var n Node = d
+	todo := strings.Split(path, "/")
+	for links := 0; len(todo) > 0; {
+		name := todo[0]
+		todo = todo[1:]
+		at, ok := n.(Dir)
+		switch {
+		case name == "":
+			continue
+		case !ok:
+			return nil, ErrNotDir
+		case name == ".":
+			continue
+		case name == "..":
+			if len(dirs) == 1 {
+				return nil, iofs.ErrNotExist
+			}
+			dirs = dirs[:len(dirs)-1]
+			n = dirs[len(dirs)-1]
+			continue
+		}
+		next, st, err := WalkStat(ctx, at, name)
+		if err != nil {
+			return nil, err
+		}
+		if sub, ok := next.(Dir); ok {
+			dirs = append(dirs, sub)
+		} else if st.Mode&iofs.ModeSymlink != 0 {
+			if links++; links > maxLinks {
+				return nil, errLoop
+			}
+			if strings.HasPrefix(st.Target, "/") {
+				return nil, iofs.ErrNotExist
+			}
+			todo = append(strings.Split(st.Target, "/"), todo...)
+			continue // from the directory that holds the link
+		}
+		n = next
+	}
+	return n, nil
+}

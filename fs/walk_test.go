@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	iofs "io/fs"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -18,6 +21,49 @@ func TestWalkDir(t *testing.T) {
 		d, err := WalkDir(t.Context(), root, path)
 		if !errors.Is(err, want) || (d == nil) != (want != nil) {
 			t.Errorf("WalkDir(%q) = %v, %v, want %v", path, d, err, want)
+		}
+	}
+}
+
+// Links are followed, one after the other, and nothing leads above the directory.
+func TestFollow(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "run/d/e"), 0o755), os.WriteFile(filepath.Join(dir, "run/d/f"), nil, 0o644),
+		os.WriteFile(filepath.Join(dir, "f"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for name, target := range map[string]string{
+		"f": "d/f", "e": "d/e", "twice": "f", "up": "e/../f", "d/e/back": "../../f", "d/back": "..", "above": "../f", "far": "d/../../run/d/f",
+		"abs": "/f", "abs2": filepath.Join(dir, "run/d/f"), "loop": "loop", "a": "b", "b": "a", "none": "nosuch", "under": "d/f/..", "self": ".",
+	} {
+		if err := os.Symlink(target, filepath.Join(dir, "run", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := os.OpenRoot(filepath.Join(dir, "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	for path, want := range map[string]string{
+		"": "/", "d": "d", "f": "f", "twice": "f", "e": "e", "up": "f", "e/back": "f", "d/back/d/back/f": "f", "e/../f": "f", "self/self/f": "f",
+		"d/../f": "f", "./d//f": "f", "d/back": "/",
+	} {
+		n, err := Follow(t.Context(), DiskDir(root, "/"), path)
+		if err != nil {
+			t.Errorf("Follow(%q) = %v", path, err)
+			continue
+		}
+		if st, err := n.Stat(t.Context()); st.Name != want || st.Mode&iofs.ModeSymlink != 0 || err != nil {
+			t.Errorf("Follow(%q) = %v, %v, want %s", path, st, err, want)
+		}
+	}
+	for path, want := range map[string]error{
+		"above": iofs.ErrNotExist, "far": iofs.ErrNotExist, "abs": iofs.ErrNotExist, "abs2": iofs.ErrNotExist, "..": iofs.ErrNotExist,
+		"d/back/..": iofs.ErrNotExist, "none": iofs.ErrNotExist, "loop": syscall.ELOOP, "a": syscall.ELOOP, "f/x": ErrNotDir, "under": ErrNotDir, "f/.": ErrNotDir,
+	} {
+		if n, err := Follow(t.Context(), DiskDir(root, "/"), path); !errors.Is(err, want) || n != nil {
+			t.Errorf("Follow(%q) = %v, %v, want %v", path, n, err, want)
 		}
 	}
 }
