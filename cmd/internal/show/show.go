@@ -51,7 +51,34 @@ type surface struct {
 }
 
 func newWriter(f *os.File, s *surface) *Writer {
-	return &Writer{file: f, tty: term.IsTerminal(int(f.Fd())), surface: s}
+	return &Writer{file: &output{f: f}, tty: term.IsTerminal(int(f.Fd())), surface: s}
+}
+
+// An output is a file that remembers the first error of writing to it. Several
+// goroutines may use it.
+type output struct {
+	f io.Writer
+
+	mu  sync.Mutex // guards err
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.f.Write(p)
+	if err != nil {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if o.err == nil {
+			o.err = err
+		}
+	}
+	return n, err
+}
+
+func (o *output) failed() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
 }
 
 // Terminal reports whether w is a terminal.
@@ -183,8 +210,20 @@ func Message(program, text string) {
 	fmt.Fprintf(Err.Words(), "%s: %s\n", program, text)
 }
 
-// Close ends the colours that content left on. Printing still works afterwards.
-func Close() {
+// Close ends the colours that content left on. It returns the first error of all
+// that was printed on standard output, or else on standard error: a command need
+// not look at each. Printing still works afterwards.
+func Close() error {
+	settleScreen()
+	for _, w := range []*Writer{Out, Err} {
+		if o, ok := w.file.(*output); ok && o.failed() != nil {
+			return o.failed()
+		}
+	}
+	return nil
+}
+
+func settleScreen() {
 	screen.mu.Lock()
 	defer screen.mu.Unlock()
 	for _, w := range []*Writer{Out, Err} {

@@ -94,6 +94,39 @@ func TestName(t *testing.T) {
 	}
 }
 
+// Close tells of the first write that failed, by whichever way, also if later ones
+// did not.
+func TestCloseTells(t *testing.T) {
+	o, e := Out, Err
+	defer func() { Out, Err = o, e }()
+	no := errors.New("the disk is full")
+	for name, print := range map[string]func(w *Writer){
+		"content": func(w *Writer) { w.Write([]byte("x")) },
+		"raw":     func(w *Writer) { w.Raw().Write([]byte("x")) },
+		"words":   func(w *Writer) { w.Printf("x") },
+	} {
+		for _, tty := range []bool{false, true} {
+			full := failing{no}
+			Out = &Writer{file: &output{f: &full}, tty: tty, surface: new(surface)}
+			Err = &Writer{file: &output{f: new(bytes.Buffer)}, tty: tty, surface: new(surface)}
+			if err := Close(); err != nil {
+				t.Errorf("Close before %s = %v", name, err)
+			}
+			print(Out)
+			full.err = nil
+			print(Out)
+			print(Err)
+			if err := Close(); err != no {
+				t.Errorf("Close after %s = %v, want %v", name, err, no)
+			}
+		}
+	}
+}
+
+type failing struct{ err error }
+
+func (f *failing) Write(p []byte) (int, error) { return len(p), f.err }
+
 // A message stands alone at the margin, and Close ends what content began.
 func TestMessage(t *testing.T) {
 	o, e, s := Out, Err, &screen
