@@ -109,9 +109,9 @@ func parseAddr(addr string) (network, address string, err error) {
 	switch {
 	case addr == "":
 	case !ok:
-		return "unix", addr, nil
+		return "unix", addr, checkSocketPath(addr)
 	case network == "unix" && rest != "":
-		return "unix", rest, nil
+		return "unix", rest, checkSocketPath(rest)
 	case network == "tcp" || network == "net":
 		host, port, ok := strings.Cut(rest, "!")
 		if !ok {
@@ -126,6 +126,17 @@ func parseAddr(addr string) (network, address string, err error) {
 		return "tcp", net.JoinHostPort(host, port), nil
 	}
 	return "", "", fmt.Errorf("9p: bad address %q: want unix!PATH, tcp!HOST!PORT or the path of a socket", addr)
+}
+
+// maxSocketPath is how long the path of a socket may be, in bytes: sun_path of
+// unix(7), less the NUL at its end.
+const maxSocketPath = 107
+
+func checkSocketPath(path string) error {
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("9p: the path of the socket %s has %d bytes, and the system takes %d: give another, or set NAMESPACE to a directory with a shorter path", path, len(path), maxSocketPath)
+	}
+	return nil
 }
 
 // Namespace returns the directory in which servers post their sockets, and makes

@@ -31,6 +31,12 @@ type Repo struct {
 	origin   string // the URL of the remote origin: it may hold a password
 }
 
+// Errors of Open that callers may test for.
+var (
+	ErrNone  = errors.New("not in a git repository")
+	ErrNoGit = errors.New("git is not installed: on Debian, apt-get install git")
+)
+
 // Open finds the repository that dir is in. It refuses what git refuses: a
 // repository of another user that safe.directory does not list.
 func Open(ctx context.Context, dir string) (*Repo, error) {
@@ -38,7 +44,7 @@ func Open(ctx context.Context, dir string) (*Repo, error) {
 	case errors.Is(err, exec.ErrDot): // a git in the repository
 		return nil, fmt.Errorf("%w: take relative directories out of PATH", err)
 	case err != nil:
-		return nil, errors.New("git is not installed: on Debian, apt-get install git")
+		return nil, ErrNoGit
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -72,7 +78,10 @@ func discover(ctx context.Context, dir string) (*Repo, error) {
 		}
 		return r, nil
 	case errors.As(err, &failed) && strings.HasPrefix(failed.words, "not a git repository (or any"):
-		return nil, fmt.Errorf("%s is not in a git repository: 9ci runs a commit, so git init and commit first", dir)
+		return nil, fmt.Errorf("%s is %w: 9ci runs a commit, so git init and commit first", dir, ErrNone)
+	case errors.As(err, &failed) && strings.HasPrefix(failed.words, "not a git repository: "):
+		gone := strings.TrimPrefix(failed.words, "not a git repository: ")
+		return nil, fmt.Errorf("the file .git of %s names the git directory %s, which is not there: bring that back, or git worktree repair %s in the repository that was moved", dir, gone, dir)
 	case err != nil && len(a) == 4 && a[1] == "true":
 		r := &Repo{format: a[0], dir: a[2], GitDir: a[3], Top: a[2], Bare: true}
 		if err := r.freestanding(); err != nil {
