@@ -17,7 +17,7 @@ func catCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	for _, name := range f.Args() {
-		n, p, err := find(ctx, *addr, name)
+		n, p, err := search{addr: *addr, store: true}.find(ctx, name)
 		if err != nil {
 			return 1, err
 		}

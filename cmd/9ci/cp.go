@@ -18,7 +18,7 @@ func cpCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	from, to := f.Arg(0), f.Arg(1)
-	n, p, err := find(ctx, *addr, from)
+	n, p, err := search{addr: *addr, store: true}.find(ctx, from)
 	if err != nil {
 		return 1, err
 	}

@@ -98,9 +98,12 @@ Ls, cat, cp, wait and write look at a tree. PATH is looked up in the namespace o
 repository that the working directory is in, at the daemon and then at each executor
 posted in $NAMESPACE; with -a, at ADDR; and if ADDR is ssh://HOST[:PORT]/NAMESPACE, or
 PATH is that followed by a path, at an orchestrator. What follows ssh://HOST[:PORT]/
-and begins with no namespace is a path of the orchestrator's root. Write sends its
-standard input in one message and prints the reply. Wait prints the status of a run
-once it has ended, and exits with its code.
+and begins with no namespace is a path of the orchestrator's root. If none of these
+answers for the namespace, all but write look into the store. Links among the artifacts
+of a run are followed within the run, but ls -l shows a link. Write sends its standard
+input in one message and prints the reply; the line repo PATH to ctl goes to the
+daemon's own ctl. Wait prints the status of a run once it has ended, and exits with its
+code.
 
 Cp copies a file, or a directory with all that is in it, into DIR or, if there is no
 such directory, to that name. The copy has the modes, but for setuid and setgid, and the
@@ -216,6 +219,11 @@ directory either, 9ci exits with status 125.
 
 That of mk, 0 or 1; 125 if the executor failed or was misused; 126 if a replay was
 demanded and no run could be trusted; 130 or 143 if a signal cut the run short.
+
+Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if the
+run is not what it says, and doctor if runs cannot work. Wait has the code of a run only
+if it has read how the run ended, and else exits with 125. What cannot be written, to
+standard output or standard error too, is 125 in every command.
 
 # See also
 

@@ -22,7 +22,7 @@ func lsCommand(ctx context.Context, args []string) (int, error) {
 		names = []string{"/"}
 	}
 	for _, name := range names {
-		n, p, err := find(ctx, *addr, name)
+		n, p, err := search{addr: *addr, store: true, link: *long}.find(ctx, name)
 		if err != nil {
 			return 1, err
 		}

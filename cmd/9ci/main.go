@@ -70,7 +70,7 @@ func main() {
 	}()
 	code, err := dispatch(ctx, os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
-		exit(0)
+		code, err = 0, nil
 	}
 	if err != nil {
 		var sig executor.Signalled
@@ -81,6 +81,12 @@ func main() {
 		if code == 0 {
 			code = exitError
 		}
+	}
+	if werr := show.Close(); werr != nil {
+		if !errors.Is(err, werr) {
+			say("%v", werr)
+		}
+		code = exitError
 	}
 	exit(code)
 }

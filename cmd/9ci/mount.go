@@ -23,7 +23,7 @@ func mountCommand(ctx context.Context, args []string) (int, error) {
 	} else if !fi.IsDir() {
 		return exitError, fmt.Errorf("%s is not a directory: mount wants one to mount on", dir)
 	}
-	ps, err := places(ctx, *addr)
+	ps, err := search{addr: *addr}.places(ctx)
 	if err != nil {
 		return exitError, err
 	}

@@ -142,12 +142,17 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		}
 		return finish(ctx, tree, id, o, c, rp)
 	}
-	l, err := post()
-	if err != nil {
-		return exitError, err
+	served := "" // where
+	if c.Orchestrator != "" {
+		served = c.Address()
 	}
-	srv := &ninep.Server{Root: tree, Attach: host.AttachTo(tree, h.Executor.Namespace)}
-	defer serveTree(runs, []net.Listener{l}, srv, o.trace, func(err error) { say("%v: the run is not served any more", err) })()
+	if l, err := post(); err != nil {
+		say("%v: the run goes on, and is not served here", err)
+	} else {
+		served = l.Addr().String()
+		srv := &ninep.Server{Root: tree, Attach: host.AttachTo(tree, h.Executor.Namespace)}
+		defer serveTree(runs, []net.Listener{l}, srv, o.trace, func(err error) { say("%v: the run is not served any more", err) })()
+	}
 	h.Export(runs)
 
 	stop := context.AfterFunc(ctx, func() { cancelRuns(context.Cause(ctx)) })
@@ -162,7 +167,9 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	if err != nil || !stop() {
 		return code, err
 	}
-	stayConnected(ctx, l.Addr().String(), o, c)
+	if served != "" {
+		stayConnected(ctx, served, o, c)
+	}
 	return code, nil
 }
 
@@ -255,9 +262,9 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd", d/(24*time.Hour))
 }
 
-// stayConnected waits, while the tree is served at socket, until a signal comes
+// stayConnected waits, while the tree is served at addr, until a signal comes
 // or CI_CONNECTED has passed.
-func stayConnected(ctx context.Context, socket string, o runFlags, c *config.Config) {
+func stayConnected(ctx context.Context, addr string, o runFlags, c *config.Config) {
 	wait := c.Connected
 	if o.exit {
 		wait = 0
@@ -266,7 +273,7 @@ func stayConnected(ctx context.Context, socket string, o runFlags, c *config.Con
 		return
 	}
 	if !o.quiet {
-		say("connected: the run is served at %s until ^C", socket)
+		say("connected: the run is served at %s until ^C", addr)
 	}
 	if wait < 0 {
 		<-ctx.Done()

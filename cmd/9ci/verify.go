@@ -40,12 +40,11 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	if rp != nil && !strings.Contains(name, "/") {
 		// The store comes first: the repository may have a directory with the
 		// name of a revision.
-		h, err := newHost(ctx, rp, c)
+		h, err := openStore(ctx, rp, c)
 		if err != nil {
 			return exitError, err
 		}
 		defer h.Close()
-		h.Start(ctx)
 		run, err := h.Executor.Find(ctx, name)
 		if dir = run.Dir; err != nil {
 			rerr = err

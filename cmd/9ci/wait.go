@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path"
 	"strings"
 
@@ -10,7 +11,8 @@ import (
 	"9ci/fs/ci"
 )
 
-// waitCommand waits for the end of a run. Its status is the run's.
+// waitCommand waits for the end of a run. Its status is the run's, or exitError if
+// that could not be read.
 func waitCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("wait")
 	addr := f.String("a", "", "")
@@ -24,20 +26,23 @@ func waitCommand(ctx context.Context, args []string) (int, error) {
 	if path.Base(name) != "wait" {
 		name += "/wait"
 	}
-	n, p, err := find(ctx, *addr, name)
+	n, p, err := search{addr: *addr, store: true}.find(ctx, name)
 	if err != nil {
-		return 1, err
+		return exitError, err
 	}
 	defer p.close()
 	text, err := fs.ReadAll(ctx, n)
+	var st ci.Status
+	if err == nil {
+		st, err = ci.ParseStatus(string(text))
+	}
+	if err == nil && !st.Finished() {
+		err = fmt.Errorf("it reads as %q, which is no end of a run", text)
+	}
 	if err != nil {
-		return 1, err
+		return exitError, fmt.Errorf("%s: %w: how the run ended is not known, and 9ci wait %s asks again", name, err, f.Arg(0))
 	}
 	show.Out.Write(text)
-	st, err := ci.ParseStatus(string(text))
-	if err != nil {
-		return 1, err
-	}
 	return exitStatus(st), nil
 }
 

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
+	"strings"
 
 	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/show"
+	"9ci/fs/ci"
 )
 
 // writeLimit is how many bytes 9ci write sends at most: a ctl takes one message.
@@ -27,7 +30,10 @@ func writeCommand(ctx context.Context, args []string) (int, error) {
 	if len(input) > writeLimit {
 		return exitError, fmt.Errorf("the input is longer than %d bytes", writeLimit)
 	}
-	n, p, err := find(ctx, *addr, f.Arg(0))
+	// The daemon's own ctl takes it, and no repository has one with that command.
+	words, _ := ci.SplitWords(strings.TrimSpace(string(input)))
+	repo := path.Clean("/"+f.Arg(0)) == "/ctl" && len(words) > 0 && words[0] == "repo"
+	n, p, err := search{addr: *addr, roots: repo}.find(ctx, f.Arg(0))
 	if err != nil {
 		return 1, err
 	}

@@ -54,12 +54,12 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 	if err != nil {
 		return nil, err
 	}
-	state, err := home.State()
+	ns := r.Namespace(sign.Fingerprint(key.PublicKey()))
+	dir, err := StoreDir(ns)
 	if err != nil {
 		return nil, err
 	}
-	ns := r.Namespace(sign.Fingerprint(key.PublicKey()))
-	runs, err := store.Open(filepath.Join(state, filepath.FromSlash(ns)))
+	runs, err := store.Open(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +161,13 @@ func Namespace(r *repo.Repo, c *config.Config) (string, error) {
 		return "", err
 	}
 	return r.Namespace(sign.Fingerprint(key.PublicKey())), nil
+}
+
+// StoreDir returns the directory of this user's store of a namespace, which need not
+// be there.
+func StoreDir(namespace string) (string, error) {
+	state, err := home.State()
+	return filepath.Join(state, filepath.FromSlash(namespace)), err
 }
 
 // Signers are those whose runs are replayed: own, those of the user's files, and
