@@ -67,7 +67,7 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 // A Backend is another server's tree. It dials its sessions when they are needed,
 // and again after they were lost. Any number of Servers may share one.
 type Backend struct {
-	// ReadOnly makes every open for writing fail with "permission denied".
+	// ReadOnly makes every open for writing fail with "Permission denied".
 	// It is set before the Backend is used.
 	ReadOnly bool
 

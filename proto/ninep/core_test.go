@@ -99,7 +99,7 @@ func TestSlowWalk(t *testing.T) {
 		w.want("Rwalk tag 5 wqid [9.0.0]")
 		w.want("Rstat tag 6 stat *")
 		w.want("Rclunk tag 7")
-		w.want("Rerror tag 8 ename %q", "unknown fid")
+		w.want("Rerror tag 8 ename %q", "unknown fid: Bad file descriptor")
 		w.Close()
 	})
 }
@@ -141,7 +141,7 @@ func TestPfuse(t *testing.T) {
 		auth  bool
 		want  string
 	}{
-		{"9pfuse", 8192, false, "Rerror tag 3 ename interrupted"},
+		{"9pfuse", 8192, false, "Rerror tag 3 ename \"Interrupted system call\""},
 		{"9p", 8192, true, "Rread tag 3 data \"late\\n\""},
 		{"other", 8216, false, "Rread tag 3 data \"late\\n\""},
 	} {
@@ -183,18 +183,18 @@ func TestLimits(t *testing.T) {
 		w.send("Tread tag %d fid 1 offset 0 count 100", i)
 	}
 	w.send("Tread tag %d fid 1 offset 0 count 100", maxWaiting)
-	w.want("Rerror tag %d ename %q", maxWaiting, "too many requests or fids: resource temporarily unavailable")
+	w.want("Rerror tag %d ename %q", maxWaiting, "too many requests or fids: Resource temporarily unavailable")
 	for range maxWaiting {
 		<-arrived
 	}
 	w.send("Tread tag 60000 fid 0 offset %d count 100", uint64(1)<<63)
-	w.want("Rerror tag 60000 ename *  * * * *")
+	w.want("Rerror tag 60000 ename %q", "file not open for this: Bad file descriptor")
 	for i := 2; i < maxFids; i++ { // one at a time: a tag is free when its answer has come
 		w.send("Twalk tag 60000 fid 0 newfid %d wname []", i)
 		w.want("Rwalk tag 60000 wqid []")
 	}
 	w.send("Twalk tag 60001 fid 0 newfid %d wname []", maxFids)
-	w.want("Rerror tag 60001 ename %q", "too many requests or fids: resource temporarily unavailable")
+	w.want("Rerror tag 60001 ename %q", "too many requests or fids: Resource temporarily unavailable")
 }
 
 // What cannot be a frame ends the connection.

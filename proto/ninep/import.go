@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"9ci/fs"
@@ -267,7 +268,7 @@ func walked(walks, rest []*call) (lost bool, err error) {
 		}
 	}
 	for _, c := range rest {
-		if errors.Is(c.err, wire.ErrUnknownFid) || c.err != nil && c.err.Error() == "unknown fid" {
+		if errors.Is(c.err, syscall.EBADF) { // of which wire.ErrUnknownFid is one
 			return true, nil
 		}
 	}

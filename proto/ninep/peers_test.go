@@ -76,7 +76,7 @@ func TestPlan9Client(t *testing.T) {
 	if fid, err = fsys.Open("ctl", plan9.ORDWR); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fid.Write([]byte("bad\n")); err == nil || err.Error() != "bad command: invalid argument" {
+	if _, err := fid.Write([]byte("bad\n")); err == nil || err.Error() != "bad command: Invalid argument" {
 		t.Errorf("Write(bad) = %v", err)
 	}
 	if _, err := fid.Write([]byte("run\n")); err != nil {

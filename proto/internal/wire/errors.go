@@ -15,69 +15,76 @@ import (
 	"9fans.net/go/plan9"
 )
 
-// Errors of the protocol itself. Their texts are enames.
+// Errors of the protocol itself, which tell more than the rows of errorTable that
+// they are.
 var (
-	ErrUnknownFid   = errors.New("unknown fid")
-	ErrFidInUse     = errors.New("fid already in use")
-	ErrNotOpen      = errors.New("file not open for this")
-	ErrOpen         = errors.New("file already open")
-	ErrMalformed    = errors.New("malformed message")
-	ErrUnsupported  = errors.New("operation not supported")
+	ErrUnknownFid   = fmt.Errorf("unknown fid: %w", syscall.EBADF)
+	ErrNotOpen      = fmt.Errorf("file not open for this: %w", syscall.EBADF)
+	ErrFidInUse     = fmt.Errorf("fid already in use: %w", iofs.ErrInvalid)
+	ErrOpen         = fmt.Errorf("file already open: %w", iofs.ErrInvalid)
+	ErrMalformed    = fmt.Errorf("malformed message: %w", iofs.ErrInvalid)
+	ErrTooManyNames = fmt.Errorf("too many names in walk: %w", iofs.ErrInvalid)
+	ErrDirOffset    = fmt.Errorf("bad offset in directory read: %w", iofs.ErrInvalid)
+	ErrTag          = fmt.Errorf("tag already in use: %w", iofs.ErrInvalid)
 	ErrTooMuch      = fmt.Errorf("too many requests or fids: %w", syscall.EAGAIN)
-	ErrTooManyNames = errors.New("too many names in walk")
-	ErrDirOffset    = errors.New("bad offset in directory read")
-	ErrTag          = errors.New("tag already in use")
+	ErrUnsupported  = errors.ErrUnsupported
 	ErrNoAuth       = errors.New("no authentication required")
 )
 
 // errorTable says how errors travel: as the text of an Rerror, and as the
 // number of an Rlerror. The first row whose error the sender's is gives both.
 // A client of the other direction takes the first row whose text ends the ename
-// or whose number is the ecode. 9pfuse knows an error by words within its text,
-// so the texts keep those words. The errors may be the host's own; the numbers
+// or whose number is the ecode. The errors may be the host's own; the numbers
 // are Linux's.
+//
+// The texts are those of Linux's net/9p/error.c, which compares whole texts and
+// case; it gives 526 for any other. 9pfuse looks for words, whatever their case,
+// and finds the same number where it knows that number at all. The text of
+// ErrNoAuth is the one exception: it answers Tauth, which neither client sends.
 var errorTable = []struct {
 	err   error
 	ename string
 	errno linux.Errno
 }{
 	{iofs.ErrNotExist, "file not found", linux.ENOENT},
-	{context.Canceled, "interrupted", linux.EINTR},
-	{context.DeadlineExceeded, "timed out", linux.ETIMEDOUT},
-	{os.ErrDeadlineExceeded, "timed out", linux.ETIMEDOUT},
-	{fs.ErrReadOnly, "read-only file system", linux.EROFS},
-	{syscall.EACCES, "permission denied", linux.EACCES},
-	{syscall.EPERM, "permission denied", linux.EPERM},
-	{iofs.ErrPermission, "permission denied", linux.EACCES},
-	{syscall.ENOTEMPTY, "directory not empty", linux.ENOTEMPTY}, // which is ErrExist too
-	{iofs.ErrExist, "file already exists", linux.EEXIST},
-	{fs.ErrIsDir, "is a directory", linux.EISDIR},
-	{fs.ErrNotDir, "not a directory", linux.ENOTDIR},
-	{iofs.ErrInvalid, "invalid argument", linux.EINVAL},
-	{syscall.EINVAL, "invalid argument", linux.EINVAL},
-	{syscall.ENOSPC, "no space left on device", linux.ENOSPC},
-	{syscall.EDQUOT, "disk quota exceeded", linux.EDQUOT},
-	{syscall.ENAMETOOLONG, "file name too long", linux.ENAMETOOLONG},
-	{syscall.ELOOP, "too many levels of symbolic links", linux.ELOOP},
-	{syscall.ENODATA, "no data available", linux.ENODATA},
-	{syscall.ESTALE, "stale file handle", linux.ESTALE},
-	{syscall.EAGAIN, "resource temporarily unavailable", linux.EAGAIN},
-	{syscall.EPIPE, "broken pipe", linux.EPIPE},
-	{syscall.EMFILE, "too many open files", linux.EMFILE},
-	{syscall.EBUSY, "device or resource busy", linux.EBUSY},
-	{ErrUnknownFid, "unknown fid", linux.EBADF},
-	{iofs.ErrClosed, "file already closed", linux.EBADF},
-	{ErrNotOpen, "file not open for this", linux.EBADF},
-	{ErrOpen, "file already open", linux.EINVAL},
-	{ErrFidInUse, "fid already in use", linux.EINVAL},
-	{ErrTag, "tag already in use", linux.EINVAL},
-	{ErrMalformed, "malformed message", linux.EINVAL},
-	{ErrTooManyNames, "too many names in walk", linux.EINVAL},
-	{ErrDirOffset, "bad offset in directory read", linux.EINVAL},
+	{context.Canceled, "Interrupted system call", linux.EINTR},
+	{context.DeadlineExceeded, "Connection timed out", linux.ETIMEDOUT},
+	{os.ErrDeadlineExceeded, "Connection timed out", linux.ETIMEDOUT},
+	{fs.ErrReadOnly, "Read-only file system", linux.EROFS},
+	{syscall.EACCES, "Permission denied", linux.EACCES},
+	{syscall.EPERM, "Operation not permitted", linux.EPERM},
+	{iofs.ErrPermission, "Permission denied", linux.EACCES},
+	{syscall.ENOTEMPTY, "Directory not empty", linux.ENOTEMPTY}, // which is ErrExist too
+	{iofs.ErrExist, "File exists", linux.EEXIST},
+	{fs.ErrIsDir, "Is a directory", linux.EISDIR},
+	{fs.ErrNotDir, "Not a directory", linux.ENOTDIR},
+	{iofs.ErrInvalid, "Invalid argument", linux.EINVAL},
+	{syscall.EINVAL, "Invalid argument", linux.EINVAL},
+	{syscall.ENOSPC, "No space left on device", linux.ENOSPC},
+	{syscall.EDQUOT, "Disk quota exceeded", linux.EDQUOT},
+	{syscall.ENAMETOOLONG, "File name too long", linux.ENAMETOOLONG},
+	{syscall.ELOOP, "Too many levels of symbolic links", linux.ELOOP},
+	{syscall.ENODATA, "No data available", linux.ENODATA},
+	{syscall.EAGAIN, "Resource temporarily unavailable", linux.EAGAIN},
+	{syscall.EPIPE, "Broken pipe", linux.EPIPE},
+	{syscall.EMFILE, "Too many open files", linux.EMFILE},
+	{syscall.EBUSY, "Device or resource busy", linux.EBUSY},
+	{syscall.EBADF, "Bad file descriptor", linux.EBADF},
+	{iofs.ErrClosed, "Bad file descriptor", linux.EBADF},
+	{errors.ErrUnsupported, "Operation not supported", linux.EOPNOTSUPP},
 	{ErrNoAuth, "no authentication required", linux.ENOENT},
-	{ErrUnsupported, "operation not supported", linux.EOPNOTSUPP},
-	{errors.ErrUnsupported, "operation not supported", linux.EOPNOTSUPP},
-	{fs.ErrIO, "input/output error", linux.EIO},
+	{fs.ErrIO, "Input/output error", linux.EIO},
+}
+
+// Errors returns the errors that travel as one text and one number in both
+// dialects. Tests ask real clients what they make of each.
+func Errors() (errs []error) {
+	for _, e := range errorTable {
+		if e.err != ErrNoAuth {
+			errs = append(errs, e.err)
+		}
+	}
+	return errs
 }
 
 // maxEname keeps an error readable, and within the smallest msize.
@@ -86,13 +93,7 @@ const maxEname = 1024
 // encodeError returns what a client is told of err. A file that is not there
 // and one that the client must not know of have one text.
 func encodeError(err error) (ename string, errno linux.Errno) {
-	errno = linux.ExtractErrno(err)
-	for _, e := range errorTable {
-		if errors.Is(err, e.err) {
-			ename, errno = e.ename, e.errno
-			break
-		}
-	}
+	ename, errno = number(err)
 	if errno == linux.ENOENT && ename == "file not found" {
 		return ename, errno
 	}
@@ -115,11 +116,30 @@ func encodeError(err error) (ename string, errno linux.Errno) {
 	return ename, errno
 }
 
+// number returns what stands for err in errorTable. An error that is not there but
+// has a number of its own has strerror(3)'s text, as Linux spells it, and one that
+// has none has no text and is EIO.
+func number(err error) (ename string, errno linux.Errno) {
+	for _, e := range errorTable {
+		if errors.Is(err, e.err) {
+			return e.ename, e.errno
+		}
+	}
+	errno = linux.ExtractErrno(err)
+	var host syscall.Errno
+	var own linux.Errno
+	if errors.As(err, &host) || errors.As(err, &own) {
+		text := errno.Error()
+		ename = strings.ToUpper(text[:1]) + text[1:]
+	}
+	return ename, errno
+}
+
 // Errno returns the number that stands for err in 9P2000.L, and in other
 // protocols that know errors by Linux's numbers. It is EIO for an error that is
 // not in the table and has none of its own.
 func Errno(err error) linux.Errno {
-	_, errno := encodeError(err)
+	_, errno := number(err)
 	return errno
 }
 
@@ -174,35 +194,34 @@ func (e *remoteError) Error() string { return e.ename }
 func (e *remoteError) Unwrap() error { return e.err }
 
 // EnameError returns the error that the text of an Rerror stands for, and that
-// has this text. The words of other servers for common errors are known too.
+// has this text. Case does not matter. The words of other servers for common errors
+// are known too.
 func EnameError(ename string) error {
 	for _, e := range errorTable {
-		if ename == e.ename {
+		if strings.EqualFold(ename, e.ename) {
 			return e.err
 		}
 	}
+	lower := strings.ToLower(ename)
 	for _, e := range errorTable {
-		if strings.HasSuffix(ename, e.ename) {
+		if strings.HasSuffix(lower, strings.ToLower(e.ename)) {
 			return &remoteError{ename, e.err}
 		}
 	}
 	for words, err := range otherEnames {
-		if strings.Contains(ename, words) {
+		if strings.Contains(lower, words) {
 			return &remoteError{ename, err}
 		}
 	}
 	return &remoteError{ename, nil}
 }
 
-// otherEnames are words of other servers.
+// otherEnames are words of other servers, in lower case.
 var otherEnames = map[string]error{
 	"does not exist":            iofs.ErrNotExist,
-	"No such file or directory": iofs.ErrNotExist,
 	"no such file or directory": iofs.ErrNotExist,
-	"Permission denied":         iofs.ErrPermission,
-	"Is a directory":            fs.ErrIsDir,
-	"Not a directory":           fs.ErrNotDir,
-	"Read-only file system":     fs.ErrReadOnly,
-	"Interrupted system call":   context.Canceled,
-	"Invalid argument":          iofs.ErrInvalid,
+	"already exists":            iofs.ErrExist,
+	"unknown fid":               ErrUnknownFid,
+	"interrupted":               context.Canceled,
+	"timed out":                 context.DeadlineExceeded,
 }

@@ -34,8 +34,56 @@ func TestErrors(t *testing.T) {
 	if got := EnameError(ename); got.Error() != "no such target:; \tfoo" {
 		t.Errorf("came as %q", got)
 	}
-	if err := EnameError("too many requests or fids: resource temporarily unavailable"); !errors.Is(err, syscall.EAGAIN) || !errors.Is(ErrTooMuch, syscall.EAGAIN) {
+	if err := EnameError("too many requests or fids: Resource temporarily unavailable"); !errors.Is(err, syscall.EAGAIN) || !errors.Is(ErrTooMuch, syscall.EAGAIN) {
 		t.Errorf("%v does not say that it passes", err)
+	}
+}
+
+// Each error of the table is told by its own text and number, and with its context
+// where it has one. What is not in the table is told as strerror(3) does.
+func TestEnames(t *testing.T) {
+	for _, e := range errorTable {
+		if ename, errno := encodeError(e.err); ename != e.ename || errno != e.errno {
+			t.Errorf("encodeError(%v) = %q, %d, want %q, %d", e.err, ename, errno, e.ename, e.errno)
+		}
+	}
+	for _, tt := range []struct {
+		err   error
+		ename string
+		errno linux.Errno
+	}{
+		{ErrUnknownFid, "unknown fid: Bad file descriptor", linux.EBADF},
+		{ErrMalformed, "malformed message: Invalid argument", linux.EINVAL},
+		{ErrUnsupported, "Operation not supported", linux.EOPNOTSUPP},
+		{fmt.Errorf("ctl: %w", syscall.ENOSPC), "ctl: No space left on device", linux.ENOSPC},
+		{syscall.EXDEV, "Invalid cross-device link", 18},
+		{&iofs.PathError{Op: "open", Path: "/home/glenda", Err: syscall.EIO}, "Input/output error", linux.EIO},
+		{fmt.Errorf("x: %w", linux.Errno(18)), "x: Invalid cross-device link", 18},
+		{errors.New("no such target"), "no such target", linux.EIO},
+	} {
+		if ename, errno := encodeError(tt.err); ename != tt.ename || errno != tt.errno {
+			t.Errorf("encodeError(%v) = %q, %d, want %q, %d", tt.err, ename, errno, tt.ename, tt.errno)
+		}
+	}
+}
+
+// Errors of other servers, and of ours as it was, are known by their words.
+func TestOtherEnames(t *testing.T) {
+	for ename, want := range map[string]error{
+		"permission denied":                iofs.ErrPermission,
+		"Operation not permitted":          iofs.ErrPermission,
+		"open x: read-only file system":    fs.ErrReadOnly,
+		"No such file or directory":        iofs.ErrNotExist,
+		"'x' file does not exist":          iofs.ErrNotExist,
+		"file already exists":              iofs.ErrExist,
+		"interrupted":                      context.Canceled,
+		"unknown fid":                      syscall.EBADF,
+		"fid unknown: bad file descriptor": syscall.EBADF,
+		"bad command: Invalid argument":    iofs.ErrInvalid,
+	} {
+		if got := EnameError(ename); !errors.Is(got, want) {
+			t.Errorf("EnameError(%q) = %v, want %v", ename, got, want)
+		}
 	}
 }
 
