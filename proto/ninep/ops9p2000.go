@@ -14,6 +14,7 @@ import (
 type dirPos struct {
 	offset uint64
 	cookie uint64
+	most   int // the largest count that was asked for since offset 0
 }
 
 // dirBatch is how many entries are asked of a directory at a time.
@@ -69,7 +70,11 @@ func appendDir(b []byte, st *fs.Stat) []byte {
 	return b
 }
 
-// readdir9 reads whole entries, as read(5) asks for.
+// readdir9 reads whole entries, as read(5) asks for. A client that fills its buffer
+// (p9_client_read of Linux's net/9p) asks with the few bytes that are left of it. If
+// no entry fits in those it gets none, as lib9p has it, and goes on with a whole
+// buffer. If none fits in a whole buffer the client gets an error: no bytes would
+// tell it that the directory ends.
 func (r *request) readdir9(count int) error {
 	c := r.c
 	c.mu.Lock()
@@ -80,6 +85,8 @@ func (r *request) readdir9(count int) error {
 	} else if r.offset != pos.offset {
 		return wire.ErrDirOffset
 	}
+	rest := count < pos.most
+	pos.most = max(count, pos.most)
 	r.reply(plan9.Rread)
 	at := len(r.out) + 4
 	r.out = le.AppendUint32(r.out, 0)
@@ -93,10 +100,10 @@ func (r *request) readdir9(count int) error {
 		pos.cookie = st.Cookie
 		return true
 	})
-	if err == errShort {
-		return iofs.ErrInvalid // not even one entry fits
+	if err == errShort && !rest {
+		return iofs.ErrInvalid
 	}
-	if err != nil {
+	if err != nil && err != errShort {
 		return err
 	}
 	n := len(r.out) - at
@@ -143,7 +150,8 @@ func (r *request) list(after uint64, add func(*fs.Stat) bool) error {
 	}
 }
 
-// wstat refuses every change but a length of 0, which a shell's > asks for.
+// wstat refuses every change but a length of 0, which a shell's > asks for. Linux
+// sends the times with it.
 func (r *request) wstat(b []byte) error {
 	d, err := plan9Dir(b)
 	if err != nil {
@@ -151,6 +159,9 @@ func (r *request) wstat(b []byte) error {
 	}
 	truncates := d.Length == 0
 	d.Length = ^uint64(0)
+	if truncates {
+		d.Atime, d.Mtime = ^uint32(0), ^uint32(0)
+	}
 	if !d.IsNull() {
 		return fs.ErrReadOnly
 	}
