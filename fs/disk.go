@@ -17,8 +17,9 @@ import (
 // DiskDir returns the directory at root as a read-only tree named name. Nothing
 // leads out of it: symbolic links are served as links and never followed.
 // Devices, fifos and sockets, and names that 9P cannot carry, are not served. A
-// listing is in the order of the disk, and is read a page at a time. root stays
-// open as long as the tree is used.
+// listing is in the order of the disk, and is read a page at a time. The files may
+// change while they are served, and so have a qid.vers of 0. root stays open as long
+// as the tree is used.
 func DiskDir(root *os.Root, name string) Dir {
 	return diskDir{diskNode{from: &plainDisk{root: root}, name: name, rel: ".", q: RootQid}}
 }
@@ -60,13 +61,10 @@ type plainDisk struct {
 	err  error
 }
 
-// anyVersion, from Acquire, asks for a qid.vers that is made of a file's size
-// and time.
-const anyVersion = ^uint32(0)
-
+// Acquire implements Source. Any of the files may change, so their qid.vers is 0.
 func (d *plainDisk) Acquire() (disk.Place, uint32, func(), error) {
 	d.once.Do(func() { d.p, d.err = disk.NewPlace(d.root) })
-	return d.p, anyVersion, func() {}, d.err
+	return d.p, 0, func() {}, d.err
 }
 
 // A diskNode is a file on disk. Each method looks it up anew, but for a sealed
@@ -114,13 +112,10 @@ func (n diskNode) stat(d disk.Stat, vers uint32) Stat {
 		}
 		d.UID, d.GID = uid, gid
 	}
-	public := vers != anyVersion // what a run left, and not any directory
-	if vers == anyVersion {
-		ns := d.Time.UnixNano()
-		vers = uint32(ns^ns>>32^d.Size) | 1
-	}
+	_, plain := n.from.(*plainDisk)
 	return Stat{Name: n.name, Mode: d.Mode, Size: d.Size, ModTime: d.Time, UID: d.UID, GID: d.GID,
-		Path: n.q.Path(), Version: vers, Target: d.Target, Public: public}
+		Path: n.q.Path(), Version: vers, Target: d.Target,
+		Public: !plain} // what a run left, and not any directory
 }
 
 // Open opens a regular file. A symbolic link opens as a file that holds its
@@ -206,9 +201,7 @@ func (d diskDir) WalkStat(_ context.Context, name string) (Node, Stat, error) {
 	if err != nil {
 		return nil, Stat{}, err
 	}
-	if vers != anyVersion {
-		n.st = st
-	}
+	n.st = st
 	switch m := st.Mode; {
 	case m.IsDir():
 		return diskDir{n}, st, nil

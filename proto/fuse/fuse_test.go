@@ -2,8 +2,10 @@ package fuse
 
 import (
 	"context"
+	"fmt"
 	"io"
 	iofs "io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 
 	"9ci/fs"
 	"9ci/proto/internal/testtree"
+	"9ci/proto/ninep"
 )
 
 // mount mounts the test tree, and unmounts it when the test ends.
@@ -169,6 +172,75 @@ func TestBusy(t *testing.T) {
 	}
 	<-arrived
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() }) // runs first
+}
+
+// The files of a directory on disk may change at any time, and nothing on the way
+// keeps them: a mount of what another process serves, as 9ci mount makes it, shows
+// what grows and what is overwritten at once.
+func TestChanges(t *testing.T) {
+	needFuse(t)
+	src := t.TempDir()
+	write := func(name, text string, flag int) {
+		t.Helper()
+		f, err := os.OpenFile(filepath.Join(src, name), os.O_WRONLY|os.O_CREATE|flag, 0o644)
+		if err == nil {
+			_, err = f.WriteString(text)
+			f.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("log", "one  \n", 0)
+	write("text", "old\n", 0)
+	root, err := os.OpenRoot(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	here, there := net.Pipe()
+	served := make(chan error, 1)
+	go func() {
+		s := &ninep.Server{Root: fs.DiskDir(root, "/"), User: fs.User{Name: "glenda", UID: int64(os.Getuid())}}
+		served <- s.Serve(context.Background(), there)
+	}()
+	c, err := ninep.Import(t.Context(), here, ninep.ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		if err := <-served; err != nil {
+			t.Errorf("Serve = %v", err)
+		}
+	})
+	dir := mountTree(t, c.Root())
+
+	for _, text := range []string{"old\n", "new\n", "a longer text\n", "x\n", ""} {
+		write("text", text, os.O_TRUNC)
+		if got, want := sh(t, dir, "cat text; stat -c %s text"), fmt.Sprintf("%s%d\n", text, len(text)); got != want {
+			t.Errorf("the text, its size = %q, want %q", got, want)
+		}
+	}
+
+	cmd := exec.Command("tail", "-s", ".1", "-n", "+1", "-f", filepath.Join(dir, "log"))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	b := make([]byte, 6)
+	for _, line := range []string{"one  \n", "two  \n", "three\n"} {
+		if line != "one  \n" {
+			write("log", line, os.O_APPEND)
+		}
+		if _, err := io.ReadFull(out, b); err != nil || string(b) != line {
+			t.Errorf("tail says %q, %v, want %q", b, err, line)
+		}
+	}
 }
 
 // Each of many entries is listed once.
