@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,10 +54,37 @@ type conn struct {
 }
 
 // marks tell 9pfuse from other clients of 9P2000: it cannot flush a read, and a
-// process that reads through it cannot die while the read is outstanding.
-type marks struct{ msize8k, auth, flush bool }
+// process that reads through it cannot die while the read is outstanding. On a Unix
+// socket the kernel knows the client's program. Elsewhere 9pfuse is known by its
+// first messages: a msize of 8192, no Tauth, and a lookup of one name at a time,
+// each with its Tstat, before the first Topen. It never sends Tflush.
+type marks struct {
+	program string // the name of the executable, or "" if that is not known
+	msize8k bool
+	stat    bool // a Tstat has come
+	other   bool // what 9pfuse does not do has come
+}
 
-func (m marks) pfuse() bool { return m.msize8k && !m.auth && !m.flush }
+func (m marks) pfuse() bool {
+	if m.program != "" {
+		return m.program == "9pfuse"
+	}
+	return m.msize8k && m.stat && !m.other
+}
+
+// see takes note of a request, which has its layout.
+func (m *marks) see(frame []byte) {
+	switch frame[4] {
+	case plan9.Tauth, plan9.Tflush:
+		m.other = true
+	case plan9.Twalk:
+		m.other = m.other || le.Uint16(frame[wire.HeaderSize+8:]) > 1
+	case plan9.Tstat:
+		m.stat = true
+	case plan9.Topen:
+		m.other = m.other || !m.stat
+	}
+}
 
 // A reader is the state of the goroutine that has the reader's role.
 type reader struct {
@@ -71,7 +99,11 @@ type reader struct {
 }
 
 func newConn(s *Server, rwc io.ReadWriteCloser, user fs.User) *conn {
-	return &conn{srv: s, rwc: rwc, user: user, out: wire.NewSender(rwc), end: make(chan error, 1)}
+	c := &conn{srv: s, rwc: rwc, user: user, out: wire.NewSender(rwc), end: make(chan error, 1)}
+	if u, ok := rwc.(*net.UnixConn); ok {
+		c.marks.program = peerProgram(u)
+	}
+	return c
 }
 
 // serve reads on its caller's goroutine, so that an idle connection has no other,

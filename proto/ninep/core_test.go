@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -133,17 +134,20 @@ func TestFlushSlowWalk(t *testing.T) {
 }
 
 // 9pfuse neither flushes nor lets a reader die: its read of a silent file is
-// answered after a second. Others wait.
+// answered after a second. Others wait, whatever their msize.
 func TestPfuse(t *testing.T) {
+	lookups := []string{"ci", "last", "live"}
 	for _, test := range []struct {
 		name  string
 		msize int
 		auth  bool
+		stats bool // look each name up, as 9pfuse does
 		want  string
 	}{
-		{"9pfuse", 8192, false, "Rerror tag 3 ename \"Interrupted system call\""},
-		{"9p", 8192, true, "Rread tag 3 data \"late\\n\""},
-		{"other", 8216, false, "Rread tag 3 data \"late\\n\""},
+		{"9pfuse", 8192, false, true, "Rerror tag 3 ename \"Interrupted system call\""},
+		{"9p", 8192, true, true, "Rread tag 3 data \"late\\n\""},
+		{"small", 8192, false, false, "Rread tag 3 data \"late\\n\""},
+		{"other", 8216, false, true, "Rread tag 3 data \"late\\n\""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -153,8 +157,19 @@ func TestPfuse(t *testing.T) {
 					w.send("Tauth tag 1 afid 1 uname g aname \"\"")
 					w.want("Rerror tag 1 ename %q", "no authentication required")
 				}
-				w.send("Twalk tag 1 fid 0 newfid 5 wname [ci last live]")
-				w.want("Rwalk tag 1 wqid *  * *")
+				if test.stats {
+					for i, name := range lookups {
+						w.send("Twalk tag 1 fid %d newfid %d wname [%s]", i, i+1, name)
+						w.want("Rwalk tag 1 wqid *")
+						w.send("Tstat tag 1 fid %d", i+1)
+						w.want("Rstat tag 1 stat *")
+					}
+					w.send("Twalk tag 1 fid 3 newfid 5 wname []")
+					w.want("Rwalk tag 1 wqid []")
+				} else {
+					w.send("Twalk tag 1 fid 0 newfid 5 wname [ci last live]")
+					w.want("Rwalk tag 1 wqid * * *")
+				}
 				w.send("Topen tag 1 fid 5 mode 0")
 				w.want("Ropen tag 1 qid * iounit 0")
 				w.send("Tread tag 3 fid 5 offset 0 count 100")
@@ -167,6 +182,42 @@ func TestPfuse(t *testing.T) {
 				w.Close()
 			})
 		})
+	}
+}
+
+// On a Unix socket the client's executable tells whether it is 9pfuse, whatever it
+// sends.
+func TestPeerProgram(t *testing.T) {
+	l, err := Listen(filepath.Join(t.TempDir(), "sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	client, err := Dial(t.Context(), l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := peerProgram(conn.(*net.UnixConn)), filepath.Base(exe); got != want {
+		t.Errorf("peerProgram = %q, want %q", got, want)
+	}
+	for _, test := range []struct {
+		program string
+		want    bool
+	}{{"9pfuse", true}, {"mount", false}, {"", true}} {
+		m := marks{program: test.program, msize8k: true, stat: true}
+		if m.pfuse() != test.want {
+			t.Errorf("%q with 9pfuse's messages is taken for it: %v, want %v", test.program, m.pfuse(), test.want)
+		}
 	}
 }
 

@@ -97,7 +97,7 @@ func (c *conn) version(rd *reader, r *request) error {
 	if c.dialect == None {
 		c.msize = 0
 	}
-	c.marks = marks{msize8k: msize == 8192}
+	c.marks = marks{program: c.marks.program, msize8k: msize == 8192}
 	c.mu.Unlock()
 	r.reply(plan9.Rversion)
 	r.out = le.AppendUint32(r.out, min(msize, wire.MaxMsize))

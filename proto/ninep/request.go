@@ -165,9 +165,11 @@ func (c *conn) admit(r *request, mine *fid) (verdict, error) {
 		return refuse, wire.ErrMalformed
 	}
 	d := wire.Decoder{B: r.frame[wire.HeaderSize:]}
+	if r.dialect == Plan9 {
+		c.marks.see(r.frame)
+	}
 	switch r.typ {
 	case plan9.Tauth:
-		c.marks.auth = true
 		return refuse, wire.ErrNoAuth
 	case plan9.Tattach:
 		r.makes, r.newfid = true, d.U32()
@@ -355,7 +357,7 @@ func (c *conn) drain(f *fid) {
 func (c *conn) flush(rd *reader, t *request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.marks.flush = true
+	c.marks.see(t.frame)
 	d := wire.Decoder{B: t.frame[wire.HeaderSize:]}
 	oldtag := d.U16()
 	// An oldtag that is unknown, its own, or missing has been answered.
