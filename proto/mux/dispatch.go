@@ -55,13 +55,6 @@ func (c *client) request(frame []byte) {
 	case plan9.Tauth:
 		c.fail(tag, wire.ErrNoAuth)
 		return
-	case wire.Txattrwalk: // would make a fid
-		c.fail(tag, wire.ErrUnsupported)
-		return
-	case plan9.Tcreate, wire.Tlcreate, wire.Tmkdir, wire.Tsymlink, wire.Tmknod, wire.Tunlinkat,
-		wire.Trename, wire.Tlink, wire.Trenameat:
-		c.fail(tag, fs.ErrReadOnly)
-		return
 	}
 	number := le.Uint32(frame[atFid:])
 	f := c.fids[number]
@@ -75,6 +68,13 @@ func (c *client) request(frame []byte) {
 	}
 	p := &pending{typ: typ, c: c, epoch: c.epoch, ctag: tag, f: f}
 	switch typ {
+	case wire.Txattrwalk: // would make a fid
+		c.fail(tag, wire.ErrUnsupported)
+		return
+	case plan9.Tcreate, wire.Tlcreate, wire.Tmkdir, wire.Tsymlink, wire.Tmknod, wire.Tunlinkat,
+		wire.Trename, wire.Tlink, wire.Trenameat:
+		c.fail(tag, fs.ErrReadOnly)
+		return
 	case plan9.Twalk:
 		c.walk(frame, f)
 		return

@@ -16,7 +16,10 @@ import (
 	"9ci/fs"
 	"9ci/fs/treetest"
 	"9ci/proto/internal/testtree"
+	"9ci/proto/internal/wire"
 	"9ci/proto/ninep"
+
+	"9fans.net/go/plan9"
 )
 
 var glenda = fs.User{Name: "glenda", UID: int64(os.Getuid())}
@@ -381,4 +384,31 @@ func TestDotDot(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An unknown fid is EBADF, whatever was asked of it: the mux and the core agree.
+func TestUnknownFid(t *testing.T) {
+	root, _ := testtree.New()
+	m, _ := newMux(t, map[string]fs.Dir{"a": root})
+	w := dialTalk(t, m, ninep.DotL)
+	for typ, l := range wire.Layouts[ninep.DotL] {
+		switch {
+		case l == nil || typ&1 != 0 || typ == plan9.Tversion || typ == plan9.Tflush || typ == plan9.Tauth || typ == plan9.Tattach:
+			continue
+		}
+		b := wire.Begin(nil, uint8(typ), 0)
+		for i, f := range l.Fields {
+			switch {
+			case i == 0:
+				b = le.AppendUint32(b, 77)
+			default:
+				n := map[wire.Kind]int{wire.Kind8: 1, wire.Kind16: 2, wire.Kind32: 4, wire.Kind64: 8, wire.KindStr: 2, wire.KindNames: 2, wire.KindData: 4}[f.Kind]
+				b = append(b, make([]byte, n)...)
+			}
+		}
+		rx := w.rpc(wire.End(b, 0))
+		if got := wire.Text(ninep.DotL, rx, 64); got != "Rlerror tag 0 ecode 9" {
+			t.Errorf("%s of an unknown fid: %s, want ecode 9", l.Name, got)
+		}
+	}
 }

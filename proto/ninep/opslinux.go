@@ -54,11 +54,16 @@ func (r *request) getattr(uint64) error {
 	return nil
 }
 
-// setattr refuses every change but a size of 0, which a shell's > asks for.
+// setattr refuses every change but a size of 0, which a shell's > asks for, and
+// none at all.
 func (r *request) setattr(d *wire.Decoder) error {
 	valid := d.U32()
 	d.Take(12) // mode uid gid
 	size := d.U64()
+	if valid == 0 {
+		r.reply(wire.Tsetattr + 1)
+		return nil
+	}
 	if valid&^(setattrSize|setattrHarmless|1<<7|1<<8) != 0 || valid&setattrSize == 0 || size != 0 {
 		return fs.ErrReadOnly
 	}

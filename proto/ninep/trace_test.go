@@ -121,7 +121,10 @@ func parse(d Dialect, line string) ([]byte, error) {
 		}
 		p := &parser{rest: rest}
 		b := wire.Begin(nil, uint8(typ), uint16(p.number("tag")))
-		for _, f := range l.Fields {
+		for i, f := range l.Fields {
+			if i >= len(l.Fields)-l.Optional && strings.TrimSpace(p.rest) == "" {
+				break
+			}
 			b = p.field(b, f)
 		}
 		if p.err != nil || strings.TrimSpace(p.rest) != "" {

@@ -72,8 +72,9 @@ type Field struct {
 // A Layout is a message type: its name and its fields in order, behind the
 // header.
 type Layout struct {
-	Name   string // for example Twalk
-	Fields []Field
+	Name     string // for example Twalk
+	Fields   []Field
+	Optional int // how many of the last fields some clients leave out
 }
 
 // Layouts has the messages of each dialect by type. Servers and clients check
@@ -82,14 +83,11 @@ var Layouts = map[Dialect]*[256]*Layout{Plan9: layoutsOf(Plan9), DotL: layoutsOf
 
 func layoutsOf(d Dialect) *[256]*Layout {
 	t := new([256]*Layout)
-	add := func(typ uint8, name string, fields ...Field) { t[typ] = &Layout{name, fields} }
+	add := func(typ uint8, name string, fields ...Field) { t[typ] = &Layout{Name: name, Fields: fields} }
 	fid := Field{"fid", Kind32}
 	names := Field{"wname", KindNames}
 	qid := Field{"qid", KindQid}
-	user := []Field{{"uname", KindStr}, {"aname", KindStr}}
-	if d == DotL {
-		user = append(user, Field{"n_uname", Kind32})
-	}
+	user := []Field{{"uname", KindStr}, {"aname", KindStr}, {"n_uname", Kind32}}
 
 	add(plan9.Tversion, "Tversion", Field{"msize", Kind32}, Field{"version", KindStr})
 	add(plan9.Rversion, "Rversion", Field{"msize", Kind32}, Field{"version", KindStr})
@@ -110,6 +108,8 @@ func layoutsOf(d Dialect) *[256]*Layout {
 	add(plan9.Tremove, "Tremove", fid)
 	add(plan9.Rremove, "Rremove")
 	if d == Plan9 {
+		// A client of 9P2000.u may go on to send it.
+		t[plan9.Tauth].Optional, t[plan9.Tattach].Optional = 1, 1
 		add(plan9.Rerror, "Rerror", Field{"ename", KindStr})
 		add(plan9.Topen, "Topen", fid, Field{"mode", Kind8})
 		add(plan9.Ropen, "Ropen", qid, Field{"iounit", Kind32})
@@ -159,6 +159,7 @@ func layoutsOf(d Dialect) *[256]*Layout {
 	add(Treaddir, "Treaddir", fid, Field{"offset", Kind64}, Field{"count", Kind32})
 	add(Treaddir+1, "Rreaddir", Field{"data", KindData})
 	add(Tfsync, "Tfsync", fid, Field{"datasync", Kind32})
+	t[Tfsync].Optional = 1 // which diod's protocol.md does not have
 	add(Tfsync+1, "Rfsync")
 	add(Tlock, "Tlock", lock...)
 	add(Tlock+1, "Rlock", Field{"status", Kind8})
@@ -176,10 +177,14 @@ func layoutsOf(d Dialect) *[256]*Layout {
 }
 
 // Fits reports whether frame, which is at least a header, has exactly the
-// fields of l. Only then may they be decoded without looking at Bad.
+// fields of l, of which the Optional ones may be missing. Only then may those that
+// are not Optional be decoded without looking at Bad.
 func (l *Layout) Fits(frame []byte) bool {
 	d := Decoder{B: frame[HeaderSize:]}
-	for _, f := range l.Fields {
+	for i, f := range l.Fields {
+		if i >= len(l.Fields)-l.Optional && len(d.B) == 0 {
+			break
+		}
 		d.skip(f.Kind)
 	}
 	return d.OK()

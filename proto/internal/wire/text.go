@@ -29,7 +29,10 @@ func Text(d Dialect, frame []byte, max int) string {
 		return b.String()
 	}
 	dec := Decoder{B: frame[HeaderSize:]}
-	for _, f := range l.Fields {
+	for i, f := range l.Fields {
+		if i >= len(l.Fields)-l.Optional && len(dec.B) == 0 {
+			break
+		}
 		fmt.Fprintf(&b, " %s %s", f.Name, dec.text(f, max))
 	}
 	return b.String()
