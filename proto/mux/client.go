@@ -158,6 +158,7 @@ func (c *client) serve(ctx context.Context) error {
 // read takes the client's requests until it hangs up.
 func (c *client) read() error {
 	fr := wire.NewReader(c.rwc)
+	fr.Stalled = func() { c.rwc.Close() }
 	for {
 		if !fr.Buffered() {
 			c.flushBatches()

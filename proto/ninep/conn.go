@@ -123,6 +123,7 @@ func (c *conn) begin(ctx context.Context) {
 	c.timer = time.AfterFunc(time.Hour, c.watch)
 	c.timer.Stop()
 	c.rd = &reader{fr: wire.NewReader(c.rwc)}
+	c.rd.fr.Stalled = func() { c.rwc.Close() }
 }
 
 // hangup ends the connection and all that goes on in it. The last reader

@@ -16,6 +16,8 @@ import (
 	"9ci/fs"
 	"9ci/proto/internal/testtree"
 	"9ci/proto/internal/wire"
+
+	"9fans.net/go/plan9"
 )
 
 // A talk is had with to a server message by message.
@@ -218,6 +220,25 @@ func TestPeerProgram(t *testing.T) {
 		if m.pfuse() != test.want {
 			t.Errorf("%q with 9pfuse's messages is taken for it: %v, want %v", test.program, m.pfuse(), test.want)
 		}
+	}
+}
+
+// A client may be silent between frames, and not for long within one.
+func TestStalled(t *testing.T) {
+	large := append(wire.Begin(nil, plan9.Twrite, 1), make([]byte, 5000)...)
+	for _, half := range [][]byte{{9, 0}, {9, 0, 0, 0, plan9.Tflush}, wire.End(large, 0)[:5000]} {
+		synctest.Test(t, func(t *testing.T) {
+			root, _ := testtree.New()
+			w := dialWire(t, &Server{Root: root, User: fs.User{Name: "g", UID: 1}}, Plan9, 8216)
+			time.Sleep(time.Hour)
+			w.send("Tclunk tag 1 fid 0")
+			w.want("Rclunk tag 1")
+			w.Write(half)
+			start := time.Now()
+			if _, err := w.Read(make([]byte, 1)); err == nil || time.Since(start) != wire.StallTime {
+				t.Errorf("the connection went on for %v, %v", time.Since(start), err)
+			}
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"time"
 
 	"9fans.net/go/plan9"
 )
@@ -127,6 +128,10 @@ func End(b []byte, start int) []byte {
 // waits, so an idle connection stays small, and lends a larger one to a
 // frame that needs it.
 type Reader struct {
+	// Stalled, if set, is called when no byte has come for StallTime in the middle
+	// of a frame. It should close what the Reader reads from.
+	Stalled func()
+
 	r      io.Reader
 	buf    []byte
 	lo, hi int // unread bytes of buf
@@ -134,6 +139,20 @@ type Reader struct {
 
 // ReadBuffer is the size in bytes of the buffer of NewReader.
 const ReadBuffer = 4096
+
+// StallTime is how long a peer may be silent in the middle of a frame. Between
+// frames it may be silent for ever.
+const StallTime = time.Minute
+
+// A rest reads what is missing of a frame.
+type rest struct{ fr *Reader }
+
+func (r rest) Read(p []byte) (int, error) {
+	if r.fr.Stalled != nil {
+		defer time.AfterFunc(StallTime, r.fr.Stalled).Stop()
+	}
+	return r.fr.r.Read(p)
+}
 
 // NewReader returns a Reader for one of many connections: its buffer is small.
 func NewReader(r io.Reader) *Reader { return NewReaderSize(r, ReadBuffer) }
@@ -176,7 +195,7 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 	b := Grow(GetBuffer(), n)
 	got := copy(b, fr.buf[fr.lo:fr.hi])
 	fr.lo, fr.hi = 0, 0
-	if _, err := io.ReadFull(fr.r, b[got:]); err != nil {
+	if _, err := io.ReadFull(rest{fr}, b[got:]); err != nil {
 		return nil, noEOF(err)
 	}
 	return b, nil
@@ -193,7 +212,11 @@ func (fr *Reader) fill(n int) error {
 		fr.lo = 0
 	}
 	for fr.hi-fr.lo < n {
-		m, err := fr.r.Read(fr.buf[fr.hi:])
+		r := fr.r
+		if fr.hi > fr.lo {
+			r = rest{fr}
+		}
+		m, err := r.Read(fr.buf[fr.hi:])
 		fr.hi += m
 		if fr.hi-fr.lo >= n {
 			break
@@ -213,6 +236,7 @@ func (fr *Reader) fill(n int) error {
 // from any more.
 func (fr *Reader) Handoff() *Reader {
 	nr := NewReader(fr.r)
+	nr.Stalled = fr.Stalled
 	nr.hi = copy(nr.buf, fr.buf[fr.lo:fr.hi])
 	return nr
 }
@@ -248,7 +272,7 @@ func (fr *Reader) Data(size, msize uint32, dst []byte) (int, error) {
 	fr.lo += HeaderSize + 4
 	got := copy(dst[:n], fr.buf[fr.lo:fr.hi])
 	fr.lo += got
-	if _, err := io.ReadFull(fr.r, dst[got:n]); err != nil {
+	if _, err := io.ReadFull(rest{fr}, dst[got:n]); err != nil {
 		return 0, noEOF(err)
 	}
 	return int(n), nil
