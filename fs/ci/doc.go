@@ -92,9 +92,12 @@ order, with a newline behind each F. A part of a line waits 50 ms for its rest.
 Our files have mode 0444, in directories of 0555. Artifacts keep their modes,
 plus read permission for the owner. A user that may read a run may read all of
 it: the mode of an artifact is kept and bars no reader, as ID.tar holds the
-artifact too. Only a ctl can be written. A sealed run's files have the time of
-its end. A qid.path is a hash of the file's path, below 2^56. A qid.vers is 0
-where a file may still change; in a sealed run it comes from the run's score.
+artifact too. Times are kept to the nanosecond, before 1970 too, where the
+client can be told: 9P2000 and SFTP have whole seconds from 1970 on, and say
+1970 of all that is older; bsdtar(1) unpacks a fraction before 1970 wrong. Only
+a ctl can be written. A sealed run's files have the time of its end. A qid.path
+is a hash of the file's path, below 2^56. A qid.vers is 0 where a file may still
+change; in a sealed run it comes from the run's score.
 
 A ctl has mode 0666, and takes commands from authenticated users: over a Unix
 socket from the executor's own user and root. An unauthenticated user does not

@@ -386,12 +386,20 @@ func (l *lister) ListAt(ls []os.FileInfo, _ int64) (int, error) {
 // An info is a Stat as an os.FileInfo with its owners. An alias is a link.
 type info struct{ st fs.Stat }
 
-func (i info) Name() string       { return i.st.Name }
-func (i info) ModTime() time.Time { return i.st.ModTime }
-func (i info) Uid() uint32        { return i.st.UID }
-func (i info) Gid() uint32        { return i.st.GID }
-func (i info) IsDir() bool        { return i.Mode().IsDir() }
-func (i info) Sys() any           { return nil }
+func (i info) Name() string { return i.st.Name }
+
+// ModTime is never before 1970: the protocol has unsigned seconds, in which such
+// a time would be one of this century.
+func (i info) ModTime() time.Time {
+	if i.st.ModTime.Unix() < 0 {
+		return time.Unix(0, 0)
+	}
+	return i.st.ModTime
+}
+func (i info) Uid() uint32 { return i.st.UID }
+func (i info) Gid() uint32 { return i.st.GID }
+func (i info) IsDir() bool { return i.Mode().IsDir() }
+func (i info) Sys() any    { return nil }
 
 func (i info) Mode() iofs.FileMode {
 	if i.st.Mode&iofs.ModeSymlink != 0 {
