@@ -50,7 +50,7 @@ func doctorCommand(ctx context.Context, args []string) (int, error) {
 
 func examine(ctx context.Context) []finding {
 	var all []finding
-	tool := func(name, pkg string, optional bool) bool {
+	program := func(name, pkg string, optional bool) bool {
 		f := finding{what: name, optional: optional}
 		path, err := exec.LookPath(name)
 		if f.has = path; err != nil {
@@ -59,9 +59,13 @@ func examine(ctx context.Context) []finding {
 		all = append(all, f)
 		return err == nil
 	}
-	tool("git", "git", false)
-	qemu := tool("qemu-system-x86_64", "qemu-system-x86", false)
-	tool("mkfs.ext4", "e2fsprogs", false)
+	program("git", "git", false)
+	qemu := program("qemu-system-x86_64", "qemu-system-x86", false)
+	program("mkfs.ext4", "e2fsprogs", false)
+	for _, name := range []string{"mk", "guest"} { // they go into the machine
+		path, err := tool(name)
+		all = append(all, finding{what: name, has: path, lacks: err})
+	}
 
 	cache, err := home.Cache()
 	var image *vm.Image
@@ -74,9 +78,9 @@ func examine(ctx context.Context) []finding {
 		core.has = image.Label + " " + image.Digest
 	case core.lacks == nil:
 		core.lacks = errors.New("9ci image build")
-		tool("mmdebstrap", "mmdebstrap", false)
-		tool("mkfs.erofs", "erofs-utils", false)
-		tool("xz", "xz-utils", false)
+		program("mmdebstrap", "mmdebstrap", false)
+		program("mkfs.erofs", "erofs-utils", false)
+		program("xz", "xz-utils", false)
 	}
 	all = append(all, core)
 	if qemu && image != nil {
@@ -86,7 +90,7 @@ func examine(ctx context.Context) []finding {
 		}
 		all = append(all, f)
 	}
-	tool("fusermount3", "fuse3", true)
+	program("fusermount3", "fuse3", true)
 
 	dir, err := ninep.Namespace()
 	all = append(all, finding{what: "namespace", has: dir, lacks: err})

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	iofs "io/fs"
 
 	"9ci/cmd/internal/show"
 	"9ci/fs"
@@ -48,10 +49,40 @@ func lsCommand(ctx context.Context, args []string) (int, error) {
 			if st.Target != "" {
 				target = " -> " + show.Out.Name(st.Target)
 			}
-			show.Out.Printf("%v %10d %s %s%s\n", st.Mode, st.Size, ci.FormatTime(st.ModTime), show.Out.Name(st.Name), target)
+			show.Out.Printf("%s %10d %s %s%s\n", modeString(st.Mode), st.Size, ci.FormatTime(st.ModTime), show.Out.Name(st.Name), target)
 		}
 	}
 	return 0, nil
+}
+
+// modeString returns a mode as ls(1) prints it.
+func modeString(m iofs.FileMode) string {
+	b := []byte("-rwxrwxrwx")
+	switch { // an alias is a link and a directory
+	case m&iofs.ModeSymlink != 0:
+		b[0] = 'l'
+	case m.IsDir():
+		b[0] = 'd'
+	}
+	for i := range 9 {
+		if m&(1<<(8-i)) == 0 {
+			b[1+i] = '-'
+		}
+	}
+	for _, x := range []struct {
+		bit iofs.FileMode
+		at  int
+		c   byte
+	}{{iofs.ModeSetuid, 3, 's'}, {iofs.ModeSetgid, 6, 's'}, {iofs.ModeSticky, 9, 't'}} {
+		if m&x.bit == 0 {
+			continue
+		}
+		if b[x.at] == '-' {
+			x.c -= 'a' - 'A' // it cannot be executed
+		}
+		b[x.at] = x.c
+	}
+	return string(b)
 }
 
 func readDir(ctx context.Context, d fs.Dir) ([]fs.Stat, error) {

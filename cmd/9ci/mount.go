@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"9ci/proto/fuse"
 )
@@ -18,6 +19,10 @@ func mountCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	dir := f.Arg(0)
+	// The kernel may know the attributes still, but asks the server for these.
+	if err := syscall.Statfs(dir, new(syscall.Statfs_t)); errors.Is(err, syscall.ENOTCONN) {
+		return exitError, fmt.Errorf("%s is a stale mount, whose server is gone: fusermount3 -u %s", dir, dir)
+	}
 	if fi, err := os.Stat(dir); err != nil {
 		return exitError, err
 	} else if !fi.IsDir() {

@@ -45,7 +45,7 @@ func tool(name string) (string, error) {
 			return p, nil
 		}
 	}
-	return "", fmt.Errorf("%s is not beside %s: mk install puts it there", name, self)
+	return "", fmt.Errorf("%s is not beside %s, nor in ../lib/9ci: mk install puts it there", name, self)
 }
 
 // newHost makes the executor of this process for one repository.

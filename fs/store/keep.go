@@ -229,6 +229,7 @@ func (s *Store) Forget(id string) error {
 	case r.owner != s.token && s.alive(r.owner):
 		return fmt.Errorf("store: forget %s: it belongs to a process that runs: %w", id, ErrInUse)
 	}
+	s.dropLease(id)
 	if err := s.remove(r, false); err != nil {
 		return fmt.Errorf("store: forget %s: %w", id, err)
 	}

@@ -184,6 +184,18 @@ func TestEvictSparesReaders(t *testing.T) {
 	wantRuns(t, s)
 }
 
+// A run is forgotten at once after it was read, though a policy would spare it for a
+// while.
+func TestForgetAfterRead(t *testing.T) {
+	s := newStore(t)
+	id := writeRun(t, s, commitA, treeA, "passed", 0)
+	mustReadText(t, NewTree(s, nil), "ci/"+id+"/stdout")
+	if err := s.Forget(id); err != nil {
+		t.Errorf("Forget right after a read = %v", err)
+	}
+	wantRuns(t, s)
+}
+
 // What was in use when the policy wanted it gone goes a little later.
 func TestEvictTriesAgain(t *testing.T) {
 	s := newStore(t)

@@ -16,7 +16,7 @@ import (
 // run's directory is open and locked shared, which other processes see. A
 // reader that opens a file of the run has the lease until it closes the file.
 // The lease lasts leaseTime longer, so that a client that copies a run file by
-// file does not lose it between two files.
+// file does not lose it between two files to a policy; Forget ends it at once.
 type lease struct {
 	disk.Place // the run
 
@@ -118,6 +118,16 @@ func (s *Store) dropLeases() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dropIdle()
+}
+
+// dropLease ends the lease of a run if it has no users: a user that asks for a run to
+// go does not mean to wait for a reader that may come back.
+func (s *Store) dropLease(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.leases[id]; l != nil && l.users == 0 {
+		s.drop(id, l)
+	}
 }
 
 // leased reports whether the run has a lease of this Store. s.mu is held.
