@@ -12,10 +12,24 @@ const pageSize = 256
 
 // Entries yields the entries of a directory, a page at a time. An error comes
 // last, with no entry.
-func Entries(ctx context.Context, d Dir) iter.Seq2[Stat, error] {
+func Entries(ctx context.Context, d Dir) iter.Seq2[Stat, error] { return entries(ctx, d.ReadDir) }
+
+// Names yields what Entries does, but Name, Cookie and the type in Mode alone need
+// to be right. Where d has a method ReadNames, which need not ask a server about
+// each entry, it is called.
+func Names(ctx context.Context, d Dir) iter.Seq2[Stat, error] {
+	if n, ok := d.(interface {
+		ReadNames(ctx context.Context, after uint64, n int) ([]Stat, error)
+	}); ok {
+		return entries(ctx, n.ReadNames)
+	}
+	return Entries(ctx, d)
+}
+
+func entries(ctx context.Context, read func(ctx context.Context, after uint64, n int) ([]Stat, error)) iter.Seq2[Stat, error] {
 	return func(yield func(Stat, error) bool) {
 		for after := uint64(0); ; {
-			list, err := d.ReadDir(ctx, after, pageSize)
+			list, err := read(ctx, after, pageSize)
 			for _, st := range list {
 				if !yield(st, nil) {
 					return

@@ -30,7 +30,7 @@ func lsCommand(ctx context.Context, args []string) (int, error) {
 		defer p.close()
 		list := []fs.Stat{}
 		if d, ok := n.(fs.Dir); ok {
-			list, err = readDir(ctx, d)
+			list, err = readDir(ctx, d, *long)
 		} else {
 			var st fs.Stat
 			st, err = n.Stat(ctx)
@@ -85,9 +85,14 @@ func modeString(m iofs.FileMode) string {
 	return string(b)
 }
 
-func readDir(ctx context.Context, d fs.Dir) ([]fs.Stat, error) {
+// readDir lists a directory. If it is not for long, only the names are right.
+func readDir(ctx context.Context, d fs.Dir, long bool) ([]fs.Stat, error) {
 	var list []fs.Stat
-	for st, err := range fs.Entries(ctx, d) {
+	entries := fs.Names(ctx, d)
+	if long {
+		entries = fs.Entries(ctx, d)
+	}
+	for st, err := range entries {
 		if err != nil {
 			return list, err
 		}

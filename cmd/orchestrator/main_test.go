@@ -67,7 +67,8 @@ func TestManualCommands(t *testing.T) {
 		t.Fatalf("the manual's list is %.40q, and there are %d commands", line, len(names))
 	}
 	for _, m := range names {
-		if !regexp.MustCompile(`\b` + string(m[1]) + `\b`).MatchString(line) {
+		word, row := `\b`+string(m[1])+`\b`, `(?m)^//\t`+string(m[1])+` `
+		if !regexp.MustCompile(word).MatchString(line) && !regexp.MustCompile(row).Match(manual) {
 			t.Errorf("the manual does not have the command %s", m[1])
 		}
 	}

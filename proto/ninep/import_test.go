@@ -1,12 +1,15 @@
 package ninep
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	iofs "io/fs"
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -193,6 +196,54 @@ func (c *countedConn) Write(p []byte) (int, error) {
 }
 
 // A reader gives up, and the tree's read with it.
+// A listing of names asks the server about no entry.
+func TestImportNames(t *testing.T) {
+	many := testtree.NewDir("many", 100)
+	for i := range 600 {
+		many.Add(testtree.NewNode(fmt.Sprintf("file%d", i), uint64(i)+1000, 0o444, "x"))
+	}
+	root, _ := testtree.New()
+	root.Add(many)
+	dialects(t, func(t *testing.T, d Dialect) {
+		var trace lockedBuffer
+		c := importTest(t, &Server{Root: root, Trace: &trace}, d)
+		dir := walk(t, c.Root(), "many").(fs.Dir)
+		asked := func() int { return strings.Count(trace.String(), "Tgetattr") + strings.Count(trace.String(), "Tstat") }
+		before := asked()
+		seen := make(map[string]bool)
+		for st, err := range fs.Names(t.Context(), dir) {
+			if err != nil || st.IsDir() {
+				t.Fatalf("Names: %+v, %v", st, err)
+			}
+			seen[st.Name] = true
+		}
+		if len(seen) != 600 || !seen["file599"] {
+			t.Errorf("Names yields %d names, want 600", len(seen))
+		}
+		if n := asked() - before; n != 0 {
+			t.Errorf("Names asked about %d files", n)
+		}
+	})
+}
+
+// A lockedBuffer is a bytes.Buffer for several goroutines.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
 func TestImportCancel(t *testing.T) {
 	dialects(t, func(t *testing.T, d Dialect) {
 		root, log := testtree.New()

@@ -98,7 +98,7 @@ func (n *importedDir) readDirLinux(ctx context.Context, after uint64, count int)
 	if goesOn {
 		burst = max(burst, farBurst)
 	}
-	sts, err := n.readDirBurst(ctx, after, burst)
+	sts, err := n.readDirBurst(ctx, after, burst, n.stats)
 	if err != nil || len(sts) == 0 {
 		return nil, err
 	}
@@ -107,8 +107,22 @@ func (n *importedDir) readDirLinux(ctx context.Context, after uint64, count int)
 	return now, nil
 }
 
-// readDirBurst asks for at most count entries behind a cookie.
-func (n *importedDir) readDirBurst(ctx context.Context, after uint64, count int) ([]fs.Stat, error) {
+// ReadNames is ReadDir without a question about each entry. In 9P2000.L a listing
+// has the names and types alone; in 9P2000 it has all.
+func (n *importedDir) ReadNames(ctx context.Context, after uint64, count int) ([]fs.Stat, error) {
+	if count <= 0 || n.c.link.dialect == Plan9 {
+		return n.ReadDir(ctx, after, count)
+	}
+	sts, err := n.readDirBurst(ctx, after, count, func(_ context.Context, sts []fs.Stat) ([]fs.Stat, error) { return sts, nil })
+	if err != nil {
+		return nil, n.fail("readdir", err)
+	}
+	return sts, nil
+}
+
+// readDirBurst asks for at most count entries behind a cookie. fill completes
+// them, and may drop some.
+func (n *importedDir) readDirBurst(ctx context.Context, after uint64, count int, fill func(context.Context, []fs.Stat) ([]fs.Stat, error)) ([]fs.Stat, error) {
 	// Rounds that bring nothing to show, only "." and "..", or names that
 	// vanished, are few where the peer is honest.
 	for range 100 {
@@ -132,7 +146,7 @@ func (n *importedDir) readDirBurst(ctx context.Context, after uint64, count int)
 		if err != nil || last == after {
 			return nil, err
 		}
-		if sts, err = n.stats(ctx, sts); len(sts) > 0 || err != nil {
+		if sts, err = fill(ctx, sts); len(sts) > 0 || err != nil {
 			return sts, err
 		}
 		after = last
