@@ -60,7 +60,7 @@ func (r revisions) find(ctx context.Context, rev string) (fs.Node, error) {
 		if !ok {
 			return n, nil
 		}
-		st := fs.DirStat(rev, qidOf(join(join(r.ns, r.name), rev)), started)
+		st := fs.DirStat(rev, qidOf(join(join(r.ns, r.name), rev)), b.status.Time)
 		st.Mode |= iofs.ModeSymlink
 		st.Target = ".." + b.share.path() + "/" + sub
 		return alias{dir, st}, nil
