@@ -15,10 +15,10 @@ var (
 	ErrNoRule   = errors.New("don't know how to make") // there is neither a file nor a rule
 )
 
-// A SyntaxError says why a mkfile cannot be read.
+// A SyntaxError says why a mkfile, or what it includes, cannot be read.
 type SyntaxError struct {
 	File string // the mkfile, as it was named
-	Line int    // the line that mk names, from 1; of a header it is the line after
+	Line int    // on which what is wrong begins, from 1
 	Msg  string // what is wrong, in mk's words
 }
 

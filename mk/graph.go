@@ -336,7 +336,7 @@ func (r *run) ambiguous(n *node) {
 		}
 	}
 	if bad {
-		r.exit("ambiguous recipes for %s", n.name)
+		panic(bail{fmt.Errorf("ambiguous recipes for %s", n.name)})
 	}
 	if going {
 		n.dropArcs()

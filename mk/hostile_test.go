@@ -206,10 +206,10 @@ func TestConcurrent(t *testing.T) {
 func TestSyntaxError(t *testing.T) {
 	_, _, stderr, err := try(t, t.Context(), "A=1\nB=2\nwhat\n")
 	var e *mk.SyntaxError
-	if !errors.As(err, &e) || e.File != "mkfile" || e.Line != 4 {
+	if !errors.As(err, &e) || e.File != "mkfile" || e.Line != 3 {
 		t.Errorf("error %#v", err)
 	}
-	if want := "mk: mkfile:4: syntax error; expected one of :<=\n"; stderr != want {
+	if want := "mk: mkfile:3: syntax error; expected one of :<=\n"; stderr != want {
 		t.Errorf("stderr %q, want %q", stderr, want)
 	}
 }
@@ -285,7 +285,7 @@ t`+"`{touch ran}"+` u:V: $A v
 // does not hold up the error.
 func TestIncludeEndless(t *testing.T) {
 	_, _, stderr, err := try(t, t.Context(), "<|echo nonsense\\; yes\n")
-	if want := "mk: echo nonsense; yes:2: syntax error; expected one of :<=\n"; err == nil || stderr != want {
+	if want := "mk: echo nonsense; yes:1: syntax error; expected one of :<=\n"; err == nil || stderr != want {
 		t.Errorf("%v, stderr %q, want %q", err, stderr, want)
 	}
 }

@@ -60,7 +60,7 @@ type Job struct {
 	Stem    string   // what the pattern of a meta-rule matched
 	Recipe  string   // as mk prints it
 	File    string   // where the rule is
-	Line    int      // of its header
+	Line    int      // on which its header begins
 }
 
 // Plan returns the jobs that Run would run, in the order of a Run with an NPROC of
@@ -77,7 +77,7 @@ func (m *Mkfile) Plan(ctx context.Context, targets ...string) (jobs []Job, err e
 			Stem:    j.stem,
 			Recipe:  r.echo(j.rule.recipe, j.rule.shell.dialect),
 			File:    j.rule.file,
-			Line:    j.rule.line - 1,
+			Line:    j.rule.line,
 		})
 	})
 	return jobs, err

@@ -42,10 +42,17 @@ loop:
 			for i < in.end && plain[in.buf[i]] {
 				i++
 			}
+			if len(b) == 0 && i > in.pos {
+				p.at = in.line
+			}
 			b = p.grow(append(b, in.buf[in.pos:i]...))
 			in.pos = i
 		}
-		switch c := in.next(true); c {
+		c := in.next(true)
+		if len(b) == 0 && c != '\n' {
+			p.at = in.line
+		}
+		switch c {
 		case eof:
 			line := cutNUL(b)
 			return string(line), len(line) > 0

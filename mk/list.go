@@ -15,7 +15,7 @@ type Rule struct {
 	Meta    bool     // the target is a pattern: a regular expression with R in Attr
 	Recipe  string   // as it is written, less the white space that begins its lines
 	File    string   // the mkfile
-	Line    int      // of the header's last line, from 1
+	Line    int      // on which the header begins, from 1
 }
 
 // A Var is a variable and where it was first assigned: nowhere, if it comes
@@ -26,7 +26,7 @@ type Var struct {
 	Known    bool     // false where only a command that was not run could tell
 	Exported bool     // recipes get it in their environment
 	File     string   // the mkfile, or ""
-	Line     int      // of the assignment, or 0
+	Line     int      // on which the assignment begins, or 0
 }
 
 // Rules returns the rules without patterns, then the meta-rules, each kind in
@@ -44,7 +44,7 @@ func (m *Mkfile) Rules() []Rule {
 			Meta:    r.attr&meta != 0,
 			Recipe:  r.recipe,
 			File:    r.file,
-			Line:    r.line - 1,
+			Line:    r.line,
 		}
 		if r.prog != nil {
 			out.Prog = *r.prog

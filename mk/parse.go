@@ -33,6 +33,7 @@ type parser struct {
 	procs *procs
 	in    *input // nil outside of a file
 	file  string
+	at    int // the line on which the statement begins that is read
 	shell *shell
 	buf   []byte
 	slab  []rule // rules to come
@@ -129,7 +130,7 @@ func (p *parser) parseFile(name string) {
 // that follow. An included file starts with the default shell, and leaves its
 // includer's as it was.
 func (p *parser) parse(name string, r io.Reader, override bool) {
-	shell, file, in := p.shell, p.file, p.in
+	shell, file, at, in := p.shell, p.file, p.at, p.in
 	p.startShell()
 	p.file, p.in = name, newInput(r)
 	for {
@@ -142,7 +143,7 @@ func (p *parser) parse(name string, r io.Reader, override bool) {
 		}
 		p.statement(line, override)
 	}
-	p.file, p.in = file, in
+	p.file, p.at, p.in = file, at, in
 	p.shell = shell
 	p.set(p.lookup("MKSHELL"), shell.argv)
 }
@@ -150,13 +151,12 @@ func (p *parser) parse(name string, r io.Reader, override bool) {
 // statement reads a line, and the recipe that belongs to it. The first
 // unquoted one of :, = and < decides what it is.
 func (p *parser) statement(line string, override bool) {
-	hline := p.in.line
 	i := p.charin(line, ":=<")
 	if i < 0 && !p.known(line) {
 		return
 	}
 	if i < 0 {
-		p.syntax(hline, "expected one of :<=")
+		p.syntax(p.at, "expected one of :<=")
 	}
 	kind, head, tail := line[i], line[:i], line[i+1:]
 	var attr attr
@@ -171,7 +171,7 @@ func (p *parser) statement(line string, override bool) {
 	}
 	names := p.words(head)
 	if names[0] == "" && (kind == '=' || kind == ':') {
-		p.syntax(p.in.line-1, "no var on left side of assignment/rule")
+		p.syntax(p.at, "no var on left side of assignment/rule")
 	}
 	words := p.words(tail)
 
@@ -181,12 +181,12 @@ func (p *parser) statement(line string, override bool) {
 	case '|':
 		p.includeProgram(strings.Join(words, " "))
 	case ':':
-		h := &header{targets: names, tail: words, prog: prog, file: p.file, line: hline, shell: p.shell}
+		h := &header{targets: names, tail: words, prog: prog, file: p.file, line: p.at, shell: p.shell}
 		h.recipe = p.recipe()
 		p.addRules(h, attr)
 	case '=':
 		if len(names) > 1 {
-			p.syntax(p.in.line, "multiple vars on left side of assignment")
+			p.syntax(p.at, "multiple vars on left side of assignment")
 		}
 		p.assign(names[0], words, attr, override)
 	}
@@ -229,7 +229,7 @@ func (p *parser) ruleAttr(s string) (a attr, prog *string, rest string) {
 		case 'P':
 			j := strings.IndexByte(s[i:], ':')
 			if j < 0 {
-				p.syntax(p.in.line, "missing trailing :")
+				p.syntax(p.at, "missing trailing :")
 			}
 			text := s[i+1 : i+j]
 			prog = &text
@@ -246,7 +246,7 @@ func (p *parser) ruleAttr(s string) (a attr, prog *string, rest string) {
 			p.unknownAttr(c)
 		}
 	}
-	p.syntax(p.in.line, "missing trailing :")
+	p.syntax(p.at, "missing trailing :")
 	return
 }
 
@@ -256,7 +256,7 @@ func (p *parser) unknownAttr(c byte) {
 	if c < utf8.RuneSelf {
 		name = string(rune(c))
 	}
-	p.syntax(p.in.line, "unknown attribute '%s'", name)
+	p.syntax(p.at, "unknown attribute '%s'", name)
 }
 
 // maxDepth is how deep includes nest before the next one is skipped, as where
@@ -268,7 +268,7 @@ const (
 
 func (p *parser) include(name string) {
 	if name == "" {
-		p.syntax(p.in.line, "missing include file name")
+		p.syntax(p.at, "missing include file name")
 	}
 	if !p.known(name) {
 		return
@@ -288,7 +288,7 @@ func (p *parser) include(name string) {
 
 func (p *parser) nest(name string, r io.Reader) {
 	if p.count++; p.count > maxIncludes {
-		p.syntax(p.in.line, "more than %d includes", maxIncludes)
+		p.syntax(p.at, "more than %d includes", maxIncludes)
 	}
 	p.depth++
 	p.parse(name, r, false)
@@ -298,7 +298,7 @@ func (p *parser) nest(name string, r io.Reader) {
 // includeProgram reads the output of a command, which must succeed.
 func (p *parser) includeProgram(cmd string) {
 	if cmd == "" {
-		p.syntax(p.in.line, "missing include program name")
+		p.syntax(p.at, "missing include program name")
 	}
 	if !p.cfg.Exec {
 		p.partial = true
@@ -333,7 +333,7 @@ func (p *parser) assign(name string, words []string, a attr, override bool) {
 		v.noExport = true
 	}
 	if v.line == 0 {
-		v.file, v.line = p.file, p.in.line-1
+		v.file, v.line = p.file, p.at
 	}
 }
 
@@ -365,14 +365,6 @@ func (p *parser) command(b []byte, text string) []byte {
 	return b
 }
 
-// line is the number mk gives in reports.
-func (p *parser) line() int {
-	if p.in == nil {
-		return 0
-	}
-	return p.in.line
-}
-
 // report prints a syntax error that does not end the reading.
 func (p *parser) report(line int, format string, args ...any) {
 	msg := "syntax error; " + fmt.Sprintf(format, args...)
@@ -385,7 +377,7 @@ func (p *parser) syntax(line int, format string, args ...any) {
 	panic(bail{&SyntaxError{p.file, line, "syntax error; " + fmt.Sprintf(format, args...)}})
 }
 
-// exit bails out after a message that was printed.
+// exit bails out of a statement after a message that was printed.
 func (p *parser) exit(format string, args ...any) {
-	panic(bail{fmt.Errorf(format, args...)})
+	panic(bail{&SyntaxError{p.file, p.at, fmt.Sprintf(format, args...)}})
 }

@@ -1,6 +1,7 @@
 package mk
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -134,7 +135,8 @@ func (p *parser) addRule(h *header, target string, a attr) {
 	if a&regular != 0 {
 		pattern, err := compile(target)
 		if err != nil {
-			p.out.fail("%s:%d: regular expression error; %s", h.file, h.line, err)
+			p.out.error(fmt.Sprintf("mk: %s:%d: regular expression error; %s\n", h.file, h.line, err))
+			p.exit("regular expression error; %s", err)
 		}
 		r.pattern = pattern
 	}

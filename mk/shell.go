@@ -66,7 +66,7 @@ func (p *parser) charin(s, set string) int {
 		case p.shell.quotes(c):
 			j := p.shell.closing(s, i+1, c)
 			if j < 0 {
-				p.report(p.line(), "missing closing '")
+				p.report(p.at, "missing closing '")
 				return -1
 			}
 			i = j
@@ -81,7 +81,7 @@ func (p *parser) charin(s, set string) int {
 		}
 	}
 	if vargen {
-		p.report(p.line(), "missing closing } in pattern generator")
+		p.report(p.at, "missing closing } in pattern generator")
 	}
 	return -1
 }

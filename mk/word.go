@@ -148,13 +148,13 @@ func (p *parser) variable(s string) (list []string, rest string) {
 		return p.value(name), s[1:]
 	}
 	if s == "" || s[0] != ':' {
-		p.report(p.line(), "bad variable name <%s>", name)
+		p.report(p.at, "bad variable name <%s>", name)
 		return nil, s
 	}
 	s = s[1:]
 	end := p.charin(s, "}")
 	if end < 0 {
-		p.syntax(p.line(), "missing '}': %s", whole)
+		p.syntax(p.at, "missing '}': %s", whole)
 	}
 	pattern, rest := s[:end], s[end+1:]
 	v := p.vars[name]
@@ -169,7 +169,7 @@ func (p *parser) variable(s string) (list []string, rest string) {
 func (p *parser) name(s string) (name, rest string) {
 	n := nameLen(s)
 	if n == 0 {
-		p.report(p.line(), "missing variable name <%s>", s)
+		p.report(p.at, "missing variable name <%s>", s)
 	}
 	return s[:n], s[n:]
 }

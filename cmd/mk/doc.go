@@ -87,6 +87,8 @@
 //     among these has ended. Mk waits for the recipes, kills them after five
 //     seconds, removes their targets with attribute D, and dies of the signal.
 //   - Includes nest 1,000 deep; the next one is skipped with a warning.
+//   - A message gives the line on which the statement begins; theirs gives the
+//     line after its end.
 //   - -dp and -dg print small numbers for addresses.
 //
 // A line and the output of a `{command} are limited to 64 MiB, a recipe to 256
