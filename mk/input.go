@@ -3,7 +3,6 @@ package mk
 import (
 	"io"
 	"syscall"
-	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,16 +12,16 @@ type input struct {
 	r        io.Reader
 	buf      []byte
 	pos, end int
-	line     int  // the line of the next byte
-	cr       bool // a \r that stood between a backslash and something else is due
-	again    bool // a backslash that ends the file is read twice
-	failed   bool
+	line     int   // the line of the next byte
+	cr       bool  // a \r that stood between a backslash and something else is due
+	again    bool  // a backslash that ends the file is read twice
+	err      error // of r, io.EOF at its end
 }
 
 const eof = -1
 
 func newInput(r io.Reader) *input {
-	return &input{r: r, buf: make([]byte, bsize+utf8.UTFMax), line: 1}
+	return &input{r: r, buf: make([]byte, bsize), line: 1}
 }
 
 // get returns the next byte, or eof.
@@ -46,53 +45,22 @@ func (in *input) unget(c int) {
 	}
 }
 
-// fill reads more, keeping the last byte for unget. It reads on where the
-// bytes end inside a rune; if the file does too, that rune is not there.
+// fill reads more, keeping the last byte for unget.
 func (in *input) fill() bool {
 	keep := min(in.end, 1)
 	copy(in.buf, in.buf[in.end-keep:in.end])
 	in.pos, in.end = keep, keep
-	for tries := 0; !in.failed && tries < 100; tries++ {
-		n, err := in.r.Read(in.buf[in.end : len(in.buf)-utf8.UTFMax])
-		in.end += n
-		part := partial(in.buf[in.pos:in.end])
-		if err != nil {
-			in.failed = true
-			in.end -= part
-		} else if part > 0 {
-			continue
-		}
-		if in.end > in.pos {
+	for tries := 0; in.err == nil && tries < 100; tries++ {
+		var n int
+		n, in.err = in.r.Read(in.buf[in.end:])
+		if in.end += n; n > 0 {
 			return true
 		}
 	}
+	if in.err == nil {
+		in.err = io.ErrNoProgress
+	}
 	return false
-}
-
-// partial returns how many bytes at the end of b are the beginning of a rune
-// or, since bio(3) looks at so many at once, might have been.
-func partial(b []byte) int {
-	i := max(len(b)-utf8.UTFMax, 0)
-	for i > 0 && b[i-1] >= utf8.RuneSelf {
-		i-- // to where a rune is sure to begin
-	}
-	for i < len(b) {
-		need := 1
-		switch c := b[i]; {
-		case c >= 0xf0:
-			need = 4
-		case c >= 0xe0:
-			need = 3
-		case c >= utf8.RuneSelf:
-			need = 2
-		}
-		if need > len(b)-i {
-			return len(b) - i
-		}
-		_, n := utf8.DecodeRune(b[i:])
-		i += n
-	}
-	return 0
 }
 
 // next is get without escaped newlines. They vanish, or where elide is false

@@ -2,8 +2,6 @@ package mk
 
 import (
 	"bytes"
-	"strings"
-	"unicode/utf8"
 )
 
 // maxLine bounds a line of a mkfile outside recipes, and with it the output of
@@ -14,7 +12,8 @@ const (
 )
 
 // unknown stands in a line for what a command that was not run would have
-// printed. It cannot occur in UTF-8.
+// printed. It cannot occur in UTF-8; a mkfile that has this byte is taken for one
+// with a command there.
 const unknown = "\xff"
 
 // plain marks the bytes that are copied as they are outside quotes.
@@ -30,7 +29,7 @@ var plain = func() (t [256]bool) {
 
 // assemble reads the next line that is not blank, without comments and
 // escaped newlines, and with the output of its commands. It returns false at
-// the end of the file. What follows a NUL is dropped, as in C.
+// the end of the file.
 func (p *parser) assemble() (string, bool) {
 	in := p.in
 	b := p.buf[:0]
@@ -54,8 +53,7 @@ loop:
 		}
 		switch c {
 		case eof:
-			line := cutNUL(b)
-			return string(line), len(line) > 0
+			return p.noNUL(b), len(b) > 0
 		case '\r':
 		case '\n':
 			if len(b) > 0 {
@@ -86,7 +84,16 @@ loop:
 			b = p.grow(append(b, byte(c)))
 		}
 	}
-	return string(cutNUL(b)), true
+	return p.noNUL(b), true
+}
+
+// noNUL returns b as a string. It bails out where b has a NUL, which neither a name
+// nor a variable can have.
+func (p *parser) noNUL(b []byte) string {
+	if bytes.IndexByte(b, 0) >= 0 {
+		p.syntax(p.at, "NUL byte")
+	}
+	return string(b)
 }
 
 // grow returns b, and bails out where it is longer than a line may be.
@@ -115,10 +122,9 @@ func (p *parser) backquote(b []byte) []byte {
 		c = skip()
 	}
 	start := len(b)
-	for ; c > 0; c = in.next(false) {
+	for ; c != eof; c = in.next(false) {
 		if c == int(term) {
-			cmd := p.runes(string(cutNUL(append(b[start:], '\n'))))
-			return p.command(b[:start], cmd)
+			return p.command(b[:start], string(append(b[start:], '\n')))
 		}
 		if c == '\n' {
 			break
@@ -164,7 +170,7 @@ func (p *parser) recipe() string {
 	if len(b) == 0 {
 		return ""
 	}
-	return p.runes(string(cutNUL(b)))
+	return string(b)
 }
 
 func cutNUL(b []byte) []byte {
@@ -172,23 +178,4 @@ func cutNUL(b []byte) []byte {
 		return b[:i]
 	}
 	return b
-}
-
-// runes returns s with each byte that is not UTF-8 replaced by U+FFFD, but
-// for the byte unknown where there can be one.
-func (p *parser) runes(s string) string {
-	if utf8.ValidString(s) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && s[i] == unknown[0] && !p.cfg.Exec {
-			b.WriteByte(s[i])
-		} else {
-			b.WriteRune(r)
-		}
-		i += n
-	}
-	return b.String()
 }

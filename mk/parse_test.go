@@ -85,3 +85,34 @@ D=` + "`{echo x\\\ny}" + `
 		}
 	}
 }
+
+// The bytes of a recipe reach its shell, and those of names and variables
+// everything, as they are.
+func TestBytes(t *testing.T) {
+	for _, recipe := range []string{
+		"cat <<'E'\ncaf\xe9 \xff\xfe \xe2\x82 \xf0\n\r\rE\nE\n",
+		"cat <<'E'\n" + strings.Repeat("\xe2\x82\xac", 100_000) + "\nE\n",
+		"cat <<'E'\nend\r\n\\ \t \nE\n",
+		"printf '\xe2\x82'", // the file ends within a rune
+		"cat <<'E'\na\x00b\nE\n",
+	} {
+		text := "MKSHELL=cat\nall:VQE:\n\t" + strings.ReplaceAll(recipe, "\n", "\n\t")
+		text = strings.TrimSuffix(text, "\t")
+		if _, stdout, stderr, err := try(t, t.Context(), text); err != nil || stdout != recipe {
+			t.Errorf("recipe %.60q came out as %.60q: %v, %q", recipe, stdout, err, stderr)
+		}
+	}
+	dir, stdout, stderr, err := try(t, t.Context(), "X=caf\xe9\nY=`{printf 'a\xff'}\n$X$Y:Q:\n\ttouch \"$target\"; echo \"$X $target\"\n")
+	if want := "caf\xe9 caf\xe9a\xff\n"; err != nil || stdout != want {
+		t.Errorf("stdout %q, want %q: %v, %q", stdout, want, err, stderr)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "caf\xe9a\xff")); err != nil {
+		t.Error(err)
+	}
+	for _, text := range []string{"a\x00b:\n", "A=1\nX=`{printf '\\000'}\n", "X='\x00'\n", "A\x00"} {
+		_, _, stderr, err := try(t, t.Context(), text)
+		if err == nil || !strings.Contains(stderr, "syntax error; NUL byte") {
+			t.Errorf("Parse(%q) = %v, stderr %q, want NUL byte", text, err, stderr)
+		}
+	}
+}

@@ -155,7 +155,7 @@ func (p *parser) escape(b []byte, c int) []byte {
 			in.again = false
 		}
 		switch {
-		case c == eof || c == 0 && rc:
+		case c == eof:
 			p.syntax(line, "missing closing %c", quote)
 		case c == quote:
 			b = append(b, byte(c))

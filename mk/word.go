@@ -7,7 +7,6 @@ import "strings"
 // is one empty word. A word that comes to nothing although it was quoted ends
 // the list.
 func (p *parser) words(s string) []string {
-	s = p.runes(s)
 	if strings.IndexByte(s, '$') < 0 && strings.IndexByte(s, '\'') < 0 &&
 		strings.IndexByte(s, '\\') < 0 && strings.IndexByte(s, '"') < 0 {
 		return plainWords(s)
