@@ -25,16 +25,15 @@ var rewrite = flag.Bool("update", false, "rewrite the plans and outputs in testd
 // it, a line "arg ARG" adds to the command line, "env NAME=VALUE" to the
 // environment, "time NAME SECONDS" says when a file was modified, "need NAME"
 // names a command without which the case is skipped, "peer differs" says that
-// 9base's mk does something else, and "peer counts" that it only gives the line
-// after the right one. Its files are put in an empty directory, but for plan,
+// 9base's mk does something else, "peer counts" that it only gives the line after
+// the right one, "peer succeeds" that it only exits with 0. Its files are put in an empty directory, but for plan,
 // stdout, stderr, made and exit, which are what comes out.
 type mkCase struct {
 	*txtar.Archive
-	args   []string
-	env    []string
-	times  map[string]int64
-	differ bool
-	late   bool
+	args  []string
+	env   []string
+	times map[string]int64
+	peer  string
 }
 
 // results are the files of an archive that are output, in order.
@@ -69,8 +68,7 @@ func readCase(t *testing.T, name string) *mkCase {
 				t.Skip(err)
 			}
 		case "peer":
-			c.differ = c.differ || rest == "differs"
-			c.late = c.late || rest == "counts"
+			c.peer = rest
 		}
 	}
 	return c
@@ -291,7 +289,7 @@ func TestPeer(t *testing.T) {
 	mk := peer(t)
 	forEachCase(t, func(t *testing.T, name string) {
 		c := readCase(t, name)
-		if c.differ {
+		if c.peer == "differs" {
 			t.Skip("the peer differs here, see the case")
 		}
 		dir := c.dir(t)
@@ -302,8 +300,11 @@ func TestPeer(t *testing.T) {
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		err := cmd.Run()
 		theirs := result(dir, &stdout, &stderr, err)
-		if c.late {
+		switch c.peer {
+		case "counts":
 			theirs["stderr"] = lineBefore(theirs["stderr"])
+		case "succeeds":
+			theirs["exit"] = "1\n"
 		}
 		ours := c.run(t)
 		for _, r := range results[1:] {

@@ -46,7 +46,7 @@ type Config struct {
 	Debug    string // -d: letters of egp
 	Explain  bool   // -e: say why a target is made
 	Missing  bool   // -i: make missing intermediate targets
-	Keep     bool   // -k: go on after errors
+	Keep     bool   // -k: go on after errors, with what does not depend on them
 	NoExec   bool   // -n: print recipes, do not run them
 	Sequence bool   // -s: one argument after the other
 	Touch    bool   // -t: touch targets, do not run recipes

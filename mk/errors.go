@@ -27,7 +27,7 @@ func (e *SyntaxError) Error() string {
 	return e.File + ":" + strconv.Itoa(e.Line) + ": " + e.Msg
 }
 
-// An ExitError says which recipe failed. With Config.Keep a recipe that fails is no error.
+// An ExitError says which recipe failed.
 type ExitError struct {
 	Target string // the first that the recipe was for
 	Status string // "exit(1)", "signal 9"

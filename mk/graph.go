@@ -60,9 +60,8 @@ type stem struct {
 	subs []string // of a regular expression: stem0 to stem9
 }
 
-// graph returns the node of target, with what it is made from.
-func (r *run) graph(target string) *node {
-	n := r.applyRules(target)
+// graph finishes the graph below n.
+func (r *run) graph(n *node) {
 	r.stat()
 	r.walk++
 	r.checkCycle(n)
@@ -72,7 +71,6 @@ func (r *run) graph(target string) *node {
 	r.ambiguous(n)
 	r.walk++
 	r.attribute(n)
-	return n
 }
 
 // maxGraph bounds the depth of the graph: what walks it is recursive.
@@ -95,8 +93,6 @@ func (r *run) applyRules(target string) *node {
 		for i := len(sym.more) - 1; i >= 0; i-- {
 			r.applyRule(n, sym.more[i])
 		}
-	} else if r.command != nil && target == r.command.target {
-		r.applyRule(n, r.command)
 	}
 	for _, rule := range r.meta {
 		r.applyMeta(n, rule)
@@ -140,8 +136,7 @@ func (r *run) applyMeta(n *node, rule *rule) {
 		s.subs = stems(n.name, sub)
 	} else {
 		var ok bool
-		r.shell = rule.shell
-		if s.text, ok = r.match(n.name, rule.target); !ok {
+		if s.text, ok = match(n.name, rule.target); !ok {
 			return
 		}
 	}

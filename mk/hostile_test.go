@@ -228,6 +228,69 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// With Keep the error is that of all that failed, and of nothing else.
+func TestKeep(t *testing.T) {
+	for _, c := range []struct {
+		text    string
+		targets []string
+		want    string
+	}{
+		{"a:V: b c d\nb:V:\n\texit 3\nc:V:\n\ttrue\nd: e\n\ttrue\n", nil, "don't know how to make 'e' in $DIR\nb: exit status=exit(3)"},
+		{"a:V:\n\texit 3\n", []string{"a", "nothing"}, "don't know how to make 'nothing' in $DIR\na: exit status=exit(3)"},
+		{"a b:V:\n\texit 3\n", []string{"nothing"}, "don't know how to make 'nothing' in $DIR"},
+		{"NPROC=2\na:V: b c\nb:V:\n\texit 3\nc:V:\n\ttrue\n", nil, "b: exit status=exit(3)"},
+		{"a:VE:\n\tfalse; true\n", nil, "<nil>"},
+	} {
+		dir := t.TempDir()
+		os.WriteFile(filepath.Join(dir, "mkfile"), []byte(c.text), 0o666)
+		var stderr bytes.Buffer
+		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Exec: true, Keep: true, Stderr: &stderr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = m.Run(t.Context(), c.targets...)
+		if got := strings.ReplaceAll(fmt.Sprint(err), dir, "$DIR"); got != c.want {
+			t.Errorf("Run(%q) of %q = %q, want %q\nstderr %q", c.targets, c.text, got, c.want, &stderr)
+		}
+	}
+}
+
+// No rule is for the goals as a whole, and a name that mk has words for is a name.
+func TestGoals(t *testing.T) {
+	for _, c := range []struct{ name, text, stdout string }{
+		{"meta", "%:VQ:\n\techo $target\n", "a\nb\n"},
+		{"regexp", "'.*':RVQ:\n\techo $target\n", "a\nb\n"},
+		{"name", "'command line arguments':VQ:\n\techo no\na b:V:\n\t: $target\n", ": a b\n"},
+		{"goal", "a:VQ: 'command line arguments'\n\techo $target $prereq\n'command line arguments' b:VQ:\n\techo $target\n",
+			"command line arguments b\na command line arguments\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, stdout, stderr, err := try(t, t.Context(), c.text, "a", "b")
+			if err != nil || stdout != c.stdout {
+				t.Errorf("stdout %q, want %q: %v, %q", stdout, c.stdout, err, stderr)
+			}
+		})
+	}
+}
+
+// A & excludes dots and slashes, and quotes in a name mean nothing to it.
+func TestAmpersand(t *testing.T) {
+	_, stdout, stderr, err := try(t, t.Context(), "&:VQ:\n\techo \"$target\"\n", "it's")
+	if want := "it's\n"; err != nil || stdout != want || stderr != "" {
+		t.Errorf("stdout %q, want %q: %v, stderr %q", stdout, want, err, stderr)
+	}
+	if _, _, _, err := try(t, t.Context(), "&:VQ:\n\techo \"$target\"\n", "'a.b'"); !errors.Is(err, mk.ErrNoRule) {
+		t.Errorf("Run(%q) = %v, want %v", "'a.b'", err, mk.ErrNoRule)
+	}
+	m, err := mk.Parse(t.Context(), mk.Config{Dir: t.TempDir(), Vars: []string{"X=1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.HasRule("it's") || len(m.Matching("&")) > 0 {
+		t.Error("a rule in an empty mkfile")
+	}
+}
+
 // Without Exec nothing runs, and what depends on a command is not known.
 func TestUnknown(t *testing.T) {
 	dir := t.TempDir()

@@ -2,6 +2,7 @@ package mk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -14,7 +15,6 @@ import (
 type run struct {
 	*parser
 	root     *node            // that is made
-	command  *rule            // that has the arguments as prereqs
 	made     []*node          // of names with rules, by symbol.index
 	others   map[string]*node // the nodes of other names
 	nodes    int32            // how many there are
@@ -28,6 +28,7 @@ type run struct {
 	nrep     int32
 	nproc    int
 	errors   int                // of this target, with Keep
+	failures []error            // of all targets, with Keep
 	jobs     []*job             // ready, in the order they became so
 	slots    []*process         // jobs that run; nil is free
 	running  int                // how many do
@@ -47,7 +48,8 @@ type run struct {
 // descendants get SIGTERM, or the signal of the cause if that is an Interrupt, and
 // SIGKILL after five seconds; targets with attribute D are removed as for a
 // failure. The error is ErrNoTarget, one that wraps ErrNoRule, an *ExitError, the
-// cause of ctx's end, or one of the graph, such as a cycle.
+// cause of ctx's end, or one of the graph, such as a cycle. With Config.Keep it
+// joins the errors of all that failed.
 func (m *Mkfile) Run(ctx context.Context, targets ...string) error {
 	return m.run(ctx, targets, nil)
 }
@@ -118,11 +120,11 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 			panic(bail{ErrNoTarget})
 		}
 		for _, t := range m.target1 {
-			r.make(t)
+			r.makeTarget(t)
 		}
 	case len(targets) == 1 || m.cfg.Sequence:
 		for _, t := range targets {
-			r.make(t)
+			r.makeTarget(t)
 		}
 	default:
 		r.makeAll(targets)
@@ -130,19 +132,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 	if m.cfg.Usage {
 		r.printUsage()
 	}
-	return nil
-}
-
-// makeAll makes several targets at once, as the prereqs of a virtual one.
-func (r *run) makeAll(targets []string) {
-	const name = "command line arguments"
-	r.command = &rule{
-		header: &header{targets: []string{name}, tail: targets, shell: newShell([]string{"sh"})},
-		target: name,
-		attr:   virtual,
-		number: r.nrules,
-	}
-	r.make(name)
+	return errors.Join(r.failures...)
 }
 
 // finish waits for what still runs, and after an interrupt removes what it
@@ -274,20 +264,8 @@ func (r *run) freeSlot() int {
 	return slot
 }
 
-// waitup waits for a job to end and sees to what follows from it. It returns
-// true where none runs, which is an error unless ok is positive.
-func (r *run) waitup(ok int) (none bool) {
-	if r.running == 0 {
-		if ok > 0 {
-			return true
-		}
-		r.out.fail("(waitup %d): No child processes", ok)
-	}
-	r.waitProcess(nil)
-	return false
-}
-
-// waitProcess waits for p or any job, and tells whether it was p.
+// waitProcess waits for p or any job, sees to what follows from a job's end, and
+// tells whether it was p.
 func (r *run) waitProcess(p *process) bool {
 	q := r.procs.waitAny(p, r.slots)
 	if r.ctx.Err() != nil {
@@ -315,7 +293,7 @@ func (r *run) ended(slot int, p *process) {
 			r.jobs = nil
 			panic(bail{&ExitError{j.nodes.name, p.status}})
 		}
-		r.errors++
+		r.failure(&ExitError{j.nodes.name, p.status})
 		fake = true
 	}
 	for _, t := range j.targets {

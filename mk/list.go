@@ -73,9 +73,8 @@ func (m *Mkfile) Targets() []string {
 // Matching returns those of Targets that match a pattern like that of a
 // meta-rule, A%B or A&B. A target that is the pattern itself matches.
 func (m *Mkfile) Matching(pattern string) []string {
-	p := &parser{Mkfile: m, shell: newShell([]string{"sh"})}
 	return slices.DeleteFunc(m.Targets(), func(name string) bool {
-		_, ok := p.match(name, pattern)
+		_, ok := match(name, pattern)
 		return !ok && name != pattern
 	})
 }
@@ -93,7 +92,6 @@ func (m *Mkfile) HasRule(name string) bool {
 			}
 		}
 	}
-	p := &parser{Mkfile: m, shell: newShell([]string{"sh"})}
 	for _, r := range m.meta {
 		if r.bare() {
 			continue
@@ -102,7 +100,7 @@ func (m *Mkfile) HasRule(name string) bool {
 			if r.pattern.match(name) != nil {
 				return true
 			}
-		} else if _, ok := p.match(name, r.target); ok {
+		} else if _, ok := match(name, r.target); ok {
 			return true
 		}
 	}

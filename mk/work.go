@@ -8,12 +8,38 @@ import (
 	"syscall"
 )
 
-// make builds one target.
-func (r *run) make(target string) {
+// makeTarget builds one target.
+func (r *run) makeTarget(target string) {
+	r.begin()
+	r.make(r.applyRules(target))
+}
+
+// makeAll builds several targets at once, as the prereqs of a virtual one. No rule
+// is for that one: it is not a name.
+func (r *run) makeAll(targets []string) {
+	const name = "command line arguments"
+	r.begin()
+	n := &node{name: name, index: r.nodes}
+	r.nodes++
+	r.applyRule(n, &rule{
+		header: &header{targets: []string{name}, tail: targets, shell: newShell([]string{"sh"})},
+		target: name,
+		attr:   virtual,
+		number: r.nrules,
+	})
+	r.make(n)
+}
+
+// begin reads what the real mk, too, reads again before each target.
+func (r *run) begin() {
 	r.setNproc()
 	r.setNrep()
 	r.errors = 0
-	n := r.graph(target)
+}
+
+// make builds a node.
+func (r *run) make(n *node) {
+	r.graph(n)
 	if r.debug('g') {
 		r.dumpNode("new target\n", n)
 		r.out.flush()
@@ -26,16 +52,15 @@ func (r *run) make(target string) {
 	for n.flags&notMade != 0 {
 		if r.work(n, nil, nil) {
 			did = true // found something to do
-		} else if r.waitup(1) && n.flags&(notMade|beingMade) != 0 {
+		} else if r.running > 0 {
+			r.waitProcess(nil)
+		} else if n.flags&notMade != 0 {
 			r.assert("must be run errors", r.errors > 0)
 			break // nothing more waiting
 		}
 	}
-	if n.flags&beingMade != 0 {
-		r.waitup(-1)
-	}
-	for len(r.jobs) > 0 {
-		r.waitup(-2)
+	for r.running > 0 {
+		r.waitProcess(nil)
 	}
 	r.assert("target didn't get done", r.errors > 0 || n.flags&made != 0)
 	if !did {
@@ -273,7 +298,13 @@ func (r *run) unknownTarget(n *node) {
 		panic(bail{fmt.Errorf("%w '%s' in %s", ErrNoRule, n.name, dir)})
 	}
 	n.flags |= beingMade
+	r.failure(fmt.Errorf("%w '%s' in %s", ErrNoRule, n.name, dir))
+}
+
+// failure takes note of an error that Keep lets pass.
+func (r *run) failure(err error) {
 	r.errors++
+	r.failures = append(r.failures, err)
 }
 
 // update takes note that n was made, or where fake is true, that it could
@@ -346,8 +377,7 @@ func (r *run) dir() string {
 	return dir
 }
 
-// setNproc reads how many jobs may run at once. A mkfile's variables cannot
-// change any more, but the real mk asks before each target too.
+// setNproc reads how many jobs may run at once.
 func (r *run) setNproc() {
 	if w := r.first("NPROC"); w != "" {
 		r.nproc = atoi(w)

@@ -21,7 +21,8 @@
 //	-e	say why each target is made
 //	-f	the next argument is a mkfile, instead of mkfile; may be repeated
 //	-i	make missing intermediate targets
-//	-k	go on after errors, with what does not depend on them
+//	-k	go on after errors, with what does not depend on them; mk still fails
+//		at its end
 //	-n	print recipes, do not run them
 //	-s	make the targets one after the other
 //	-t	touch targets, do not run recipes
@@ -89,6 +90,13 @@
 //   - Includes nest 1,000 deep; the next one is skipped with a warning.
 //   - A message gives the line on which the statement begins; theirs gives the
 //     line after its end.
+//   - Mk -k exits with 1 if a target could not be made, also one that does not
+//     exist and has no rule.
+//   - The targets of a command line are not taken together for a target of their
+//     own, which %: would match.
+//   - Bytes are passed on as they are. Theirs replaces what is no UTF-8, and drops
+//     what follows a NUL. A NUL outside a recipe is a syntax error.
+//   - A & takes a quote in a name for a character as any other.
 //   - -dp and -dg print small numbers for addresses.
 //
 // A line and the output of a `{command} are limited to 64 MiB, a recipe to 256
@@ -104,7 +112,7 @@
 //
 // # Exit status
 //
-// 0, or 1 for any error. With -k failed recipes are no error.
+// 0, or 1 for any error, also one that -k let pass.
 //
 // # See also
 //

@@ -93,6 +93,16 @@ func TestArgs(t *testing.T) {
 	}
 }
 
+// A failure that -k lets pass is one of mk all the same.
+func TestKeep(t *testing.T) {
+	dir := writeMkfile(t, "all:V: a b\na:VQ:\n\tfalse\nb:VQ:\n\techo $target\n")
+	cmd := mkCmd(t, dir, "-k")
+	out, err := cmd.Output()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || string(out) != "b\n" {
+		t.Errorf("mk -k = %q, %v, want b and exit status 1", out, err)
+	}
+}
+
 // The built-in shell runs what a recipe is likely to have.
 func TestBuiltinShell(t *testing.T) {
 	dir := writeMkfile(t, `
