@@ -39,7 +39,8 @@ type Config struct {
 
 	// Stdout and Stderr get what mk and its recipes print; nil discards.
 	// The recipes get an *os.File as it is. Any other writer is written to
-	// from one goroutine; one for both gets both from one.
+	// from one goroutine; one for both gets both from one. It gets nothing
+	// more after an error. An error of Stdout is one of Parse or Run.
 	Stdout, Stderr io.Writer
 
 	All      bool   // -a: all targets are out of date; implies Missing

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -254,6 +255,30 @@ func TestKeep(t *testing.T) {
 		}
 	}
 }
+
+// An error of a caller's writer is one of Run.
+func TestWriterFails(t *testing.T) {
+	dir := t.TempDir()
+	os.WriteFile(filepath.Join(dir, "mkfile"), []byte("a:VQ:\n\techo a\nb:VQ:\n\techo b >&2\n"), 0o666)
+	for _, c := range []struct {
+		target string
+		stdout io.Writer
+		want   error
+	}{{"a", closed{}, io.ErrClosedPipe}, {"b", nil, nil}} {
+		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Stdout: c.stdout, Stderr: closed{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Run(t.Context(), c.target); !errors.Is(err, c.want) {
+			t.Errorf("Run(%q) = %v, want %v", c.target, err, c.want)
+		}
+	}
+}
+
+// closed is a writer that takes nothing.
+type closed struct{}
+
+func (closed) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 // No rule is for the goals as a whole, and a name that mk has words for is a name.
 func TestGoals(t *testing.T) {

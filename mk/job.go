@@ -90,7 +90,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer w.end(&err)
 	out := newOutput(w.stdout, w.stderr)
 	r := &run{
 		parser:   &parser{Mkfile: m, ctx: ctx, out: out, file: "<nil>"},
@@ -108,7 +108,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 	}
 	r.procs = newProcs(&m.cfg, out, w)
 	defer r.procs.watch(ctx)()
-	defer out.flush()
+	defer out.end(&err)
 	defer r.finish(&err)
 	defer catch(&err)
 	r.whatIf()

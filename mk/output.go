@@ -1,6 +1,7 @@
 package mk
 
 import (
+	"fmt"
 	"os"
 	"syscall"
 )
@@ -11,7 +12,7 @@ import (
 type output struct {
 	stdout, stderr file
 	buf            []byte
-	broken         error // of a stdout that has no reader
+	broken         error // of stdout: nothing more is written to it
 }
 
 // bsize is bio(3)'s.
@@ -43,9 +44,25 @@ func (o *output) flush() {
 // say writes s to the standard output now.
 func (o *output) say(s string) { o.write([]byte(s)) }
 
+// write writes b. Its first error is printed, unless it is that nobody reads.
 func (o *output) write(b []byte) {
-	if _, err := o.stdout.Write(b); err == syscall.EPIPE {
-		o.broken = err
+	if o.broken != nil {
+		return
+	}
+	if _, err := o.stdout.Write(b); err != nil {
+		o.broken = fmt.Errorf("write standard output: %w", err)
+		if err != syscall.EPIPE {
+			o.error("mk: write standard output: " + errno(err) + "\n")
+		}
+	}
+}
+
+// end writes what is left. If the output is broken and *err is nil, it becomes
+// that error.
+func (o *output) end(err *error) {
+	o.flush()
+	if *err == nil {
+		*err = o.broken
 	}
 }
 

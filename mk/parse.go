@@ -62,10 +62,10 @@ func Parse(ctx context.Context, c Config) (m *Mkfile, err error) {
 	if err != nil {
 		return m, err
 	}
-	defer w.close()
+	defer w.end(&err)
 	p := &parser{Mkfile: m, ctx: ctx, out: newOutput(w.stdout, w.stderr), file: "<nil>"}
 	p.procs = newProcs(&m.cfg, p.out, w)
-	defer p.out.flush()
+	defer p.out.end(&err)
 	defer p.procs.watch(ctx)()
 	defer p.procs.reap()
 	defer catch(&err)

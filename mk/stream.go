@@ -1,6 +1,7 @@
 package mk
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -15,6 +16,7 @@ type streams struct {
 	opened                []*os.File // ours to close
 	pipes                 []*os.File // read ends
 	copying               sync.WaitGroup
+	err                   error // of the caller's Stdout, known when copying is done
 }
 
 // openStreams returns files for c's streams, pipes where they are none.
@@ -27,20 +29,21 @@ func openStreams(c *Config) (*streams, error) {
 		}
 		s.opened = append(s.opened, s.stdin)
 	}
-	if s.stdout, err = s.writer(c.Stdout); err != nil {
+	if s.stdout, err = s.writer(c.Stdout, &s.err); err != nil {
 		s.close()
 		return nil, err
 	}
 	if same(c.Stderr, c.Stdout) {
 		s.stderr = s.stdout
-	} else if s.stderr, err = s.writer(c.Stderr); err != nil {
+	} else if s.stderr, err = s.writer(c.Stderr, new(error)); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *streams) writer(w io.Writer) (*os.File, error) {
+// writer returns a file whose bytes go to w, until w answers with an error.
+func (s *streams) writer(w io.Writer, failed *error) (*os.File, error) {
 	if f, ok := w.(*os.File); ok {
 		return f, nil
 	}
@@ -54,10 +57,30 @@ func (s *streams) writer(w io.Writer) (*os.File, error) {
 	s.opened = append(s.opened, f)
 	s.pipes = append(s.pipes, r)
 	s.copying.Go(func() {
-		io.Copy(w, r)
+		io.Copy(noting{w, failed}, r)
 		io.Copy(io.Discard, r)
 	})
 	return f, nil
+}
+
+// noting is a writer whose last error is noted.
+type noting struct {
+	io.Writer
+	err *error
+}
+
+func (w noting) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	*w.err = err
+	return n, err
+}
+
+// end is close, whose error becomes *err if that is nil.
+func (s *streams) end(err *error) {
+	s.close()
+	if *err == nil && s.err != nil {
+		*err = fmt.Errorf("write standard output: %w", s.err)
+	}
 }
 
 // linger is how long close waits for the output of processes that recipes

@@ -94,6 +94,8 @@
 //     exist and has no rule.
 //   - The targets of a command line are not taken together for a target of their
 //     own, which %: would match.
+//   - If its standard output cannot be written to, mk says so, runs no more
+//     recipes and exits with 1. It says nothing if that is a pipe without a reader.
 //   - Bytes are passed on as they are. Theirs replaces what is no UTF-8, and drops
 //     what follows a NUL. A NUL outside a recipe is a syntax error.
 //   - A & takes a quote in a name for a character as any other.

@@ -244,6 +244,32 @@ func TestIgnoredSignal(t *testing.T) {
 	}
 }
 
+// Output that cannot be written is an error, also the last line, and ends mk before
+// the next recipe.
+func TestFull(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	dir := writeMkfile(t, "all:V: a b\na:Q:\n\ttouch a\nb: a\n\ttouch b\nmkfile:\n\ttouch never\n")
+	const message = "mk: write standard output: No space left on device\n"
+	for _, args := range [][]string{{"mkfile"}, {"-n"}, {"-t", "a"}, {"-dp", "a"}, {"-u", "a"}, {"-de", "a"}, {}} {
+		cmd := mkCmd(t, dir, args...)
+		var stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = full, &stderr
+		err := cmd.Run()
+		if cmd.ProcessState.ExitCode() != 1 || stderr.String() != message {
+			t.Errorf("mk %q = %v, stderr %q, want exit status 1 and %q", args, err, stderr.String(), message)
+		}
+	}
+	for name, want := range map[string]bool{"a": true, "b": false, "never": false} {
+		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != want {
+			t.Errorf("%s is there: %v, want %v", name, err == nil, want)
+		}
+	}
+}
+
 // Nobody reads what mk prints: it starts no recipe any more, and is not killed.
 func TestBrokenPipe(t *testing.T) {
 	dir := writeMkfile(t, "all:V: a b\na:Q:\n\ttouch a\nb: a\n\ttouch b\n")
