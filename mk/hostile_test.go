@@ -45,6 +45,8 @@ func TestTooMuch(t *testing.T) {
 		{"output", "X=`{while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done | cat}\n", "mkfile:1: syntax error; output of a command longer than"},
 		{"line", "X=" + strings.Repeat("x", 65<<20) + "\n", "mkfile:1: syntax error; longer than"},
 		{"includes", "<mkfile\n<mkfile\n", "more than 100000 includes"},
+		{"nesting", "<|cat mkfile\n", "cat mkfile:1: syntax error; includes nest more than 1000 deep"},
+		{"mixed nesting", "<mkfile\n<|cat mkfile\n", "warning: skipping include file mkfile: includes nest more than 1000 deep\nmk: mkfile:2: syntax error; includes nest more than 1000 deep"},
 		{"depth", chain.String(), "graph is more than 200000 rules deep at target c200000"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -259,8 +259,9 @@ func (p *parser) unknownAttr(c byte) {
 	p.syntax(p.at, "unknown attribute '%s'", name)
 }
 
-// maxDepth is how deep includes nest before the next one is skipped, as where
-// a process has 1024 descriptors. maxIncludes is how many there may be.
+// maxDepth is how deep includes nest. A file beyond it is skipped, as by the real
+// mk, which then has no descriptors left; a command is an error: each level has a
+// process. maxIncludes is how many includes there may be.
 const (
 	maxDepth    = 1000
 	maxIncludes = 100_000
@@ -273,11 +274,11 @@ func (p *parser) include(name string) {
 	if !p.known(name) {
 		return
 	}
-	f, err := openFile(p.cfg.path(name))
-	if err == nil && p.depth == maxDepth {
-		f.Close()
-		err = syscall.EMFILE
+	if p.depth == maxDepth {
+		p.out.error(fmt.Sprintf("warning: skipping include file %s: includes nest more than %d deep\n", name, maxDepth))
+		return
 	}
+	f, err := openFile(p.cfg.path(name))
 	if err != nil {
 		p.out.error("warning: skipping missing include file " + name + ": " + errno(err) + "\n")
 		return
@@ -303,6 +304,9 @@ func (p *parser) includeProgram(cmd string) {
 	if !p.cfg.Exec {
 		p.partial = true
 		return
+	}
+	if p.depth == maxDepth {
+		p.syntax(p.at, "includes nest more than %d deep", maxDepth)
 	}
 	p.trace("pipecmd='" + cmd + "'\n")
 	r, proc := p.procs.capture(p.ctx, p.shell, []string{"-c", cmd}, nil, p.environment(p.shell))

@@ -87,7 +87,8 @@
 //     descendants (a terminal sends them itself), but not a process whose parent
 //     among these has ended. Mk waits for the recipes, kills them after five
 //     seconds, removes their targets with attribute D, and dies of the signal.
-//   - Includes nest 1,000 deep; the next one is skipped with a warning.
+//   - Includes nest 1,000 deep; the next file is skipped with a warning, the next
+//     command is an error.
 //   - A message gives the line on which the statement begins; theirs gives the
 //     line after its end.
 //   - Mk -k exits with 1 if a target could not be made, also one that does not
