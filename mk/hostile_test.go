@@ -282,6 +282,56 @@ type closed struct{}
 
 func (closed) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
+// A target that one job makes is not part of another, whose rule names it too: it
+// is made when its own job has ended.
+func TestSharedTarget(t *testing.T) {
+	for _, c := range []struct{ name, rule, attr string }{
+		{"explicit", "a.c:DQ: x", ""},
+		{"regexp", "'a\\.c':RVDQ: x", "n"},
+		{"redefined", "a.c:DQ: x\n\t:\na.c:DQ: x", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			text := "NPROC=2\nall:VQ: a.c b\n\tcat a.c\n" +
+				c.rule + "\n\techo half >$target; cat fifo; echo whole >$target\n" +
+				"%.o %.c:DQ" + c.attr + ": y\n\techo $target of $alltarget; touch a.o\n" +
+				"b:VQ: a.o\n\techo go >fifo\n"
+			for name, text := range map[string]string{"mkfile": text, "x": "", "y": ""} {
+				os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666)
+			}
+			if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o666); err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Exec: true, Stdout: &out, Stderr: &out})
+			if err == nil {
+				err = m.Run(t.Context())
+			}
+			if want := "a.o of a.o a.c\ngo\nwhole\n"; err != nil || out.String() != want {
+				t.Errorf("%v, output %q, want %q", err, &out, want)
+			}
+		})
+	}
+}
+
+// A name and a regular expression that look the same are two rules' targets.
+func TestSameTarget(t *testing.T) {
+	more := ""
+	for i := range 50 {
+		more += fmt.Sprintf("a:V: z%d\nz%d:V:\n\t:\n", i, i)
+	}
+	for _, text := range []string{
+		"a:VQ: x\n\techo name\na:RVQ: x\n\techo $target\n",
+		"a:RVQ: x\n\techo $target\na:VQ: x\n\techo name\n",
+		more + "a:VQ: x\n\techo name\na:RVQ: x\n\techo $target\n",
+	} {
+		_, stdout, stderr, err := try(t, t.Context(), text+"x:VQ:\n\t:\n", "a", "ba")
+		if err != nil || !strings.Contains(stdout, "name\n") || !strings.Contains(stdout, "ba\n") {
+			t.Errorf("stdout %q, want name and ba: %v, %q", stdout, err, stderr)
+		}
+	}
+}
+
 // No rule is for the goals as a whole, and a name that mk has words for is a name.
 func TestGoals(t *testing.T) {
 	for _, c := range []struct{ name, text, stdout string }{

@@ -43,7 +43,10 @@ func (r *run) doRecipe(n *node) bool {
 			}
 			j.all = append(j.all, t)
 			m := r.find(t, r.symbols[t])
-			if m == nil || !r.cfg.All && m.time != 0 && !r.anyNewer(m) {
+			if m == nil || m != n && m.flags&beingMade != 0 { // by another job, or it has failed
+				continue
+			}
+			if !r.cfg.All && m.time != 0 && !r.anyNewer(m) {
 				continue
 			}
 			j.targets = append(j.targets, t)

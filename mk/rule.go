@@ -51,7 +51,7 @@ func (r *rule) bare() bool { return r.recipe == "" && r.tail[0] == "" }
 type symbol struct {
 	first *rule
 	more  []*rule          // in the order they came
-	by    map[string]*rule // by their prereqs, made when there are many
+	by    map[string]*rule // by their key, made when there are many
 	index int32            // of its node in run.made
 }
 
@@ -68,16 +68,14 @@ func (s *symbol) rules(yield func(*rule) bool) {
 	}
 }
 
-// same returns the rule with these prereqs, nil if there is none.
-func (s *symbol) same(tail []string) *rule {
+// same returns the rule with these prereqs that is of the kind of a, a regular
+// expression or not, nil if there is none.
+func (s *symbol) same(tail []string, a attr) *rule {
 	if s.by != nil {
-		return s.by[strings.Join(tail, "\x00")]
+		return s.by[key(tail, a)]
 	}
-	if slices.Equal(s.first.tail, tail) {
-		return s.first
-	}
-	for _, r := range s.more {
-		if slices.Equal(r.tail, tail) {
+	for r := range s.rules {
+		if r.attr&regular == a&regular && slices.Equal(r.tail, tail) {
 			return r
 		}
 	}
@@ -90,11 +88,18 @@ func (s *symbol) add(r *rule) {
 	if s.by == nil && len(s.more) == many {
 		s.by = make(map[string]*rule)
 		for r := range s.rules {
-			s.by[strings.Join(r.tail, "\x00")] = r
+			s.by[key(r.tail, r.attr)] = r
 		}
 	} else if s.by != nil {
-		s.by[strings.Join(r.tail, "\x00")] = r
+		s.by[key(r.tail, r.attr)] = r
 	}
+}
+
+func key(tail []string, a attr) string {
+	if a&regular != 0 {
+		return "R\x00" + strings.Join(tail, "\x00")
+	}
+	return strings.Join(tail, "\x00")
 }
 
 // addRules adds a rule for each target of h.
@@ -109,13 +114,13 @@ func (p *parser) addRules(h *header, a attr) {
 	}
 }
 
-// addRule adds a rule. One with the same target and prereqs is replaced, in
-// its place.
+// addRule adds a rule. One of the same kind with the same target and prereqs is
+// replaced, in its place.
 func (p *parser) addRule(h *header, target string, a attr) {
 	sym := p.symbols[target]
 	var r *rule
 	if sym != nil {
-		r = sym.same(h.tail)
+		r = sym.same(h.tail, a)
 	}
 	reuse := r != nil
 	if !reuse {
@@ -123,7 +128,7 @@ func (p *parser) addRule(h *header, target string, a attr) {
 			p.slab = make([]rule, 128)
 		}
 		r, p.slab = &p.slab[0], p.slab[1:]
-		r.header = h // add looks at it
+		r.header, r.attr = h, a // add looks at them
 		if sym != nil {
 			sym.add(r)
 		} else {

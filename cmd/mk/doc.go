@@ -93,6 +93,9 @@
 //     line after its end.
 //   - Mk -k exits with 1 if a target could not be made, also one that does not
 //     exist and has no rule.
+//   - A target that a job is making is not also made by one of another rule that
+//     names it. There, with NPROC above 1, mk could end in an assertion.
+//   - A regular expression and a name that look the same are two targets.
 //   - The targets of a command line are not taken together for a target of their
 //     own, which %: would match.
 //   - If its standard output cannot be written to, mk says so, runs no more
