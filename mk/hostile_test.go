@@ -58,10 +58,80 @@ func TestTooMuch(t *testing.T) {
 	}
 }
 
+// longest is how long the value of a variable with a name of one letter may be
+// where it is exported: Linux's MAX_ARG_STRLEN less "X=" and the NUL.
+var longest = 32*os.Getpagesize() - 3
+
+// An environment or command that the system does not take as it is is an error that
+// says why and what to do, and nothing is run with less.
+func TestTooLong(t *testing.T) {
+	many := strings.Join(names("t", 100_000), " ") // 688,889 bytes
+	part := strings.Repeat("x", 100_000)
+	var sum strings.Builder // all together more than the 6 MiB that Linux ever takes
+	for i := range 90 {
+		fmt.Fprintf(&sum, "V%d=%s\n", i, part)
+	}
+	sum.WriteString("W=" + part + "y\n")
+	fits := func(name string) int { return longest + 1 - len(name) }
+	for _, c := range []struct{ name, text, stderr string }{
+		{"variable", "X=" + strings.Repeat("x", longest+1) + "\nall:VD:\n\ttouch ran\n",
+			fmt.Sprintf("mk: all: $X is %d bytes long, the system takes %d; with attribute U it is not exported: X=U=...\n", longest+1, longest)},
+		{"without -e", "X=" + strings.Repeat("x", longest+1) + "\nall:VE:\n\ttouch ran\n", "$X is"},
+		{"words", "Y=1\nOBJS=" + many + "\nall:V:\n\ttouch ran\n",
+			fmt.Sprintf("mk: all: $OBJS is 688889 bytes long, the system takes %d; with attribute U it is not exported: OBJS=U=...\n", fits("OBJS"))},
+		{"prereqs", "all:V: " + many + "\n\ttouch ran\n" + many + ":VN: z\nz:VQ:\n\ttrue\n",
+			fmt.Sprintf("mk: all: $prereq is 688889 bytes long, the system takes %d; a virtual target without a recipe may have any number of prerequisites: depend on one\n", fits("prereq"))},
+		{"targets", many + ":V:\n\ttouch ran\n", "mk: t0: $alltarget is 688889 bytes long"},
+		{"sum", sum.String() + "all:V:\n\ttouch ran\n",
+			"more than the system takes; its longest variable is $W with 100001; with attribute U it is not exported: W=U=...\n"},
+		{"backquote", "\nX=" + many + "\nY=a`{touch ran}\n", "mk: mkfile:3: syntax error; $X is 688889 bytes long"},
+		{"include", "X=" + many + "\n<|touch ran\n", "mk: mkfile:2: syntax error; $X is 688889 bytes long"},
+		{"include command", "<|touch ran " + many + "\n", "mk: mkfile:1: syntax error; the command is 688899 bytes long, the system takes"},
+		{"program", "X=" + many + "\nall:Ptouch ran: in\n\ttouch ran\nin:VN: mkfile\n", "mk: program of all: $X is 688889 bytes long"},
+		{"program command", "all:Ptouch ran " + part + part + ": in\n\ttouch ran\nin:VN: mkfile\n", "mk: program of all: the command is 200022 bytes long"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, _, stderr, err := try(t, t.Context(), c.text)
+			if err == nil || !strings.Contains(stderr, c.stderr) {
+				t.Errorf("%.300v, stderr %.300q, want %q in it", err, stderr, c.stderr)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
+				t.Error("it ran")
+			}
+		})
+	}
+}
+
+// A target whose recipe could not be run stays as it is, and with Keep the others
+// are made.
+func TestTooLongKeep(t *testing.T) {
+	dir := t.TempDir()
+	many := strings.Join(names("t", 100_000), " ")
+	os.WriteFile(filepath.Join(dir, "mkfile"), []byte("all:V: a b\na:D: "+many+" in\n\techo new >a\n"+many+":VN: in\nb:Q: in\n\techo new >b\n"), 0o666)
+	for name, at := range map[string]int64{"a": epoch, "in": epoch + 1} {
+		os.WriteFile(filepath.Join(dir, name), []byte("old\n"), 0o666)
+		os.Chtimes(filepath.Join(dir, name), time.Unix(at, 0), time.Unix(at, 0))
+	}
+	var stderr bytes.Buffer
+	m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Keep: true, Stderr: &stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = m.Run(t.Context())
+	if !errors.Is(err, syscall.E2BIG) || !strings.HasPrefix(stderr.String(), "mk: a: $prereq is 688892 bytes long") {
+		t.Errorf("Run = %.300v, stderr %.300q, want that $prereq is too long", err, &stderr)
+	}
+	for name, want := range map[string]string{"a": "old\n", "b": "new\n"} {
+		if got, _ := os.ReadFile(filepath.Join(dir, name)); string(got) != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+}
+
 // What is merely much works.
 func TestMuch(t *testing.T) {
-	many := "all:VQ: " + strings.Join(names("t", 100_000), " ") + "\n\techo $prereq | wc -w\n" +
-		strings.Join(names("t", 100_000), " ") + ":VN: z\nz:VQ:\n\ttrue\n"
+	many := strings.Join(names("t", 100_000), " ")
+	many = "list:V: " + many + "\n" + many + ":VN: z\nz:VQ:\n\techo z\n"
 	var same strings.Builder
 	same.WriteString("all:VQ:\n\techo $prereq\n")
 	for i := range 2000 {
@@ -74,10 +144,12 @@ func TestMuch(t *testing.T) {
 	}
 	layers += "l60 m60:VQ:\n\techo $target\n"
 	for _, c := range []struct{ name, text, stdout string }{
-		{"line", "X=" + strings.Repeat("word ", 2_000_000) + "\nall:VQ:\n\techo $X | wc -c\n", "16382\n"}, // cut, see the manual
+		{"line", "X=U=" + strings.Repeat("word ", 2_000_000) + "\nall:VQ:\n\techo ok\n", "ok\n"},
+		{"value", "X=" + strings.Repeat("x", longest-1) + "\nall:VQ:\n\techo $X | wc -c\n", fmt.Sprintln(longest)},
 		{"recipe", "all:VQ:\n" + strings.Repeat("\t: a line that does nothing\n", 100_000) + "\techo end\n", "end\n"},
 		{"include loop", "<mkfile\nall:VQ:\n\techo $target\n", "all\n"},
-		{"targets", many, "2915\n"},
+		{"targets", many, "z\n"},
+		{"targets below", "all:VQ: list\n\techo $prereq\n" + many, "z\nlist\n"},
 		{"rules for one target", same.String(), ""},
 		{"layers", layers, "l60 m60\n"},
 		{"layers", strings.Replace(layers, "l60 m60:", "l60:", 1) + "m60:VQ:\n\ttrue\n", "l60\n"},

@@ -47,9 +47,10 @@ type run struct {
 // recipe that it started has ended. When ctx ends, the recipes that run and their
 // descendants get SIGTERM, or the signal of the cause if that is an Interrupt, and
 // SIGKILL after five seconds; targets with attribute D are removed as for a
-// failure. The error is ErrNoTarget, one that wraps ErrNoRule, an *ExitError, the
-// cause of ctx's end, or one of the graph, such as a cycle. With Config.Keep it
-// joins the errors of all that failed.
+// failure. The error is ErrNoTarget, one that wraps ErrNoRule, an *ExitError, one
+// that wraps syscall.E2BIG where the system does not take the environment of a
+// recipe, the cause of ctx's end, or one of the graph, such as a cycle. With
+// Config.Keep it joins the errors of all that failed.
 func (m *Mkfile) Run(ctx context.Context, targets ...string) error {
 	return m.run(ctx, targets, nil)
 }
@@ -150,7 +151,7 @@ func (r *run) finish(err *error) {
 	cause := context.Cause(r.ctx)
 	*err = cause
 	for slot, p := range r.slots {
-		if p == nil || p.status == "" || !deletes(p.job) {
+		if p == nil || p.status == "" || p.err != nil || !deletes(p.job) {
 			continue
 		}
 		r.setValues(p.job, slot)
@@ -243,7 +244,7 @@ func (r *run) schedule() {
 	if j.rule.attr&noMinusE == 0 {
 		args = []string{"-e"}
 	}
-	p := r.procs.start(sh, args, &text, nil, r.env(sh.dialect))
+	p := r.procs.start(sh, args, &text, nil, r.appendEnv(nil, sh.dialect, r.values))
 	p.job = j
 	r.slots[slot] = p
 	r.count()
@@ -287,13 +288,19 @@ func (r *run) ended(slot int, p *process) {
 	r.running--
 	fake := false
 	if p.status != "" {
-		r.setValues(j, slot)
-		r.failed(j, "exit status="+p.status)
+		var err error = &ExitError{j.nodes.name, p.status}
+		if p.err != nil { // there is nothing half made
+			err = fmt.Errorf("%s: %w", j.nodes.name, p.err)
+			r.out.error("mk: " + err.Error() + "\n")
+		} else {
+			r.setValues(j, slot)
+			r.failed(j, "exit status="+p.status)
+		}
 		if !r.cfg.Keep {
 			r.jobs = nil
-			panic(bail{&ExitError{j.nodes.name, p.status}})
+			panic(bail{err})
 		}
-		r.failure(&ExitError{j.nodes.name, p.status})
+		r.failure(err)
 		fake = true
 	}
 	for _, t := range j.targets {
@@ -328,9 +335,6 @@ func (r *run) setValues(j *job, slot int) {
 		}
 	}
 }
-
-// env is the environment of the job whose values are set.
-func (r *run) env(d *dialect) []string { return r.appendEnv(nil, d, r.values) }
 
 func (r *run) debug(c byte) bool { return r.Mkfile.debug(c) }
 

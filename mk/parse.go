@@ -309,7 +309,10 @@ func (p *parser) includeProgram(cmd string) {
 		p.syntax(p.at, "includes nest more than %d deep", maxDepth)
 	}
 	p.trace("pipecmd='" + cmd + "'\n")
-	r, proc := p.procs.capture(p.ctx, p.shell, []string{"-c", cmd}, nil, p.environment(p.shell))
+	r, proc, err := p.procs.capture(p.ctx, p.shell, []string{"-c", cmd}, nil, p.environment(p.shell))
+	if err != nil {
+		p.syntax(p.at, "%v", err)
+	}
 	func() {
 		defer r.Close() // in time for a command that is not read to its end
 		p.nest(cmd, r)

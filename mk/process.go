@@ -19,6 +19,7 @@ type process struct {
 	job    *job
 	done   bool
 	status string   // empty where it succeeded
+	err    error    // its command was too long for the system; not printed yet
 	last   string   // to be printed when it is waited for
 	input  *os.File // of a long recipe's rest, nil if there is none
 }
@@ -82,12 +83,9 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 	if err == nil {
 		err = ps.fork(p, path, argv, env, files[:])
 	}
-	if err == syscall.E2BIG {
-		env = cutExports(env)
-		err = ps.fork(p, path, argv, env, files[:])
-	}
 	if err == syscall.ENOEXEC {
-		err = ps.fork(p, "/bin/sh", append([]string{"/bin/sh", path}, argv[1:]...), env, files[:])
+		argv = append([]string{"/bin/sh", path}, argv[1:]...)
+		err = ps.fork(p, argv[0], argv, env, files[:])
 	}
 	if text != nil {
 		syscall.Close(pipe[0])
@@ -102,6 +100,9 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 	}
 	if err == errInterrupted {
 		p.done, p.status = true, "exit(1)"
+	} else if err == syscall.E2BIG {
+		p.done, p.status = true, "exit(1)"
+		p.err = whyTooLong(argv, env)
 	} else if err != nil {
 		p.done, p.status = true, "exit(1)"
 		p.last = "/bin/sh: " + errno(err) + "\n"
@@ -189,9 +190,12 @@ func (ps *procs) builtin() []string {
 
 // backquote runs text and appends its output to b, without a last newline.
 func (ps *procs) backquote(ctx context.Context, sh *shell, text string, env []string, b []byte) ([]byte, error) {
-	r, p := ps.capture(ctx, sh, nil, &text, env)
+	r, p, err := ps.capture(ctx, sh, nil, &text, env)
+	if err != nil {
+		return b, err
+	}
 	n := len(b)
-	b, err := readAll(r, b)
+	b, err = readAll(r, b)
 	r.Close()
 	if err != nil {
 		ps.signal(syscall.SIGKILL, false) // and the parser bails out
@@ -203,16 +207,21 @@ func (ps *procs) backquote(ctx context.Context, sh *shell, text string, env []st
 	return b, err
 }
 
-// capture starts a shell whose output the caller reads, until its end or ctx's.
-func (ps *procs) capture(ctx context.Context, sh *shell, args []string, text *string, env []string) (io.ReadCloser, *process) {
+// capture starts a shell whose output the caller reads, until its end or ctx's. The
+// error is that its command is too long for the system.
+func (ps *procs) capture(ctx context.Context, sh *shell, args []string, text *string, env []string) (io.ReadCloser, *process, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		ps.fatal("pipe", err)
 	}
 	defer w.Close()
 	p := ps.start(sh, args, text, w, env)
+	if p.err != nil {
+		r.Close()
+		return nil, nil, p.err
+	}
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Now()) })
-	return captured{r, stop}, p
+	return captured{r, stop}, p, nil
 }
 
 // captured is the output of a process.

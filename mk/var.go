@@ -1,8 +1,11 @@
 package mk
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // A variable is a list of words, and what was said about it.
@@ -122,13 +125,47 @@ func export(name string, words []string, d *dialect) string {
 	return name + "=" + strings.Join(words, d.sep)
 }
 
-// cutExports returns env with each string cut where mk cuts it always, for a
-// system that does not take it whole.
-func cutExports(env []string) []string {
-	const most = 16383
-	env = slices.Clone(env)
-	for i, s := range env {
-		env[i] = s[:min(len(s), most)]
+// tooLong is why the system does not take a command, in words for the user.
+type tooLong string
+
+func (e tooLong) Error() string { return string(e) }
+func (e tooLong) Unwrap() error { return syscall.E2BIG }
+
+// whyTooLong returns why execve(2) says E2BIG: a string is too long or, if none is,
+// all together are.
+func whyTooLong(argv, env []string) error {
+	most := 32*os.Getpagesize() - 1 // Linux's MAX_ARG_STRLEN, but for the NUL
+	for _, arg := range argv {
+		if len(arg) > most {
+			return tooLong(fmt.Sprintf("the command is %d bytes long, the system takes %d", len(arg), most))
+		}
 	}
-	return env
+	var name, value string // of the longest value, among those that are too long if there are any
+	over := false
+	total := 0
+	for _, s := range env {
+		total += len(s) + 1
+		n, v, _ := strings.Cut(s, "=")
+		if long := len(s) > most; long && !over || long == over && len(v) > len(value) {
+			name, value, over = n, v, long
+		}
+	}
+	if over {
+		return tooLong(fmt.Sprintf("$%s is %d bytes long, the system takes %d; %s", name, len(value), most-len(name)-1, shorten(name)))
+	}
+	return tooLong(fmt.Sprintf("the environment is %d bytes long, more than the system takes; its longest variable is $%s with %d; %s",
+		total, name, len(value), shorten(name)))
+}
+
+// shorten says what to do about a variable that is too long.
+func shorten(name string) string {
+	switch {
+	case slices.Contains([]string{"prereq", "newprereq", "newmember"}, name):
+		return "a virtual target without a recipe may have any number of prerequisites: depend on one"
+	case name == "target", name == "alltarget":
+		return "give the rule fewer targets"
+	case slices.Contains(internal, name):
+		return "give the target a shorter name"
+	}
+	return "with attribute U it is not exported: " + name + "=U=..."
 }

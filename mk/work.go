@@ -357,7 +357,10 @@ func (r *run) compare(rule *rule, target, prereq string) bool {
 	r.out.flush()
 	cmd := *rule.prog + " '" + target + "' '" + prereq + "'\n"
 	r.trace("pipecmd='" + cmd + "'\n")
-	proc := r.procs.start(rule.shell, []string{"-c", cmd}, nil, nil, r.env(rule.shell.dialect))
+	proc := r.procs.start(rule.shell, []string{"-c", cmd}, nil, nil, r.environment(rule.shell))
+	if proc.err != nil {
+		r.out.fail("program of %s: %v", target, proc.err)
+	}
 	for !r.waitProcess(proc) {
 	}
 	return proc.status != ""

@@ -68,6 +68,10 @@
 // of a command. Variables come from the environment, the mkfiles, and arguments
 // of the form name=value, the later ones winning.
 //
+// A variable of 128 KiB or more needs U=: the system does not take it. If all the
+// prerequisites of a recipe are as long, make them those of a virtual target
+// without a recipe, and let the recipe's target depend on that one.
+//
 // The environment of recipes also has alltarget, newprereq, newmember, nproc,
 // pid, prereq, stem, stem0 to stem9 and target. MKSHELL is the shell of the
 // recipes and commands that follow. If the last element of its path begins with
@@ -77,8 +81,11 @@
 //
 // Plan9port's mk crashes or gives up where this one does not:
 //
-//   - A value of more than 16,383 bytes is exported whole. Only where the system
-//     does not take that are all values cut there, as by plan9port's mk.
+//   - Nothing is cut. Theirs exports the first 16,383 bytes of a value. Here a
+//     recipe or command fails before it runs, and its target stays as it is, if
+//     the system does not take its environment: on Linux 131,072 bytes for one
+//     variable with its name, and what ulimit -s allows for all. The message
+//     names the longest variable.
 //   - Names of 1000 bytes and more, chains of 3,600 rules and more, a P rule
 //     without prerequisites, ${x:A%B=C} where A and B overlap, a backslash or a
 //     dollar at the end of a file.
