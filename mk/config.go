@@ -20,6 +20,11 @@ type Config struct {
 	// need not exist.
 	Files []string
 
+	// Src, if not nil, is read instead of the first of Files, whose name then
+	// only stands in messages. Parse reads it to its end and does not close
+	// it; ctx does not end a Read that blocks.
+	Src io.Reader
+
 	// Vars are command-line assignments, "NAME=value", each parsed as a
 	// line of a mkfile. They win over the mkfiles and the environment.
 	Vars []string

@@ -15,4 +15,10 @@
 // are those of plan9port's mk; cmd/mk's manual lists where ours is
 // deliberately right instead. Nothing here is global but the process's
 // environment and working directory, which are read where a Config has none.
+//
+// Parse may be called by several goroutines at once, and so may the methods of one
+// Mkfile. Calls of Run do not know of each other: each has its own graph, NPROC and
+// processes, and two may make the same target at once, or wait for each other's
+// files in vain. What a Config refers to is then used at once, too: its streams and
+// Builtin.
 package mk

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -248,23 +249,67 @@ func TestBackground(t *testing.T) {
 	syscall.Kill(pid, syscall.SIGKILL)
 }
 
-// Runs of one Mkfile may be concurrent, and leave no goroutine behind.
+// Mkfiles may be parsed at once, and one may be run, planned and asked at once.
+// No goroutine is left behind.
 func TestConcurrent(t *testing.T) {
 	dir := t.TempDir()
-	os.WriteFile(filepath.Join(dir, "mkfile"), []byte("NPROC=3\nall:V: a b c\n\techo all\n%:VQ:\n\techo $target\n"), 0o666)
+	os.WriteFile(filepath.Join(dir, "mkfile"), []byte(`
+NPROC=3
+X=`+"`{echo a b}"+`
+<|echo Y\=c
+all:V: $X $Y rx p lib.a(m)
+	echo all
+a b c:VQ:
+	echo $target
+'r(.)':RVQ: $X
+	echo $stem1
+p:VPfalse: a
+	echo $prereq
+lib.a(m):N: a
+`), 0o666)
 	before := runtime.NumGoroutine()
-	m, err := mk.Parse(t.Context(), mk.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	errs := make(chan error)
-	for range 4 {
-		go func() { errs <- m.Run(t.Context(), "all") }()
-	}
-	for range 4 {
-		if err := <-errs; err != nil {
+	parse := func(out io.Writer) *mk.Mkfile {
+		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Exec: true, Stdout: out, Stderr: out})
+		if err != nil {
 			t.Error(err)
 		}
+		return m
+	}
+	run := func(m *mk.Mkfile) {
+		if err := m.Run(t.Context(), "all"); err != nil {
+			t.Error(err)
+		}
+	}
+	var out lines
+	m := parse(&out)
+	const n = 4
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			var out lines
+			run(parse(&out))
+			if got := out.count("all"); got != 2 { // with the recipe
+				t.Errorf("output %q, want all twice", &out.Buffer)
+			}
+		})
+		wg.Go(func() { run(m) })
+		wg.Go(func() {
+			jobs, err := m.Plan(t.Context())
+			if err != nil || len(jobs) != 4 || jobs[3].Recipe != "echo all\n" {
+				t.Errorf("Plan() = %+v, %v, want 4 jobs", jobs, err)
+			}
+		})
+		wg.Go(func() {
+			words, known := m.Var("X")
+			if got := fmt.Sprint(words, known, m.HasRule("rx"), m.Default(), m.Matching("a%"), len(m.Rules())); got != "[a b] true true [all] [all a] 7" {
+				t.Errorf("the mkfile says %s", got)
+			}
+			m.Vars()
+		})
+	}
+	wg.Wait()
+	if got := out.count("all"); got != 2*n {
+		t.Errorf("output %q, want all %d times", &out.Buffer, 2*n)
 	}
 	for range 1000 {
 		if runtime.NumGoroutine() <= before {
@@ -275,6 +320,28 @@ func TestConcurrent(t *testing.T) {
 	if n := runtime.NumGoroutine(); n > before+1 {
 		t.Errorf("%d goroutines, %d before", n, before)
 	}
+}
+
+// lines is a buffer that several runs may write to.
+type lines struct {
+	sync.Mutex
+	bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.Lock()
+	defer l.Unlock()
+	return l.Buffer.Write(b)
+}
+
+// count returns how many lines end with the word s.
+func (l *lines) count(s string) (n int) {
+	for line := range strings.Lines(l.String()) {
+		if strings.HasSuffix(line, s+"\n") {
+			n++
+		}
+	}
+	return n
 }
 
 // A SyntaxError says where.

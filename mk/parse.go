@@ -2,8 +2,10 @@ package mk
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"strings"
 	"syscall"
 	"unicode/utf8"
@@ -45,10 +47,11 @@ type parser struct {
 }
 
 // Parse reads the mkfiles that c names. With Config.Exec it runs the commands in
-// them, and blocks until these have ended; when ctx ends they are
-// ended as recipes are by Run. Its error is a *SyntaxError, that of a file or a
-// command, or the cause of ctx's end. The Mkfile that it returns with an error has
-// what was read so far.
+// them, and blocks until these have ended; when ctx ends they are ended as recipes
+// are by Run. Its error is the cause of ctx's end, one of c.Stdout, or one that
+// names the mkfile: a *SyntaxError, an *fs.PathError where the file cannot be
+// read, or FILE:LINE and an error of the system. The Mkfile that it returns with an
+// error has what was read so far.
 func Parse(ctx context.Context, c Config) (m *Mkfile, err error) {
 	if c.All {
 		c.Missing = true
@@ -68,9 +71,20 @@ func Parse(ctx context.Context, c Config) (m *Mkfile, err error) {
 	defer p.out.end(&err)
 	defer p.procs.watch(ctx)()
 	defer p.procs.reap()
+	defer p.locate(&err)
 	defer catch(&err)
 	p.all()
 	return m, nil
+}
+
+// locate adds to an error in which statement it came, unless it names the file.
+func (p *parser) locate(err *error) {
+	var syntax *SyntaxError
+	var path *iofs.PathError
+	if *err == nil || p.in == nil || p.ctx.Err() != nil || errors.As(*err, &syntax) || errors.As(*err, &path) {
+		return
+	}
+	*err = fmt.Errorf("%s:%d: %w", p.file, p.at, *err)
 }
 
 // all reads the environment, the command line and the mkfiles.
@@ -102,28 +116,38 @@ func (p *parser) all() {
 		p.set(v, p.words(strings.Join(p.cfg.Args, " ")))
 	}
 
-	if p.cfg.Files == nil {
-		if syscall.Access(p.cfg.path("mkfile"), 4) == nil {
-			p.parseFile("mkfile")
-		}
+	files := p.cfg.Files
+	if files == nil || len(files) == 0 && p.cfg.Src != nil {
+		files = []string{"mkfile"}
 	}
-	for _, name := range p.cfg.Files {
-		p.parseFile(name)
+	for i, name := range files {
+		if i == 0 && p.cfg.Src != nil {
+			p.parse(name, p.cfg.Src, false)
+		} else {
+			p.parseFile(name)
+		}
 	}
 	if p.debug('p') {
 		p.dump()
 	}
 }
 
-// parseFile reads a mkfile that must be there.
+// parseFile reads a mkfile that must be there, unless nobody has asked for it.
 func (p *parser) parseFile(name string) {
 	f, err := openFile(p.cfg.path(name))
+	if err == syscall.ENOENT && p.cfg.Files == nil {
+		return
+	}
 	if err != nil {
-		p.out.error("open " + name + ": " + errno(err) + "\n")
-		panic(bail{err})
+		p.unreadable("open", name, err)
 	}
 	defer f.Close()
 	p.parse(name, f, false)
+}
+
+func (p *parser) unreadable(op, name string, err error) {
+	p.out.error(op + " " + name + ": " + errno(err) + "\n")
+	panic(bail{&iofs.PathError{Op: op, Path: name, Err: err}})
 }
 
 // parse reads one mkfile. Assignments of the command line override those
@@ -137,6 +161,9 @@ func (p *parser) parse(name string, r io.Reader, override bool) {
 		line, ok := p.assemble()
 		if p.ctx.Err() != nil {
 			panic(bail{context.Cause(p.ctx)})
+		}
+		if err := p.in.err; err != nil && err != io.EOF {
+			p.unreadable("read", name, err)
 		}
 		if !ok {
 			break

@@ -1,12 +1,17 @@
 package mk_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/iotest"
 
 	"9ci/mk"
 )
@@ -114,5 +119,105 @@ func TestBytes(t *testing.T) {
 		if err == nil || !strings.Contains(stderr, "syntax error; NUL byte") {
 			t.Errorf("Parse(%q) = %v, stderr %q, want NUL byte", text, err, stderr)
 		}
+	}
+}
+
+// Whatever keeps Parse from reading a mkfile, its error and its message name the
+// file.
+func TestParseErrors(t *testing.T) {
+	long := strings.Repeat("x", 65<<20)
+	for _, c := range []struct {
+		name, text, file string // the mkfile, and what the error begins with
+		files            []string
+		is               error
+	}{
+		{"missing", "", "open other: ", []string{"other"}, iofs.ErrNotExist},
+		{"missing second", "A=1\n", "open other: ", []string{"mkfile", "other"}, iofs.ErrNotExist},
+		{"directory", "", "read dir: ", []string{"dir"}, syscall.EISDIR},
+		{"included directory", "<dir\n", "read dir: ", nil, syscall.EISDIR},
+		{"loop", "", "open loop: ", []string{"loop"}, syscall.ELOOP},
+		{"syntax", "a\n", "mkfile:1: ", nil, nil},
+		{"quote", "\n'", "mkfile:2: ", nil, nil},
+		{"quoted word", "MKSHELL=rc\nMKSHELL=sh\nX='a\nb\n", "mkfile:3: ", nil, nil},
+		{"regular expression", "'(':R:\n", "mkfile:1: ", nil, nil},
+		{"included", "<inc\n", "inc:2: ", nil, nil},
+		{"no include name", "A=1\n<\n", "mkfile:2: ", nil, nil},
+		{"command", "<|exit 3\n", "mkfile:1: ", nil, nil},
+		{"output of a command", "<|echo a:Y:\n", "echo a:Y::1: ", nil, nil},
+		{"long line", long, "mkfile:1: ", nil, nil},
+		{"NUL", "\n\x00", "mkfile:2: ", nil, nil},
+		{"command too long", "A=" + long[:1<<20] + "\nB=`{x}\n", "mkfile:2: ", nil, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, text := range map[string]string{"mkfile": c.text, "inc": "A=1\nb\n"} {
+				os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666)
+			}
+			os.Mkdir(filepath.Join(dir, "dir"), 0o777)
+			os.Symlink("loop", filepath.Join(dir, "loop"))
+			var stderr bytes.Buffer
+			_, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Files: c.files, Exec: true, Stderr: &stderr})
+			if err == nil || !strings.HasPrefix(err.Error(), c.file) || !errors.Is(err, c.is) && c.is != nil {
+				t.Errorf("Parse = %.200v, want an error with %q that is %v", err, c.file, c.is)
+			}
+			if !strings.Contains(stderr.String(), c.file) && c.name != "command" {
+				t.Errorf("stderr %.200q, want %q in it", &stderr, c.file)
+			}
+		})
+	}
+}
+
+// The mkfile nobody asked for need not exist, but what is there must be a mkfile.
+func TestParseDefault(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := mk.Parse(t.Context(), mk.Config{Dir: dir}); err != nil {
+		t.Errorf("Parse in an empty directory: %v", err)
+	}
+	if _, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Files: []string{"mkfile"}}); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("Parse of a file that is not there: %v", err)
+	}
+	os.Mkdir(filepath.Join(dir, "mkfile"), 0o777)
+	if _, err := mk.Parse(t.Context(), mk.Config{Dir: dir}); !errors.Is(err, syscall.EISDIR) {
+		t.Errorf("Parse of a directory: %v", err)
+	}
+}
+
+// The first mkfile may come from a reader; its name is for messages only.
+func TestSrc(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"mkfile": "not this", "inc": "A=inc\n", "second": "B=second\n"} {
+		os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666)
+	}
+	for _, c := range []struct {
+		files []string
+		text  string
+		want  string
+	}{
+		{nil, "<inc\nB=$A\n", "[inc] [inc]"},
+		{[]string{}, "<inc\nB=$A\n", "[inc] [inc]"},
+		{[]string{"git:HEAD", "second"}, "A=x\n", "[x] [second]"},
+		{[]string{"git:HEAD"}, "", "[] []"},
+		{nil, "\nA\n", "mkfile:2: syntax error; expected one of :<="},
+		{[]string{"git:HEAD"}, "A\n", "git:HEAD:1: syntax error; expected one of :<="},
+	} {
+		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Files: c.files, Src: iotest.OneByteReader(strings.NewReader(c.text)), Env: []string{}})
+		a, _ := m.Var("A")
+		b, _ := m.Var("B")
+		got := fmt.Sprint(a, " ", b)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("Parse(%q) as %q: %s, want %s", c.text, c.files, got, c.want)
+		}
+	}
+	broken := errors.New("broken")
+	r := io.MultiReader(strings.NewReader("A=1\nB"), iotest.ErrReader(broken))
+	m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Files: []string{"git:HEAD"}, Src: r})
+	if !errors.Is(err, broken) || err.Error() != "read git:HEAD: broken" {
+		t.Errorf("Parse of a broken reader: %v", err)
+	}
+	if a, _ := m.Var("A"); fmt.Sprint(a) != "[1]" {
+		t.Errorf("A = %q, want what was read before", a)
 	}
 }

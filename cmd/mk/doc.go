@@ -103,6 +103,8 @@
 //   - A target that a job is making is not also made by one of another rule that
 //     names it. There, with NPROC above 1, mk could end in an assertion.
 //   - A regular expression and a name that look the same are two targets.
+//   - A mkfile or an include that is there but cannot be read, such as a directory,
+//     is an error.
 //   - The targets of a command line are not taken together for a target of their
 //     own, which %: would match.
 //   - If its standard output cannot be written to, mk says so, runs no more
