@@ -385,14 +385,17 @@ func TestKeep(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		os.WriteFile(filepath.Join(dir, "mkfile"), []byte(c.text), 0o666)
-		var stderr bytes.Buffer
-		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Exec: true, Keep: true, Stderr: &stderr})
+		var stdout, stderr bytes.Buffer
+		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Exec: true, Keep: true, Stdout: &stdout, Stderr: &stderr})
 		if err != nil {
 			t.Fatal(err)
 		}
 		err = m.Run(t.Context(), c.targets...)
 		if got := strings.ReplaceAll(fmt.Sprint(err), dir, "$DIR"); got != c.want {
 			t.Errorf("Run(%q) of %q = %q, want %q\nstderr %q", c.targets, c.text, got, c.want, &stderr)
+		}
+		if strings.Contains(stdout.String(), "up to date") {
+			t.Errorf("Run(%q) of %q says %q", c.targets, c.text, &stdout)
 		}
 	}
 }

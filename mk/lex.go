@@ -21,7 +21,7 @@ var plain = func() (t [256]bool) {
 	for i := range t {
 		t[i] = true
 	}
-	for _, c := range "\r\n\\'\"`#" {
+	for _, c := range "\x00\r\n\\'\"`#" {
 		t[c] = false
 	}
 	return t
@@ -54,6 +54,8 @@ loop:
 		switch c {
 		case eof:
 			return p.noNUL(b), len(b) > 0
+		case 0: // at once, before anything of a program is run
+			p.syntax(in.line, "NUL byte")
 		case '\r':
 		case '\n':
 			if len(b) > 0 {
@@ -87,8 +89,8 @@ loop:
 	return p.noNUL(b), true
 }
 
-// noNUL returns b as a string. It bails out where b has a NUL, which neither a name
-// nor a variable can have.
+// noNUL returns b as a string. It bails out where b has a NUL, from quotes or a
+// command, which neither a name nor a variable can have.
 func (p *parser) noNUL(b []byte) string {
 	if bytes.IndexByte(b, 0) >= 0 {
 		p.syntax(p.at, "NUL byte")

@@ -114,6 +114,11 @@ func TestBytes(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "caf\xe9a\xff")); err != nil {
 		t.Error(err)
 	}
+	if dir, _, _, err := try(t, t.Context(), "\x7fELF\x00`{touch ran}"); err == nil {
+		t.Error("a program is a mkfile")
+	} else if _, err := os.Stat(filepath.Join(dir, "ran")); err == nil {
+		t.Error("what a program has between backquotes ran")
+	}
 	for _, text := range []string{"a\x00b:\n", "A=1\nX=`{printf '\\000'}\n", "X='\x00'\n", "A\x00"} {
 		_, _, stderr, err := try(t, t.Context(), text)
 		if err == nil || !strings.Contains(stderr, "syntax error; NUL byte") {

@@ -63,7 +63,7 @@ func (r *run) make(n *node) {
 		r.waitProcess(nil)
 	}
 	r.assert("target didn't get done", r.errors > 0 || n.flags&made != 0)
-	if !did {
+	if !did && r.errors == 0 {
 		r.out.print("mk: '" + n.name + "' is up to date\n")
 	}
 }

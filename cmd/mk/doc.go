@@ -99,7 +99,7 @@
 //   - A message gives the line on which the statement begins; theirs gives the
 //     line after its end.
 //   - Mk -k exits with 1 if a target could not be made, also one that does not
-//     exist and has no rule.
+//     exist and has no rule, and does not call it up to date.
 //   - A target that a job is making is not also made by one of another rule that
 //     names it. There, with NPROC above 1, mk could end in an assertion.
 //   - A regular expression and a name that look the same are two targets.
