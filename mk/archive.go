@@ -87,21 +87,18 @@ func (r *run) readArchive(archive string) {
 		switch n := h.name(); {
 		case bytes.HasPrefix(n, []byte("#1/")):
 			length := int64(atoi(string(n[3:])))
-			if length < 0 || length >= 1024 {
-				continue
-			}
-			b := make([]byte, length)
-			if _, err := io.ReadFull(f, b); err != nil {
+			b, err := io.ReadAll(io.LimitReader(f, length))
+			if err != nil || int64(len(b)) != length {
 				return
 			}
 			name = string(cutNUL(b))
 			skip -= length
 		case bytes.HasPrefix(n, []byte("// ")):
-			if !h.blank() || skip < 0 || skip > maxLine {
+			if !h.blank() {
 				continue
 			}
-			b := make([]byte, skip)
-			if _, err := io.ReadFull(f, b); err != nil {
+			b, err := io.ReadAll(io.LimitReader(f, skip))
+			if err != nil || int64(len(b)) != skip {
 				return
 			}
 			table = string(cutNUL(b))
@@ -114,9 +111,6 @@ func (r *run) readArchive(archive string) {
 				continue
 			}
 			name, _, _ = strings.Cut(table[i:], "/")
-			if len(name) >= 1024 {
-				continue
-			}
 		default:
 			name = strings.TrimRight(string(n[1:]), " ")
 			name = string(n[:1]) + name

@@ -474,6 +474,31 @@ func TestSameTarget(t *testing.T) {
 	}
 }
 
+// Members with long names are found, in both forms of archives.
+func TestLongMember(t *testing.T) {
+	name := strings.Repeat("m", 3000)
+	header := func(name string, size int) string {
+		return fmt.Sprintf("%-16s%-12d%-6d%-6d%-8s%-10d`\n", name, epoch+1, 0, 0, "644", size)
+	}
+	for kind, ar := range map[string]string{
+		"BSD": "!<arch>\n" + header("#1/3000", 3004) + name + "text",
+		"GNU": "!<arch>\n" + fmt.Sprintf("%-48s%-10d`\n", "//", 3002) + name + "/\n" + header("/0", 4) + "text",
+	} {
+		dir := t.TempDir()
+		for name, text := range map[string]string{"lib.a": ar, "in": "", "mkfile": "'lib.a(" + name + ")': in\n\ttouch ran\n"} {
+			os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666)
+			os.Chtimes(filepath.Join(dir, name), time.Unix(epoch, 0), time.Unix(epoch, 0))
+		}
+		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if jobs, err := m.Plan(t.Context()); err != nil || len(jobs) > 0 {
+			t.Errorf("%s: Plan() = %d jobs, %v, want none", kind, len(jobs), err)
+		}
+	}
+}
+
 // No rule is for the goals as a whole, and a name that mk has words for is a name.
 func TestGoals(t *testing.T) {
 	for _, c := range []struct{ name, text, stdout string }{
