@@ -62,12 +62,14 @@ func (r *run) memberTime(name string, force bool) int64 {
 	return r.times[archive+"("+member+")"]
 }
 
-// readArchive takes note of the times of an archive's members.
-func (r *run) readArchive(archive string) {
+// readArchive takes note of the times of an archive's members, and returns where
+// their headers are.
+func (r *run) readArchive(archive string) (headers map[string]int64) {
 	f, err := os.Open(r.cfg.path(archive))
 	if err != nil {
 		return
 	}
+	headers = make(map[string]int64)
 	defer f.Close()
 	var table string // of GNU's long names
 	skip := int64(len(arMagic))
@@ -75,7 +77,8 @@ func (r *run) readArchive(archive string) {
 		if skip < 0 {
 			return
 		}
-		if _, err := f.Seek(skip, io.SeekCurrent); err != nil {
+		at, err := f.Seek(skip, io.SeekCurrent)
+		if err != nil {
 			return
 		}
 		var h arHeader
@@ -116,6 +119,7 @@ func (r *run) readArchive(archive string) {
 			name = string(n[:1]) + name
 			name = string(cutNUL([]byte(strings.TrimSuffix(name, "/"))))
 		}
+		headers[name] = at
 		r.times[archive+"("+name+")"] = r.memberUnit(max(h.date(), 1))
 	}
 }
@@ -133,7 +137,7 @@ func (r *run) memberUnit(sec int64) int64 {
 // that does not exist is made, empty.
 func (r *run) touchMember(name string) {
 	archive, member := r.split(name)
-	f, err := os.OpenFile(r.cfg.path(archive), os.O_RDWR, 0)
+	f, err := os.OpenFile(r.cfg.path(archive), os.O_WRONLY, 0)
 	if err != nil {
 		if f, err = os.Create(r.cfg.path(archive)); err != nil {
 			r.out.error("create " + archive + ": " + errno(err) + "\n")
@@ -142,23 +146,13 @@ func (r *run) touchMember(name string) {
 		f.WriteString(arMagic)
 	}
 	defer f.Close()
-	if _, ok := r.times[name]; !ok {
+	at, ok := r.readArchive(archive)[member]
+	if !ok {
 		return
 	}
-	at := int64(len(arMagic))
-	for {
-		var h arHeader
-		if _, err := f.ReadAt(h[:], at); err != nil {
-			return
-		}
-		if strings.TrimRight(string(h.name()), " ") == member {
-			fmt.Fprintf(io.NewOffsetWriter(f, at+16), "%-12d", time.Now().Unix())
-			return
-		}
-		if h.size() < 0 {
-			return
-		}
-		at += int64(len(h)) + h.size() + h.size()&1
+	if _, err := fmt.Fprintf(io.NewOffsetWriter(f, at+16), "%-12d", time.Now().Unix()); err != nil {
+		r.out.error("write " + archive + ": " + errno(err) + "\n")
+		panic(bail{err})
 	}
 }
 

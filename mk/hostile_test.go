@@ -474,28 +474,48 @@ func TestSameTarget(t *testing.T) {
 	}
 }
 
-// Members with long names are found, in both forms of archives.
-func TestLongMember(t *testing.T) {
-	name := strings.Repeat("m", 3000)
+// Members are found and touched in all forms of archives, with short names and
+// with long ones.
+func TestMembers(t *testing.T) {
 	header := func(name string, size int) string {
 		return fmt.Sprintf("%-16s%-12d%-6d%-6d%-8s%-10d`\n", name, epoch+1, 0, 0, "644", size)
 	}
-	for kind, ar := range map[string]string{
-		"BSD": "!<arch>\n" + header("#1/3000", 3004) + name + "text",
-		"GNU": "!<arch>\n" + fmt.Sprintf("%-48s%-10d`\n", "//", 3002) + name + "/\n" + header("/0", 4) + "text",
+	long := strings.Repeat("m", 3000)
+	for _, c := range []struct{ kind, name, ar string }{
+		{"plain", "a.o", header("a.o", 4) + "text"},
+		{"BSD", long, header("#1/3000", 3004) + long + "text"},
+		{"GNU", "a.o", header("a.o/", 4) + "text"},
+		{"long GNU", long, fmt.Sprintf("%-48s%-10d`\n", "//", 3002) + long + "/\n" + header("/0", 4) + "text"},
 	} {
-		dir := t.TempDir()
-		for name, text := range map[string]string{"lib.a": ar, "in": "", "mkfile": "'lib.a(" + name + ")': in\n\ttouch ran\n"} {
-			os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666)
-			os.Chtimes(filepath.Join(dir, name), time.Unix(epoch, 0), time.Unix(epoch, 0))
-		}
-		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if jobs, err := m.Plan(t.Context()); err != nil || len(jobs) > 0 {
-			t.Errorf("%s: Plan() = %d jobs, %v, want none", kind, len(jobs), err)
-		}
+		t.Run(c.kind, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, text := range map[string]string{
+				"lib.a":  "!<arch>\n" + header("first", 3) + "odd\n" + c.ar,
+				"in":     "",
+				"mkfile": "'lib.a(" + c.name + ")': in\n\ttouch ran\n",
+			} {
+				os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666)
+				os.Chtimes(filepath.Join(dir, name), time.Unix(epoch, 0), time.Unix(epoch, 0))
+			}
+			m, err := mk.Parse(t.Context(), mk.Config{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			now := time.Unix(epoch+2, 0)
+			for _, want := range []int{0, 1, 0} {
+				if jobs, err := m.Plan(t.Context()); err != nil || len(jobs) != want {
+					t.Errorf("Plan() = %d jobs, %v, want %d", len(jobs), err, want)
+				}
+				if want == 0 {
+					os.Chtimes(filepath.Join(dir, "in"), now, now)
+					continue
+				}
+				m, _ := mk.Parse(t.Context(), mk.Config{Dir: dir, Touch: true})
+				if err := m.Run(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
 }
 
