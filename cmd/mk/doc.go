@@ -111,6 +111,9 @@
 //     recipes and exits with 1. It says nothing if that is a pipe without a reader.
 //   - Bytes are passed on as they are. Theirs replaces what is no UTF-8, and drops
 //     what follows a NUL. A NUL outside a recipe is a syntax error.
+//   - Mk -t finds the members of archives that GNU ar has made.
+//   - A program of attribute P gets no recipe variables; theirs gets those of the
+//     last recipe.
 //   - A & takes a quote in a name for a character as any other.
 //   - -dp and -dg print small numbers for addresses.
 //
