@@ -58,6 +58,7 @@ type Config struct {
 	Touch    bool   // -t: touch targets, do not run recipes
 	Usage    bool   // -u: print how many jobs ran for how long
 	Nano     bool   // -N: compare times in nanoseconds, not seconds
+	Collect  bool   // -o: print the output of a job when it ends, where NPROC is over 1
 	WhatIf   string // -w: names, separated by commas, that were modified just now
 
 	// Builtin returns the command line of a POSIX shell, to which the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,8 @@ type run struct {
 	jobs     []*job             // ready, in the order they became so
 	slots    []*process         // jobs that run; nil is free
 	running  int                // how many do
+	collects bool               // the output of jobs is printed when they end
+	left     []*collector       // of jobs that have ended, and left processes behind
 	compared map[[2]string]bool // what programs of attribute P said
 	values   [][]string         // of the internal variables, for the last job
 	times    map[string]int64   // said by -w, or read from archives
@@ -143,7 +146,11 @@ func (r *run) finish(err *error) {
 	for _, p := range r.slots {
 		if p != nil {
 			r.out.error(p.last)
+			r.printOutput(p)
 		}
+	}
+	for _, c := range r.left {
+		c.stop()
 	}
 	if r.ctx.Err() == nil {
 		return
@@ -215,12 +222,14 @@ func (r *run) schedule() {
 	r.setValues(j, slot)
 	text, sh := j.rule.recipe, j.rule.shell
 	cfg := &r.cfg
+	echo := ""
 	if r.plan != nil {
 		r.plan(j)
 	} else if !cfg.Touch && (cfg.NoExec || j.rule.attr&quiet == 0) {
-		r.out.print(r.echo(text, sh.dialect))
+		echo = r.echo(text, sh.dialect)
 	}
 	if cfg.NoExec || cfg.Touch {
+		r.out.print(echo)
 		now := r.now()
 		for n := j.nodes; n != nil; n = n.next {
 			if cfg.Touch {
@@ -235,6 +244,19 @@ func (r *run) schedule() {
 	if r.debug('e') {
 		r.out.say("recipe='" + text + "'")
 	}
+	var c *collector
+	var stdout, stderr *os.File
+	if r.collects {
+		var err error
+		if c, stdout, stderr, err = r.newCollector(); err != nil {
+			r.procs.fatal("pipe", err)
+		}
+		defer stdout.Close()
+		defer stderr.Close()
+		c.add(0, []byte(echo))
+	} else {
+		r.out.print(echo)
+	}
 	r.out.flush()
 	if r.out.broken != nil {
 		panic(bail{r.out.broken})
@@ -244,8 +266,8 @@ func (r *run) schedule() {
 	if j.rule.attr&noMinusE == 0 {
 		args = []string{"-e"}
 	}
-	p := r.procs.start(sh, args, &text, nil, r.appendEnv(nil, sh.dialect, r.values))
-	p.job = j
+	p := r.procs.start(sh, args, &text, stdout, stderr, r.appendEnv(nil, sh.dialect, r.values))
+	p.job, p.output = j, c
 	r.slots[slot] = p
 	r.count()
 	r.running++
@@ -287,6 +309,7 @@ func (r *run) ended(slot int, p *process) {
 	r.slots[slot] = nil
 	r.running--
 	fake := false
+	r.printOutput(p)
 	if p.status != "" {
 		var err error = &ExitError{j.nodes.name, p.status}
 		if p.err != nil { // there is nothing half made
@@ -311,6 +334,18 @@ func (r *run) ended(slot int, p *process) {
 	if r.running < r.nproc {
 		r.schedule()
 	}
+}
+
+// printOutput prints what was collected of a job that has ended.
+func (r *run) printOutput(p *process) {
+	if p.output == nil {
+		return
+	}
+	r.out.flush()
+	if p.output.end() {
+		r.left = append(r.left, p.output)
+	}
+	p.output = nil
 }
 
 // setValues sets the internal variables for a job.

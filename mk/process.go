@@ -17,6 +17,7 @@ type process struct {
 	pid    int
 	pidfd  int // -1 where the kernel has none
 	job    *job
+	output *collector // nil if its output is not collected
 	done   bool
 	status string   // empty where it succeeded
 	err    error    // its command was too long for the system; not printed yet
@@ -57,12 +58,15 @@ func (ps *procs) pid() string {
 }
 
 // start runs a shell. Its standard input is text, or ours if text is nil; its
-// standard output is ours if stdout is nil. If the shell cannot be run, start
+// standard outputs are ours where they are nil. If the shell cannot be run, start
 // prints why, and the process fails as it would in a child.
-func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, env []string) *process {
+func (ps *procs) start(sh *shell, args []string, text *string, stdout, stderr *os.File, env []string) *process {
 	argv := append(sh.argv[:len(sh.argv):len(sh.argv)], args...)
 	if stdout == nil {
 		stdout = ps.w.stdout
+	}
+	if stderr == nil {
+		stderr = ps.w.stderr
 	}
 	var files [3]uintptr
 	var pipe [2]int // not os.Pipe, which would set up the poller for it
@@ -74,7 +78,7 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout *os.File, 
 		}
 		files[0] = uintptr(pipe[0])
 	}
-	files[1], files[2] = stdout.Fd(), ps.w.stderr.Fd()
+	files[1], files[2] = stdout.Fd(), stderr.Fd()
 	p := &process{pidfd: -1}
 	path, builtin, err := ps.lookPath(argv[0], env)
 	if builtin != nil {
@@ -215,7 +219,7 @@ func (ps *procs) capture(ctx context.Context, sh *shell, args []string, text *st
 		ps.fatal("pipe", err)
 	}
 	defer w.Close()
-	p := ps.start(sh, args, text, w, env)
+	p := ps.start(sh, args, text, w, nil, env)
 	if p.err != nil {
 		r.Close()
 		return nil, nil, p.err

@@ -357,7 +357,7 @@ func (r *run) compare(rule *rule, target, prereq string) bool {
 	r.out.flush()
 	cmd := *rule.prog + " '" + target + "' '" + prereq + "'\n"
 	r.trace("pipecmd='" + cmd + "'\n")
-	proc := r.procs.start(rule.shell, []string{"-c", cmd}, nil, nil, r.environment(rule.shell))
+	proc := r.procs.start(rule.shell, []string{"-c", cmd}, nil, nil, nil, r.environment(rule.shell))
 	if proc.err != nil {
 		r.out.fail("program of %s: %v", target, proc.err)
 	}
@@ -386,6 +386,9 @@ func (r *run) setNproc() {
 		r.nproc = atoi(w)
 	}
 	r.nproc = max(r.nproc, 1)
+	if w := r.first("MKOUTPUT"); r.nproc > 1 {
+		r.collects = r.cfg.Collect || w != "" && w != "0"
+	}
 	if r.debug('e') {
 		r.out.say(fmt.Sprintf("nprocs = %d\n", r.nproc))
 	}
