@@ -17,23 +17,25 @@
 // begin with a - ends the options, which are:
 //
 //	-a	all targets are out of date; implies -i
-//	-d	print what was parsed (-dp), the graph (-dg), what is run (-de)
+//	-C dir	go to dir first, as cd does
+//	-d[egp]	print what was parsed (p), the graph (g), what is run (e); all three
+//		without a letter
 //	-e	say why each target is made
-//	-f	the next argument is a mkfile, instead of mkfile; may be repeated
+//	-f mkfile
+//		read this, instead of mkfile; may be repeated
+//	-h	print the usage
 //	-i	make missing intermediate targets
 //	-k	go on after errors, with what does not depend on them; mk still fails
 //		at its end
 //	-n	print recipes, do not run them
+//	-N	compare times in nanoseconds, not in whole seconds
+//	-o	print the output of each recipe when the recipe ends
 //	-s	make the targets one after the other
 //	-t	touch targets, do not run recipes
 //	-u	print at the end for how many seconds 0, 1, 2, ... recipes ran
-//	-w	the rest of this argument, or the next one, is a list of names,
-//		separated by commas, that count as modified just now
-//
-// and two that plan9port's mk does not have:
-//
 //	-v	say so if the built-in shell is used
-//	-N	compare times in nanoseconds, not in whole seconds
+//	-w names
+//		these, separated by commas, count as modified just now
 //
 // # Mkfiles
 //

@@ -14,10 +14,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == shellFlag {
 		os.Exit(shell(os.Args[2:]))
 	}
-	c, targets, ok := parseArgs(os.Args[1:])
-	if !ok {
-		os.Stderr.WriteString(usage)
-		os.Exit(1)
+	c, targets, err := parseArgs(os.Args[1:])
+	if err != nil {
+		os.Exit(refuse(err))
 	}
 	ctx := interruptible(context.Background())
 	if err := run(ctx, c, targets); err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,39 +44,95 @@ func writeMkfile(t *testing.T, text string) (dir string) {
 	return dir
 }
 
-// The manual lists the flags that exist, and no other.
+// The manual and the usage list the flags that exist, in the same order, and no
+// other.
 func TestManual(t *testing.T) {
 	doc, err := os.ReadFile("doc.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []string
-	for _, m := range regexp.MustCompile(`(?m)^//\t-(\w)\t`).FindAllSubmatch(doc, -1) {
-		got = append(got, string(m[1]))
+	help, err := mkCmd(t, t.TempDir(), "-h").Output()
+	if err != nil {
+		t.Error("mk -h:", err)
 	}
-	slices.Sort(got)
 	var want []string
-	for letter := range maps.Keys(flags) {
-		want = append(want, string(letter))
+	for _, f := range flags {
+		want = append(want, string(f.letter))
 	}
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("doc.go has flags %q, want %q", got, want)
+	for where, text := range map[string]string{"doc.go": strings.ReplaceAll(string(doc), "//", ""), "mk -h": string(help)} {
+		var got []string
+		for _, m := range regexp.MustCompile(`(?m)^\t-(\w)\b`).FindAllStringSubmatch(text, -1) {
+			got = append(got, m[1])
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s has flags %q, want %q", where, got, want)
+		}
 	}
 }
 
+// A command line that is wrong gets told what is, and the usage.
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{{"-"}, {"-z"}, {"-f"}, {"-w"}, {"--help"}} {
-		if _, _, ok := parseArgs(args); ok {
-			t.Errorf("parseArgs(%q): ok, want a usage message", args)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-"}, "mk: unknown flag -\nUsage: mk "},
+		{[]string{"-n", "-z", "x"}, "mk: unknown flag -z\nUsage: mk "},
+		{[]string{"--keep-going"}, "mk: unknown flag --keep-going\nUsage: mk "},
+		{[]string{"-f"}, "mk: flag -f without its mkfile\nUsage: mk "},
+		{[]string{"-w"}, "mk: flag -w without its names\nUsage: mk "},
+		{[]string{"-C"}, "mk: flag -C without its dir\nUsage: mk "},
+	} {
+		cmd := mkCmd(t, t.TempDir(), c.args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if cmd.ProcessState.ExitCode() != 1 || len(out) > 0 || !strings.HasPrefix(stderr.String(), c.want) || !strings.Contains(stderr.String(), "\t-h ") {
+			t.Errorf("mk %q: %v\nstdout %q\nstderr %q, want %q and the flags", c.args, err, out, stderr.String(), c.want)
+		}
+	}
+	for _, args := range [][]string{{"-h"}, {"--help"}, {"-n", "-h", "-z"}} {
+		if out, err := mkCmd(t, t.TempDir(), args...).CombinedOutput(); err != nil || !bytes.HasPrefix(out, []byte("Usage: mk ")) {
+			t.Errorf("mk %q: %v, printed %q", args, err, out)
+		}
+	}
+}
+
+// Mk goes to the directory of -C first, as cd does; what it starts does not again.
+func TestDirectory(t *testing.T) {
+	dir := writeMkfile(t, "no\n")
+	sub := filepath.Join(dir, "a", "b")
+	if err := os.MkdirAll(sub, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	text := "P=$PWD\nall:VQ:\n\techo $P `pwd` [$MKFLAGS]\n"
+	if err := os.WriteFile(filepath.Join(sub, "other"), []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	real, err := filepath.EvalSymlinks(sub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"-C", "a/b"}, {"-Ca/b"}, {"-C", "a", "-Cb"}, {"-C", sub}} {
+		out, err := mkCmd(t, dir, append(args, "-f", "other")...).CombinedOutput()
+		if want := real + " " + real + " [-f other]\n"; err != nil || string(out) != want {
+			t.Errorf("mk %q: %v, printed %q, want %q", args, err, out, want)
+		}
+	}
+	for name, want := range map[string]string{
+		"nosuch": "mk: chdir nosuch: no such file or directory\n",
+		"mkfile": "mk: chdir mkfile: not a directory\n",
+	} {
+		if out, err := mkCmd(t, dir, "-C", name).CombinedOutput(); err == nil || string(out) != want {
+			t.Errorf("mk -C %s: %v, printed %q, want %q", name, err, out, want)
 		}
 	}
 }
 
 func TestArgs(t *testing.T) {
-	c, targets, ok := parseArgs([]string{"-nk", "-f", "a", "-fb", "c", "-wx", "-w", "y,z", "X=1", "t", "", "-n", "Y=2"})
-	if !ok {
-		t.Fatal("not ok")
+	c, targets, err := parseArgs([]string{"-nk", "-f", "a", "-fb", "c", "-wx", "-w", "y,z", "X=1", "t", "", "-n", "Y=2"})
+	if err != nil {
+		t.Fatal(err)
 	}
 	if want := []string{"t", "-n"}; !slices.Equal(targets, want) {
 		t.Errorf("targets %q, want %q", targets, want)
