@@ -97,7 +97,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 	defer w.end(&err)
 	out := newOutput(w.stdout, w.stderr)
 	r := &run{
-		parser:   &parser{Mkfile: m, ctx: ctx, out: out, file: "<nil>"},
+		parser:   &parser{Mkfile: m, ctx: ctx, out: out, file: "<nil>", hinted: m.hinted},
 		made:     make([]*node, len(m.symbols)),
 		others:   make(map[string]*node),
 		counts:   make([]int32, m.nrules+1),
@@ -317,7 +317,7 @@ func (r *run) ended(slot int, p *process) {
 			r.out.error("mk: " + err.Error() + "\n")
 		} else {
 			r.setValues(j, slot)
-			r.failed(j, "exit status="+p.status)
+			r.failed(j, "exit status="+p.status+r.hint(r.recipeHint(j, p.status)))
 		}
 		if !r.cfg.Keep {
 			r.jobs = nil

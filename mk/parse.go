@@ -25,6 +25,7 @@ type Mkfile struct {
 	version int      // of vars
 	forceRC bool     // FORCERCFORMK is set: rc is the default shell
 	partial bool     // a command was not run
+	hinted  bool     // a message had a hint
 }
 
 // parser reads mkfiles. Its shell is the one recipes are for at this place.
@@ -35,12 +36,15 @@ type parser struct {
 	procs *procs
 	in    *input // nil outside of a file
 	file  string
-	at    int // the line on which the statement begins that is read
+	at    int    // the line on which the statement begins that is read
+	text  string // of that statement
 	shell *shell
 	buf   []byte
 	slab  []rule // rules to come
 	depth int    // of includes
 	count int    // of includes
+
+	hinted bool // a message had a hint
 
 	exported   map[*dialect][]string // the environment, for version exportedAt of the variables
 	exportedAt int
@@ -74,6 +78,7 @@ func Parse(ctx context.Context, c Config) (m *Mkfile, err error) {
 	defer p.locate(&err)
 	defer catch(&err)
 	p.all()
+	m.hinted = p.hinted
 	return m, nil
 }
 
@@ -155,6 +160,7 @@ func (p *parser) unreadable(op, name string, err error) {
 // includer's as it was.
 func (p *parser) parse(name string, r io.Reader, override bool) {
 	shell, file, at, in := p.shell, p.file, p.at, p.in
+	p.text = ""
 	p.startShell()
 	p.file, p.in = name, newInput(r)
 	for {
@@ -168,7 +174,9 @@ func (p *parser) parse(name string, r io.Reader, override bool) {
 		if !ok {
 			break
 		}
+		p.text = line
 		p.statement(line, override)
+		p.text = ""
 	}
 	p.file, p.at, p.in = file, at, in
 	p.shell = shell
@@ -399,16 +407,16 @@ func (p *parser) command(b []byte, text string) []byte {
 	return b
 }
 
-// report prints a syntax error that does not end the reading.
-func (p *parser) report(line int, format string, args ...any) {
-	msg := "syntax error; " + fmt.Sprintf(format, args...)
+// report prints a syntax error that does not end the reading, and returns it.
+func (p *parser) report(line int, format string, args ...any) *SyntaxError {
+	msg := "syntax error; " + fmt.Sprintf(format, args...) + p.hint(lineHint(p.text))
 	p.out.error(fmt.Sprintf("mk: %s:%d: %s\n", p.file, line, msg))
+	return &SyntaxError{p.file, line, msg}
 }
 
 // syntax reports a syntax error and bails out.
 func (p *parser) syntax(line int, format string, args ...any) {
-	p.report(line, format, args...)
-	panic(bail{&SyntaxError{p.file, line, "syntax error; " + fmt.Sprintf(format, args...)}})
+	panic(bail{p.report(line, format, args...)})
 }
 
 // exit bails out of a statement after a message that was printed.

@@ -103,7 +103,7 @@ func (r *run) anyNewer(n *node) bool {
 // noRecipe makes a node that has prereqs and no recipe.
 func (r *run) noRecipe(n *node) {
 	if n.flags&(isVirtual|noRecipeNeeded) == 0 {
-		r.out.fail("no recipe to make '%s'", n.name)
+		r.out.fail("no recipe to make '%s'%s", n.name, r.hint(r.targetHint(n.name)))
 	}
 	if isMember(n.name) && n.time == 0 {
 		n.setMade(made)

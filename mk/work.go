@@ -293,7 +293,7 @@ func (r *run) explain(format string, n, p *node) {
 // unknownTarget reports that there is neither a file n nor a rule for it.
 func (r *run) unknownTarget(n *node) {
 	dir := r.dir()
-	r.out.error("mk: don't know how to make '" + n.name + "' in " + dir + "\n")
+	r.out.error("mk: don't know how to make '" + n.name + "' in " + dir + r.hint(r.targetHint(n.name)) + "\n")
 	if !r.cfg.Keep {
 		panic(bail{fmt.Errorf("%w '%s' in %s", ErrNoRule, n.name, dir)})
 	}
