@@ -1,6 +1,8 @@
 package mk
 
 import (
+	"fmt"
+	"math"
 	"os"
 	"strings"
 	"syscall"
@@ -42,6 +44,47 @@ func (r *run) now() int64 {
 		return time.Now().UnixNano()
 	}
 	return time.Now().Unix()
+}
+
+// skew is how far in the future a file may be. File systems that store times in
+// steps of two seconds may round up, and clocks of file servers differ a little.
+const skew = 2 * time.Second
+
+// checkTime warns, once, of a file that was modified in the future: what is made
+// from it is out of date until then. The clock is read only if n is later than all
+// nodes before it.
+func (r *run) checkTime(n *node) {
+	if n.time <= r.latest {
+		return
+	}
+	unit := time.Second
+	if r.cfg.Nano {
+		unit = 1
+	}
+	now := r.now()
+	if r.latest = now + int64(skew/unit); n.time <= r.latest {
+		return
+	}
+	r.latest = math.MaxInt64
+	ahead := time.Duration(math.MaxInt64)
+	if d := n.time - now; d < int64(ahead/unit) {
+		ahead = time.Duration(d) * unit
+	}
+	r.out.error("mk: warning: '" + n.name + "' was modified " + brief(ahead) + " in the future: see to the clock, or touch it\n")
+}
+
+// brief returns a duration in its two largest units.
+func brief(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d >= day:
+		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
+	}
+	return fmt.Sprintf("%ds", d/time.Second)
 }
 
 // touch makes name's time now, and prints that.

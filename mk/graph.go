@@ -391,4 +391,5 @@ func (r *run) attribute(n *node) {
 	if n.flags&isVirtual != 0 {
 		n.time = 0
 	}
+	r.checkTime(n)
 }

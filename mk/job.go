@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -38,6 +39,7 @@ type run struct {
 	compared map[[2]string]bool // what programs of attribute P said
 	values   [][]string         // of the internal variables, for the last job
 	times    map[string]int64   // said by -w, or read from archives
+	latest   int64              // a time that is not too far in the future; see checkTime
 	archives map[string]int64   // when an archive was when it was read
 	bitched  map[string]bool    // archives that were said not to exist
 	plan     func(*job)         // if not nil, jobs go here and are not run
@@ -109,6 +111,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 	}
 	if plan != nil {
 		r.plan = func(j *job) { plan(r, j) }
+		r.latest = math.MaxInt64
 	}
 	r.procs = newProcs(&m.cfg, out, w)
 	defer r.procs.watch(ctx)()

@@ -318,6 +318,7 @@ func (r *run) update(n *node, fake bool) {
 	}
 	if n.flags&isVirtual == 0 && syscall.Access(r.cfg.path(n.name), 0) == nil {
 		n.time = r.timeOf(n.name, true)
+		r.checkTime(n)
 		n.flags &^= canPretend | pretending
 		for i := range n.prereqs {
 			if a := &n.prereqs[i]; a.rule.prog != nil && a.n != nil {
