@@ -3,7 +3,7 @@
 //	guest
 //	guest serve
 //	guest kvmloop
-//	guest mkquery [VARIABLE...]
+//	guest mkquery MAX [VARIABLE...]
 //	guest env PROGRAM [ARG...]
 //
 // As PID 1 it loads the modules of its initramfs, waits for the host on the
@@ -20,7 +20,8 @@
 //
 // Guest mkquery prints, as JSON, the targets and patterns of the mkfile in the
 // current directory and the words of its variables that are named. It runs the
-// backquotes of the mkfile.
+// backquotes of the mkfile. If the answer has more than MAX bytes, guest says so in
+// mk's name and fails.
 //
 // Guest env reads variables from descriptor 3, NAME=VALUE each ended by a NUL,
 // and becomes PROGRAM with these added to its environment. In this way secrets

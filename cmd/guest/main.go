@@ -22,7 +22,9 @@ func main() {
 	if len(os.Args) > 1 { // which may be PID 1 of a container
 		if f := commands[os.Args[1]]; f != nil {
 			if err := f(os.Args[2:]); err != nil {
-				fmt.Fprintf(os.Stderr, "guest: %s: %v\n", os.Args[1], err)
+				if err != errSaid {
+					fmt.Fprintf(os.Stderr, "guest: %s: %v\n", os.Args[1], err)
+				}
 				os.Exit(1)
 			}
 			return
@@ -31,7 +33,7 @@ func main() {
 	if os.Getpid() == 1 {
 		initialize()
 	}
-	fmt.Fprintln(os.Stderr, "usage: guest serve | kvmloop | mkquery [VARIABLE...] | env PROGRAM [ARG...]")
+	fmt.Fprintln(os.Stderr, "usage: guest serve | kvmloop | mkquery MAX [VARIABLE...] | env PROGRAM [ARG...]")
 	os.Exit(1)
 }
 

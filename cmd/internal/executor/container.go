@@ -42,6 +42,10 @@ func (r *activeRun) defaultImage() string {
 	return "localhost/9ci/" + strings.Trim(name, "-_.") + ":" + r.req.Tree
 }
 
+// maxSettings is how many bytes of an image's settings are put into a command: less
+// than the 128 KiB that Linux takes for one argument.
+const maxSettings = 64 << 10
+
 // inspect asks podman about the image that base-image has named.
 func (r *activeRun) inspect(ctx context.Context) (container, error) {
 	name, _, err := r.ask(ctx, "CONTAINERIMAGE", 1<<10, vm.Cmd{Args: []string{"cat", containerFile}})
@@ -59,7 +63,7 @@ func (r *activeRun) inspect(ctx context.Context) (container, error) {
 	if code != 0 {
 		return container{}, mkAnswer{1, fmt.Sprintf("base-image left no image %s: build, pull or tag it as $CONTAINERIMAGE", name)}
 	}
-	var images []struct {
+	var images [1]struct { // whatever more there is takes no memory
 		ID     string `json:"Id"`
 		Digest string
 		Config struct {
@@ -68,8 +72,8 @@ func (r *activeRun) inspect(ctx context.Context) (container, error) {
 			User       string
 		}
 	}
-	if err := json.Unmarshal([]byte(out), &images); err != nil || len(images) != 1 {
-		return container{}, fmt.Errorf("podman image inspect %s: %v", name, err)
+	if err := json.Unmarshal([]byte(out), &images); err != nil {
+		return container{}, fmt.Errorf("podman image inspect %s: %w", name, err)
 	}
 	im := images[0]
 	c := container{name: name, digest: im.Digest, dir: im.Config.WorkingDir, user: im.Config.User}
@@ -87,6 +91,9 @@ func (r *activeRun) inspect(ctx context.Context) (container, error) {
 		if p, ok := strings.CutPrefix(v, "PATH="); ok {
 			c.path = p
 		}
+	}
+	if len(c.path)+len(c.dir)+len(c.user) > maxSettings {
+		return container{}, mkAnswer{1, fmt.Sprintf("the PATH, the directory and the user of the image %s are over %d bytes", name, maxSettings)}
 	}
 	return c, nil
 }

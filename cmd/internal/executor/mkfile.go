@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"9ci/vm"
@@ -50,16 +51,19 @@ func (m *mkfile) artifactTargets() (targets []string, literal bool) {
 const maxAnswer = 4 << 20
 
 // askMkfile has mk list the repository's mkfile. That happens in the machine,
-// because backquotes run programs. If mk cannot read the mkfile, its message is
-// in the step's log and the error is an mkAnswer.
+// because backquotes run programs. If mk cannot read the mkfile, or has more to list
+// than maxAnswer, its message is in the step's log and the error is an mkAnswer. The
+// machine may lie, so ask holds the limit once more.
 func (r *activeRun) askMkfile(ctx context.Context) (*mkfile, error) {
 	out, code, err := r.ask(ctx, "what mk lists of the mkfile, its targets and $ARTIFACTS,", maxAnswer,
-		vm.Cmd{Args: []string{vm.GuestPath, "mkquery", "ARTIFACTS"}})
-	if err != nil {
+		vm.Cmd{Args: []string{vm.GuestPath, "mkquery", strconv.Itoa(maxAnswer), "ARTIFACTS"}})
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if code != 0 {
+	case code == 1:
 		return nil, mkAnswer{code: 1}
+	case code != 0:
+		return nil, mkAnswer{1, fmt.Sprintf("mk was ended as it read the mkfile (status %d): it may need more than CI_MEMORY", code)}
 	}
 	m := new(mkfile)
 	if err := json.Unmarshal([]byte(out), m); err != nil {

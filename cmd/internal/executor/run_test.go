@@ -1,12 +1,15 @@
 package executor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"9ci/cmd/internal/config"
@@ -32,7 +35,7 @@ func (m *double) SetNet(_ context.Context, up bool) error {
 }
 
 func (m *double) Outbox() *io.SectionReader { return nil }
-func (m *double) OutboxDevice() string      { return "" }
+func (m *double) OutboxDevice() string      { return "outbox" }
 func (m *double) Kill()                     {}
 
 // The network is cut before the test begins, whatever the steps before it did;
@@ -79,5 +82,88 @@ func TestNet(t *testing.T) {
 func TestSteps(t *testing.T) {
 	if got, want := slices.Sorted(maps.Keys(steps)), slices.Sorted(slices.Values(ci.Steps)); !slices.Equal(got, want) {
 		t.Errorf("the executor has the steps %q, want %q", got, want)
+	}
+}
+
+// A flood is a machine whose commands answer by what a test gives for their last
+// argument, over and over again if there is a repeat.
+type flood struct {
+	double
+	answers map[string]answer
+}
+
+type answer struct {
+	text   string
+	repeat int // how often the text comes
+	code   int
+}
+
+func (m *flood) Run(_ context.Context, c vm.Cmd) (vm.Exit, error) {
+	a := m.answers[c.Args[len(c.Args)-1]]
+	for range max(a.repeat, 1) {
+		if _, err := io.WriteString(c.Stdout, a.text); err != nil {
+			return vm.Exit{}, err
+		}
+	}
+	return vm.Exit{Code: a.code}, nil
+}
+
+// Every answer of a machine has a limit. A run whose machine passes one has failed, and
+// a line of its log says what is too long.
+func TestAnswers(t *testing.T) {
+	image := func(path string) string {
+		return `[{"Id":"` + strings.Repeat("0", 64) + `","Config":{"Env":["PATH=` + path + `"]}}]`
+	}
+	for _, tt := range []struct {
+		name    string
+		answers map[string]answer
+		ask     func(*activeRun, context.Context) error
+		want    string // the error; empty for none
+	}{
+		{"mkfile", map[string]answer{"ARTIFACTS": {"x", maxAnswer + 1, 0}}, (*activeRun).prepareRuntime,
+			"what mk lists of the mkfile, its targets and $ARTIFACTS, is over 4194304 bytes"},
+		{"mkfile, endless", map[string]answer{"ARTIFACTS": {strings.Repeat("x", 1<<16), 1 << 40, 0}}, (*activeRun).prepareRuntime,
+			"what mk lists of the mkfile, its targets and $ARTIFACTS, is over 4194304 bytes"},
+		{"mk has said it", map[string]answer{"ARTIFACTS": {"", 0, 1}}, (*activeRun).prepareRuntime, ""},
+		{"mk was killed", map[string]answer{"ARTIFACTS": {"", 0, 137}}, (*activeRun).prepareRuntime,
+			"mk was ended as it read the mkfile (status 137): it may need more than CI_MEMORY"},
+		{"name of the image", map[string]answer{containerFile: {"x", 1025, 0}}, inspect, "CONTAINERIMAGE is over 1024 bytes"},
+		{"image", map[string]answer{containerFile: {"x", 1, 0}, "x": {"[{},", 1 << 40, 0}}, inspect, "what podman says of the image x is over 4194304 bytes"},
+		{"image's settings", map[string]answer{containerFile: {"x", 1, 0}, "x": {image(strings.Repeat("/x:", 1<<16)), 1, 0}}, inspect,
+			"the PATH, the directory and the user of the image x are over 65536 bytes"},
+		{"name of a socket", map[string]answer{"outbox": {"x", 8<<10 + 1, 3}}, (*activeRun).collect, "the name of a socket is over 8192 bytes"},
+	} {
+		m := &flood{answers: tt.answers}
+		r := &activeRun{e: &Executor{}, cfg: &config.Config{}, m: m, mask: newMask(nil)}
+		var log bytes.Buffer
+		r.stdout, r.stderr = r.mask.writer(&log), r.mask.writer(&log)
+		state, code := r.outcome(t.Context(), tt.ask(r, t.Context()))
+		r.stderr.Flush()
+		want := tt.want
+		if want != "" {
+			want = "9ci: " + want + "\n"
+		}
+		if state != "failed" || code != 1 || log.String() != want {
+			t.Errorf("%s: %s %d, the log is %.200q, want failed 1, %q", tt.name, state, code, log.String(), want)
+		}
+	}
+}
+
+func inspect(r *activeRun, ctx context.Context) error {
+	_, err := r.inspect(ctx)
+	return err
+}
+
+// Of what podman says only the image that was asked for takes memory.
+func TestImageMany(t *testing.T) {
+	m := &flood{answers: map[string]answer{containerFile: {"x", 1, 0}, "x": {"[" + strings.Repeat("{},", maxAnswer/3-2) + "{}]", 1, 0}}}
+	r := &activeRun{e: &Executor{}, cfg: &config.Config{}, m: m, mask: newMask(nil)}
+	r.stdout, r.stderr = r.mask.writer(io.Discard), r.mask.writer(io.Discard)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err := inspect(r, t.Context())
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; err == nil || n > 16*maxAnswer {
+		t.Errorf("%v, and took %d bytes, want an error and less than %d", err, n, 16*maxAnswer)
 	}
 }
