@@ -4,22 +4,17 @@
 //
 //	mk [-f mkfile] ... [option ...] [name=value ...] [target ...]
 //
-// Mk makes targets from what they depend on, as the rules of a mkfile say. It
-// is Plan 9's mk(1) in the form plan9port gave it for Unix: the same language,
-// messages and exit status. Without targets it makes those of the first rule
-// whose targets have no pattern.
-//
-// A target is out of date if it does not exist or if it is not newer than all
-// its prerequisites, in whole seconds. $NPROC says how many recipes may run at
-// once, 1 if it is not set.
+// Mk makes targets, usually files, from what they depend on, as the rules of a
+// mkfile say. It is Plan 9's mk(1) in the form plan9port gave it for Unix: the same
+// language, messages and exit status. Without targets it makes those of the first
+// rule whose targets have no pattern.
 //
 // Only the first letter of an option counts. The first argument that does not
 // begin with a - ends the options, which are:
 //
 //	-a	all targets are out of date; implies -i
 //	-C dir	go to dir first, as cd does
-//	-d[egp]	print what was parsed (p), the graph (g), what is run (e); all three
-//		without a letter
+//	-d[egp]	print what was parsed (p), the graph (g), what is run (e)
 //	-e	say why each target is made
 //	-f mkfile
 //		read this, instead of mkfile; may be repeated
@@ -37,6 +32,8 @@
 //	-w names
 //		these, separated by commas, count as modified just now
 //
+// The mk of plan9port lacks C, h, N, o and v.
+//
 // # Mkfiles
 //
 // The first unquoted :, = or < of a line makes it a rule, an assignment or an
@@ -50,9 +47,90 @@
 //	<|command
 //
 // A recipe is the lines that begin with white space, less its first character;
-// an empty line ends it. It is the standard input of sh -e. A target with a %
-// is a meta-rule: % stands for any string, & for one without dots and slashes,
-// and both stand for the same in the prerequisites. The attributes are
+// an empty line ends it. In all other lines single and double quotes keep text as it
+// is, and a backslash the next character. `{command} and `command` stand for what a
+// command prints when the line is read; $name, ${name} and ${name:A%B=C%D} for the
+// words of a variable, in the last form with each word A%B made C%D. A missing <file
+// is only warned of; a <|command must succeed.
+//
+// A target with a % or & makes a meta-rule, for every name that matches. % matches
+// any string, also none, and & one without dots and slashes: the stem, which replaces
+// % and & in the prerequisites. A meta-rule counts if these are files, or if a chain
+// of rules leads from them to files or to a rule without a pattern. It is used once
+// on such a chain, or NREP times.
+//
+// Several rules may have one target:
+//
+//   - A rule replaces an earlier one that has the same prerequisites.
+//   - A rule without a recipe adds its prerequisites.
+//   - The recipe of a rule without a pattern is preferred to those of meta-rules.
+//   - Otherwise two recipes are ambiguous, which is an error.
+//
+// The prerequisites of the first rule come first, then those of the others, from the
+// last rule to the second.
+//
+// What is make's in a mkfile gets a hint in the message of the failure it leads to.
+//
+// # Variables
+//
+// The words of a variable come from the environment, as one word, from the mkfile, or
+// from an argument name=value, which wins over both. References in a rule are replaced
+// when it is read. Those in a recipe are the shell's: it gets all variables, but those
+// with attribute U, in its environment, with blanks between the words. Mk sets:
+//
+//	alltarget	all targets of the rule
+//	newmember	the members in newprereq, without their archive's name
+//	newprereq	the prerequisites that are not older than target
+//	nproc	the recipe's slot, from 0 to one less than NPROC
+//	pid	mk's process id
+//	prereq	all prerequisites
+//	stem	what % or & matched; else empty
+//	stem0-stem9	what a regular expression matched, to the end of the target, and
+//		its subexpressions
+//	target	the targets that are to be made
+//
+// These are empty outside of recipes. Mk also sets or reads:
+//
+//	MKARGS	the targets of the command line
+//	MKFLAGS	its options, but -C, and assignments
+//	MKOUTPUT	the same as -o, if it is neither empty nor 0
+//	MKSHELL	the shell, and its arguments, for the recipes and commands that follow
+//	NPROC	how many recipes may run at once; 1 if it is not set
+//	NREP	how often a meta-rule is used on a chain; 1 if it is not set
+//	TMPDIR	where output waits with -o; /tmp if it is not set
+//
+// Where the environment has MKARGS or MKFLAGS, these stay.
+//
+// MKSHELL is sh where a mkfile or an included file begins, whatever the environment
+// says, and the includer's again behind that file. If the last element of its path
+// begins with rc, quotes and lists in the environment are rc's.
+//
+// # Execution
+//
+// A target is out of date if it does not exist, or if a prerequisite is not older, in
+// whole seconds. Once its recipe has run it is up to date, whatever its time is then.
+// A target that is no file even then, such as a virtual one, has the time of its
+// newest prerequisite; without prerequisites it makes no file out of date. A file
+// that was modified in the future is warned of.
+//
+// A missing file is not made if it has prerequisites and the files that need it are
+// newer than these: it then counts as the newest of them. This goes one step: of two
+// missing files in a chain both are made. With -i all missing files are made.
+//
+// Recipes run in the order in which they become ready, each as the standard input of
+// a sh -e. Mk prints it before, with the mkfile's variables expanded. After a failure
+// mk starts no other, waits for those that run, and ends.
+//
+// With -o and an NPROC over 1 the echo and the output of a recipe are printed when it
+// ends. A process that it leaves behind can print until mk ends.
+//
+// # Aggregates
+//
+// The name a(b) is member b of the archive a, in the format of GNU's or BSD's ar(1).
+// A rule such as a(%):N: % says which file it comes from, and the recipe of a replaces
+// $newmember. A member that is not there is out of date.
+//
+// # Attributes
 //
 //	D	remove the target if its recipe fails
 //	E	run the shell without -e
@@ -60,24 +138,80 @@
 //	n	a meta-rule that is not for virtual targets
 //	Pprog	prog TARGET PREREQ says, by success, that TARGET is up to date
 //	Q	do not print the recipe
-//	R	the target is a regular expression, as in regexp(7); a prereq's \1 is
+//	R	the target is a regular expression, as in regexp(7); a prereq's '\1' is
 //		its first subexpression
 //	U	nothing
 //	V	the target is virtual: not a file
 //
-// $name, ${name} and ${name:A%B=C%D} stand for the words of a variable. With U=
-// it is not exported to recipes. `{command} and `command` stand for the output
-// of a command. Variables come from the environment, the mkfiles, and arguments
-// of the form name=value, the later ones winning.
+// P is the last, and its prog, with arguments, ends at the colon.
 //
-// A variable of 128 KiB or more needs U=: the system does not take it. If all the
-// prerequisites of a recipe are as long, make them those of a virtual target
-// without a recipe, and let the recipe's target depend on that one.
+// # Examples
 //
-// The environment of recipes also has alltarget, newprereq, newmember, nproc,
-// pid, prereq, stem, stem0 to stem9 and target. MKSHELL is the shell of the
-// recipes and commands that follow. If the last element of its path begins with
-// rc, quotes are rc's.
+// A program, and a target to remove it:
+//
+//	CFLAGS=-O2 -Wall
+//	OFILES=main.o parse.o
+//
+//	prog: $OFILES
+//		cc -o $target $prereq
+//
+//	%.o: %.c parse.h
+//		cc $CFLAGS -c $stem.c
+//
+//	clean:V:
+//		rm -f prog $OFILES
+//
+// For other flags once say mk 'CFLAGS=-O0 -g'.
+//
+// A library, in which only what has changed is replaced:
+//
+//	OFILES=abs.o div.o
+//
+//	libm.a: ${OFILES:%=libm.a(%)}
+//		ar r $target $newmember
+//
+//	libm.a(%):N: %
+//
+//	%.o: %.c
+//		cc -c $stem.c
+//
+// Two files of one recipe. What includes x.tab.h is compiled again only if its
+// contents have changed:
+//
+//	lex.o: lex.c x.tab.h
+//		cc -c lex.c
+//
+//	x.tab.h: y.tab.h
+//		cmp -s x.tab.h y.tab.h || cp y.tab.h x.tab.h
+//
+//	y.tab.c y.tab.h: gram.y
+//		yacc -d gram.y
+//
+// A tree in another directory:
+//
+//	all:V: bin/net/dial.o
+//
+//	'bin/([^/]+)/(.*)\.o':R: 'src/\1/\2.c'
+//		mkdir -p bin/$stem1
+//		cc -c -o $target $prereq
+//
+// Tests, four at a time, with mk -o:
+//
+//	NPROC=4
+//	TESTS=`{ls *_test.sh}
+//
+//	test:V: ${TESTS:%.sh=%}
+//
+//	%_test:VQ: %_test.sh
+//		sh $prereq && echo $stem passed
+//
+// Settings that a program finds out:
+//
+//	<|echo OS=`uname`
+//	GO=`echo ${GO:-go}`
+//
+//	build-$OS:V:
+//		$GO build -o prog-$OS
 //
 // # Where this mk is right instead
 //
@@ -138,4 +272,15 @@
 //
 // A. Hume, Mk: a Successor to Make. A. Hume and B. Flandrena, Maintaining Files
 // on Plan 9 with Mk.
+//
+// # Bugs
+//
+// CFLAGS=-DX=1 has an unknown attribute: put a blank behind the first =.
+//
+// A rule with attribute R makes one target at a time. The program of P is asked
+// before PREREQ is made, and not again after.
+//
+// An empty word, as of an empty string in quotes, ends the list that it is in.
+//
+// What the echo of a recipe shows may not be what the shell makes of it.
 package main

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -42,32 +41,6 @@ func writeMkfile(t *testing.T, text string) (dir string) {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-// The manual and the usage list the flags that exist, in the same order, and no
-// other.
-func TestManual(t *testing.T) {
-	doc, err := os.ReadFile("doc.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	help, err := mkCmd(t, t.TempDir(), "-h").Output()
-	if err != nil {
-		t.Error("mk -h:", err)
-	}
-	var want []string
-	for _, f := range flags {
-		want = append(want, string(f.letter))
-	}
-	for where, text := range map[string]string{"doc.go": strings.ReplaceAll(string(doc), "//", ""), "mk -h": string(help)} {
-		var got []string
-		for _, m := range regexp.MustCompile(`(?m)^\t-(\w)\b`).FindAllStringSubmatch(text, -1) {
-			got = append(got, m[1])
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("%s has flags %q, want %q", where, got, want)
-		}
-	}
 }
 
 // A command line that is wrong gets told what is, and the usage.
