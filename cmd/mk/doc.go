@@ -69,8 +69,6 @@
 // The prerequisites of the first rule come first, then those of the others, from the
 // last rule to the second.
 //
-// What is make's in a mkfile gets a hint in the message of the failure it leads to.
-//
 // # Variables
 //
 // The words of a variable come from the environment, as one word, from the mkfile, or
@@ -122,7 +120,7 @@
 // mk starts no other, waits for those that run, and ends.
 //
 // With -o and an NPROC over 1 the echo and the output of a recipe are printed when it
-// ends. A process that it leaves behind can print until mk ends.
+// ends. What it leaves running can print until mk ends.
 //
 // # Aggregates
 //
@@ -143,7 +141,7 @@
 //	U	nothing
 //	V	the target is virtual: not a file
 //
-// P is the last, and its prog, with arguments, ends at the colon.
+// P is the last, and ends at the colon.
 //
 // # Examples
 //
@@ -280,7 +278,7 @@
 // A rule with attribute R makes one target at a time. The program of P is asked
 // before PREREQ is made, and not again after.
 //
-// An empty word, as of an empty string in quotes, ends the list that it is in.
+// An empty string in quotes ends the list that it is in.
 //
 // What the echo of a recipe shows may not be what the shell makes of it.
 package main
