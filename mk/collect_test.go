@@ -129,6 +129,7 @@ func TestCollectInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
+	defer w.Close()
 	go func() {
 		r.Read(make([]byte, 1))
 		cancel()
@@ -153,10 +154,46 @@ a:VQ:
 	(read x <f; echo late; echo >g) &
 	echo a
 `, &out, nil)
-	if got := out.String(); err != nil || got != "a\nlate\nall\n" {
+	if got := out.String(); err != nil || got != "a\nlate\nall\n" && got != "a\nall\nlate\n" {
 		t.Errorf("%v, printed %q", err, got)
 	}
 }
 
 // fd returns the number of f's descriptor.
 func fd(f *os.File) string { return strconv.Itoa(int(f.Fd())) }
+
+// Output is collected if -o or MKOUTPUT says so, and more than one job may run.
+func TestCollects(t *testing.T) {
+	for _, c := range []struct {
+		vars string
+		flag bool
+		want bool
+	}{
+		{"NPROC=2", false, false},
+		{"NPROC=2", true, true},
+		{"NPROC=1", true, false},
+		{"NPROC=2\nMKOUTPUT=job", false, true},
+		{"NPROC=2\nMKOUTPUT=1", false, true},
+		{"NPROC=2\nMKOUTPUT=0", false, false},
+		{"NPROC=2\nMKOUTPUT=", false, false},
+		{"MKOUTPUT=job", false, false},
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "mkfile"), []byte(c.vars+"\nall:VQ:\n\tif [ -p /dev/stdout ]; then echo collected; else echo direct; fi\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := os.Create(filepath.Join(dir, "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		m, err := mk.Parse(t.Context(), mk.Config{Dir: dir, Env: []string{"PATH=" + os.Getenv("PATH")}, Exec: true, Collect: c.flag, Stdout: out})
+		if err == nil {
+			err = m.Run(t.Context())
+		}
+		got, _ := os.ReadFile(out.Name())
+		if want := map[bool]string{true: "collected\n", false: "direct\n"}[c.want]; err != nil || string(got) != want {
+			t.Errorf("%q, -o %v: %v, printed %q, want %q", c.vars, c.flag, err, got, want)
+		}
+	}
+}
