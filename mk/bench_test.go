@@ -205,8 +205,7 @@ func (p *project) null(b *testing.B, with9base bool) {
 	}
 }
 
-// Start to end of one recipe. In turn with 9base's mk, so that both see the same
-// machine, mk should need no more than 1.5 of its time.
+// Start to end of one recipe. Mk should need no more than 1.5 of 9base's time.
 func BenchmarkStart(b *testing.B) {
 	p := newProject(b)
 	p.rule("all", "", ": do nothing", true)
@@ -215,19 +214,57 @@ func BenchmarkStart(b *testing.B) {
 	for _, tl := range all {
 		b.Run(tl.name, func(b *testing.B) { tl.run(b, p.dir, nil) })
 	}
+	p.inTurn(b, all)
+}
+
+// inTurn runs mk and 9base's in turn, so that both see the same machine, and
+// reports how many of its times ours takes.
+func (p *project) inTurn(b *testing.B, all []tool, args ...string) {
 	if len(all) < 2 || all[1].name != "9base" {
 		return
 	}
 	b.Run("inturn", func(b *testing.B) {
 		var ours, theirs []time.Duration
 		for b.Loop() {
-			t, _ := all[0].once(b, p.dir)
+			t, _ := all[0].once(b, p.dir, args...)
 			ours = append(ours, t)
-			t, _ = all[1].once(b, p.dir)
+			t, _ = all[1].once(b, p.dir, args...)
 			theirs = append(theirs, t)
 		}
 		b.ReportMetric(median(ours)/median(theirs), "ratio")
 	})
+}
+
+// Each of 4000 names is tried with 30 regular-expression rules, the last of
+// which makes it. With each kind of them, mk should need no more time than 9base's.
+func BenchmarkRegexp(b *testing.B) {
+	for _, c := range []struct{ name, pattern string }{
+		{"anchored", `^(.*)_%d\.o$`},
+		{"suffix", `(.*)_%d\.o`},
+		{"class", `([a-z]+[0-9]+)_%d\.(o|a)$`},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			p := newProject(b)
+			const n, rules = 4000, 30
+			for i := range rules {
+				fmt.Fprintf(&p.mk, "'"+c.pattern+"':R: '\\1.c'\n\techo $target\n", i)
+			}
+			targets := make([]string, n)
+			for i := range n {
+				targets[i] = fmt.Sprintf("target%d_%d.o", i, rules-1)
+			}
+			fmt.Fprintf(&p.mk, "all:V: %s\n'^target[0-9]+\\.c$':RV:\n\ttrue\n'^target$':RV:\n\ttrue\n", strings.Join(targets, " "))
+			p.write(b)
+			all := tools(b)[:1]
+			if more := tools(b); len(more) > 1 && more[1].name == "9base" {
+				all = more[:2]
+			}
+			for _, tl := range all {
+				b.Run(tl.name, func(b *testing.B) { tl.run(b, p.dir, nil, "-n", "all") })
+			}
+			p.inTurn(b, all, "-n", "all")
+		})
+	}
 }
 
 // Ten thousand recipes that a shell has to run, two at a time.

@@ -2,12 +2,14 @@ package mk
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/txtar"
 )
@@ -105,7 +107,7 @@ func FuzzWords(f *testing.F) {
 }
 
 // Our matcher agrees with package regexp on what matches, where both know the
-// expression, and always ends.
+// expression, and always ends. The automaton agrees with the matcher on all.
 func FuzzRegexp(f *testing.F) {
 	for _, s := range []string{"a", "(a|b)*c", "[a-c]+", "(.*)/(.*)\\.o", "^a$", "(a*)*b", "a?b+|c", "[^a]", "(", "*", "[]", "((a))"} {
 		f.Add(s, "abc/d.o")
@@ -122,6 +124,17 @@ func FuzzRegexp(f *testing.F) {
 			return
 		}
 		got := re.match(name)
+		a := newAutomaton(re)
+		for i := range 2 { // what it does not know, then what it remembers
+			if may := a.mayMatch(name); may != (got != nil) && isASCII(name) || !may && got != nil {
+				t.Errorf("%q may match %q: %v, want %v (time %d)", expr, name, may, got != nil, i+1)
+			}
+			for n := range len(name) {
+				if a.mayMatch(name[n:]) == (re.match(name[n:]) == nil) && isASCII(name[n:]) {
+					t.Errorf("%q may match %q: %v", expr, name[n:], a.mayMatch(name[n:]))
+				}
+			}
+		}
 		if other.MatchString(expr) || strings.ContainsAny(expr, "^$") && strings.ContainsAny(expr, "*+?") {
 			return
 		}
@@ -135,4 +148,38 @@ func FuzzRegexp(f *testing.F) {
 			t.Errorf("%q in %q: %v, want %v", expr, name, got, want)
 		}
 	})
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// An expression with more states than an automaton keeps matches all the same, and
+// one with more threads than the real matcher has room for is taken for a match.
+func TestAutomatonLimits(t *testing.T) {
+	re, err := compile("a" + strings.Repeat("(a|b)", 12) + "$")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAutomaton(re)
+	for i := range 1 << 13 {
+		name := strings.NewReplacer("0", "a", "1", "b").Replace(fmt.Sprintf("%013b", i))
+		if may := a.mayMatch(name); !may && re.match(name) != nil {
+			t.Fatalf("mayMatch(%q) = false, and it matches", name)
+		}
+	}
+	if len(a.states) != maxStates {
+		t.Errorf("%d states, want the limit of %d", len(a.states), maxStates)
+	}
+	if re, err = compile(strings.Repeat("(a*)*", 40) + "b"); err != nil {
+		t.Fatal(err)
+	}
+	if got, may := re.match("aaac"), newAutomaton(re).mayMatch("aaac"); may != (got != nil) {
+		t.Errorf("mayMatch = %v, match = %v", may, got)
+	}
 }

@@ -130,7 +130,7 @@ func (r *run) applyMeta(n *node, rule *rule) {
 	s := new(stem)
 	var sub []int
 	if rule.attr&regular != 0 {
-		if sub = rule.pattern.match(n.name); sub == nil {
+		if sub = r.matchRegexp(rule, n.name); sub == nil {
 			return
 		}
 		s.subs = stems(n.name, sub)
@@ -157,6 +157,20 @@ func (r *run) applyMeta(n *node, rule *rule) {
 		}
 	}
 	r.counts[rule.number]--
+}
+
+// matchRegexp returns what of name the regular expression of a rule matches, or
+// nil.
+func (r *run) matchRegexp(rule *rule, name string) []int {
+	a := r.automata[rule.pattern]
+	if a == nil {
+		a = newAutomaton(rule.pattern)
+		r.automata[rule.pattern] = a
+	}
+	if !a.mayMatch(name) {
+		return nil
+	}
+	return rule.pattern.match(name)
 }
 
 // find returns the node of a name, whose symbol sym is, nil if there is none

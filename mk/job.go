@@ -25,6 +25,7 @@ type run struct {
 	parents  [][]*node        // by node.index, of the nodes of linked
 	linked   []*node          // below root; nil until a job has run
 	counts   []int32          // how often each rule is on the path
+	automata map[*regex]*automaton
 	walk     int32
 	depth    int // of the path
 	nrep     int32
@@ -103,6 +104,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 		made:     make([]*node, len(m.symbols)),
 		others:   make(map[string]*node),
 		counts:   make([]int32, m.nrules+1),
+		automata: make(map[*regex]*automaton),
 		compared: make(map[[2]string]bool),
 		values:   make([][]string, len(internal)),
 		times:    make(map[string]int64),

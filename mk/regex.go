@@ -2,6 +2,7 @@ package mk
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -313,80 +314,184 @@ type thread struct {
 // gives up, and mk takes that for a match.
 const maxThreads = 248
 
+// matcher is a match under way. Threads that begin earlier, or were added
+// earlier, come first.
+type matcher struct {
+	list, next []thread // of this rune and of the next one
+	best       capture
+	matched    bool
+	full       bool // there were too many threads
+}
+
 // match returns what of s matches, as pairs of indexes, or nil.
 func (re *regex) match(s string) []int {
-	var best capture
-	for i := range best {
-		best[i] = -1
+	var m matcher
+	for i := range m.best {
+		m.best[i] = -1
 	}
-	var list, next []thread
-	matched := false
 	for at := 0; ; {
 		r, n := rune(0), 0
 		if at < len(s) {
 			r, n = utf8.DecodeRuneInString(s[at:])
 		}
-		if !matched {
-			list = addStart(list, re.start, at)
-		}
-		next = next[:0]
-		for i := 0; i < len(list); i++ {
-			t := list[i]
-		thread:
-			for pc := t.pc; ; {
-				in := &re.insts[pc]
-				switch in.op {
-				case opOpen:
-					if in.sub < 10 {
-						t.cap[2*in.sub] = at
-					}
-				case opClose:
-					if in.sub < 10 {
-						t.cap[2*in.sub+1] = at
-					}
-				case opBegin:
-					if at > 0 && s[at-1] != '\n' {
-						break thread
-					}
-				case opEnd:
-					if r != 0 && r != '\n' {
-						break thread
-					}
-				case opEither:
-					var ok bool
-					list[i].cap = t.cap
-					if list, ok = addThread(list, i, in.right, &t.cap); !ok {
-						return best[:]
-					}
-				case opMatch:
-					matched = true
-					t.cap[1] = at
-					if best[0] < 0 || t.cap[0] < best[0] || t.cap[0] == best[0] && at > best[1] {
-						best = t.cap
-					}
-					break thread
-				default:
-					if in.accepts(r) {
-						var ok bool
-						if next, ok = addThread(next, 0, in.next, &t.cap); !ok {
-							return best[:]
-						}
-					}
-					break thread
-				}
-				pc = in.next
-			}
+		m.step(re, at, at == 0 || s[at-1] == '\n', r)
+		if m.full {
+			return m.best[:]
 		}
 		if n == 0 {
 			break
 		}
 		at += n
-		list, next = next, list
+		m.list, m.next = m.next, m.list
 	}
-	if !matched {
+	if !m.matched {
 		return nil
 	}
-	return best[:]
+	return m.best[:]
+}
+
+// step takes all threads past r, which is at at, at the beginning of a line if
+// begin is set. R is 0 at the end.
+func (m *matcher) step(re *regex, at int, begin bool, r rune) {
+	if !m.matched {
+		m.list = addStart(m.list, re.start, at)
+	}
+	m.next = m.next[:0]
+	for i := 0; i < len(m.list); i++ {
+		t := m.list[i]
+	thread:
+		for pc := t.pc; ; {
+			in := &re.insts[pc]
+			switch in.op {
+			case opOpen:
+				if in.sub < 10 {
+					t.cap[2*in.sub] = at
+				}
+			case opClose:
+				if in.sub < 10 {
+					t.cap[2*in.sub+1] = at
+				}
+			case opBegin:
+				if !begin {
+					break thread
+				}
+			case opEnd:
+				if r != 0 && r != '\n' {
+					break thread
+				}
+			case opEither:
+				m.list[i].cap = t.cap
+				if m.list, m.full = addThread(m.list, i, in.right, &t.cap); m.full {
+					return
+				}
+			case opMatch:
+				m.matched = true
+				t.cap[1] = at
+				if best := &m.best; best[0] < 0 || t.cap[0] < best[0] || t.cap[0] == best[0] && at > best[1] {
+					*best = t.cap
+				}
+				break thread
+			default:
+				if in.accepts(r) {
+					if m.next, m.full = addThread(m.next, 0, in.next, &t.cap); m.full {
+						return
+					}
+				}
+				break thread
+			}
+			pc = in.next
+		}
+	}
+}
+
+// automaton tells quickly what does not match. Which threads there are after a
+// rune depends only on which there were before it: an automaton remembers that,
+// and match is asked only about what matches, to learn where.
+type automaton struct {
+	re     *regex
+	states []state
+	index  map[string]int16 // of states, by their threads
+}
+
+// state is what the threads are between two runes. Next is the state after an
+// ASCII character or, last, at the end: an index of states, or one of the below.
+type state struct {
+	threads []thread
+	begin   bool // of a line
+	next    [utf8.RuneSelf + 1]int16
+}
+
+// Unseen is also the index of the first state, where a name begins: after never
+// leads there.
+const (
+	unseen = 0
+	accept = -1
+	reject = -2
+)
+
+// maxStates bounds the memory that an automaton needs.
+const maxStates = 256
+
+func newAutomaton(re *regex) *automaton {
+	return &automaton{re: re, states: []state{{begin: true}}, index: make(map[string]int16)}
+}
+
+// mayMatch tells whether match has to be asked about s. It is false only if s does
+// not match.
+func (a *automaton) mayMatch(s string) bool {
+	now := int16(0)
+	for i := 0; i <= len(s); i++ {
+		c := byte(utf8.RuneSelf)
+		if i < len(s) {
+			if c = s[i]; c >= utf8.RuneSelf {
+				return true
+			}
+		}
+		next := a.states[now].next[c]
+		if next == unseen {
+			if next = a.after(now, c); next == unseen {
+				return true
+			}
+		}
+		if next < 0 {
+			return next == accept
+		}
+		now = next
+	}
+	return true
+}
+
+// after returns what follows a state, unseen if there are too many states.
+func (a *automaton) after(now int16, c byte) int16 {
+	from := &a.states[now]
+	r := rune(c)
+	if c == utf8.RuneSelf {
+		r = 0
+	}
+	m := matcher{list: slices.Clone(from.threads)}
+	m.step(a.re, 0, from.begin, r)
+	to := int16(reject)
+	switch {
+	case m.matched || m.full:
+		to = accept
+	case c != utf8.RuneSelf:
+		begin := c == '\n'
+		key := fmt.Append(nil, begin)
+		for _, t := range m.next {
+			key = fmt.Append(key, ' ', t.pc)
+		}
+		if to = a.index[string(key)]; to != unseen {
+			break
+		}
+		if len(a.states) == maxStates {
+			return unseen
+		}
+		to = int16(len(a.states))
+		a.index[string(key)] = to
+		a.states = append(a.states, state{threads: m.next, begin: begin})
+	}
+	a.states[now].next[c] = to
+	return to
 }
 
 func (in *inst) accepts(r rune) bool {
@@ -415,11 +520,11 @@ func addThread(list []thread, i, pc int, cap *capture) ([]thread, bool) {
 			if cap[0] < t.cap[0] {
 				t.cap = *cap
 			}
-			return list, true
+			return list, false
 		}
 	}
 	list = append(list, thread{pc, *cap})
-	return list, len(list) != maxThreads
+	return list, len(list) == maxThreads
 }
 
 // addStart adds a thread that begins at at.
