@@ -46,6 +46,7 @@ in cmd/import_test.go says which package may import which, and a test holds it.
 	cmd/internal/repo         questions to git
 	cmd/internal/sign         signatures of runs, and whose count
 	cmd/internal/home         the user's directories
+	cmd/internal/sh           the built-in shell of mk, for machines that have none
 
 The import rules in short: fs/..., vm and mk never import each other. fs/ci imports
 fs; fs/store imports fs and fs/ci. proto/... imports fs alone; orchestrator/...

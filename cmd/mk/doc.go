@@ -255,8 +255,14 @@
 // MiB, the graph to a depth of 200,000 rules.
 //
 // Where there is no /bin/sh and no sh in $PATH, a POSIX shell that is part of mk
-// runs the recipes; MKSHELL=builtin asks for it. It has no kill, umask,
-// ulimit and job control, and $0 is gosh.
+// runs the recipes; MKSHELL=builtin asks for it. It does what dash(1) does: it has
+// traps on EXIT and signals, descriptors 0 to 9, functions, local, kill, umask and
+// getopts, and its echo interprets backslashes. A recipe that needs what it lacks
+// fails, with the line and a message that says so: alias, unalias, ulimit, fc, the job
+// control of jobs, fg, bg and %1, set -o pipefail and other options than -a, -C, -e,
+// -f, -u and -x, and what only bash has, such as arrays. A background process is not
+// deaf to SIGINT; SIGQUIT, SIGALRM, SIGUSR1 and SIGUSR2 end the shell with status 128
+// and their number.
 //
 // # Files
 //

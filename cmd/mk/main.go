@@ -7,12 +7,13 @@ import (
 	"syscall"
 	"time"
 
+	"9ci/cmd/internal/sh"
 	"9ci/mk"
 )
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == shellFlag {
-		os.Exit(shell(os.Args[2:]))
+		os.Exit(sh.Main(builtin(), os.Args[2:]))
 	}
 	c, targets, err := parseArgs(os.Args[1:])
 	if err != nil {

@@ -155,6 +155,14 @@ fail:VQ:
 	echo a
 	false
 	echo b
+trap:VQ:
+	trap 'echo bye $?' EXIT
+	exec 3>&1
+	echo to 3 >&3
+	exit 4
+lacks:VQ:
+	echo before
+	ulimit -n 10 || true
 syntax:VQ:
 	echo before
 	if
@@ -164,6 +172,8 @@ missing:VQ:
 	for _, c := range []struct{ target, stdout, stderr string }{
 		{"all", "a b from a backquote all out 1 2\na\nb\nstatus 3\n{a,b} {c,d}\n{e,f} $X\nf q 7\n", ""},
 		{"fail", "a\n", "exit status=exit(1)"},
+		{"trap", "to 3\nbye 4\n", "exit status=exit(4)"},
+		{"lacks", "before\n", "sh: 2: the built-in shell has no ulimit: it needs a real sh, see MKSHELL in mk(1)\n"},
 		{"syntax", "before\n", "exit status=exit(2)"},
 		{"missing", "", "nosuchcommand: not found"},
 	} {
