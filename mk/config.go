@@ -61,6 +61,11 @@ type Config struct {
 	Collect  bool   // -o: print the output of a job when it ends, where NPROC is over 1
 	WhatIf   string // -w: names, separated by commas, that were modified just now
 
+	// Orphans makes Parse and Run wait for every child of this program, as PID 1
+	// and a child subreaper (prctl(2)) must, and a signal reach orphans of
+	// recipes. No other code of the program may then wait for a child.
+	Orphans bool
+
 	// Builtin returns the command line of a POSIX shell, to which the
 	// arguments of sh are added, or nil where it has none. It is called each
 	// time such a shell is to run a command: if MKSHELL is sh and there is

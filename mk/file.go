@@ -38,6 +38,21 @@ func (r *run) modTime(name string) int64 {
 	return sec
 }
 
+// stamp tells a file from what is made of it. It is zero if there is none.
+type stamp struct {
+	inode uint64
+	size  int64
+	mtime syscall.Timespec
+}
+
+func (r *run) stamp(name string) stamp {
+	var st syscall.Stat_t
+	if syscall.Stat(r.cfg.path(name), &st) != nil {
+		return stamp{}
+	}
+	return stamp{st.Ino, st.Size, st.Mtim}
+}
+
 // now returns the time in the unit of file times.
 func (r *run) now() int64 {
 	if r.cfg.Nano {

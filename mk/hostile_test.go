@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -614,5 +615,21 @@ func TestIncludeEndless(t *testing.T) {
 	_, _, stderr, err := try(t, t.Context(), "<|echo nonsense\\; yes\n")
 	if want := "mk: echo nonsense; yes:1: syntax error; expected one of :<=\n"; err == nil || stderr != want {
 		t.Errorf("%v, stderr %q, want %q", err, stderr, want)
+	}
+}
+
+// Other code of the program may have children of its own, for which mk does not
+// wait, not even while recipes leave orphans.
+func TestChildrenOfOthers(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "exit 7")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, stderr, err := try(t, t.Context(), "NPROC=2\nall:VQ: a b\n%:VQ:\n\t(true &); true\n", "a", "b"); err != nil {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+	var e *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &e) || e.ExitCode() != 7 {
+		t.Errorf("Wait: %v, want exit status 7", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -51,9 +52,10 @@ type run struct {
 
 // Run makes the targets, or the default ones if it gets none. It blocks until every
 // recipe that it started has ended. When ctx ends, the recipes that run and their
-// descendants get SIGTERM, or the signal of the cause if that is an Interrupt, and
-// SIGKILL after five seconds; targets with attribute D are removed as for a
-// failure. The error is ErrNoTarget, one that wraps ErrNoRule, an *ExitError, one
+// descendants get SIGTERM, or the signal of the cause if that is an Interrupt, once.
+// Run then waits for all of them, and kills those that have not ended after five
+// seconds; targets with attribute D that have changed since their recipe began are
+// removed. The error is ErrNoTarget, one that wraps ErrNoRule, an *ExitError, one
 // that wraps syscall.E2BIG where the system does not take the environment of a
 // recipe, the cause of ctx's end, or one of the graph, such as a cycle. With
 // Config.Keep it joins the errors of all that failed.
@@ -115,8 +117,7 @@ func (m *Mkfile) run(ctx context.Context, targets []string, plan func(*run, *job
 		r.plan = func(j *job) { plan(r, j) }
 		r.latest = math.MaxInt64
 	}
-	r.procs = newProcs(&m.cfg, out, w)
-	defer r.procs.watch(ctx)()
+	r.procs = newProcs(ctx, &m.cfg, out, w)
 	defer out.end(&err)
 	defer r.finish(&err)
 	defer catch(&err)
@@ -163,35 +164,32 @@ func (r *run) finish(err *error) {
 	cause := context.Cause(r.ctx)
 	*err = cause
 	for slot, p := range r.slots {
-		if p == nil || p.status == "" || p.err != nil || !deletes(p.job) {
+		if p == nil || p.status == "" || p.err != nil {
 			continue
 		}
 		r.setValues(p.job, slot)
-		r.failed(p.job, cause.Error())
-	}
-}
-
-// deletes tells whether a job's targets are removed if it fails.
-func deletes(j *job) bool {
-	for n := j.nodes; n != nil; n = n.next {
-		if n.flags&deleteOnError != 0 {
-			return true
+		if i := (Interrupt{}); errors.As(cause, &i) && i.Signal == syscall.SIGALRM {
+			r.failed(p.job, "exit status="+p.status, p.job.deletes)
+		} else if changed := r.changedTargets(p.job); len(changed) > 0 {
+			r.failed(p.job, cause.Error(), changed)
 		}
 	}
-	return false
 }
 
-// failed says why a job has failed, and removes those of its targets that
-// have attribute D.
-func (r *run) failed(j *job, why string) {
+// changedTargets returns those of a job's targets to delete that are not what
+// they were before it.
+func (r *run) changedTargets(j *job) []deletion {
+	return slices.DeleteFunc(slices.Clone(j.deletes), func(d deletion) bool { return r.stamp(d.name) == d.before })
+}
+
+// failed says why a job has failed, and removes the targets of list.
+func (r *run) failed(j *job, why string, list []deletion) {
 	msg := "mk: " + front(r.echo(j.rule.recipe, j.rule.shell.dialect)) + ": " + why
 	deleting := ", deleting"
-	for n := j.nodes; n != nil; n = n.next {
-		if n.flags&deleteOnError != 0 {
-			r.out.error(msg + deleting + " '" + n.name + "'")
-			msg, deleting = "", ""
-			r.remove(n.name)
-		}
+	for _, d := range list {
+		r.out.error(msg + deleting + " '" + d.name + "'")
+		msg, deleting = "", ""
+		r.remove(d.name)
 	}
 	r.out.error(msg + "\n")
 }
@@ -271,6 +269,11 @@ func (r *run) schedule() {
 	if j.rule.attr&noMinusE == 0 {
 		args = []string{"-e"}
 	}
+	for n := j.nodes; n != nil; n = n.next {
+		if n.flags&deleteOnError != 0 {
+			j.deletes = append(j.deletes, deletion{n.name, r.stamp(n.name)})
+		}
+	}
 	p := r.procs.start(sh, args, &text, stdout, stderr, r.appendEnv(nil, sh.dialect, r.values))
 	p.job, p.output = j, c
 	r.slots[slot] = p
@@ -296,6 +299,7 @@ func (r *run) freeSlot() int {
 // tells whether it was p.
 func (r *run) waitProcess(p *process) bool {
 	q := r.procs.waitAny(p, r.slots)
+	settle(r.ctx, q)
 	if r.ctx.Err() != nil {
 		panic(bail{context.Cause(r.ctx)})
 	}
@@ -322,7 +326,7 @@ func (r *run) ended(slot int, p *process) {
 			r.out.error("mk: " + err.Error() + "\n")
 		} else {
 			r.setValues(j, slot)
-			r.failed(j, "exit status="+p.status+r.hint(r.recipeHint(j, p.status)))
+			r.failed(j, "exit status="+p.status+r.hint(r.recipeHint(j, p.status)), j.deletes)
 		}
 		if !r.cfg.Keep {
 			r.jobs = nil

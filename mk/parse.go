@@ -71,9 +71,8 @@ func Parse(ctx context.Context, c Config) (m *Mkfile, err error) {
 	}
 	defer w.end(&err)
 	p := &parser{Mkfile: m, ctx: ctx, out: newOutput(w.stdout, w.stderr), file: "<nil>"}
-	p.procs = newProcs(&m.cfg, p.out, w)
+	p.procs = newProcs(ctx, &m.cfg, p.out, w)
 	defer p.out.end(&err)
-	defer p.procs.watch(ctx)()
 	defer p.procs.reap()
 	defer p.locate(&err)
 	defer catch(&err)
@@ -354,6 +353,10 @@ func (p *parser) includeProgram(cmd string) {
 	}()
 	status := p.procs.wait(proc)
 	p.traceEnd(proc)
+	settle(p.ctx, proc)
+	if p.ctx.Err() != nil {
+		panic(bail{context.Cause(p.ctx)})
+	}
 	if status != "" {
 		p.out.error("bad include program status\n")
 		p.exit("bad include program status: %s: %s", cmd, status)

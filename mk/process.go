@@ -10,43 +10,57 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // process is a command that mk started.
 type process struct {
+	procs  *procs
 	pid    int
-	pidfd  int // -1 where the kernel has none
+	order  int // among those of procs, in which they were started
 	job    *job
 	output *collector // nil if its output is not collected
-	done   bool
-	status string   // empty where it succeeded
-	err    error    // its command was too long for the system; not printed yet
-	last   string   // to be printed when it is waited for
-	input  *os.File // of a long recipe's rest, nil if there is none
+	done   bool       // guarded by procs.mu once it runs
+	status string     // empty where it succeeded
+	err    error      // its command was too long for the system; not printed yet
+	last   string     // to be printed when it is waited for
+	input  *os.File   // of a long recipe's rest, nil if there is none
 }
 
 // procs starts the commands of one parser or run, and waits for them.
 type procs struct {
-	cfg   *Config
-	out   *output
-	w     *streams
-	paths map[string]string
-	self  string // our pid
+	cfg     *Config
+	out     *output
+	w       *streams
+	paths   map[string]string
+	self    string // our pid
+	unwatch func() // returns when no interrupt runs or will
 
 	mu          sync.Mutex // guards what follows, and keeps a process from being reaped while it is signalled
+	ended       sync.Cond  // a process of live has
+	order       int
 	live        []*process
-	interrupted bool         // no more are started
-	held        []descendant // of live, once they are interrupted
-	released    bool         // all is over
+	interrupted bool          // no more are started
+	held        []*descendant // what runs, once that is interrupted
 }
 
-func newProcs(cfg *Config, out *output, w *streams) *procs {
-	return &procs{cfg: cfg, out: out, w: w, paths: make(map[string]string)}
-}
-
-// watch interrupts all processes when ctx ends, until stop is called.
-func (ps *procs) watch(ctx context.Context) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { ps.interrupt(context.Cause(ctx)) })
+// newProcs returns a procs that ends what it has started when ctx ends. Its reap
+// must be called.
+func newProcs(ctx context.Context, cfg *Config, out *output, w *streams) *procs {
+	ps := &procs{cfg: cfg, out: out, w: w, paths: make(map[string]string)}
+	ps.ended.L = &ps.mu
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(over)
+		ps.interrupt(context.Cause(ctx))
+	})
+	ps.unwatch = func() {
+		if !stop() {
+			<-over
+		}
+	}
+	return ps
 }
 
 // pid returns our process id, $pid.
@@ -79,7 +93,7 @@ func (ps *procs) start(sh *shell, args []string, text *string, stdout, stderr *o
 		files[0] = uintptr(pipe[0])
 	}
 	files[1], files[2] = stdout.Fd(), stderr.Fd()
-	p := &process{pidfd: -1}
+	p := &process{procs: ps}
 	path, builtin, err := ps.lookPath(argv[0], env)
 	if builtin != nil {
 		argv = append(builtin[:len(builtin):len(builtin)], argv[1:]...)
@@ -139,20 +153,36 @@ func (ps *procs) fork(p *process, path string, argv, env []string, files []uintp
 		Dir:   ps.cfg.Dir,
 		Env:   env,
 		Files: files,
-		Sys:   new(syscall.SysProcAttr),
 	}
-	setPidFD(attr.Sys, &p.pidfd)
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	if ps.interrupted {
 		return errInterrupted
+	}
+	if ps.cfg.Orphans {
+		children.Lock()
+		defer children.Unlock()
 	}
 	pid, err := syscall.ForkExec(path, argv, attr)
 	if err != nil {
 		return err
 	}
 	p.pid = pid
+	ps.order++
+	p.order = ps.order
 	ps.live = append(ps.live, p)
+	if !ps.cfg.Orphans {
+		go p.await()
+		return nil
+	}
+	if children.started == nil {
+		children.started = make(map[int]*process)
+	}
+	children.started[pid] = p
+	if !children.reaping {
+		children.reaping = true
+		go reapAll()
+	}
 	return nil
 }
 
@@ -201,10 +231,11 @@ func (ps *procs) backquote(ctx context.Context, sh *shell, text string, env []st
 	n := len(b)
 	b, err = readAll(r, b)
 	r.Close()
-	if err != nil {
-		ps.signal(syscall.SIGKILL, false) // and the parser bails out
+	if err != nil && ctx.Err() == nil {
+		ps.kill() // and the parser bails out
 	}
 	ps.wait(p)
+	settle(ctx, p)
 	if len(b) > n && b[len(b)-1] == '\n' {
 		b = b[:len(b)-1]
 	}
@@ -234,9 +265,22 @@ type captured struct {
 	stop func() bool
 }
 
+// Close is the end of reading. If an interrupt was that, the processes may write
+// on while they end.
 func (c captured) Close() error {
-	c.stop()
-	return c.File.Close()
+	if c.stop() {
+		return c.File.Close()
+	}
+	go func() {
+		defer c.File.Close()
+		for {
+			if _, err := io.Copy(io.Discard, c.File); !errors.Is(err, os.ErrDeadlineExceeded) {
+				return
+			}
+			c.SetReadDeadline(time.Time{})
+		}
+	}()
+	return nil
 }
 
 // readAll appends what r has to b, as long as it is no longer than a line may be.
@@ -264,15 +308,22 @@ func (ps *procs) wait(p *process) string {
 	return p.status
 }
 
-// reap waits for all.
+// reap waits for all that live, and where there was an interrupt for their
+// descendants.
 func (ps *procs) reap() {
+	ps.mu.Lock()
 	for len(ps.live) > 0 {
-		ps.wait(ps.live[0])
+		ps.ended.Wait()
 	}
-	ps.release()
+	ps.mu.Unlock()
+	ps.unwatch()
+	for _, d := range ps.held {
+		unix.Close(d.fd)
+	}
+	ps.held = nil
 }
 
-// reaped takes note of how a process has ended.
+// reaped takes note of how a process has ended. The caller holds ps.mu.
 func (ps *procs) reaped(p *process, ws syscall.WaitStatus) {
 	p.done = true
 	switch {
@@ -291,9 +342,5 @@ func (ps *procs) reaped(p *process, ws syscall.WaitStatus) {
 	}
 	if p.input != nil {
 		p.input.SetWriteDeadline(time.Now())
-	}
-	if p.pidfd >= 0 {
-		syscall.Close(p.pidfd)
-		p.pidfd = -1
 	}
 }

@@ -12,6 +12,13 @@ type job struct {
 	newPrereqs []string
 	targets    []string // to be made
 	all        []string // of the rule
+	deletes    []deletion
+}
+
+// deletion is a target that is removed if its recipe fails.
+type deletion struct {
+	name   string
+	before stamp // the recipe
 }
 
 // doRecipe makes a job of n, with the other targets of its rule that are out

@@ -225,9 +225,18 @@
 //     dollar at the end of a file.
 //   - A graph takes time and memory in proportion to its size.
 //   - SIGINT, SIGTERM, SIGHUP and SIGQUIT reach the recipes that run and their
-//     descendants (a terminal sends them itself), but not a process whose parent
-//     among these has ended. Mk waits for the recipes, kills them after five
-//     seconds, removes their targets with attribute D, and dies of the signal.
+//     descendants, each once, even if the terminal has sent the signal to some of
+//     them itself. Mk waits for all of them, kills what has not ended after five
+//     seconds, or at a second signal, removes those targets with attribute D that
+//     have changed since their recipe began, and dies of the signal; as PID 1 its
+//     exit status is 128 and the signal's number. What a recipe left in the
+//     background gets the signal too, SIGTERM if it ignores that signal, but not a
+//     daemon, which has a session of its own, unless mk is PID 1.
+//   - Signals that are ignored where mk starts stay ignored, in recipes too:
+//     SIGHUP; SIGINT, and with it SIGQUIT; and SIGTERM if the parent of mk ignores
+//     it. Use a shell that waits for mk for that, not exec.
+//   - Mk reaps what recipes leave behind, as PID 1 must. It is the parent of such
+//     processes as long as it runs.
 //   - Includes nest 1,000 deep; the next file is skipped with a warning, the next
 //     command is an error.
 //   - A message gives the line on which the statement begins; theirs gives the

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"os"
 	"syscall"
-	"time"
+
+	"golang.org/x/sys/unix"
 
 	"9ci/cmd/internal/sh"
 	"9ci/mk"
 )
 
 func main() {
+	inheritIgnored()
 	if len(os.Args) > 1 && os.Args[1] == shellFlag {
 		os.Exit(sh.Main(builtin(), os.Args[2:]))
 	}
@@ -19,26 +21,21 @@ func main() {
 	if err != nil {
 		os.Exit(refuse(err))
 	}
+	// What recipes leave behind becomes a child of PID 1, or of a subreaper, which
+	// so can reach it and must reap it.
+	c.Orphans = os.Getpid() == 1 || unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil
 	ctx := interruptible(context.Background())
 	if err := run(ctx, c, targets); err != nil {
-		if interrupted(err) { // A terminal interrupts mk too, which may not know yet.
-			select {
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
 		var i mk.Interrupt
-		if errors.As(context.Cause(ctx), &i) {
-			die(i.Signal)
+		if !errors.As(context.Cause(ctx), &i) {
+			os.Exit(1)
 		}
-		os.Exit(1)
+		if i.Signal == syscall.SIGALRM { // as the C mk does
+			os.Stdout.WriteString("mk: " + i.Error() + "\n")
+			os.Exit(1)
+		}
+		die(i.Signal)
 	}
-}
-
-// interrupted tells whether err is that of a recipe that was interrupted.
-func interrupted(err error) bool {
-	var e *mk.ExitError
-	return errors.As(err, &e) && (e.Status == "signal 2" || e.Status == "signal 3")
 }
 
 func run(ctx context.Context, c mk.Config, targets []string) error {
@@ -47,35 +44,4 @@ func run(ctx context.Context, c mk.Config, targets []string) error {
 		return err
 	}
 	return m.Run(ctx, targets...)
-}
-
-// interruptible returns a context that ends at the first SIGINT, SIGTERM, SIGHUP
-// or SIGQUIT that is not ignored. A second one kills mk.
-func interruptible(parent context.Context) context.Context {
-	ctx, cancel := context.WithCancelCause(parent)
-	catch(func(sig syscall.Signal) {
-		cancel(mk.Interrupt{
-			Signal:    sig,
-			Delivered: (sig == syscall.SIGINT || sig == syscall.SIGQUIT) && hasTerminal(),
-		})
-	}, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	return ctx
-}
-
-// die ends the process by a signal that was caught, so that its parent learns of
-// the signal.
-func die(sig syscall.Signal) {
-	syscall.Kill(os.Getpid(), sig)
-	select {}
-}
-
-// hasTerminal tells whether there is a terminal. Its interrupts reach recipes and
-// mk alike.
-func hasTerminal() bool {
-	f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
-	if err != nil {
-		return false
-	}
-	f.Close()
-	return true
 }
