@@ -34,6 +34,7 @@ func startMk(t *testing.T, cmd *exec.Cmd) *mkRun {
 	}
 	defer w.Close()
 	cmd.Stdout, cmd.Stderr = w, w
+	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // else a second each with -race
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal
 	}
@@ -71,19 +72,17 @@ func (m *mkRun) pid() int {
 	return pid
 }
 
-// end waits for mk. It returns how it ended, and what was printed until then: what
-// any other process prints later it does not get.
+// end waits for mk and for the end of all that can print. It returns how mk ended,
+// and what was printed.
 func (m *mkRun) end() (syscall.WaitStatus, string) {
 	m.t.Helper()
 	var rest bytes.Buffer
-	m.cmd.Stdout = nil
 	done := make(chan bool)
 	go func() {
 		m.out.WriteTo(&rest)
 		close(done)
 	}()
 	m.cmd.Wait()
-	m.cmd.Process.Release()
 	<-done
 	return m.cmd.ProcessState.Sys().(syscall.WaitStatus), rest.String()
 }
