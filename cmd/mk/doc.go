@@ -225,11 +225,11 @@
 //     dollar at the end of a file.
 //   - A graph takes time and memory in proportion to its size.
 //   - SIGINT, SIGTERM, SIGHUP and SIGQUIT reach the recipes that run and their
-//     descendants, each once, even if the terminal has sent the signal to some of
-//     them itself. Mk waits for all of them, kills what has not ended after five
-//     seconds, or at a second signal, removes those targets with attribute D that
-//     have changed since their recipe began, and dies of the signal; as PID 1 its
-//     exit status is 128 and the signal's number. What a recipe left in the
+//     descendants, each once, even if the terminal or timeout(1) has sent the
+//     signal to some of them itself. Mk waits for all of them, kills what has not
+//     ended after five seconds, or at a second signal, removes those targets with
+//     attribute D that have changed since their recipe began, and dies of the
+//     signal; as PID 1 its exit status is 128 and the signal's number. What a recipe left in the
 //     background gets the signal too, SIGTERM if it ignores that signal, but not a
 //     daemon, which has a session of its own, unless mk is PID 1.
 //   - Signals that are ignored where mk starts stay ignored, in recipes too:

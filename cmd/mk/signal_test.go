@@ -266,6 +266,32 @@ func TestSecondSignal(t *testing.T) {
 	<-done
 }
 
+// A recipe gets one signal from timeout(1) too, which sends it to mk first, and then
+// to the group that it leads.
+func TestTimeout(t *testing.T) {
+	for name, text := range map[string]string{
+		"shell dies":   "all:VQ:\n\tCLEAN; true\n",
+		"shell cleans": "all:VQ:\n\texec CLEAN\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := mkCmd(t, cleanerDir(t, text))
+			path, err := exec.LookPath("timeout")
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd.Args = append([]string{"timeout", "1000"}, cmd.Path)
+			cmd.Path = path
+			m := startMk(t, cmd)
+			m.until("ready")
+			m.cmd.Process.Signal(syscall.SIGTERM) // which it takes for the end of the time
+			if ws, out := m.end(); out != cleanedUp(syscall.SIGTERM) {
+				t.Errorf("mk ended with %#x and %q, want %q", ws, out, cleanedUp(syscall.SIGTERM))
+			}
+		})
+	}
+}
+
 // pty returns the two ends of a terminal.
 func pty(t *testing.T) (master, slave *os.File) {
 	t.Helper()

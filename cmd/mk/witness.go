@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,25 +15,28 @@ import (
 // to recipes too, from one that only mk has got; a handler of signals cannot.
 //
 // It costs a process, and so there is one only if mk has a terminal, which sends
-// signals to groups, as the shells do that people use there.
+// signals to groups, as the shells do that people use there, or if mk's parent leads
+// the group, as timeout(1) does to end all of it.
 type witness struct {
-	pid, fd int // fd is a pidfd
+	pid, fd int  // fd is a pidfd
+	led     bool // by mk's parent
 }
 
-// startWitness returns nil if there is no terminal.
+// startWitness returns nil if none is needed.
 func startWitness() *witness {
+	w := &witness{led: syscall.Getppid() == syscall.Getpgrp()}
 	tty, err := syscall.Open("/dev/tty", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-	if err != nil {
+	if err == nil {
+		syscall.Close(tty)
+	} else if !w.led {
 		return nil
 	}
-	syscall.Close(tty)
 	// It reads from a pipe that ends when mk does.
 	var pipe [2]int
 	if err := syscall.Pipe2(pipe[:], syscall.O_CLOEXEC); err != nil {
 		return nil
 	}
 	defer syscall.Close(pipe[0])
-	w := new(witness)
 	w.pid, err = syscall.ForkExec("/bin/sh", []string{"sh", "-c", "read x"}, &syscall.ProcAttr{
 		Files: []uintptr{uintptr(pipe[0])},
 		Sys:   &syscall.SysProcAttr{PidFD: &w.fd},
@@ -44,11 +48,18 @@ func startWitness() *witness {
 	return w
 }
 
+// follow is how long a signal to the group may come after one to mk, as from
+// timeout(1), which sends one right after the other.
+const follow = 50 * time.Millisecond
+
 // killed tells whether the group has got the signal that mk has just got. It
 // waits until the witness is either ended or asleep with nothing to come.
 func (w *witness) killed() bool {
 	if w == nil {
 		return false
+	}
+	if w.led {
+		unix.Poll([]unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}, int(follow.Milliseconds()))
 	}
 	// This takes the lock under which the kernel goes through a group, and so
 	// returns when that is done; it changes nothing.
