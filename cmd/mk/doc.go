@@ -229,9 +229,11 @@
 //     signal to some of them itself. Mk waits for all of them, kills what has not
 //     ended after five seconds, or at a second signal, removes those targets with
 //     attribute D that have changed since their recipe began, and dies of the
-//     signal; as PID 1 its exit status is 128 and the signal's number. What a recipe left in the
-//     background gets the signal too, SIGTERM if it ignores that signal, but not a
-//     daemon, which has a session of its own, unless mk is PID 1.
+//     signal; as PID 1 its exit status is 128 and the signal's number. An output
+//     that nobody reads keeps it for eleven seconds at most, two after a second
+//     signal. What a recipe left in the background gets the signal too, SIGTERM if
+//     it ignores that signal, but not a daemon, which has a session of its own,
+//     unless mk is PID 1.
 //   - Signals that are ignored where mk starts stay ignored, in recipes too:
 //     SIGHUP; SIGINT, and with it SIGQUIT; and SIGTERM if the parent of mk ignores
 //     it. Use a shell that waits for mk for that, not exec.

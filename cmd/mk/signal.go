@@ -47,8 +47,18 @@ func bit(sig syscall.Signal) uint64 { return 1 << (sig - 1) }
 // timeout(1) send it to mk and then to mk's group.
 const twice = 200 * time.Millisecond
 
+// last is how long mk may take to end after a signal: the grace that its recipes
+// have, the time that it waits for those that it then kills, and a second. It takes
+// longer only if something keeps it from ending, such as an output that nobody reads.
+// After a second signal lastAgain is left.
+const (
+	last      = 11 * time.Second
+	lastAgain = 2 * time.Second
+)
+
 // interruptible returns a context that ends at the first of signals that arrives
-// and is not ignored. At a second one mk kills its recipes.
+// and is not ignored. At a second one mk kills its recipes. An alarm leaves the
+// recipes all the time they need; any other signal ends mk after last.
 func interruptible(parent context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(parent)
 	c := make(chan os.Signal, 1)
@@ -63,10 +73,20 @@ func interruptible(parent context.Context) context.Context {
 		first := time.Now()
 		again := make(chan struct{})
 		cancel(mk.Interrupt{Signal: sig, Delivered: w.killed(), Again: again})
-		for range c {
-			if time.Since(first) > twice {
-				close(again)
-				return
+		var end <-chan time.Time
+		if sig != syscall.SIGALRM {
+			end = time.After(last)
+		}
+		for killed := false; ; {
+			select {
+			case <-c:
+				if !killed && time.Since(first) > twice {
+					close(again)
+					killed = true
+					end = time.After(lastAgain)
+				}
+			case <-end:
+				die(sig)
 			}
 		}
 	}()

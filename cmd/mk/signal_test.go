@@ -266,6 +266,44 @@ func TestSecondSignal(t *testing.T) {
 	<-done
 }
 
+// A reader that does not read keeps mk from ending only for a while.
+func TestUnread(t *testing.T) {
+	for name, args := range map[string][]string{"plan": {"-n"}, "run": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := mkCmd(t, writeMkfile(t, "all:V: `{seq 20000}\n%:V:\n\t: "+strings.Repeat("x", 1000)+"\n"), args...)
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			cmd.Stdout = w
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			w.Close()
+			for n := 0; n < 60<<10; unix.Poll(nil, 10) { // of the pipe's 64 KiB
+				if n, err = unix.IoctlGetInt(int(r.Fd()), unix.TIOCINQ); err != nil {
+					t.Fatal(err)
+				}
+			}
+			done := make(chan bool)
+			go func() {
+				defer close(done)
+				for cmd.Process.Signal(syscall.SIGTERM) == nil {
+					unix.Poll(nil, 10)
+				}
+			}()
+			cmd.Wait()
+			<-done
+			if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != syscall.SIGTERM {
+				t.Errorf("mk ended with %#x, want %v", ws, syscall.SIGTERM)
+			}
+		})
+	}
+}
+
 // A recipe gets one signal from timeout(1) too, which sends it to mk first, and then
 // to the group that it leads.
 func TestTimeout(t *testing.T) {
