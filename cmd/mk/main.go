@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,8 +25,14 @@ func main() {
 	// What recipes leave behind becomes a child of PID 1, or of a subreaper, which
 	// so can reach it and must reap it.
 	c.Orphans = os.Getpid() == 1 || unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil
-	ctx := interruptible(context.Background())
+	ctx, w := interruptible(context.Background())
 	if err := run(ctx, c, targets); err != nil {
+		if ctx.Err() == nil && w.killed(0) { // a recipe has failed by a signal that mk has got too
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second): // nobody but the witness has got it
+			}
+		}
 		var i mk.Interrupt
 		if !errors.As(context.Cause(ctx), &i) {
 			os.Exit(1)

@@ -59,7 +59,7 @@ const (
 // interruptible returns a context that ends at the first of signals that arrives
 // and is not ignored. At a second one mk kills its recipes. An alarm leaves the
 // recipes all the time they need; any other signal ends mk after last.
-func interruptible(parent context.Context) context.Context {
+func interruptible(parent context.Context) (context.Context, *witness) {
 	ctx, cancel := context.WithCancelCause(parent)
 	c := make(chan os.Signal, 1)
 	for _, sig := range signals {
@@ -72,7 +72,7 @@ func interruptible(parent context.Context) context.Context {
 		sig := (<-c).(syscall.Signal)
 		first := time.Now()
 		again := make(chan struct{})
-		cancel(mk.Interrupt{Signal: sig, Delivered: w.killed(), Again: again})
+		cancel(mk.Interrupt{Signal: sig, Delivered: w.killed(follow), Again: again})
 		var end <-chan time.Time
 		if sig != syscall.SIGALRM {
 			end = time.After(last)
@@ -90,7 +90,7 @@ func interruptible(parent context.Context) context.Context {
 			}
 		}
 	}()
-	return ctx
+	return ctx, w
 }
 
 // die ends the process by a signal that was caught, so that its parent learns of

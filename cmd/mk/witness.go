@@ -52,14 +52,15 @@ func startWitness() *witness {
 // timeout(1), which sends one right after the other.
 const follow = 50 * time.Millisecond
 
-// killed tells whether the group has got the signal that mk has just got. It
-// waits until the witness is either ended or asleep with nothing to come.
-func (w *witness) killed() bool {
+// killed tells whether the group has got a signal. It waits until the witness is
+// either ended or asleep with nothing to come, and if mk's parent leads the group,
+// for wait before.
+func (w *witness) killed(wait time.Duration) bool {
 	if w == nil {
 		return false
 	}
 	if w.led {
-		unix.Poll([]unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}, int(follow.Milliseconds()))
+		unix.Poll([]unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}, int(wait.Milliseconds()))
 	}
 	// This takes the lock under which the kernel goes through a group, and so
 	// returns when that is done; it changes nothing.
