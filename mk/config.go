@@ -63,7 +63,8 @@ type Config struct {
 
 	// Orphans makes Parse and Run wait for every child of this program, as PID 1
 	// and a child subreaper (prctl(2)) must, and a signal reach orphans of
-	// recipes. No other code of the program may then wait for a child.
+	// recipes. No other code of the program may then wait for a child. Where recipes
+	// run this program, it is taken to signal its own recipes.
 	Orphans bool
 
 	// Builtin returns the command line of a POSIX shell, to which the

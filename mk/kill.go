@@ -85,7 +85,8 @@ func (ps *procs) running() bool {
 // no more be started. What a process has started before it gets the signal gets it
 // too. What it starts later does not if the process catches the signal, for that
 // may be its cleaning. It takes a look at each just before, since what one starts
-// after this look and before the signal counts as started later.
+// after this look and before the signal counts as started later. Another mk passes
+// the signal on to its own descendants.
 //
 // An alarm ends no recipe, as in the C mk.
 func (ps *procs) signal(i Interrupt) {
@@ -104,9 +105,14 @@ func (ps *procs) signal(i Interrupt) {
 			if again && d.parent != nil && d.parent.catches {
 				continue
 			}
+			if d.relays = d.parent != nil && d.parent.relays; d.relays {
+				continue
+			}
 			d.catches = signalMask(d.pid, "SigCgt")&bit(i.Signal) != 0
-			for _, s := range startedBy(d.pid) {
-				ps.add(s, nil)
+			if d.relays = ps.relays(d.pid); !d.relays {
+				for _, s := range startedBy(d.pid) {
+					ps.add(s, nil)
+				}
 			}
 			if i.Delivered && d.group == group {
 				continue
@@ -117,6 +123,25 @@ func (ps *procs) signal(i Interrupt) {
 			}
 		}
 	}
+}
+
+// relays tells whether a process is another mk: the same program with Config.Orphans,
+// and not its built-in shell. The caller holds ps.mu.
+func (ps *procs) relays(pid int) bool {
+	if !ps.cfg.Orphans {
+		return false
+	}
+	dir := "/proc/" + strconv.Itoa(pid)
+	self, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	exe, err := os.Stat(dir + "/exe")
+	if err != nil || !os.SameFile(self, exe) {
+		return false
+	}
+	args, err := os.ReadFile(dir + "/cmdline")
+	return err == nil && (ps.shell == nil || !bytes.HasPrefix(args, []byte(strings.Join(ps.shell, "\x00")+"\x00")))
 }
 
 // background sends SIGTERM to those of left that have ignored sig, as what a shell
@@ -166,6 +191,7 @@ type descendant struct {
 	fd      int         // -1 before Linux 5.3
 	parent  *descendant // nil if that is mk
 	catches bool        // the signal that it got
+	relays  bool        // it, or an ancestor, is another mk
 }
 
 // send sends it a signal, unless it has been waited for.

@@ -42,6 +42,7 @@ type procs struct {
 	order       int
 	live        []*process
 	interrupted bool          // no more are started
+	shell       []string      // the built-in one, once it is used
 	held        []*descendant // what runs, once that is interrupted
 }
 
@@ -216,10 +217,15 @@ func (ps *procs) lookPath(name string, env []string) (path string, builtin []str
 
 // builtin returns the command line of the built-in shell, nil if there is none.
 func (ps *procs) builtin() []string {
-	if f := ps.cfg.Builtin; f != nil {
-		return f()
+	f := ps.cfg.Builtin
+	if f == nil {
+		return nil
 	}
-	return nil
+	argv := f()
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	ps.shell = argv
+	return argv
 }
 
 // backquote runs text and appends its output to b, without a last newline.
