@@ -313,6 +313,7 @@ func TestTimeout(t *testing.T) {
 	for name, text := range map[string]string{
 		"shell dies":   "all:VQ:\n\tCLEAN; true\n",
 		"shell cleans": "all:VQ:\n\texec CLEAN\n",
+		"mk":           "all:VQ:\n\t/proc/$pid/exe inner; true\ninner:VQ:\n\tCLEAN; true\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

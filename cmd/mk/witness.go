@@ -14,17 +14,19 @@ import (
 // nothing else. By its death mk tells a signal that went to the whole group, and so
 // to recipes too, from one that only mk has got; a handler of signals cannot.
 //
-// It costs a process, and so there is one only if mk has a terminal, which sends
-// signals to groups, as the shells do that people use there, or if mk's parent leads
-// the group, as timeout(1) does to end all of it.
+// It costs a process, and so there is one only if such a signal is likely: if mk has
+// a terminal, which sends signals to groups, as the shells do that people use there;
+// if mk's parent leads the group, as timeout(1) does to end all of it; and if a recipe
+// runs mk, since either may be true of the mk that runs the recipe.
 type witness struct {
 	pid, fd int  // fd is a pidfd
-	led     bool // by mk's parent
+	led     bool // the group, by mk's parent or, of a mk in a recipe, perhaps
 }
 
 // startWitness returns nil if none is needed.
 func startWitness() *witness {
-	w := &witness{led: syscall.Getppid() == syscall.Getpgrp()}
+	_, nested := os.LookupEnv("MKFLAGS")
+	w := &witness{led: nested || syscall.Getppid() == syscall.Getpgrp()}
 	tty, err := syscall.Open("/dev/tty", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
 	if err == nil {
 		syscall.Close(tty)
@@ -53,8 +55,8 @@ func startWitness() *witness {
 const follow = 50 * time.Millisecond
 
 // killed tells whether the group has got a signal. It waits until the witness is
-// either ended or asleep with nothing to come, and if mk's parent leads the group,
-// for wait before.
+// either ended or asleep with nothing to come, and if the group is led, for wait
+// before.
 func (w *witness) killed(wait time.Duration) bool {
 	if w == nil {
 		return false
