@@ -1,7 +1,3 @@
-// Package replay finds a finished run that can stand for one that was asked for.
-// It computes the key, which is equal for runs that are interchangeable, looks for
-// runs with that key in the store and at the orchestrator, and adopts one that a
-// trusted signer has signed.
 package replay
 
 import (

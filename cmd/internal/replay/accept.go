@@ -1,0 +1,107 @@
+package replay
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"9ci/cmd/internal/ask"
+	"9ci/cmd/internal/sign"
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
+	"9ci/proto/ninep"
+)
+
+// stallTimeout is how long a peer may send nothing while a run is fetched.
+const stallTimeout = 10 * time.Second
+
+func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.Attrs, maxAge time.Duration) (store.Entry, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stall := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("it sent nothing for %v", stallTimeout)) })
+	defer stall.Stop()
+	// Fetch only what has passed. The signed manifest is held against this
+	// status below.
+	status, err := ask.File(ctx, mux, path+"/status")
+	if err != nil {
+		return store.Entry{}, err
+	}
+	if st, err := ci.ParseStatus(string(status)); err != nil {
+		return store.Entry{}, err
+	} else if st.State != "passed" {
+		return store.Entry{}, fmt.Errorf("it %s", st.State)
+	}
+	n, err := fs.Walk(ctx, mux, path+".tar")
+	if err != nil {
+		return store.Entry{}, err
+	}
+	s, err := ninep.Stream(ctx, n)
+	if err != nil {
+		return store.Entry{}, err
+	}
+	defer s.Close()
+	run, err := r.Store.Adopt(ctx, &progress{s, stall}, func(manifest, sig []byte, info ci.Attrs) (string, error) {
+		end, err := ci.End(info)
+		switch {
+		case err != nil:
+			return "", err
+		case !lists(manifest, "key", key.Text()):
+			return "", errors.New("its key is another than the one asked for")
+		case !lists(manifest, "status", status):
+			return "", errors.New("its status is another than the one that was signed")
+		case time.Since(end) > maxAge:
+			return "", fmt.Errorf("it ended at %s, and CI_MAXAGE is %v", info.Get("end"), maxAge)
+		}
+		if _, err := r.Signers.Verify(manifest, sig, end); err != nil {
+			return "", err
+		}
+		return sign.Signer(sig)
+	})
+	if err != nil {
+		return run, cmp.Or(context.Cause(ctx), err)
+	}
+	return run, nil
+}
+
+// trusted checks the signature of a run in the store.
+func (r *Replayer) trusted(run store.Entry) error {
+	var text [2][]byte
+	for i, name := range []string{"manifest", "manifest.sig"} {
+		b, err := os.ReadFile(filepath.Join(run.Dir, name))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		text[i] = b
+	}
+	_, err := r.Signers.Verify(text[0], text[1], run.Time)
+	return err
+}
+
+// lists reports whether a manifest has the text's digest for the file name.
+func lists(manifest []byte, name string, text []byte) bool {
+	line := fmt.Appendf(nil, "%x  %s\n", sha256.Sum256(text), name)
+	return bytes.HasPrefix(manifest, line) || bytes.Contains(manifest, append([]byte("\n"), line...))
+}
+
+// A progress reads a peer's bytes. Each Read that gets some puts off the end of
+// the transfer.
+type progress struct {
+	io.Reader
+	stall *time.Timer
+}
+
+func (p *progress) Read(b []byte) (int, error) {
+	n, err := p.Reader.Read(b)
+	if n > 0 {
+		p.stall.Reset(stallTimeout)
+	}
+	return n, err
+}

@@ -1,0 +1,67 @@
+package replay
+
+import (
+	"context"
+	"time"
+
+	"9ci/cmd/internal/config"
+	"9ci/fs/ci"
+	"9ci/fs/store"
+)
+
+// Await announces that this executor is going to run the key as the run of that
+// id. It waits while a trusted executor that announced the same key earlier runs
+// it, and adopts that run. If ok is false, it is this executor's turn: release,
+// which is never nil, must then be called when its run has ended.
+func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id string) (run store.Entry, ok bool, release func()) {
+	release = func() {}
+	if r.Mux == nil {
+		return store.Entry{}, false, release
+	}
+	name, err := r.Name(ctx)
+	if err != nil {
+		return store.Entry{}, false, release
+	}
+	var told string
+	for {
+		q, found, err := r.ask(ctx, key, id)
+		if err != nil {
+			r.complain(ctx, err)
+			return store.Entry{}, false, release
+		}
+		release() // close the last question; the new one has kept our place
+		release = func() { q.Close() }
+		if run, ok := r.adopt(ctx, q.mux, found, key, c.MaxAge); ok || ctx.Err() != nil {
+			return run, ok, release
+		}
+		first, ok := r.before(found, "n/"+name+"/ci/"+id)
+		if !ok {
+			return store.Entry{}, false, release
+		}
+		if first.path != told {
+			told = first.path
+			r.Say("waiting for %s: %s for %s s", first.path, first.state, first.seconds)
+		}
+		if err := q.wait(ctx, first.path); err != nil && ctx.Err() == nil {
+			// The executor has gone: the next find will not have it.
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// before returns the first offer of a run that goes on at a trusted executor,
+// unless that is our own.
+func (r *Replayer) before(found []offer, own string) (offer, bool) {
+	for _, o := range found {
+		switch {
+		case o.path == own:
+			return offer{}, false
+		case !o.finished() && r.Signers.Trusts(o.signer):
+			return o, true
+		}
+	}
+	return offer{}, false
+}

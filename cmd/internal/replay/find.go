@@ -1,0 +1,80 @@
+package replay
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"9ci/cmd/internal/ask"
+	"9ci/fs"
+	"9ci/fs/ci"
+)
+
+// findTimeout is how long the orchestrator may take to answer find.
+const findTimeout = 2 * time.Second
+
+// A question is an open file find.
+type question struct {
+	fs.File
+	mux fs.Dir
+}
+
+// wait blocks until the run at path has ended.
+func (q question) wait(ctx context.Context, path string) error {
+	_, err := ask.File(ctx, q.mux, path+"/wait")
+	return err
+}
+
+// ask writes the key to find, and reads which executors have runs of it. intent,
+// if not empty, is the id of our run that is going to have that key: others know
+// of it as long as the question is open.
+func (r *Replayer) ask(ctx context.Context, key ci.Attrs, intent string) (*question, []offer, error) {
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
+	mux, err := r.Mux(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := mux.Walk(ctx, "find")
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := n.Open(ctx, fs.OpenRead|fs.OpenWrite)
+	if err != nil {
+		return nil, nil, err
+	}
+	text := key.Text()
+	if intent != "" {
+		text = fmt.Appendf(text, "intent=%s\n", intent)
+	}
+	found, err := converse(ctx, f, text)
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return &question{f, mux}, found, nil
+}
+
+func converse(ctx context.Context, f fs.File, text []byte) ([]offer, error) {
+	reply, err := ask.Reply(ctx, f, text)
+	if err != nil {
+		return nil, err
+	}
+	var found []offer
+	for line := range strings.Lines(string(reply)) {
+		w, err := ci.SplitWords(strings.TrimSuffix(line, "\n"))
+		if err != nil || len(w) < 6 {
+			return nil, fmt.Errorf("find answered %q", line)
+		}
+		found = append(found, offer{strings.TrimPrefix(w[0], "/"), w[1], w[2], w[4]})
+	}
+	return found, nil
+}
+
+// complain tells the user that the orchestrator could not be asked.
+func (r *Replayer) complain(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		r.Say("orchestrator: %v", err)
+	}
+}
