@@ -97,8 +97,7 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 	slices.SortFunc(found, byUse)
 	var b []byte
 	for _, r := range found[:min(len(found), maxAnswers)] {
-		b = fmt.Appendf(b, "%s %s %s %s %s %s\n", r.path(), r.status.State, ci.FormatSeconds(r.status.Took),
-			ci.Dash(r.score), ci.Quote(ci.Dash(r.vouches())), ci.Dash(r.share.m.announced.Load().address))
+		b = append(append(b, r.offer().String()...), '\n')
 	}
 	return b, release, nil
 }

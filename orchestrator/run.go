@@ -76,6 +76,15 @@ func (r *run) answers(question ci.Attrs) bool {
 	return true
 }
 
+// offer returns the run's line of an answer of find.
+func (r *run) offer() ci.Offer {
+	m := r.share.m
+	return ci.Offer{
+		Executor: m.name, ID: r.id, State: r.status.State, Took: r.status.Took,
+		Score: r.score, Signer: r.vouches(), Address: m.announced.Load().address,
+	}
+}
+
 // vouches returns the key that vouches for r: its signer or, while r has not
 // ended, the key of its executor.
 func (r *run) vouches() string {

@@ -3,6 +3,7 @@ package ci
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -34,6 +35,33 @@ func FuzzQuoteWords(f *testing.F) {
 		got, err := SplitWords(QuoteWords(words))
 		if err != nil || !slices.Equal(got, words) {
 			t.Errorf("SplitWords(QuoteWords(%q)) = %q, %v", words, got, err)
+		}
+	})
+}
+
+// An offer that ParseOffer takes is one line that reads the same again.
+func FuzzParseOffer(f *testing.F) {
+	for _, s := range []string{
+		"/n/box/ci/3f2a9c1d0b7e.1 passed 41.250 " + strings.Repeat("0a", 32) + " SHA256:x box.example:22\n",
+		"/n/box.7+2/ci/3f2a9c1d0b7e.1 queued - - - -",
+		"/n/box/ci/3f2a9c1d0b7e.1 failed 1.000 - 'alice 1' 'it''s:1'",
+		"/n/box/ci/3f2a9c1d0b7e.1 failed 1.000 - '' -",
+		"/n/../ci/3f2a9c1d0b7e.1 passed 1.000 - - -",
+		"find: not UTF-8",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		o, err := ParseOffer(s)
+		if err != nil {
+			return
+		}
+		line := o.String()
+		if again, err := ParseOffer(line); err != nil || again != o {
+			t.Errorf("ParseOffer(%q) = %+v, and of its line %q %+v, %v", s, o, line, again, err)
+		}
+		if strings.ContainsAny(line, "\n\r") || !strings.HasPrefix(line, "/n/") || strings.Contains(line, "/../") {
+			t.Errorf("ParseOffer(%q).String() = %q", s, line)
 		}
 	})
 }

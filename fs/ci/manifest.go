@@ -2,6 +2,7 @@ package ci
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	iofs "io/fs"
@@ -79,18 +80,28 @@ type Sum struct {
 func FormatManifest(sums []Sum) []byte {
 	lines := make([]string, len(sums))
 	for i, s := range sums {
-		var b []byte
-		name := s.Name
-		if strings.Contains(name, `\`) {
-			b = append(b, '\\')
-			name = strings.ReplaceAll(name, `\`, `\\`)
-		}
-		b = hex.AppendEncode(b, s.Digest[:])
-		b = append(append(append(b, "  "...), name...), '\n')
-		lines[i] = string(b)
+		lines[i] = string(s.append(nil))
 	}
 	slices.Sort(lines)
 	return []byte(strings.Join(lines, ""))
+}
+
+// append appends the line of s, with its newline, to b.
+func (s Sum) append(b []byte) []byte {
+	name := s.Name
+	if strings.Contains(name, `\`) {
+		b = append(b, '\\')
+		name = strings.ReplaceAll(name, `\`, `\\`)
+	}
+	b = hex.AppendEncode(b, s.Digest[:])
+	return append(append(append(b, "  "...), name...), '\n')
+}
+
+// Lists reports whether a manifest has the line of a file of that name and
+// content. It checks no other line.
+func Lists(manifest []byte, name string, content []byte) bool {
+	line := Sum{name, sha256.Sum256(content)}.append(nil)
+	return bytes.HasPrefix(manifest, line) || bytes.Contains(manifest, append([]byte("\n"), line...))
 }
 
 // ParseManifest reads what FormatManifest wrote, and nothing else: names are

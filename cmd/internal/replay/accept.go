@@ -1,10 +1,8 @@
 package replay
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -53,9 +51,9 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.At
 		switch {
 		case err != nil:
 			return "", err
-		case !lists(manifest, "key", key.Text()):
+		case !ci.Lists(manifest, "key", key.Text()):
 			return "", errors.New("its key is another than the one asked for")
-		case !lists(manifest, "status", status):
+		case !ci.Lists(manifest, "status", status):
 			return "", errors.New("its status is another than the one that was signed")
 		case time.Since(end) > maxAge:
 			return "", fmt.Errorf("it ended at %s, and CI_MAXAGE is %v", info.Get("end"), maxAge)
@@ -83,12 +81,6 @@ func (r *Replayer) trusted(run store.Entry) error {
 	}
 	_, err := r.Signers.Verify(text[0], text[1], run.Time)
 	return err
-}
-
-// lists reports whether a manifest has the text's digest for the file name.
-func lists(manifest []byte, name string, text []byte) bool {
-	line := fmt.Appendf(nil, "%x  %s\n", sha256.Sum256(text), name)
-	return bytes.HasPrefix(manifest, line) || bytes.Contains(manifest, append([]byte("\n"), line...))
 }
 
 // A progress reads a peer's bytes. Each Read that gets some puts off the end of

@@ -38,11 +38,11 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 		if !ok {
 			return store.Entry{}, false, release
 		}
-		if first.path != told {
-			told = first.path
-			r.Say("waiting for %s: %s for %s s", first.path, first.state, first.seconds)
+		if first.Path() != told {
+			told = first.Path()
+			r.Say("waiting for %s: %s for %s s", first.Path(), first.State, ci.FormatSeconds(first.Took))
 		}
-		if err := q.wait(ctx, first.path); err != nil && ctx.Err() == nil {
+		if err := q.wait(ctx, first.Path()); err != nil && ctx.Err() == nil {
 			// The executor has gone: the next find will not have it.
 			select {
 			case <-time.After(time.Second):
@@ -54,14 +54,14 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 
 // before returns the first offer of a run that goes on at a trusted executor,
 // unless that is our own.
-func (r *Replayer) before(found []offer, own string) (offer, bool) {
+func (r *Replayer) before(found []ci.Offer, own string) (ci.Offer, bool) {
 	for _, o := range found {
 		switch {
-		case o.path == own:
-			return offer{}, false
-		case !o.finished() && r.Signers.Trusts(o.signer):
+		case o.Path() == own:
+			return ci.Offer{}, false
+		case !o.Finished() && r.Signers.Trusts(o.Signer):
 			return o, true
 		}
 	}
-	return offer{}, false
+	return ci.Offer{}, false
 }

@@ -29,7 +29,7 @@ func (q question) wait(ctx context.Context, path string) error {
 // ask writes the key to find, and reads which executors have runs of it. intent,
 // if not empty, is the id of our run that is going to have that key: others know
 // of it as long as the question is open.
-func (r *Replayer) ask(ctx context.Context, key ci.Attrs, intent string) (*question, []offer, error) {
+func (r *Replayer) ask(ctx context.Context, key ci.Attrs, intent string) (*question, []ci.Offer, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
 	mux, err := r.Mux(ctx)
@@ -56,18 +56,18 @@ func (r *Replayer) ask(ctx context.Context, key ci.Attrs, intent string) (*quest
 	return &question{f, mux}, found, nil
 }
 
-func converse(ctx context.Context, f fs.File, text []byte) ([]offer, error) {
+func converse(ctx context.Context, f fs.File, text []byte) ([]ci.Offer, error) {
 	reply, err := ask.Reply(ctx, f, text)
 	if err != nil {
 		return nil, err
 	}
-	var found []offer
+	var found []ci.Offer
 	for line := range strings.Lines(string(reply)) {
-		w, err := ci.SplitWords(strings.TrimSuffix(line, "\n"))
-		if err != nil || len(w) < 6 {
-			return nil, fmt.Errorf("find answered %q", line)
+		o, err := ci.ParseOffer(line)
+		if err != nil {
+			return nil, fmt.Errorf("find answered %.200q: %w", line, err)
 		}
-		found = append(found, offer{strings.TrimPrefix(w[0], "/"), w[1], w[2], w[4]})
+		found = append(found, o)
 	}
 	return found, nil
 }

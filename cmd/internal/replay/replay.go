@@ -63,8 +63,8 @@ func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) str
 	}
 	defer q.Close()
 	for _, o := range found {
-		if o.state == "passed" {
-			return o.path + " at the orchestrator, if its signature is trusted"
+		if o.State == "passed" {
+			return o.Path() + " at the orchestrator, if its signature is trusted"
 		}
 	}
 	return ""

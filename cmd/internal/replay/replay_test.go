@@ -230,21 +230,22 @@ func TestBefore(t *testing.T) {
 	alice, mallory := newSigner(t), newSigner(t)
 	r := &Replayer{Signers: new(sign.Signers)}
 	r.Signers.Add("alice", alice.PublicKey())
+	const id = "0123456789ab.1"
 	a, m := sign.Fingerprint(alice.PublicKey()), sign.Fingerprint(mallory.PublicKey())
 	for _, tt := range []struct {
 		name  string
-		found []offer
+		found []ci.Offer
 		want  string
 	}{
-		{"nobody else", []offer{{"n/me/ci/1", "queued", "-", a}}, ""},
-		{"I am first", []offer{{"n/me/ci/1", "queued", "-", a}, {"n/a/ci/1", "queued", "-", a}}, ""},
-		{"alice is first", []offer{{"n/a/ci/1", "test", "9.000", a}, {"n/me/ci/1", "queued", "-", a}}, "n/a/ci/1"},
-		{"mallory is not waited for", []offer{{"n/m/ci/1", "test", "9.000", m}, {"n/me/ci/1", "queued", "-", a}}, ""},
-		{"nor is what has ended", []offer{{"n/a/ci/1", "failed", "9.000", a}}, ""},
+		{"nobody else", []ci.Offer{{Executor: "me", ID: id, State: "queued", Signer: a}}, ""},
+		{"I am first", []ci.Offer{{Executor: "me", ID: id, State: "queued", Signer: a}, {Executor: "a", ID: id, State: "queued", Signer: a}}, ""},
+		{"alice is first", []ci.Offer{{Executor: "a", ID: id, State: "test", Signer: a}, {Executor: "me", ID: id, State: "queued", Signer: a}}, "a"},
+		{"mallory is not waited for", []ci.Offer{{Executor: "m", ID: id, State: "test", Signer: m}, {Executor: "me", ID: id, State: "queued", Signer: a}}, ""},
+		{"nor is what has ended", []ci.Offer{{Executor: "a", ID: id, State: "failed", Signer: a}}, ""},
 	} {
-		o, ok := r.before(tt.found, "n/me/ci/1")
-		if o.path != tt.want || ok != (tt.want != "") {
-			t.Errorf("%s: before = %q, %v, want %q", tt.name, o.path, ok, tt.want)
+		o, ok := r.before(tt.found, "n/me/ci/"+id)
+		if o.Executor != tt.want || ok != (tt.want != "") {
+			t.Errorf("%s: before = %q, %v, want %q", tt.name, o.Executor, ok, tt.want)
 		}
 	}
 }
