@@ -36,12 +36,23 @@ the place of a signer; then the others. The pair intent=ID says that the
 asker's own executor, which the same connection exports, is going to run this
 key as ID, for as long as the file stays open. An asker whose own run is the
 first that has not ended runs it, and all others wait for that run.
+
+The pair signer=FINGERPRINT, which may be there several times, asks for runs of
+these signers alone, and for the asker's own. Nobody has checked who signed a
+run: an asker does. Of more than 256 runs the answer has as many of each key
+that logged in, so that the runs of one do not hide those of another.
 `
 
 // A question is what was written to find.
 type question struct {
-	key    ci.Attrs
-	intent string // the id of the asker's own run, or ""
+	key     ci.Attrs
+	signers []string // whose runs are asked for; none: everybody's
+	intent  string   // the id of the asker's own run, or ""
+}
+
+// wants reports whether q asks for runs of r's signer.
+func (q *question) wants(r *run) bool {
+	return len(q.signers) == 0 || slices.Contains(q.signers, r.vouches())
 }
 
 func parseQuestion(b []byte) (question, error) {
@@ -62,11 +73,18 @@ func parseQuestion(b []byte) (question, error) {
 			if !ok {
 				return bad("%.80q: want attr=value", w)
 			}
-			if name == "intent" {
+			switch name {
+			case "intent":
 				if !ci.IsID(value) {
 					return bad("intent %.80q is no run's id", value)
 				}
 				q.intent = value
+				continue
+			case "signer":
+				if value == "" {
+					return bad("signer= names nobody: leave it out, or name a fingerprint SHA256:...")
+				}
+				q.signers = append(q.signers, value)
 				continue
 			}
 			q.key = append(q.key, ci.Attr{Name: name, Value: value})
@@ -91,12 +109,13 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 	}
 	commit, tree := q.key.Get("commit"), q.key.Get("tree")
 	found := withKeys(ctx, v.c.s.dir, ns, func(r *run) bool { // by what the index says
-		return (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree)
+		own := r.id == q.intent && r.share.m.conn == v.c
+		return (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree) && (own || q.wants(r))
 	})
 	found = slices.DeleteFunc(found, func(r run) bool { return !r.answers(q.key) })
 	slices.SortFunc(found, byUse)
 	var b []byte
-	for _, r := range found[:min(len(found), maxAnswers)] {
+	for _, r := range deal(found, maxAnswers) {
 		b = append(append(b, r.offer().String()...), '\n')
 	}
 	return b, release, nil
@@ -139,20 +158,41 @@ func byUse(a, b run) int {
 	return cmp.Or(cmp.Compare(rank(a), rank(b)), b.status.Time.Compare(a.status.Time), cmp.Compare(b.order, a.order))
 }
 
+// deal returns n of the runs at most, in their order: the first of each key that
+// logged in, then the next of each.
+func deal(runs []run, n int) []run {
+	if len(runs) <= n {
+		return runs
+	}
+	seen := make(map[string]int)
+	nth := make([]int, len(runs)) // of its key's
+	turns := make([]int, len(runs))
+	for i, r := range runs {
+		nth[i], turns[i] = seen[r.share.m.key], i
+		seen[r.share.m.key]++
+	}
+	slices.SortStableFunc(turns, func(a, b int) int { return cmp.Compare(nth[a], nth[b]) })
+	turns = turns[:n]
+	slices.Sort(turns)
+	dealt := make([]run, n)
+	for i, t := range turns {
+		dealt[i] = runs[t]
+	}
+	return dealt
+}
+
 // withKeys returns the runs in ns for which match reports true, with their keys
 // as far as executors tell them within findTimeout.
 func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bool) []run {
 	runs := d.runs(ns, match)
-	missing := map[*share][]string{}
-	n := 0
-	for _, r := range runs {
-		if r.key == nil && n < maxAnswers && r.share.getRoot() != nil {
-			missing[r.share] = append(missing[r.share], r.id)
-			n++
-		}
-	}
-	if n == 0 {
+	unread := slices.DeleteFunc(slices.Clone(runs), func(r run) bool { return r.key != nil || r.share.getRoot() == nil })
+	if len(unread) == 0 {
 		return runs
+	}
+	slices.SortFunc(unread, byUse)
+	missing := map[*share][]string{}
+	for _, r := range deal(unread, maxAnswers) {
+		missing[r.share] = append(missing[r.share], r.id)
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()

@@ -124,6 +124,53 @@ func TestFindFollowsTheExecutor(t *testing.T) {
 	})
 }
 
+// However many runs one key's executors claim to have, those of another's are in
+// the answer, and an asker that names signers gets theirs alone.
+func TestFindSigners(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		join := func(user, name string, runs int, signer string) testLink {
+			k, _ := m.key("", user)
+			l, _ := m.login(k)
+			tree := newTestTree()
+			for i := range runs {
+				tree.add(fmt.Sprintf("3f2a9c1d0b7e.%d", i+1), testCommit, "passed")
+			}
+			tree.files["index"] = strings.ReplaceAll(tree.files["index"], "'alice 1'", signer)
+			if err := m.exportOn(l, wire.Announce{Name: name, Namespaces: []string{hello}}, tree.root()); err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		l := join("alice", "honest", 1, "SHA256:alice")
+		join("bob", "other", 1, "SHA256:bob")
+		join("mallory", "forger", 2*maxAnswers, "SHA256:alice")
+		root := m.treeOn(l, hello)
+		synctest.Wait()
+		question := "commit=" + testCommit
+		// The keys are read in several questions' time.
+		answer, _ := find(t, root, question)
+		for range 3 {
+			answer, _ = find(t, root, question)
+		}
+		if n := strings.Count(answer, "\n"); n != maxAnswers || !strings.Contains(answer, "/n/honest/") || !strings.Contains(answer, "/n/other/") {
+			t.Errorf("%d lines, honest: %v, other: %v", n, strings.Contains(answer, "/n/honest/"), strings.Contains(answer, "/n/other/"))
+		}
+		answer, _ = find(t, root, question+" signer=SHA256:bob signer=SHA256:carol")
+		if !strings.HasPrefix(answer, "/n/other/") || strings.Count(answer, "\n") != 1 {
+			t.Errorf("of bob alone: %.200q", answer)
+		}
+		// The asker's own run is there, whoever vouches for it.
+		answer, f := find(t, root, question+" signer=SHA256:bob intent=3f2a9c1d0b7e.9")
+		defer f.Close()
+		if strings.Count(answer, "\n") != 2 || !strings.Contains(answer, "/n/honest/ci/3f2a9c1d0b7e.9 queued") {
+			t.Errorf("of bob and the asker: %.200q", answer)
+		}
+		if answer, _ = find(t, root, question+" signer="); !strings.HasPrefix(answer, "find: signer= names nobody") {
+			t.Errorf("of nobody: %.200q", answer)
+		}
+	})
+}
+
 // An executor announces no end of runs.
 func TestTooManyIntents(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
