@@ -22,7 +22,15 @@ With no arguments, in a git repository, 9ci replays HEAD if it can have a passed
 with the same key from a trusted signer; otherwise it runs HEAD. Trusted are the
 user's own key, the keys in CI_SIGNERS and ~/.config/9ci/allowed_signers, and those
 in .9ci/allowed_signers at refs/remotes/origin/HEAD of the clone. The tested revision
-and other clones name no signers.
+and other clones name no signers. A line that cannot be read is skipped with a warning.
+
+A run counts if its end is not in the future and a trusted signer has signed it:
+valid-after and valid-before of the signer's line hold at the run's end and now, a
+certificate of a cert-authority was valid at the run's end, and no file revoked has the
+key, the certificate or the authority. Revoked stands beside each allowed_signers, and
+is a KRL or public keys as ssh-keygen(1) makes them, or fingerprints, one a line. It
+counts at once. If it cannot be understood, nothing is replayed. Verify, the store and
+what comes from others have this one rule.
 
 If a daemon answers in $NAMESPACE, the run is handed to the daemon and followed.
 Otherwise this process is the executor: it posts its tree at $NAMESPACE/9ci, or
@@ -208,6 +216,7 @@ like a slip of the pen.
 	$XDG_CACHE_HOME/9ci                the core OS
 	~/.config/9ci/env                  configuration
 	~/.config/9ci/allowed_signers      signers whose runs are replayed: ssh-keygen(1)
+	~/.config/9ci/revoked              signers whose runs are replayed no more: a KRL, or keys
 	~/.config/9ci/id_ed25519           the key; made on first use
 
 ~ is $HOME, or the home directory in the password file if HOME is not absolute.

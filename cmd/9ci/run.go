@@ -133,12 +133,17 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		if c.Runs {
 			return exitNoReplay, errors.New("a run with CI_RUNS=1 is never replayed")
 		}
-		id, err := h.Replay(ctx, rp, replay.Key(c, req.Commit, req.Tree, req.Targets), c)
+		key := replay.Key(c, req.Commit, req.Tree, req.Targets)
+		id, err := h.Replay(ctx, rp, key, c)
 		if err != nil {
 			return exitError, err
 		}
 		if id == "" {
-			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
+			why := ""
+			if one := h.Replayer(rp, c).Untrusted(ctx, key); one != "" {
+				why = ": " + one
+			}
+			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found%s", req.Commit, why)
 		}
 		return finish(ctx, tree, id, o, c, rp)
 	}
@@ -294,11 +299,7 @@ func tell(ctx context.Context, h *host.Host, req executor.Request) (int, error) 
 		show.Out.Printf("would run %s: a run with CI_RUNS=1 is never replayed\n", req.Commit)
 	default:
 		key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
-		r, err := h.Replayer(ctx, req.Repo, req.Config)
-		if err != nil {
-			return exitError, err
-		}
-		if where := r.Look(ctx, key, req.Config); where != "" {
+		if where := h.Replayer(req.Repo, req.Config).Look(ctx, key, req.Config); where != "" {
 			show.Out.Printf("would replay %s\n", where)
 		} else {
 			show.Out.Printf("would run %s: no run with its key was found\n", req.Commit)

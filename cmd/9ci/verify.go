@@ -32,7 +32,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return exitError, err
 	}
-	trusted, err := host.Signers(ctx, rp, c, key.PublicKey())
+	trusted, err := host.Signers(ctx, rp, c, key.PublicKey(), func(err error) { say("%v", err) })
 	if err != nil {
 		return exitError, err
 	}

@@ -25,21 +25,48 @@ func (l *loader) checkTrust() {
 		l.errs = append(l.errs, err)
 		return
 	}
-	for _, f := range []struct{ what, name, mend string }{
+	type file struct{ what, name, mend string }
+	files := []file{
 		{"the configuration directory", dir, "set XDG_CONFIG_HOME to a directory elsewhere"},
 		{"the configuration", filepath.Join(dir, "env"), "keep it elsewhere"},
-		{"the list of trusted signers", filepath.Join(dir, "allowed_signers"), "keep it elsewhere"},
-		{"CI_SIGNERS: the list of trusted signers", l.c.Signers, "keep it elsewhere"},
 		{"CI_KEY: the key", l.c.Key, "keep it elsewhere"},
-	} {
-		if f.name == "" {
-			continue
+	}
+	for i, list := range l.c.trustFiles(dir) {
+		what := ""
+		if i > 0 {
+			what = "CI_SIGNERS: "
 		}
+		files = append(files,
+			file{what + "the list of trusted signers", list.Signers, "keep it elsewhere"},
+			file{what + "the list of revoked keys", list.Revoked, "keep it elsewhere"})
+	}
+	for _, f := range files {
 		if in := l.inside(f.name); in != "" {
 			l.errs = append(l.errs, fmt.Errorf("%s %s is inside %s, which does not decide whom to trust: %s", f.what, f.name, in, f.mend))
 			return
 		}
 	}
+}
+
+// A TrustFile is an allowed_signers file of the user's, and the file of revoked
+// keys beside it. Neither need exist.
+type TrustFile struct{ Signers, Revoked string }
+
+// TrustFiles returns the files that say whose runs are replayed: those in the
+// configuration directory, then those of CI_SIGNERS.
+func (c *Config) TrustFiles() ([]TrustFile, error) {
+	dir, err := home.Config()
+	return c.trustFiles(dir), err
+}
+
+func (c *Config) trustFiles(dir string) []TrustFile {
+	var files []TrustFile
+	for _, name := range []string{filepath.Join(dir, "allowed_signers"), c.Signers} {
+		if name != "" {
+			files = append(files, TrustFile{name, filepath.Join(filepath.Dir(name), "revoked")})
+		}
+	}
+	return files
 }
 
 // inside returns the directory of the repository in which a file is, or would be

@@ -5,9 +5,12 @@ package host
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -30,6 +33,7 @@ type Host struct {
 	key      ssh.PublicKey
 	replayer replay.Replayer // but for the signers: see Replayer
 	say      func(format string, args ...any)
+	told     sync.Map // the warnings that were said
 }
 
 // Options are what the hosts of a process have in common, and how each tells
@@ -110,34 +114,30 @@ func (h *Host) Export(ctx context.Context) { h.mux.export(ctx) }
 
 // Replayer finds runs for a clone of the repository. A daemon may have several
 // clones, and one does not decide whom another trusts.
-func (h *Host) Replayer(ctx context.Context, r *repo.Repo, c *config.Config) (*replay.Replayer, error) {
-	s, err := Signers(ctx, r, c, h.key)
-	if err != nil {
-		return nil, err
-	}
+func (h *Host) Replayer(r *repo.Repo, c *config.Config) *replay.Replayer {
 	rr := h.replayer
-	rr.Signers = s
-	return &rr, nil
+	rr.Signers = func(ctx context.Context) (*sign.Signers, error) { return Signers(ctx, r, c, h.key, h.warn) }
+	return &rr
+}
+
+// warn says what is skipped of a list of signers, once: the lists are read anew
+// each time that they are asked.
+func (h *Host) warn(err error) {
+	if _, told := h.told.LoadOrStore(err.Error(), true); !told {
+		h.say("%v", err)
+	}
 }
 
 // Replay returns the id of a run that can stand for one with that key, or "" if
 // none can be had: it is the Replay of the executor.
 func (h *Host) Replay(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config) (string, error) {
-	rr, err := h.Replayer(ctx, r, c)
-	if err != nil {
-		return "", err
-	}
-	run, _ := rr.Find(ctx, key, c)
+	run, _ := h.Replayer(r, c).Find(ctx, key, c)
 	return run.ID, nil
 }
 
 // await is the Await of the executor.
 func (h *Host) await(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config, own string) (string, func(), error) {
-	rr, err := h.Replayer(ctx, r, c)
-	if err != nil {
-		return "", nil, err
-	}
-	run, _, release := rr.Await(ctx, key, c, own)
+	run, _, release := h.Replayer(r, c).Await(ctx, key, c, own)
 	return run.ID, release, context.Cause(ctx)
 }
 
@@ -171,30 +171,32 @@ func StoreDir(namespace string) (string, error) {
 }
 
 // Signers are those whose runs are replayed: own, those of the user's files, and
-// those that the clone's own upstream names. r may be nil: there is no clone.
-func Signers(ctx context.Context, r *repo.Repo, c *config.Config, own ssh.PublicKey) (*sign.Signers, error) {
-	dir, err := home.Config()
+// those that the clone's own upstream names, without those that the file revoked
+// beside each list has. r may be nil: there is no clone. warn is told of lines that
+// are skipped.
+//
+// If a file cannot be read, or a revoked understood, Signers returns an error:
+// then nobody is trusted.
+func Signers(ctx context.Context, r *repo.Repo, c *config.Config, own ssh.PublicKey, warn func(error)) (*sign.Signers, error) {
+	files, err := c.TrustFiles()
 	if err != nil {
 		return nil, err
 	}
 	s := new(sign.Signers)
 	s.Add("this executor", own)
-	for _, name := range []string{c.Signers, filepath.Join(dir, "allowed_signers")} {
-		if name == "" {
-			continue
-		}
-		if err := s.AddFile(name); err != nil {
+	for _, f := range files {
+		if err := errors.Join(s.AddFile(f.Signers, warn), s.RevokeFile(f.Revoked)); err != nil {
 			return nil, err
 		}
 	}
 	if r == nil {
 		return s, nil
 	}
-	const upstream = "refs/remotes/origin/HEAD"
-	if text, err := r.File(ctx, upstream, ".9ci/allowed_signers"); err == nil {
-		if err := s.AddText(upstream+":.9ci/allowed_signers", text); err != nil {
-			return nil, err
-		}
+	const upstream, signers, revoked = "refs/remotes/origin/HEAD", ".9ci/allowed_signers", ".9ci/revoked"
+	texts, err := r.Files(ctx, upstream, signers, revoked)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", upstream, err)
 	}
-	return s, nil
+	s.AddText(upstream+":"+signers, texts[signers], warn)
+	return s, s.Revoke(upstream+":"+revoked, []byte(texts[revoked]))
 }

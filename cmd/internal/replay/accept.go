@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/ask"
+	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/fs/ci"
@@ -21,44 +22,23 @@ import (
 // stallTimeout is how long a peer may send nothing while a run is fetched.
 const stallTimeout = 10 * time.Second
 
-func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.Attrs, maxAge time.Duration) (store.Entry, error) {
+// fetch adopts the run at path, if it is one that was asked for.
+func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.Attrs, c *config.Config) (store.Entry, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stall := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("it sent nothing for %v", stallTimeout)) })
 	defer stall.Stop()
-	// Fetch only what has passed. The signed manifest is held against this
-	// status below.
-	status, err := ask.File(ctx, mux, path+"/status")
+	status, tar, err := open(ctx, mux, path)
 	if err != nil {
-		return store.Entry{}, err
+		return store.Entry{}, cmp.Or(context.Cause(ctx), err)
 	}
-	if st, err := ci.ParseStatus(string(status)); err != nil {
-		return store.Entry{}, err
-	} else if st.State != "passed" {
-		return store.Entry{}, fmt.Errorf("it %s", st.State)
-	}
-	n, err := fs.Walk(ctx, mux, path+".tar")
-	if err != nil {
-		return store.Entry{}, err
-	}
-	s, err := ninep.Stream(ctx, n)
-	if err != nil {
-		return store.Entry{}, err
-	}
-	defer s.Close()
-	run, err := r.Store.Adopt(ctx, &progress{s, stall}, func(manifest, sig []byte, info ci.Attrs) (string, error) {
-		end, err := ci.End(info)
-		switch {
-		case err != nil:
+	defer tar.Close()
+	run, err := r.Store.Adopt(ctx, &progress{tar, stall}, func(manifest, sig []byte, info ci.Attrs) (string, error) {
+		signers, err := r.Signers(ctx)
+		if err != nil {
 			return "", err
-		case !ci.Lists(manifest, "key", key.Text()):
-			return "", errors.New("its key is another than the one asked for")
-		case !ci.Lists(manifest, "status", status):
-			return "", errors.New("its status is another than the one that was signed")
-		case time.Since(end) > maxAge:
-			return "", fmt.Errorf("it ended at %s, and CI_MAXAGE is %v", info.Get("end"), maxAge)
 		}
-		if _, err := r.Signers.Verify(manifest, sig, end); err != nil {
+		if err := accept(signers, key, c.MaxAge, status, manifest, sig, info); err != nil {
 			return "", err
 		}
 		return sign.Signer(sig)
@@ -69,8 +49,44 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.At
 	return run, nil
 }
 
+// open returns the status of a passed run, and its tar. The signed manifest is to
+// be held against the status.
+func open(ctx context.Context, mux fs.Dir, path string) (status []byte, tar io.ReadCloser, err error) {
+	if status, err = ask.File(ctx, mux, path+"/status"); err != nil {
+		return nil, nil, err
+	}
+	if st, err := ci.ParseStatus(string(status)); err != nil {
+		return nil, nil, err
+	} else if st.State != "passed" {
+		return nil, nil, fmt.Errorf("it %s", st.State)
+	}
+	n, err := fs.Walk(ctx, mux, path+".tar")
+	if err != nil {
+		return nil, nil, err
+	}
+	tar, err = ninep.Stream(ctx, n)
+	return status, tar, err
+}
+
+// accept returns why a run does not stand for the one that was asked for, or nil.
+func accept(signers *sign.Signers, key ci.Attrs, maxAge time.Duration, status, manifest, sig []byte, info ci.Attrs) error {
+	end, err := ci.End(info)
+	switch {
+	case err != nil:
+		return err
+	case !ci.Lists(manifest, "key", key.Text()):
+		return errors.New("its key is another than the one asked for")
+	case !ci.Lists(manifest, "status", status):
+		return errors.New("its status is another than the one that was signed")
+	case time.Since(end) > maxAge:
+		return fmt.Errorf("it ended at %s, and CI_MAXAGE is %v", info.Get("end"), maxAge)
+	}
+	_, err = signers.Verify(manifest, sig, end)
+	return err
+}
+
 // trusted checks the signature of a run in the store.
-func (r *Replayer) trusted(run store.Entry) error {
+func trusted(signers *sign.Signers, run store.Entry) error {
 	var text [2][]byte
 	for i, name := range []string{"manifest", "manifest.sig"} {
 		b, err := os.ReadFile(filepath.Join(run.Dir, name))
@@ -79,7 +95,7 @@ func (r *Replayer) trusted(run store.Entry) error {
 		}
 		text[i] = b
 	}
-	_, err := r.Signers.Verify(text[0], text[1], run.Time)
+	_, err := signers.Verify(text[0], text[1], run.Time)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/sign"
 	"9ci/fs/ci"
 	"9ci/fs/store"
 )
@@ -24,17 +25,21 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 	}
 	var told string
 	for {
-		q, found, err := r.ask(ctx, key, id)
+		signers, ok := r.signers(ctx)
+		if !ok {
+			return store.Entry{}, false, release
+		}
+		q, found, err := r.ask(ctx, key, signers, id)
 		if err != nil {
 			r.complain(ctx, err)
 			return store.Entry{}, false, release
 		}
 		release() // close the last question; the new one has kept our place
 		release = func() { q.Close() }
-		if run, ok := r.adopt(ctx, q.mux, found, key, c.MaxAge); ok || ctx.Err() != nil {
+		if run, ok := r.adopt(ctx, q.mux, order(found, signers), key, c); ok || ctx.Err() != nil {
 			return run, ok, release
 		}
-		first, ok := r.before(found, "n/"+name+"/ci/"+id)
+		first, ok := before(found, signers, "n/"+name+"/ci/"+id)
 		if !ok {
 			return store.Entry{}, false, release
 		}
@@ -54,12 +59,12 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 
 // before returns the first offer of a run that goes on at a trusted executor,
 // unless that is our own.
-func (r *Replayer) before(found []ci.Offer, own string) (ci.Offer, bool) {
+func before(found []ci.Offer, signers *sign.Signers, own string) (ci.Offer, bool) {
 	for _, o := range found {
 		switch {
 		case o.Path() == own:
 			return ci.Offer{}, false
-		case !o.Finished() && r.Signers.Trusts(o.Signer):
+		case !o.Finished() && signers.Trusts(o.Signer):
 			return o, true
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/ask"
+	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/fs/ci"
 )
@@ -26,10 +27,16 @@ func (q question) wait(ctx context.Context, path string) error {
 	return err
 }
 
-// ask writes the key to find, and reads which executors have runs of it. intent,
-// if not empty, is the id of our run that is going to have that key: others know
-// of it as long as the question is open.
-func (r *Replayer) ask(ctx context.Context, key ci.Attrs, intent string) (*question, []ci.Offer, error) {
+// maxQuestion is how many bytes of a question may name signers. The orchestrator
+// takes 64 KiB in all.
+const maxQuestion = 60 << 10
+
+// ask writes the key to find, with the signers that count, and reads which
+// executors have runs of it. The signers of certificates are not known before: if
+// some may count, or signers is nil, the question names none, and the answer has
+// runs of all. intent, if not empty, is the id of our run that is going to have that
+// key: others know of it as long as the question is open.
+func (r *Replayer) ask(ctx context.Context, key ci.Attrs, signers *sign.Signers, intent string) (*question, []ci.Offer, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
 	mux, err := r.Mux(ctx)
@@ -45,6 +52,11 @@ func (r *Replayer) ask(ctx context.Context, key ci.Attrs, intent string) (*quest
 		return nil, nil, err
 	}
 	text := key.Text()
+	if signers != nil && !signers.Authorities() {
+		if named := strings.Join(signers.Fingerprints(), " signer="); named != "" && len(text)+len(named) < maxQuestion {
+			text = fmt.Appendf(text, "signer=%s\n", named)
+		}
+	}
 	if intent != "" {
 		text = fmt.Appendf(text, "intent=%s\n", intent)
 	}

@@ -1,22 +1,58 @@
 package replay
 
 import (
+	"cmp"
 	"context"
-	"time"
+	"slices"
 
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/fs/store"
 )
 
-// adopt fetches the first passed run of the offers that can be verified, and
-// seals it in the store under its maker's signature.
-func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, found []ci.Offer, key ci.Attrs, maxAge time.Duration) (store.Entry, bool) {
+// order returns the passed runs among the offers, in the order in which they are
+// tried: one of each executor, then the next of each, so that one that offers many
+// does not keep the others back. Offers of signers that nobody trusts are left out.
+// Where certificates may be trusted, an unknown signer may have one: those come
+// last. The orchestrator was asked for the same, and is not trusted to do it.
+func order(found []ci.Offer, signers *sign.Signers) []ci.Offer {
+	type ranked struct {
+		ci.Offer
+		unknown int // 1: the signer can only be trusted for a certificate
+		nth     int // of those of its executor
+	}
+	named, certificates := signers.Fingerprints(), signers.Authorities()
+	var list []ranked
+	seen := [2]map[string]int{{}, {}} // by unknown
 	for _, o := range found {
-		if o.State != "passed" {
+		r := ranked{Offer: o}
+		if !slices.Contains(named, o.Signer) {
+			r.unknown = 1
+		}
+		if o.State != "passed" || o.Signer == "" || r.unknown > 0 && !certificates {
 			continue
 		}
-		run, err := r.fetch(ctx, mux, o.Path(), key, maxAge)
+		r.nth = seen[r.unknown][o.Executor]
+		seen[r.unknown][o.Executor]++
+		list = append(list, r)
+	}
+	slices.SortStableFunc(list, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.unknown, b.unknown), cmp.Compare(a.nth, b.nth))
+	})
+	offers := make([]ci.Offer, len(list))
+	for i, r := range list {
+		offers[i] = r.Offer
+	}
+	return offers
+}
+
+// adopt fetches the first of the offers that can be verified, and seals it in the
+// store under its maker's signature.
+func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key ci.Attrs, c *config.Config) (store.Entry, bool) {
+	for _, o := range offers {
+		run, err := r.fetch(ctx, mux, o.Path(), key, c)
 		if err == nil {
 			return run, true
 		}

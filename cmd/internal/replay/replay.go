@@ -6,6 +6,7 @@ package replay
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"9ci/cmd/internal/config"
@@ -17,8 +18,12 @@ import (
 
 // A Replayer finds runs for one clone. Its fields do not change while it is used.
 type Replayer struct {
-	Store   *store.Store
-	Signers *sign.Signers
+	Store *store.Store
+
+	// Signers returns those whose runs are replayed. It is called anew for
+	// each question and each run that is adopted, so that a key that is
+	// revoked counts at once.
+	Signers func(ctx context.Context) (*sign.Signers, error)
 
 	// Mux returns the namespace's tree at the orchestrator. Without an
 	// orchestrator Mux is nil.
@@ -36,47 +41,83 @@ type Replayer struct {
 // from the store, or else adopted from another executor. If there is none, ok is
 // false.
 func (r *Replayer) Find(ctx context.Context, key ci.Attrs, c *config.Config) (run store.Entry, ok bool) {
-	if run, ok := r.own(key, c.MaxAge); ok || r.Mux == nil {
+	signers, ok := r.signers(ctx)
+	if !ok {
+		return store.Entry{}, false
+	}
+	if run, ok := r.own(signers, key, c.MaxAge); ok || r.Mux == nil {
 		return run, ok
 	}
-	q, found, err := r.ask(ctx, key, "")
+	q, found, err := r.ask(ctx, key, signers, "")
 	if err != nil {
 		r.complain(ctx, err)
 		return store.Entry{}, false
 	}
 	defer q.Close()
-	return r.adopt(ctx, q.mux, found, key, c.MaxAge)
+	return r.adopt(ctx, q.mux, order(found, signers), key, c)
+}
+
+// signers returns those whose runs are replayed. If a list of them cannot be read,
+// signers tells the user, and ok is false: then nothing is replayed.
+func (r *Replayer) signers(ctx context.Context) (s *sign.Signers, ok bool) {
+	s, err := r.Signers(ctx)
+	if err != nil && ctx.Err() == nil {
+		r.Say("nothing is replayed: %v", err)
+	}
+	return s, err == nil
 }
 
 // Look says where Find would take a run from, without adopting it, or returns "".
 func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) string {
-	if run, ok := r.own(key, c.MaxAge); ok {
+	signers, ok := r.signers(ctx)
+	if !ok {
+		return ""
+	}
+	if run, ok := r.own(signers, key, c.MaxAge); ok {
 		return "ci/" + run.ID + " of the store"
 	}
 	if r.Mux == nil {
 		return ""
 	}
-	q, found, err := r.ask(ctx, key, "")
+	q, found, err := r.ask(ctx, key, signers, "")
 	if err != nil {
 		r.complain(ctx, err)
 		return ""
 	}
 	defer q.Close()
+	for _, o := range order(found, signers) {
+		return o.Path() + " at the orchestrator, if its signature is good"
+	}
+	return ""
+}
+
+// Untrusted says which passed run with that key is not replayed because nobody
+// trusts who is said to have signed it, or returns "".
+func (r *Replayer) Untrusted(ctx context.Context, key ci.Attrs) string {
+	signers, err := r.Signers(ctx)
+	if err != nil || r.Mux == nil {
+		return ""
+	}
+	q, found, err := r.ask(ctx, key, nil, "")
+	if err != nil {
+		return ""
+	}
+	defer q.Close()
 	for _, o := range found {
-		if o.State == "passed" {
-			return o.Path() + " at the orchestrator, if its signature is trusted"
+		if o.State == "passed" && o.Signer != "" && !signers.Trusts(o.Signer) {
+			return fmt.Sprintf("the signer of %s, %s, is not trusted: an allowed_signers file must name it", o.Path(), o.Signer)
 		}
 	}
 	return ""
 }
 
 // own returns the newest run of the store that Find may return.
-func (r *Replayer) own(key ci.Attrs, maxAge time.Duration) (store.Entry, bool) {
+func (r *Replayer) own(signers *sign.Signers, key ci.Attrs, maxAge time.Duration) (store.Entry, bool) {
 	for run := range r.Store.WithKey(Digest(key)) {
 		if run.State != "passed" || time.Since(run.Time) > maxAge {
 			continue
 		}
-		if err := r.trusted(run); err != nil {
+		if err := trusted(signers, run); err != nil {
 			r.Say("run %s in the store is not replayed: %v", run.ID, err)
 			continue
 		}

@@ -37,10 +37,20 @@ func newSigner(t *testing.T) ssh.Signer {
 	return s
 }
 
+// trusting returns a Signers of a Replayer that has these keys.
+func trusting(keys ...ssh.Signer) func(context.Context) (*sign.Signers, error) {
+	s := new(sign.Signers)
+	for _, k := range keys {
+		s.Add("alice", k.PublicKey())
+	}
+	return func(context.Context) (*sign.Signers, error) { return s, nil }
+}
+
 // A peer is an executor elsewhere with one run.
 type peer struct {
-	id   string
-	tree fs.Dir
+	id     string
+	signer string // as it claims
+	tree   fs.Dir
 }
 
 func newPeer(t *testing.T, by ssh.Signer, key ci.Attrs, state string, end time.Time) peer {
@@ -66,7 +76,7 @@ func newPeer(t *testing.T, by ssh.Signer, key ci.Attrs, state string, end time.T
 	if err := run.Seal(t.Context(), state, code, func(m []byte) ([]byte, error) { return sign.Manifest(by, m) }); err != nil {
 		t.Fatal(err)
 	}
-	return peer{run.ID(), store.NewTree(s, nil)}
+	return peer{run.ID(), sign.Fingerprint(by.PublicKey()), store.NewTree(s, nil)}
 }
 
 // mux is a namespace at an orchestrator, with the answer of its find.
@@ -89,7 +99,7 @@ func newMux(answer func(name string, p peer) string, peers map[string]peer) *mux
 }
 
 func passed(name string, p peer) string {
-	return fmt.Sprintf("/n/%s/ci/%s passed 1.000 - - -\n", name, p.id)
+	return ci.Offer{Executor: name, ID: p.id, State: "passed", Took: time.Second, Signer: p.signer}.String() + "\n"
 }
 
 func (m *mux) Walk(ctx context.Context, name string) (fs.Node, error) {
@@ -144,7 +154,12 @@ func TestFind(t *testing.T) {
 	other := Key(conf, commit, tree, []string{"other"})
 	now := time.Now()
 	good := newPeer(t, alice, key, "passed", now)
-	vanishes := peer{good.id, cut{newPeer(t, alice, key, "passed", now).tree}}
+	claims := sign.Fingerprint(alice.PublicKey())
+	vanishes := peer{good.id, claims, cut{newPeer(t, alice, key, "passed", now).tree}}
+	forged := newPeer(t, mallory, key, "passed", now)
+	forged.signer = claims
+	unsigned := good
+	unsigned.signer = ""
 	for _, tt := range []struct {
 		name  string
 		peers map[string]peer
@@ -155,7 +170,11 @@ func TestFind(t *testing.T) {
 		{"one", map[string]peer{"a": good}, "a", ""},
 		{"first vanishes", map[string]peer{"a": vanishes, "b": good}, "b", "n/a/ci/0123456789ab.1 is not replayed: "},
 		{"all vanish", map[string]peer{"a": vanishes}, "", "unexpected EOF"},
-		{"signed by another", map[string]peer{"a": newPeer(t, mallory, key, "passed", now), "b": good}, "b", "is not trusted"},
+		{"signed by another that says so", map[string]peer{"a": newPeer(t, mallory, key, "passed", now)}, "", ""},
+		{"signed by another", map[string]peer{"a": forged, "b": good}, "b", "is not trusted"},
+		{"said to be unsigned", map[string]peer{"a": unsigned}, "", ""},
+		{"of the future", map[string]peer{"a": newPeer(t, alice, key, "passed", now.Add(2*time.Minute))}, "", "is in the future"},
+		{"of a clock that is ahead", map[string]peer{"a": newPeer(t, alice, key, "passed", now.Add(30*time.Second))}, "a", ""},
 		{"another key", map[string]peer{"a": newPeer(t, alice, other, "passed", now)}, "", "its key is another"},
 		{"failed", map[string]peer{"a": newPeer(t, alice, key, "failed", now)}, "", "it failed"},
 		{"old", map[string]peer{"a": newPeer(t, alice, key, "passed", now.Add(-2*time.Hour))}, "", "CI_MAXAGE"},
@@ -168,11 +187,13 @@ func TestFind(t *testing.T) {
 			defer kept.Close()
 			m := newMux(passed, tt.peers)
 			var said bytes.Buffer
-			r := &Replayer{Store: kept, Signers: new(sign.Signers),
+			r := &Replayer{Store: kept, Signers: trusting(alice),
 				Mux: func(context.Context) (fs.Dir, error) { return m, nil },
 				Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
-			r.Signers.Add("alice", alice.PublicKey())
 			run, ok := r.Find(t.Context(), key, conf)
+			if tt.said == "" && said.Len() > 0 {
+				t.Errorf("said %q", said.String())
+			}
 			if ok != (tt.from != "") || !strings.Contains(said.String(), tt.said) {
 				t.Errorf("Find = %v, %v, said %q, want a run: %v, said %q", run.ID, ok, said.String(), tt.from != "", tt.said)
 			}
@@ -209,7 +230,7 @@ func TestFindNoOrchestrator(t *testing.T) {
 	defer kept.Close()
 	key := Key(conf, commit, tree, []string{"test"})
 	var said bytes.Buffer
-	r := &Replayer{Store: kept, Signers: new(sign.Signers),
+	r := &Replayer{Store: kept, Signers: trusting(),
 		Mux: func(context.Context) (fs.Dir, error) { return nil, errors.New("connection refused") },
 		Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
 	if _, ok := r.Find(t.Context(), key, conf); ok || said.String() != "orchestrator: connection refused\n" {
@@ -228,8 +249,10 @@ func TestFindNoOrchestrator(t *testing.T) {
 // that one.
 func TestBefore(t *testing.T) {
 	alice, mallory := newSigner(t), newSigner(t)
-	r := &Replayer{Signers: new(sign.Signers)}
-	r.Signers.Add("alice", alice.PublicKey())
+	signers, err := trusting(alice)(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	const id = "0123456789ab.1"
 	a, m := sign.Fingerprint(alice.PublicKey()), sign.Fingerprint(mallory.PublicKey())
 	for _, tt := range []struct {
@@ -243,7 +266,7 @@ func TestBefore(t *testing.T) {
 		{"mallory is not waited for", []ci.Offer{{Executor: "m", ID: id, State: "test", Signer: m}, {Executor: "me", ID: id, State: "queued", Signer: a}}, ""},
 		{"nor is what has ended", []ci.Offer{{Executor: "a", ID: id, State: "failed", Signer: a}}, ""},
 	} {
-		o, ok := r.before(tt.found, "n/me/ci/"+id)
+		o, ok := before(tt.found, signers, "n/me/ci/"+id)
 		if o.Executor != tt.want || ok != (tt.want != "") {
 			t.Errorf("%s: before = %q, %v, want %q", tt.name, o.Executor, ok, tt.want)
 		}

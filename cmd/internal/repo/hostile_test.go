@@ -218,10 +218,10 @@ func TestNoProgramRuns(t *testing.T) {
 			}
 			return nil
 		},
-		"File": func() error {
-			text, err := r.File(ctx, "refs/remotes/origin/HEAD", ".9ci/allowed_signers")
-			if text != "# nobody\n" {
-				return fmt.Errorf("%q, %v", text, err)
+		"Files": func() error {
+			files, err := r.Files(ctx, "refs/remotes/origin/HEAD", ".9ci/allowed_signers", ".9ci/revoked")
+			if len(files) != 1 || files[".9ci/allowed_signers"] != "# nobody\n" || err != nil {
+				return fmt.Errorf("%q, %v", files, err)
 			}
 			return nil
 		},
@@ -549,28 +549,39 @@ func TestNoFileOfTheUsers(t *testing.T) {
 }
 
 // What a repository holds is taken up to a limit.
-func TestFileTooLong(t *testing.T) {
+func TestFilesTooLong(t *testing.T) {
 	dir, r := newRepo(t)
 	write(t, filepath.Join(dir, "f"), strings.Repeat("x", 17<<20))
 	git(t, dir, "commit", "-q", "-a", "-m", "long")
 	git(t, dir, "update-ref", "refs/remotes/origin/HEAD", "HEAD")
-	if text, err := r.File(t.Context(), "refs/remotes/origin/HEAD", "f"); err == nil || !strings.Contains(err.Error(), "it is too long") {
-		t.Errorf("File of %d bytes: %v", len(text), err)
+	if files, err := r.Files(t.Context(), "refs/remotes/origin/HEAD", "f"); err == nil || !strings.Contains(err.Error(), "it is too long") {
+		t.Errorf("Files, of %d bytes: %v", len(files["f"]), err)
 	}
 }
 
 // A file of the upstream is what the ref of that very name has.
-func TestFileOfRef(t *testing.T) {
+func TestFilesOfRef(t *testing.T) {
 	dir, r := newRepo(t)
 	const ref = "refs/remotes/origin/HEAD"
 	git(t, dir, "tag", ref, "v1")
 	git(t, dir, "branch", ref)
-	if text, err := r.File(t.Context(), ref, "f"); err == nil {
-		t.Errorf("File of a tag's = %q", text)
+	git(t, dir, "update-ref", ref+"/x", "HEAD")
+	if files, err := r.Files(t.Context(), ref, "f"); len(files) > 0 || err != nil {
+		t.Errorf("Files of others = %q, %v", files, err)
 	}
+	git(t, dir, "update-ref", "-d", ref+"/x")
 	git(t, dir, "update-ref", ref, "HEAD")
-	if text, err := r.File(t.Context(), ref, "f"); text != "two\n" || err != nil {
-		t.Errorf("File = %q, %v", text, err)
+	files, err := r.Files(t.Context(), ref, "none", "f")
+	if len(files) != 1 || files["f"] != "two\n" || err != nil {
+		t.Errorf("Files = %q, %v", files, err)
+	}
+	// A file that cannot be read is not one that is not there.
+	blob := git(t, dir, "rev-parse", "HEAD:f")
+	if err := os.Remove(filepath.Join(dir, ".git", "objects", blob[:2], blob[2:])); err != nil {
+		t.Fatal(err)
+	}
+	if files, err := r.Files(t.Context(), ref, "f"); err == nil {
+		t.Errorf("Files without the object = %q", files)
 	}
 }
 

@@ -230,12 +230,36 @@ func (r *Repo) HasFile(ctx context.Context, commit, name string) bool {
 	return err == nil
 }
 
-// File returns the file of that name in the tree of a ref. The ref is a full name,
-// so no tag can stand for it. A file of more than 16 MiB is an error.
-func (r *Repo) File(ctx context.Context, ref, name string) (string, error) {
-	id, err := r.git(ctx, "", "show-ref", "--verify", "--hash", ref)
+// Files returns the files of those names in the tree of a ref, by name, without
+// those that are not there. The ref is a full name, so no tag can stand for it; if
+// there is no such ref, there are no files. A file of more than 16 MiB is an error.
+func (r *Repo) Files(ctx context.Context, ref string, names ...string) (map[string]string, error) {
+	// The pattern matches what is below a ref, too: a branch of the remote's.
+	refs, err := r.git(ctx, "", "for-each-ref", "--format=%(refname) %(objectname)", ref)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return r.git(ctx, "", "cat-file", "blob", strings.TrimSpace(id)+":"+name)
+	id := ""
+	for line := range strings.Lines(refs) {
+		if name, hash, _ := strings.Cut(strings.TrimSpace(line), " "); name == ref {
+			id = hash
+		}
+	}
+	if id == "" {
+		return nil, nil
+	}
+	list, err := r.git(ctx, "", append([]string{"ls-tree", "-z", "--full-tree", id, "--"}, names...)...)
+	if err != nil {
+		return nil, err
+	}
+	files := make(map[string]string)
+	for entry := range strings.SplitSeq(strings.TrimSuffix(list, "\x00"), "\x00") {
+		what, name, ok := strings.Cut(entry, "\t")
+		if f := strings.Fields(what); ok && len(f) == 3 { // mode type object
+			if files[name], err = r.git(ctx, "", "cat-file", "blob", f[2]); err != nil {
+				return nil, fmt.Errorf("%s:%s: %w", ref, name, err)
+			}
+		}
+	}
+	return files, nil
 }

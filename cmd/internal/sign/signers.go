@@ -14,9 +14,11 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Signers are the keys and certificate authorities whose signatures count.
+// Signers are the keys and certificate authorities whose signatures count, and the
+// keys that are revoked.
 type Signers struct {
-	list []signer
+	list    []signer
+	revoked []revokedList
 }
 
 // A signer is a line of an allowed_signers file.
@@ -28,11 +30,134 @@ type signer struct {
 	after, before time.Time // zero: unlimited
 }
 
-// An UntrustedError is the error of a signature that is absent, or good but of a
-// signer that is not trusted.
-type UntrustedError struct{ Why string }
+// skew is how far the clocks of two hosts may be apart.
+const skew = time.Minute
 
-func (e *UntrustedError) Error() string { return e.Why }
+// Verify checks an armored signature of the manifest of a run that ended at the
+// time given, and returns the name of the signer. This is the one rule for runs of
+// the store, runs that are adopted, and 9ci verify:
+//
+//   - the run has not ended in the future, but for a minute's difference of clocks;
+//   - the signature is good, in the namespace run@9ci;
+//   - no list of revoked keys has its key, its certificate or its authority;
+//   - a line of allowed_signers names its key, or the authority of its certificate,
+//     and that line's valid-after and valid-before hold at the run's end and now;
+//   - a certificate was valid at the run's end. It may have expired since.
+func (s *Signers) Verify(manifest, armored []byte, end time.Time) (name string, err error) {
+	now := time.Now()
+	if end.After(now.Add(skew)) {
+		return "", fmt.Errorf("it ended at %s, which is in the future: one of the two clocks is wrong", end.UTC().Format(time.RFC3339))
+	}
+	if len(armored) == 0 {
+		return "", errors.New("it is not signed")
+	}
+	sig, err := sshsig.Unarmor(armored)
+	if err != nil {
+		return "", fmt.Errorf("manifest.sig: %w", err)
+	}
+	if err := sshsig.Verify(bytes.NewReader(manifest), sig, sig.PublicKey, sig.HashAlgorithm, Namespace); err != nil {
+		return "", fmt.Errorf("manifest.sig: %w", err)
+	}
+	if sig.Signature.Format == ssh.KeyAlgoRSA { // PROTOCOL.sshsig
+		return "", errors.New("manifest.sig: it is of RSA with SHA-1, which is broken: sign with rsa-sha2-512")
+	}
+	if by := s.revokedBy(sig.PublicKey); by != "" {
+		return "", fmt.Errorf("its signer %s is revoked by %s", Fingerprint(sig.PublicKey), by)
+	}
+	why := fmt.Errorf("its signer %s is not trusted: an allowed_signers file must name it", Fingerprint(sig.PublicKey))
+	for _, one := range s.list {
+		name, known, err := one.vouches(sig.PublicKey, end, now)
+		if known && err == nil {
+			return name, nil
+		}
+		if known {
+			why = err
+		}
+	}
+	return "", why
+}
+
+// vouches reports whether the line names key or the authority of a certificate,
+// and returns the name of the signer, or why the line does not count.
+func (s signer) vouches(key ssh.PublicKey, end, now time.Time) (name string, known bool, err error) {
+	cert, ok := key.(*ssh.Certificate)
+	switch {
+	case !s.counts():
+		return "", false, nil
+	case s.authority:
+		if !ok || !equal(cert.SignatureKey, s.key) {
+			return "", false, nil
+		}
+		if err := checkCert(cert, end); err != nil {
+			return "", true, fmt.Errorf("the certificate of its signer %s, of the authority %s: %w", Fingerprint(key), s.name, err)
+		}
+		name = cert.ValidPrincipals[0]
+	case equal(plain(key), plain(s.key)):
+		name = s.name
+	default:
+		return "", false, nil
+	}
+	for _, at := range []struct {
+		time time.Time
+		what string
+	}{{end, "when it ended, at " + end.UTC().Format(time.RFC3339)}, {now, "now"}} {
+		if !s.after.IsZero() && at.time.Before(s.after) {
+			return "", true, fmt.Errorf("its signer %s is not trusted %s: allowed_signers says valid-after %s", s.name, at.what, s.after.UTC().Format(time.RFC3339))
+		}
+		if !s.before.IsZero() && !at.time.Before(s.before) {
+			return "", true, fmt.Errorf("its signer %s is not trusted %s: allowed_signers says valid-before %s", s.name, at.what, s.before.UTC().Format(time.RFC3339))
+		}
+	}
+	return name, true, nil
+}
+
+// counts reports whether the line is for signatures of runs.
+func (s signer) counts() bool {
+	return len(s.namespaces) == 0 || slices.Contains(s.namespaces, Namespace)
+}
+
+// checkCert returns why a certificate was not valid at the time given. Its
+// signature is checked, and that it is a user's who has a name.
+func checkCert(cert *ssh.Certificate, at time.Time) error {
+	if cert.CertType != ssh.UserCert {
+		return errors.New("it is no user's")
+	}
+	if len(cert.ValidPrincipals) == 0 {
+		return errors.New("it has no principals") // CheckCert takes it for all
+	}
+	check := ssh.CertChecker{Clock: func() time.Time { return at }}
+	return check.CheckCert(cert.ValidPrincipals[0], cert)
+}
+
+func equal(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
+
+// Trusts reports whether the key of that fingerprint is trusted itself, not by a
+// certificate, and now.
+func (s *Signers) Trusts(fingerprint string) bool {
+	return slices.Contains(s.Fingerprints(), fingerprint)
+}
+
+// Fingerprints returns those of the keys that are trusted themselves, not by a
+// certificate, and now.
+func (s *Signers) Fingerprints() []string {
+	var list []string
+	now := time.Now()
+	for _, one := range s.list {
+		if _, known, err := one.vouches(one.key, now, now); known && err == nil && s.revokedBy(one.key) == "" {
+			list = append(list, Fingerprint(one.key))
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// Authorities reports whether certificates may be trusted: then Fingerprints does
+// not name every signer.
+func (s *Signers) Authorities() bool {
+	return slices.ContainsFunc(s.list, func(one signer) bool {
+		return one.authority && one.counts() && s.revokedBy(one.key) == ""
+	})
+}
 
 // Add trusts one key under a name.
 func (s *Signers) Add(name string, key ssh.PublicKey) {
@@ -40,8 +165,8 @@ func (s *Signers) Add(name string, key ssh.PublicKey) {
 }
 
 // AddFile trusts the signers of an allowed_signers file. It is no error if the file
-// does not exist.
-func (s *Signers) AddFile(name string) error {
+// does not exist. warn is as for AddText.
+func (s *Signers) AddFile(name string, warn func(error)) error {
 	b, err := os.ReadFile(name)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil
@@ -49,12 +174,14 @@ func (s *Signers) AddFile(name string) error {
 	if err != nil {
 		return err
 	}
-	return s.AddText(name, string(b))
+	s.AddText(name, string(b), warn)
+	return nil
 }
 
-// AddText trusts the signers of the text of an allowed_signers file. Errors call it
-// by name.
-func (s *Signers) AddText(name, text string) error {
+// AddText trusts the signers of the text of an allowed_signers file. A line that
+// cannot be read trusts nobody: warn is told of it, with the file's name and the
+// number of the line.
+func (s *Signers) AddText(name, text string, warn func(error)) {
 	for i, line := range strings.Split(text, "\n") {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
@@ -62,11 +189,11 @@ func (s *Signers) AddText(name, text string) error {
 		}
 		one, err := parseSigner(line)
 		if err != nil {
-			return fmt.Errorf("%s:%d: %w", name, i+1, err)
+			warn(fmt.Errorf("%s:%d: the line is skipped: %w", name, i+1, err))
+			continue
 		}
 		s.list = append(s.list, one)
 	}
-	return nil
 }
 
 // parseSigner reads principals [options] keytype key [comment]. The part behind the
@@ -124,74 +251,16 @@ func parseTime(s string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("bad time %q", s)
 }
 
-// Verify checks an armored signature of a manifest, and returns the name of the
-// signer. The signer must have been trusted at the time given. If the signature is
-// good but its signer was not trusted then, or if there is no signature, the error
-// is an UntrustedError.
-func (s *Signers) Verify(manifest, armored []byte, at time.Time) (name string, err error) {
-	if len(armored) == 0 {
-		return "", &UntrustedError{"it is not signed"}
-	}
-	sig, err := sshsig.Unarmor(armored)
-	if err != nil {
-		return "", fmt.Errorf("manifest.sig: %w", err)
-	}
-	if err := sshsig.Verify(bytes.NewReader(manifest), sig, sig.PublicKey, sig.HashAlgorithm, Namespace); err != nil {
-		return "", fmt.Errorf("manifest.sig: %w", err)
-	}
-	why := fmt.Sprintf("its signer %s is not trusted: an allowed_signers file must name it", Fingerprint(sig.PublicKey))
-	for _, one := range s.list {
-		if len(one.namespaces) > 0 && !slices.Contains(one.namespaces, Namespace) {
-			continue
-		}
-		if !one.matches(sig.PublicKey, at) {
-			continue
-		}
-		if !one.after.IsZero() && at.Before(one.after) || !one.before.IsZero() && !at.Before(one.before) {
-			why = fmt.Sprintf("%s was not trusted at %s", one.name, at.Format(time.RFC3339))
-			continue
-		}
-		if cert, ok := sig.PublicKey.(*ssh.Certificate); ok && one.authority && len(cert.ValidPrincipals) > 0 {
-			return cert.ValidPrincipals[0], nil
-		}
-		return one.name, nil
-	}
-	return "", &UntrustedError{why}
-}
-
-// Trusts reports whether the key of that fingerprint is trusted itself, not by a
-// certificate.
-func (s *Signers) Trusts(fingerprint string) bool {
-	return slices.ContainsFunc(s.list, func(one signer) bool {
-		return !one.authority && Fingerprint(one.key) == fingerprint
-	})
-}
-
-// matches reports whether key is the signer's, or a certificate that the signer has
-// issued and that was valid at the time given.
-func (s signer) matches(key ssh.PublicKey, at time.Time) bool {
-	cert, ok := key.(*ssh.Certificate)
-	if !s.authority {
-		if ok {
-			key = cert.Key
-		}
-		return bytes.Equal(key.Marshal(), s.key.Marshal())
-	}
-	if !ok || len(cert.ValidPrincipals) == 0 || cert.CertType != ssh.UserCert ||
-		!bytes.Equal(cert.SignatureKey.Marshal(), s.key.Marshal()) {
-		return false
-	}
-	check := ssh.CertChecker{Clock: func() time.Time { return at }}
-	return check.CheckCert(cert.ValidPrincipals[0], cert) == nil
-}
-
 // Fingerprint returns the SHA-256 fingerprint of a key in the form of ssh-keygen,
 // SHA256:.... That of a certificate is its key's.
-func Fingerprint(key ssh.PublicKey) string {
+func Fingerprint(key ssh.PublicKey) string { return ssh.FingerprintSHA256(plain(key)) }
+
+// plain returns the key of a certificate, or else the key itself.
+func plain(key ssh.PublicKey) ssh.PublicKey {
 	if cert, ok := key.(*ssh.Certificate); ok {
-		key = cert.Key
+		return cert.Key
 	}
-	return ssh.FingerprintSHA256(key)
+	return key
 }
 
 // Signer returns the fingerprint of the key that an armored signature names. It
