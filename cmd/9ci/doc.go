@@ -32,6 +32,10 @@ is a KRL or public keys as ssh-keygen(1) makes them, or fingerprints, one a line
 counts at once. If it cannot be understood, nothing is replayed. Verify, the store and
 what comes from others have this one rule.
 
+A replay waits for other executors for CI_REPLAY_TIMEOUT in all; the time in which a
+run with a good signature comes at 64 KiB/s or more does not count. One that is slower
+for 10 s is given up, and the next is tried.
+
 If a daemon answers in $NAMESPACE, the run is handed to the daemon and followed.
 Otherwise this process is the executor: it posts its tree at $NAMESPACE/9ci, or
 9ci.PID if that is taken, and stays connected until a signal comes. A run is handed
@@ -157,33 +161,34 @@ then from ~/.config/9ci/env. An empty value stands for the default.
 
 Any source sets these, a .env that git tracks too, within the CI_MAX_ limits:
 
-	CI_NET           build            network for prepare-runtime, base-image and post-test; all: for the test too; none
-	CI_MATCH         commit           what is run and replayed; tree: any commit of the same tree
-	CI_RUNS          0                1: all steps see the kept runs at /n/ci; such a run is never replayed
-	CI_TIMEOUT       1h               how long a run may take; 0: no limit
-	CI_MEMORY        2G               the machine's RAM
-	CI_CPUS          all              its processors: all that the host has, or a number
+	CI_NET             build            network for prepare-runtime, base-image and post-test; all: for the test too; none
+	CI_MATCH           commit           what is run and replayed; tree: any commit of the same tree
+	CI_RUNS            0                1: all steps see the kept runs at /n/ci; such a run is never replayed
+	CI_TIMEOUT         1h               how long a run may take; 0: no limit
+	CI_MEMORY          2G               the machine's RAM
+	CI_CPUS            all              its processors: all that the host has, or a number
 
 These a .env that git tracks does not set:
 
-	CI_MAXAGE        7d               older runs are not replayed
-	CI_KEEP          once             which runs are kept: once, a count, an age, a size, or several
-	CI_CONNECTED     until-signal     or a duration: how long a run is served after its end; 0 where CI=true
-	CI_ARTIFACTS     none             a directory that artifacts are copied to, as a whole
-	CI_ENV           none             variables let into the machine, each NAME or NAME=VALUE; they are in the key
-	CI_SECRETS       none             the same, but only names are in the key, and values are masked in all output
+	CI_MAXAGE          7d               older runs are not replayed
+	CI_REPLAY_TIMEOUT  60s              how long a replay waits for peers, while less than 64 KiB/s comes of a signed run; 0: no limit
+	CI_KEEP            once             which runs are kept: once, a count, an age, a size, or several
+	CI_CONNECTED       until-signal     or a duration: how long a run is served after its end; 0 where CI=true
+	CI_ARTIFACTS       none             a directory that artifacts are copied to, as a whole
+	CI_ENV             none             variables let into the machine, each NAME or NAME=VALUE; they are in the key
+	CI_SECRETS         none             the same, but only names are in the key, and values are masked in all output
 
 These say whom to trust. A .env comes last, and one that git tracks does not set them:
 
-	CI_KEY           ~/.config/9ci/id_ed25519  signs and logs in; made on first use; an agent's key by its .pub
-	CI_SIGNERS       none             an allowed_signers file, besides ~/.config/9ci/allowed_signers
-	CI_ORCHESTRATOR  none             ssh://HOST[:PORT][/NAMESPACE]
+	CI_KEY             ~/.config/9ci/id_ed25519  signs and logs in; made on first use; an agent's key by its .pub
+	CI_SIGNERS         none             an allowed_signers file, besides ~/.config/9ci/allowed_signers
+	CI_ORCHESTRATOR    none             ssh://HOST[:PORT][/NAMESPACE]
 
 These limit what a .env that git tracks asks for. No .env sets them:
 
-	CI_MAX_TIMEOUT   6h               or another time; 0: no limit
-	CI_MAX_MEMORY    half the host's  or a size
-	CI_MAX_CPUS      all              or a number
+	CI_MAX_TIMEOUT     6h               or another time; 0: no limit
+	CI_MAX_MEMORY      half the host's  or a size
+	CI_MAX_CPUS        all              or a number
 
 A file has lines NAME=VALUE, which are read as sh(1) reads assignments, and has 1 MiB
 at most. Nothing is expanded but a leading ~/ of a path. A value in quotes may go on

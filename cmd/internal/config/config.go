@@ -32,15 +32,20 @@ import (
 
 // A Config is what the CI_ variables say, with their defaults.
 type Config struct {
-	Net          string        // build, all or none
-	Timeout      time.Duration // of a run; 0 is no limit
-	Memory       int64         // the guest's RAM in bytes
-	CPUs         int           // the guest's processors
-	MatchTree    bool          // runs are of a tree, not of a commit
-	Runs         bool          // every step sees /n/ci
-	MaxAge       time.Duration // older runs are not replayed
-	Env          []string      // NAME=VALUE let into the machine; no value has a newline
-	Secrets      []string      // the same, masked in all output; a value is empty or has 8 bytes or more
+	Net       string        // build, all or none
+	Timeout   time.Duration // of a run; 0 is no limit
+	Memory    int64         // the guest's RAM in bytes
+	CPUs      int           // the guest's processors
+	MatchTree bool          // runs are of a tree, not of a commit
+	Runs      bool          // every step sees /n/ci
+	MaxAge    time.Duration // older runs are not replayed
+
+	// ReplayTimeout is how long a replay waits for its peers, but for the
+	// time in which a run comes at a least rate; 0 is no limit.
+	ReplayTimeout time.Duration
+
+	Env          []string // NAME=VALUE let into the machine; no value has a newline
+	Secrets      []string // the same, masked in all output; a value is empty or has 8 bytes or more
 	Keep         store.Keep
 	Connected    time.Duration // how long to serve after a run; negative is until a signal
 	Artifacts    string        // a directory artifacts are copied to, or empty

@@ -91,6 +91,9 @@ var table = []*variable{
 	{name: "CI_MAXAGE", dflt: "7d", from: own, shape: true,
 		doc:   "older runs are not replayed",
 		field: func(c *Config) field { return (*duration)(&c.MaxAge) }},
+	{name: "CI_REPLAY_TIMEOUT", dflt: "60s", from: own, shape: true,
+		doc:   "how long a replay waits for peers, while less than 64 KiB/s comes of a signed run; 0: no limit",
+		field: func(c *Config) field { return (*duration)(&c.ReplayTimeout) }},
 	{name: "CI_KEEP", dflt: "once", from: own,
 		doc:   "which runs are kept: once, a count, an age, a size, or several",
 		field: func(c *Config) field { return (*keep)(&c.Keep) }},
@@ -178,7 +181,7 @@ func Manual() string {
 			if v.from != g.of {
 				continue
 			}
-			fmt.Fprintf(&b, "\t%-15s  %-15s  %s\n", v.name, cmp.Or(v.dflt, "none"), v.doc)
+			fmt.Fprintf(&b, "\t%-17s  %-15s  %s\n", v.name, cmp.Or(v.dflt, "none"), v.doc)
 		}
 	}
 	return b.String()

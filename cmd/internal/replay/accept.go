@@ -19,21 +19,21 @@ import (
 	"9ci/proto/ninep"
 )
 
-// stallTimeout is how long a peer may send nothing while a run is fetched.
-const stallTimeout = 10 * time.Second
-
 // fetch adopts the run at path, if it is one that was asked for.
-func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.Attrs, c *config.Config) (store.Entry, error) {
+func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.Attrs, c *config.Config, left *patience) (store.Entry, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stall := time.AfterFunc(stallTimeout, func() { cancel(fmt.Errorf("it sent nothing for %v", stallTimeout)) })
-	defer stall.Stop()
+	t := &transfer{left: left, cancel: cancel}
+	defer t.settle()
+	t.begin()
 	status, tar, err := open(ctx, mux, path)
+	t.end(0)
 	if err != nil {
 		return store.Entry{}, cmp.Or(context.Cause(ctx), err)
 	}
 	defer tar.Close()
-	run, err := r.Store.Adopt(ctx, &progress{tar, stall}, func(manifest, sig []byte, info ci.Attrs) (string, error) {
+	t.Reader = tar
+	run, err := r.Store.Adopt(ctx, t, func(manifest, sig []byte, info ci.Attrs) (string, error) {
 		signers, err := r.Signers(ctx)
 		if err != nil {
 			return "", err
@@ -41,6 +41,7 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.At
 		if err := accept(signers, key, c.MaxAge, status, manifest, sig, info); err != nil {
 			return "", err
 		}
+		t.vouched = true
 		return sign.Signer(sig)
 	})
 	if err != nil {
@@ -97,19 +98,4 @@ func trusted(signers *sign.Signers, run store.Entry) error {
 	}
 	_, err := signers.Verify(text[0], text[1], run.Time)
 	return err
-}
-
-// A progress reads a peer's bytes. Each Read that gets some puts off the end of
-// the transfer.
-type progress struct {
-	io.Reader
-	stall *time.Timer
-}
-
-func (p *progress) Read(b []byte) (int, error) {
-	n, err := p.Reader.Read(b)
-	if n > 0 {
-		p.stall.Reset(stallTimeout)
-	}
-	return n, err
 }

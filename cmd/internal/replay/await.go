@@ -24,6 +24,7 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 		return store.Entry{}, false, release
 	}
 	var told string
+	left := newPatience(c)
 	for {
 		signers, ok := r.signers(ctx)
 		if !ok {
@@ -36,8 +37,11 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 		}
 		release() // close the last question; the new one has kept our place
 		release = func() { q.Close() }
-		if run, ok := r.adopt(ctx, q.mux, order(found, signers), key, c); ok || ctx.Err() != nil {
+		if run, ok := r.adopt(ctx, q.mux, order(found, signers), key, c, left); ok || ctx.Err() != nil {
 			return run, ok, release
+		}
+		if left.over() {
+			return store.Entry{}, false, release
 		}
 		first, ok := before(found, signers, "n/"+name+"/ci/"+id)
 		if !ok {

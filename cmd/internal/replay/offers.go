@@ -50,9 +50,13 @@ func order(found []ci.Offer, signers *sign.Signers) []ci.Offer {
 
 // adopt fetches the first of the offers that can be verified, and seals it in the
 // store under its maker's signature.
-func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key ci.Attrs, c *config.Config) (store.Entry, bool) {
-	for _, o := range offers {
-		run, err := r.fetch(ctx, mux, o.Path(), key, c)
+func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key ci.Attrs, c *config.Config, left *patience) (store.Entry, bool) {
+	for i, o := range offers {
+		if left.over() {
+			r.Say("CI_REPLAY_TIMEOUT=%v has passed, with %d still to be looked at", c.ReplayTimeout, len(offers)-i)
+			break
+		}
+		run, err := r.fetch(ctx, mux, o.Path(), key, c, left)
 		if err == nil {
 			return run, true
 		}

@@ -54,7 +54,7 @@ func (r *Replayer) Find(ctx context.Context, key ci.Attrs, c *config.Config) (ru
 		return store.Entry{}, false
 	}
 	defer q.Close()
-	return r.adopt(ctx, q.mux, order(found, signers), key, c)
+	return r.adopt(ctx, q.mux, order(found, signers), key, c, newPatience(c))
 }
 
 // signers returns those whose runs are replayed. If a list of them cannot be read,

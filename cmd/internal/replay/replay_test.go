@@ -220,6 +220,64 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// mute is a tree whose tars say nothing behind their first bytes.
+type mute struct{ fs.Dir }
+
+func (m mute) Walk(ctx context.Context, name string) (fs.Node, error) {
+	n, err := m.Dir.Walk(ctx, name)
+	if d, ok := n.(fs.Dir); ok && err == nil {
+		return mute{d}, nil
+	}
+	if strings.HasSuffix(name, ".tar") && err == nil {
+		n = muteFile{n}
+	}
+	return n, err
+}
+
+type muteFile struct{ fs.Node }
+
+func (m muteFile) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
+	f, err := m.Node.Open(ctx, mode)
+	return openMute{f}, err
+}
+
+type openMute struct{ fs.File }
+
+func (m openMute) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if off >= 4096 {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return m.File.ReadAt(ctx, p[:min(len(p), 512)], off)
+}
+
+// Peers that say nothing have CI_REPLAY_TIMEOUT between them.
+func TestFindMute(t *testing.T) {
+	alice := newSigner(t)
+	key := Key(conf, commit, tree, []string{"test"})
+	p := newPeer(t, alice, key, "passed", time.Now())
+	p.tree = mute{p.tree}
+	kept, err := store.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	m := newMux(passed, map[string]peer{"a": p, "b": p, "c": p})
+	var said bytes.Buffer
+	r := &Replayer{Store: kept, Signers: trusting(alice),
+		Mux: func(context.Context) (fs.Dir, error) { return m, nil },
+		Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
+	c := *conf
+	c.ReplayTimeout = 300 * time.Millisecond
+	if run, ok := r.Find(t.Context(), key, &c); ok {
+		t.Errorf("Find = %v", run.ID)
+	}
+	want := "n/a/ci/0123456789ab.1 is not replayed: CI_REPLAY_TIMEOUT has passed\nCI_REPLAY_TIMEOUT=300ms has passed, with 2 still to be looked at\n"
+	if said.String() != want {
+		t.Errorf("said %q, want %q", said.String(), want)
+	}
+}
+
 // An orchestrator that is down, or answers nonsense, is told of and is no
 // obstacle.
 func TestFindNoOrchestrator(t *testing.T) {
