@@ -85,6 +85,10 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	if f.NArg() > 1 {
 		req.Targets = f.Args()[1:]
 	}
+	key := replay.Key(c, commit, tree, req.Targets)
+	if err := key.Check(); err != nil {
+		return exitError, fmt.Errorf("the key of the run: %w", err)
+	}
 	if !o.dry && !o.replayOnly {
 		d, err := findDaemon(ctx)
 		if err != nil {

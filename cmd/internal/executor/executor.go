@@ -173,6 +173,9 @@ func (q *Queue) leaveLocked() {
 func (e *Executor) Submit(ctx context.Context, req Request) (id string, err error) {
 	e.setHead(req.Repo, req.Commit)
 	key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
+	if err := key.Check(); err != nil {
+		return "", err
+	}
 	share := !req.Force && !req.Config.Runs
 	for {
 		if share && e.Replay != nil {

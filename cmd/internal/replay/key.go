@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,7 +18,9 @@ import (
 const Version = 1
 
 // Key returns the key of a run of targets at a commit with the tree given, in the
-// configuration c. Every attribute is always there.
+// configuration c. Every attribute is always there. Lists of variables are sorted:
+// their order changes nothing in the machine. Check of the key reports a target
+// with a newline in it.
 func Key(c *config.Config, commit, tree string, targets []string) ci.Attrs {
 	what := ci.Attr{Name: "commit", Value: commit}
 	if c.MatchTree {
@@ -26,10 +29,11 @@ func Key(c *config.Config, commit, tree string, targets []string) ci.Attrs {
 	key := ci.Attrs{
 		{Name: "arch", Value: runtime.GOARCH},
 		what,
+		{Name: "cache"}, // there are no kept directories yet
 		{Name: "coreos", Value: vm.CoreOS},
-		{Name: "env", Value: ci.QuoteWords(c.Env)},
+		{Name: "env", Value: ci.QuoteWords(slices.Sorted(slices.Values(c.Env)))},
 		{Name: "net", Value: c.Net},
-		{Name: "secrets", Value: ci.QuoteWords(Secrets(c))},
+		{Name: "secrets", Value: ci.QuoteWords(slices.Sorted(slices.Values(Secrets(c))))},
 		{Name: "target", Value: ci.QuoteWords(targets)},
 		{Name: "version", Value: strconv.Itoa(Version)},
 	}

@@ -333,10 +333,19 @@ func TestBefore(t *testing.T) {
 
 func TestKey(t *testing.T) {
 	base := string(Key(conf, commit, tree, []string{"test"}).Text())
-	for _, want := range []string{"arch=", "commit=" + commit, "coreos=debian-12/", "env=''", "net=build", "secrets=''", "target=test", "version=1"} {
+	for _, want := range []string{"arch=", "cache=''\n", "commit=" + commit, "coreos=debian-12/", "env=''", "net=build", "secrets=''", "target=test", "version=1"} {
 		if !strings.Contains("\n"+base, "\n"+want) {
 			t.Errorf("the key\n%slacks %s", base, want)
 		}
+	}
+	order := func(names ...string) string {
+		return string(Key(&config.Config{Env: names, Secrets: names}, commit, tree, []string{"test"}).Text())
+	}
+	if order("B=1", "A=2") != order("A=2", "B=1") {
+		t.Error("the order of variables is in the key")
+	}
+	if err := Key(conf, commit, tree, []string{"a\nb"}).Check(); err == nil || !strings.Contains(err.Error(), "the value of target has a newline") {
+		t.Errorf("a target with a newline: %v", err)
 	}
 	for name, c := range map[string]*config.Config{
 		"net":     {Net: "all"},
