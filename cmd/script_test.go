@@ -11,8 +11,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,6 +134,7 @@ func TestScripts(t *testing.T) {
 			"ran":     ran,
 
 			"orchestrator": startOrchestrator,
+			"silent":       startSilent,
 			"user":         user,
 			"trust":        trust,
 		},
@@ -254,10 +257,12 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	cmd.Stderr = log
 	ts.Check(cmd.Start())
 	ts.Defer(func() {
+		cmd.Process.Signal(syscall.SIGCONT) // the story may have stopped it
 		cmd.Process.Signal(os.Interrupt)
 		cmd.Wait()
 	})
 	waitFor(ts, false, []string{logName, "addr="})
+	ts.Setenv("ORCHESTRATOR_PID", strconv.Itoa(cmd.Process.Pid))
 	text, err := os.ReadFile(logName)
 	ts.Check(err)
 	_, addr, _ := strings.Cut(string(text), "addr=")
@@ -271,6 +276,34 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(ssh, "known_hosts"), fmt.Appendf(nil, "[%s]:%s %s", host, port, key), 0o600))
 	ts.Setenv("CI_ORCHESTRATOR", "ssh://"+addr)
 	ts.Setenv("ORCHESTRATOR", addr)
+}
+
+// startSilent makes the orchestrator of the story one that accepts connections and
+// says nothing but the words given.
+func startSilent(ts *testscript.TestScript, neg bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	var wg sync.WaitGroup
+	ended := make(chan struct{})
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				io.WriteString(c, strings.Join(args, " ")+"\r\n")
+				<-ended
+			})
+		}
+	})
+	ts.Defer(func() {
+		close(ended)
+		l.Close()
+		wg.Wait()
+	})
+	ts.Setenv("CI_ORCHESTRATOR", "ssh://"+l.Addr().String())
 }
 
 // user makes the story go on as the user named, with a key, a store and a

@@ -371,7 +371,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 		conn.Close()
 		return place{}, "", err
 	}
-	return place{client.Root(), func() { client.Close(); conn.Close() }, client.Done()}, rest, nil
+	return place{client.Root(), func() { conn.Close(); client.Close() }, client.Done()}, rest, nil
 }
 
 // splitNamespace cuts a path at the orchestrator behind its namespace, which it

@@ -137,19 +137,13 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		if c.Runs {
 			return exitNoReplay, errors.New("a run with CI_RUNS=1 is never replayed")
 		}
-		key := replay.Key(c, req.Commit, req.Tree, req.Targets)
-		id, err := h.Replay(ctx, rp, key, c)
-		if err != nil {
-			return exitError, err
+		r := h.Replayer(rp, c)
+		r.Explain = true
+		run, ok := r.Find(ctx, replay.Key(c, req.Commit, req.Tree, req.Targets), c)
+		if !ok {
+			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
 		}
-		if id == "" {
-			why := ""
-			if one := h.Replayer(rp, c).Untrusted(ctx, key); one != "" {
-				why = ": " + one
-			}
-			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found%s", req.Commit, why)
-		}
-		return finish(ctx, tree, id, o, c, rp)
+		return finish(ctx, tree, run.ID, o, c, rp)
 	}
 	served := "" // where
 	if c.Orchestrator != "" {

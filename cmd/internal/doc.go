@@ -67,8 +67,8 @@ not see what they read. Stories boot machines, which takes a minute where there 
 no KVM.
 
 A story is a script of the go command's kind (testscript). cmd/script_test.go has
-the commands that we add: init, commit, user, trust, ran, orchestrator, waitfor,
-status.
+the commands that we add: init, commit, user, trust, ran, orchestrator, silent,
+waitfor, status.
 
 A trace is a conversation with a 9P server: lines "<- Tmessage" are sent, and lines
 "-> Rmessage" must come back. 9ci serve -D and 9ci run -D print the same form for

@@ -82,7 +82,7 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 	}
 	e.SetRepo(r)
 	h := &Host{Executor: e, key: key.PublicKey(), replayer: replay.Replayer{Store: runs, Say: o.Say}, say: o.Say}
-	e.Replay, e.Await = h.Replay, h.await
+	e.Replay, e.Await = h.replay, h.await
 	if h.mux, err = newMux(c, e, key, o.Say); err != nil {
 		runs.Close()
 		return nil, err
@@ -128,9 +128,8 @@ func (h *Host) warn(err error) {
 	}
 }
 
-// Replay returns the id of a run that can stand for one with that key, or "" if
-// none can be had: it is the Replay of the executor.
-func (h *Host) Replay(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config) (string, error) {
+// replay is the Replay of the executor.
+func (h *Host) replay(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config) (string, error) {
 	run, _ := h.Replayer(r, c).Find(ctx, key, c)
 	return run.ID, nil
 }

@@ -191,11 +191,11 @@ func (m *mux) close() {
 	if m == nil {
 		return
 	}
+	m.conn.Close() // first: an orchestrator that is silent answers nothing more
 	m.mu.Lock()
 	if m.client != nil {
 		m.client.Close()
 	}
 	m.mu.Unlock()
-	m.conn.Close()
 	m.wg.Wait()
 }

@@ -6,7 +6,6 @@ package replay
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"9ci/cmd/internal/config"
@@ -35,6 +34,10 @@ type Replayer struct {
 
 	// Say tells the user why a run was not replayed.
 	Say func(format string, args ...any)
+
+	// Explain says that a replay is demanded: if there is none, Find asks
+	// once more and tells of a run whose signer is not trusted.
+	Explain bool
 }
 
 // Find returns a passed run with that key, trusted and no older than CI_MAXAGE:
@@ -54,7 +57,11 @@ func (r *Replayer) Find(ctx context.Context, key ci.Attrs, c *config.Config) (ru
 		return store.Entry{}, false
 	}
 	defer q.Close()
-	return r.adopt(ctx, q.mux, order(found, signers), key, c, newPatience(c))
+	offers := order(found, signers)
+	if len(offers) == 0 && r.Explain {
+		r.explain(ctx, key, signers)
+	}
+	return r.adopt(ctx, q.mux, offers, key, c, newPatience(c))
 }
 
 // signers returns those whose runs are replayed. If a list of them cannot be read,
@@ -91,24 +98,25 @@ func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) str
 	return ""
 }
 
-// Untrusted says which passed run with that key is not replayed because nobody
-// trusts who is said to have signed it, or returns "".
-func (r *Replayer) Untrusted(ctx context.Context, key ci.Attrs) string {
-	signers, err := r.Signers(ctx)
-	if err != nil || r.Mux == nil {
-		return ""
-	}
+// explain tells the user of a passed run with that key that is not replayed because
+// nobody trusts who is said to have signed it.
+func (r *Replayer) explain(ctx context.Context, key ci.Attrs, signers *sign.Signers) {
 	q, found, err := r.ask(ctx, key, nil, "")
 	if err != nil {
-		return ""
+		return
 	}
 	defer q.Close()
 	for _, o := range found {
-		if o.State == "passed" && o.Signer != "" && !signers.Trusts(o.Signer) {
-			return fmt.Sprintf("the signer of %s, %s, is not trusted: an allowed_signers file must name it", o.Path(), o.Signer)
+		if o.State != "passed" || o.Signer == "" || signers.Trusts(o.Signer) {
+			continue
 		}
+		why := "an allowed_signers file must name it"
+		if signers.Names(o.Signer) {
+			why = "its line of allowed_signers is for another time or use, or a file revoked has it"
+		}
+		r.Say("%s is not replayed: its signer %s is not trusted: %s", o.Path(), o.Signer, why)
+		return
 	}
-	return ""
 }
 
 // own returns the newest run of the store that Find may return.

@@ -151,6 +151,12 @@ func (s *Signers) Fingerprints() []string {
 	return slices.Compact(list)
 }
 
+// Names reports whether a line names the key of that fingerprint, though it may not
+// be trusted now.
+func (s *Signers) Names(fingerprint string) bool {
+	return slices.ContainsFunc(s.list, func(one signer) bool { return Fingerprint(one.key) == fingerprint })
+}
+
 // Authorities reports whether certificates may be trusted: then Fingerprints does
 // not name every signer.
 func (s *Signers) Authorities() bool {

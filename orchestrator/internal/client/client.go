@@ -116,7 +116,7 @@ func (l *Link) Import(ctx context.Context) (io.ReadWriteCloser, error) {
 		ch.Close()
 		return nil, fmt.Errorf("subsystem 9p: %w", err)
 	}
-	return ch, nil
+	return wire.NewConn(ch), nil
 }
 
 // open takes a channel to what is exported: to its tree, or to the executor's own

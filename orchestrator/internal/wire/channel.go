@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"io"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -42,6 +43,31 @@ func OpenChannel(ctx context.Context, c ssh.Conn, kind string, payload []byte, d
 		}()
 		return nil, ctx.Err()
 	}
+}
+
+// A Conn is a channel whose Close ends its Reads at once. The ssh package ends
+// them when the peer has closed the channel too, and one that is silent never does.
+type Conn struct {
+	ssh.Channel
+	r *io.PipeReader
+}
+
+// NewConn returns ch as a Conn. The goroutine that reads ch ends when the peer has
+// closed the channel, or with the connection.
+func NewConn(ch ssh.Channel) *Conn {
+	r, w := io.Pipe()
+	go func() {
+		_, err := io.Copy(w, ch)
+		w.CloseWithError(err)
+	}()
+	return &Conn{ch, r}
+}
+
+func (c *Conn) Read(b []byte) (int, error) { return c.r.Read(b) }
+
+func (c *Conn) Close() error {
+	c.r.Close()
+	return c.Channel.Close()
 }
 
 // Slots count channels up to a limit.
