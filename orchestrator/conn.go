@@ -34,6 +34,7 @@ type conn struct {
 	wg    sync.WaitGroup // of all that the connection started
 	in    wire.Slots     // channels that the client opened
 	out   wire.Slots     // channels that the server opened
+	doors wire.Slots     // those of them that are doors
 	login *access.Login
 
 	suspects chan struct{} // asks keepalive for a probe out of turn
@@ -45,7 +46,7 @@ type conn struct {
 func newConn(s *Server, sc *ssh.ServerConn, log *slog.Logger) *conn {
 	return &conn{
 		s: s, ssh: sc, log: log, login: sc.Permissions.ExtraData[loginKey{}].(*access.Login),
-		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), suspects: make(chan struct{}, 1),
+		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), suspects: make(chan struct{}, 1),
 	}
 }
 
@@ -145,6 +146,8 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		serve = c.session
 	case "direct-tcpip":
 		serve = c.jump
+	case wire.ChannelSSH, wire.ChannelDoor:
+		serve = c.reach
 	default:
 		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", nc.ChannelType()))
 		return
@@ -195,10 +198,14 @@ func (c *conn) request(ctx context.Context, r *ssh.Request) {
 // until the channel is closed or, if the client never answers, until the
 // connection ends.
 func (c *conn) dial(ctx context.Context, kind string, payload []byte) (ssh.Channel, error) {
-	if !c.out.Take() {
+	slots := c.out
+	if kind == wire.ChannelDoor {
+		slots = c.doors
+	}
+	if !slots.Take() {
 		return nil, wire.ErrBusy
 	}
-	return wire.OpenChannel(ctx, c.ssh, kind, payload, c.out.Give)
+	return wire.OpenChannel(ctx, c.ssh, kind, payload, slots.Give)
 }
 
 // errSilent is the error of an executor that does not answer in time.

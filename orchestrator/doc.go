@@ -29,14 +29,27 @@
 //
 // # Wire
 //
-// SSH (RFC 4251 to 4254) with what OpenSSH adds, and four names of 9ci's own. A
+// SSH (RFC 4251 to 4254) with what OpenSSH adds, and five names of 9ci's own. A
 // client announces an export by the global request announce@9ci, whose payload
 // is attr=value lines (name, namespaces, address), and withdraws it by
 // withdraw@9ci with the name. The orchestrator opens channels of type
-// 9p-export@9ci, each a 9P connection to the export, and ssh@9ci, to the
-// executor's own SSH server. Both carry the name, the aname, the requester (the
-// fingerprint of a key, or a principal and the fingerprint of its authority),
-// the requester's key, the announcement's generation, and how many milliseconds
-// the orchestrator waits for the answer. All else is stock: the subsystems 9p, sftp and
-// 9p-export, the commands, forwardings with -R and jumps with -J.
+// 9p-export@9ci, each a 9P connection to the export; ssh@9ci, to the executor's own
+// SSH server; and door@9ci, which asks for the way in there. All carry the name, the
+// aname, the requester (the fingerprint of a key, or a principal and the fingerprint
+// of its authority), the requester's key, the announcement's generation, and how many
+// milliseconds the orchestrator waits for the answer. All else is stock: the
+// subsystems 9p, sftp and 9p-export, the commands, forwardings with -R and jumps
+// with -J.
+//
+// A client opens ssh@9ci and door@9ci too, with the namespace and the name of an
+// executor. If the client may read the namespace, the orchestrator opens the same to
+// the executor on the client's behalf, and splices the two. The answer on door@9ci
+// is attr=value lines, to the end of the executor's side: key, the host key of the
+// executor's SSH server, and if that has an address of its own, address and user. As
+// long as the channel is open, the requester's key may log in there as that user,
+// and sees that namespace alone. When the client, its right to read, the executor or
+// the orchestrator goes, the channel is closed, and so are the connections that it
+// let in. On either way the client proves its key to the executor itself, and only
+// the executor's own key is the owner's: what the orchestrator says of the requester
+// makes nobody the owner there.
 package orchestrator

@@ -27,7 +27,32 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
 		return
 	}
-	out, err := sh.m.dialSSH(ctx, sh.ns, c.login)
+	c.carry(ctx, nc, sh, wire.ChannelSSH)
+}
+
+// reach answers a ChannelSSH or ChannelDoor of a client: it is jump for a client
+// that names the namespace, too.
+func (c *conn) reach(ctx context.Context, nc ssh.NewChannel) {
+	var msg wire.ReachMsg
+	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
+		nc.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	var sh *share
+	if c.login.MayRead(msg.Namespace) {
+		sh = c.s.dir.share(msg.Namespace, msg.Name)
+	}
+	if sh == nil {
+		nc.Reject(ssh.ConnectionFailed, errNoExecutor(msg.Name).Error())
+		return
+	}
+	c.carry(ctx, nc, sh, nc.ChannelType())
+}
+
+// carry splices a client's channel to one of that kind, ChannelSSH or ChannelDoor,
+// to the executor. It ends with the share, and with either connection.
+func (c *conn) carry(ctx context.Context, nc ssh.NewChannel, sh *share, kind string) {
+	out, err := sh.m.dialSSH(ctx, kind, sh.ns, c.login)
 	if err != nil {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
 		return
@@ -42,6 +67,10 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 	c.wg.Go(func() { ssh.DiscardRequests(reqs) })
 	splice(in, out)
 }
+
+// errNoExecutor is the error of an executor that is absent, or that the key may
+// not read.
+func errNoExecutor(name string) error { return fmt.Errorf("no executor %.80q is connected", name) }
 
 // jumpTo returns the executor of that name in the namespaces that the key may
 // read. The key's home namespace comes first; in the others the name must be of
@@ -66,14 +95,14 @@ func (c *conn) jumpTo(name string) (*share, error) {
 		found = cmp.Or(found, sh)
 	}
 	if found == nil {
-		return nil, fmt.Errorf("no executor %q is connected", name)
+		return nil, errNoExecutor(name)
 	}
 	return found, nil
 }
 
-// dialSSH opens a channel to the executor's own SSH server, which lets in the key
-// of l and no other.
-func (m *member) dialSSH(ctx context.Context, ns string, l *access.Login) (ssh.Channel, error) {
+// dialSSH opens a ChannelSSH or ChannelDoor to the executor, whose own SSH server
+// then lets in the key of l and no other.
+func (m *member) dialSSH(ctx context.Context, kind, ns string, l *access.Login) (ssh.Channel, error) {
 	if _, ok := m.exporter.(reverseExport); !ok {
 		return nil, errors.New("the executor has no SSH server of its own")
 	}
@@ -81,7 +110,7 @@ func (m *member) dialSSH(ctx context.Context, ns string, l *access.Login) (ssh.C
 	defer cancel()
 	msg := m.message(ns, l.String())
 	msg.Key = string(l.Key.Marshal())
-	ch, err := m.conn.dial(ctx, wire.ChannelSSH, ssh.Marshal(&msg))
+	ch, err := m.conn.dial(ctx, kind, ssh.Marshal(&msg))
 	return ch, m.fail(err)
 }
 

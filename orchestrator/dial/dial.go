@@ -34,6 +34,10 @@ type Options struct {
 	Signers    []ssh.Signer // keys and certificates, tried in this order: three at most
 	KnownHosts string       // a known_hosts file; one that is not there knows no host
 	Log        *slog.Logger // of reconnects; nil: nowhere
+
+	// Direct, if not nil, lets those in at its address for whom the orchestrator
+	// opens a Door to what this client exports.
+	Direct *Direct
 }
 
 // A Conn is a client's connection to an orchestrator. When it is lost, the next
@@ -209,6 +213,7 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 		return nil, ctx.Err()
 	}
 	l := client.New(sc, c.opts.Signers...)
+	l.Direct = c.opts.Direct
 	c.wg.Go(func() { l.Serve(chans, reqs) })
 	return l, nil
 }

@@ -17,7 +17,7 @@ import (
 type Announce struct {
 	Name       string   // below n: HOST for a daemon, HOST.PID for others
 	Namespaces []string // each is an aname that the export takes
-	Address    string   // host:port where others reach the executor directly; "" if they cannot
+	Address    string   // host:port where others reach the executor directly; "": that of Options.Direct, if any
 
 	// Joined, if set, is called each time the orchestrator has taken the
 	// announcement: from then on others see the executor.
@@ -68,6 +68,9 @@ const (
 // net.ErrClosed when the Conn is closed.
 func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 	what := wire.Announce{Name: a.Name, Namespaces: a.Namespaces, Address: a.Address}
+	if d := c.opts.Direct; d != nil && what.Address == "" {
+		what.Address = d.Address()
+	}
 	if err := what.Check(); err != nil {
 		return fmt.Errorf("orchestrator: export: %w", err)
 	}

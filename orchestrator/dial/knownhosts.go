@@ -109,11 +109,15 @@ func (k *knownHosts) algorithms(addr string, remote net.Addr) []string {
 	}
 	var algos []string
 	for _, w := range ke.Want {
-		if t := w.Key.Type(); t == ssh.KeyAlgoRSA {
-			algos = append(algos, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
-		} else {
-			algos = append(algos, t)
-		}
+		algos = append(algos, algorithms(w.Key.Type())...)
 	}
 	return algos
+}
+
+// algorithms returns the algorithms by which a server proves a key of that type.
+func algorithms(keyType string) []string {
+	if keyType == ssh.KeyAlgoRSA {
+		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+	}
+	return []string{keyType}
 }

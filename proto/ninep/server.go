@@ -105,7 +105,7 @@ func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	for {
-		c, err := s.accept(ctx, l)
+		c, err := Accept(ctx, l, s.Log)
 		if ctx.Err() != nil {
 			if err == nil {
 				c.Close()
@@ -120,15 +120,17 @@ func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// accept is l.Accept, tried again as long as its errors pass.
-func (s *Server) accept(ctx context.Context, l net.Listener) (net.Conn, error) {
+// Accept is l.Accept, tried again, after a pause of 5 ms that doubles up to a
+// second, as long as its errors pass and ctx is not done. It tells each of them to
+// log, unless that is nil.
+func Accept(ctx context.Context, l net.Listener, log *slog.Logger) (net.Conn, error) {
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		c, err := l.Accept()
 		if err == nil || ctx.Err() != nil || !passes(err) {
 			return c, err
 		}
-		if s.Log != nil {
-			s.Log.Warn("no connection accepted for now", "err", err)
+		if log != nil {
+			log.Warn("no connection accepted for now", "err", err)
 		}
 		select {
 		case <-time.After(pause):

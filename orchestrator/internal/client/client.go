@@ -33,7 +33,12 @@ type Link struct {
 	host  ssh.Signer    // of this executor's own SSH server; nil: it has none
 	done  chan struct{} // closed when the connection has ended
 	slots wire.Slots    // channels that the orchestrator opened
+	doors wire.Slots    // those of them that are doors
 	wg    sync.WaitGroup
+
+	// Direct, if not nil, is where clients may enter without the orchestrator. It
+	// is set before Serve.
+	Direct *Direct
 
 	mu      sync.Mutex // guards exports
 	exports map[string]*served
@@ -57,7 +62,7 @@ func New(c ssh.Conn, keys ...ssh.Signer) *Link {
 			break
 		}
 	}
-	return &Link{ssh: c, host: host, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), exports: map[string]*served{}}
+	return &Link{ssh: c, host: host, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), exports: map[string]*served{}}
 }
 
 // Done returns a channel that is closed when the connection has ended.
@@ -119,11 +124,21 @@ func (l *Link) Import(ctx context.Context) (io.ReadWriteCloser, error) {
 	return wire.NewConn(ch), nil
 }
 
-// open takes a channel to what is exported: to its tree, or to the executor's own
-// SSH server.
+// Reach opens a channel of that kind, wire.ChannelSSH or wire.ChannelDoor, to the
+// executor that msg names.
+func (l *Link) Reach(ctx context.Context, kind string, msg wire.ReachMsg) (ssh.Channel, error) {
+	return wire.OpenChannel(ctx, l.ssh, kind, ssh.Marshal(&msg), func() {})
+}
+
+// open takes a channel to what is exported: to its tree, to the executor's own
+// SSH server, or to ask for the way in there.
 func (l *Link) open(nc ssh.NewChannel) {
 	kind := nc.ChannelType()
-	if kind != wire.ChannelExport && (kind != wire.ChannelSSH || l.host == nil) {
+	slots := l.slots
+	if kind == wire.ChannelDoor {
+		slots = l.doors
+	}
+	if kind != wire.ChannelExport && (kind != wire.ChannelSSH && kind != wire.ChannelDoor || l.host == nil) {
 		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", kind))
 		return
 	}
@@ -132,7 +147,7 @@ func (l *Link) open(nc ssh.NewChannel) {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
 		return
 	}
-	if !l.slots.Take() {
+	if !slots.Take() {
 		nc.Reject(ssh.ResourceShortage, wire.ErrBusy.Error())
 		return
 	}
@@ -143,22 +158,25 @@ func (l *Link) open(nc ssh.NewChannel) {
 	}
 	l.mu.Unlock()
 	if e == nil {
-		l.slots.Give()
+		slots.Give()
 		nc.Reject(ssh.Prohibited, fmt.Sprintf("%q is not exported", msg.Name))
 		return
 	}
 	l.wg.Go(func() {
 		defer e.wg.Done()
-		defer l.slots.Give()
+		defer slots.Give()
 		ch, reqs, err := nc.Accept()
 		if err != nil {
 			return
 		}
 		l.wg.Go(func() { ssh.DiscardRequests(reqs) })
-		if kind == wire.ChannelSSH {
-			serveSSH(e.ctx, ch, l.host, msg, e.serve)
-		} else {
+		switch kind {
+		case wire.ChannelExport:
 			e.serve(e.ctx, ch, msg.Aname, requester(msg, l.host))
+		case wire.ChannelSSH:
+			serveSSH(e.ctx, ch, l.host, msg, e.serve)
+		case wire.ChannelDoor:
+			l.door(e.ctx, ch, msg, e.serve)
 		}
 		ch.Close()
 	})

@@ -22,8 +22,9 @@ import (
 // serveSSH serves one connection to the executor's own SSH server. Clients reach
 // it end to end through the orchestrator (ssh -J), which carries what it cannot
 // read. The host key is the key that the executor logged in with. As for its own
-// relay, the orchestrator decides which clients may enter: msg has the key that
-// logged in there, and the client has to prove it here again.
+// relay, the orchestrator decides which clients may read: msg has the key that
+// logged in there, and the client has to prove it here again. What else the client
+// may do is decided by that proof: an orchestrator cannot make anybody the owner.
 func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.ExportMsg, serve ServeFunc) {
 	config := door.Config(host, func(key ssh.PublicKey) (*ssh.Permissions, error) {
 		if !bytes.Equal(key.Marshal(), []byte(msg.Key)) {
@@ -31,8 +32,8 @@ func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.Exp
 		}
 		return &ssh.Permissions{}, nil
 	})
-	door.Serve(ctx, channelConn{ch}, config, func(ctx context.Context) *door.Tree {
-		return guestTree(ctx, requester(msg, host), msg.Aname, serve)
+	door.Serve(ctx, ChannelConn{Channel: ch}, config, func(ctx context.Context) *door.Tree {
+		return guestTree(ctx, proven(msg, host), msg.Aname, serve)
 	})
 }
 
@@ -101,15 +102,15 @@ func (g *guest) close() {
 	g.wg.Wait()
 }
 
-// A channelConn is a channel as the ssh package wants its connections. It has no
+// A ChannelConn is a channel as the ssh package wants its connections. It has no
 // deadlines; Close is the way to end an operation.
-type channelConn struct{ ssh.Channel }
+type ChannelConn struct{ ssh.Channel }
 
-func (channelConn) LocalAddr() net.Addr              { return pipeAddr{} }
-func (channelConn) RemoteAddr() net.Addr             { return pipeAddr{} }
-func (channelConn) SetDeadline(time.Time) error      { return nil }
-func (channelConn) SetReadDeadline(time.Time) error  { return nil }
-func (channelConn) SetWriteDeadline(time.Time) error { return nil }
+func (ChannelConn) LocalAddr() net.Addr              { return pipeAddr{} }
+func (ChannelConn) RemoteAddr() net.Addr             { return pipeAddr{} }
+func (ChannelConn) SetDeadline(time.Time) error      { return nil }
+func (ChannelConn) SetReadDeadline(time.Time) error  { return nil }
+func (ChannelConn) SetWriteDeadline(time.Time) error { return nil }
 
 type pipeAddr struct{}
 

@@ -67,8 +67,9 @@ func (a *Announce) Check() error {
 		return errors.New("an announcement names no namespace")
 	case len(a.Namespaces) > maxShares:
 		return fmt.Errorf("an announcement of %d namespaces: at most %d", len(a.Namespaces), maxShares)
-	case len(a.Address) > maxAddress || !utf8.ValidString(a.Address) || strings.ContainsFunc(a.Address, func(r rune) bool { return r == ' ' || unicode.IsControl(r) }):
-		return fmt.Errorf("address %q: want host:port", a.Address)
+	}
+	if err := checkAddress(a.Address); err != nil {
+		return err
 	}
 	clean := make([]string, len(a.Namespaces))
 	for i, ns := range a.Namespaces {
@@ -79,6 +80,15 @@ func (a *Announce) Check() error {
 	}
 	slices.Sort(clean)
 	a.Namespaces = slices.Compact(clean)
+	return nil
+}
+
+// checkAddress returns why addr cannot stand in a line of text, as the address of an
+// executor does.
+func checkAddress(addr string) error {
+	if len(addr) > maxAddress || !utf8.ValidString(addr) || strings.ContainsFunc(addr, func(r rune) bool { return r == ' ' || unicode.IsControl(r) }) {
+		return fmt.Errorf("address %.80q: want host:port", addr)
+	}
 	return nil
 }
 

@@ -22,14 +22,27 @@ const (
 	// and a connection to its own SSH server. Both carry an ExportMsg.
 	ChannelExport = "9p-export@9ci"
 	ChannelSSH    = "ssh@9ci"
+
+	// ChannelDoor asks an executor for the way in to its own SSH server. The
+	// executor answers with a Door as text, and ends its side. As long as the
+	// channel is open, the requester's key may enter at the Door's address. The
+	// orchestrator opens the channel with an ExportMsg.
+	ChannelDoor = "door@9ci"
 )
+
+// A ReachMsg is what a client opens a ChannelSSH or ChannelDoor with, for the
+// orchestrator to open the same to an executor.
+type ReachMsg struct {
+	Namespace string
+	Name      string // of the executor, below n
+}
 
 // An ExportMsg says on whose behalf the orchestrator opens a channel.
 type ExportMsg struct {
 	Name       string // as it was announced
 	Aname      string // the namespace that will be attached, or ""
 	Requester  string // the Name of the fs.User: see access.Identity
-	Key        string // for ChannelSSH, the requester's key in wire form
+	Key        string // for ChannelSSH and ChannelDoor, the requester's key in wire form
 	Generation uint64 // of the announcement it is meant for
 	Millis     uint32 // after which the orchestrator gives up waiting for the channel
 }
@@ -37,6 +50,10 @@ type ExportMsg struct {
 // MaxChannels is how many channels a side may open on one connection: unread
 // data can hold 2 MiB in each.
 const MaxChannels = 64
+
+// MaxDoors is how many of them besides may be of type ChannelDoor, which carries
+// one message.
+const MaxDoors = 256
 
 // ErrBusy is the error of a channel over the limit.
 var ErrBusy = errors.New("too many channels on this connection")
