@@ -4,7 +4,7 @@ keeps what came out as a directory, and serves that over 9P. Or it replays the r
 that another executor has made of the same revision.
 
 	9ci [run] [-f] [-n] [-q] [-v] [-x] [-r] [-b] [--raw] [-D] [rev [target...]]
-	9ci serve [-a ADDR]... [-root DIR] [-D]
+	9ci serve [-a ADDR]... [-direct ADDR] [-root DIR] [-D]
 	9ci ls [-l] [-a ADDR] [PATH...]
 	9ci cat [-a ADDR] [--raw] PATH...
 	9ci cp [-a ADDR] PATH DIR
@@ -106,6 +106,24 @@ it cannot open. ADDR is unix!PATH or tcp!HOST!PORT; TCP is for the loopback alon
 Without ADDR the daemon posts $NAMESPACE/9ci. If it loses one of its addresses, it
 ends with an error. With -root serve serves a directory read-only instead.
 
+With -direct others fetch runs from the daemon itself, at ADDR, which is HOST:PORT or
+tcp!HOST!PORT, and on any network. What listens there is an SSH server whose host key
+is CI_KEY. The orchestrator of CI_ORCHESTRATOR tells others of the address, and
+vouches for each that it lets in: for as long as the orchestrator holds the door open,
+and for one namespace. Nobody else enters, and while the orchestrator is away nobody
+does. HOST is what others connect to; with * it is the name of this machine. A daemon
+whose CI_KEY is another for some repository does not serve that one there.
+
+A run of another executor comes by one of the ways in CI_LADDER: direct, from the
+executor's own address; e2e, end to end through the orchestrator, to the executor's
+own SSH server; or relay, from the orchestrator's tree. On the first two the executor
+has to prove its host key, and the orchestrator does not see what is sent. It can
+still read for itself what executors show it. The ways are tried in the order given,
+each 0.25 s after the one before it or once that has failed; the one whose first bytes
+come first is used, and the others are given up. A run that does not come whole, or is
+not what was signed, is asked for by the ways that are left. The line that ends a
+replay says which one it was.
+
 Ls, cat, cp, wait and write look at a tree. PATH is looked up in the namespace of the
 repository that the working directory is in, at the daemon and then at each executor
 posted in $NAMESPACE; with -a, at ADDR; and if ADDR is ssh://HOST[:PORT]/NAMESPACE, or
@@ -172,6 +190,7 @@ These a .env that git tracks does not set:
 
 	CI_MAXAGE          7d               older runs are not replayed
 	CI_REPLAY_TIMEOUT  60s              how long a replay waits for peers, while less than 64 KiB/s comes of a signed run; 0: no limit
+	CI_LADDER          direct,e2e,relay  ways to a run of another executor, in this order: at its address, end to end, or relayed
 	CI_KEEP            once             which runs are kept: once, a count, an age, a size, or several
 	CI_CONNECTED       until-signal     or a duration: how long a run is served after its end; 0 where CI=true
 	CI_ARTIFACTS       none             a directory that artifacts are copied to, as a whole

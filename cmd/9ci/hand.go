@@ -111,7 +111,7 @@ func (d *daemonPlace) hand(ctx context.Context, rp *repo.Repo, req executor.Requ
 		}
 	})
 	defer stop()
-	code, err := finish(context.WithoutCancel(ctx), root, id, o, req.Config, rp)
+	code, err := finish(context.WithoutCancel(ctx), root, id, o, req.Config, rp, func(string) string { return "" })
 	if err != nil {
 		return code, fmt.Errorf("daemon: %w", err)
 	}

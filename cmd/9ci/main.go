@@ -39,7 +39,7 @@ func (c command) synopsis() string { return strings.TrimSpace("9ci " + c.name + 
 func commands() []command {
 	return []command{
 		{"run", "[-f] [-n] [-q] [-v] [-x] [-r] [-b] [--raw] [-D] [rev [target...]]", runCommand},
-		{"serve", "[-a ADDR]... [-root DIR] [-D]", serveCommand},
+		{"serve", "[-a ADDR]... [-direct ADDR] [-root DIR] [-D]", serveCommand},
 		{"ls", "[-l] [-a ADDR] [PATH...]", lsCommand},
 		{"cat", "[-a ADDR] [--raw] PATH...", catCommand},
 		{"cp", "[-a ADDR] PATH DIR", cpCommand},

@@ -143,7 +143,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		if !ok {
 			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
 		}
-		return finish(ctx, tree, run.ID, o, c, rp)
+		return finish(ctx, tree, run.ID, o, c, rp, h.Rung)
 	}
 	served := "" // where
 	if c.Orchestrator != "" {
@@ -163,7 +163,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	if err != nil {
 		return exitError, err
 	}
-	code, err := finish(context.WithoutCancel(ctx), tree, id, o, c, rp)
+	code, err := finish(context.WithoutCancel(ctx), tree, id, o, c, rp, h.Rung)
 	if werr := h.Executor.Wait(id); werr != nil {
 		return exitError, werr
 	}
@@ -177,9 +177,10 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 }
 
 // finish prints a run, copies its artifacts to CI_ARTIFACTS, and returns the exit
-// status. If the run had ended before, it is a replay, and a line says so. If not,
-// a failure of post-test makes the exit status 1, though the run has passed.
-func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.Config, rp *repo.Repo) (int, error) {
+// status. If the run had ended before, it is a replay, and a line says so, and by
+// which rung of CI_LADDER it came if rung knows that. If not, a failure of post-test
+// makes the exit status 1, though the run has passed.
+func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.Config, rp *repo.Repo, rung func(id string) string) (int, error) {
 	dir, err := ask.Dir(ctx, root, "ci/"+id)
 	if err != nil {
 		return exitError, err
@@ -215,7 +216,7 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		if err != nil {
 			return exitError, err
 		}
-		show.Err.Printf("%s\n", text)
+		show.Err.Printf("%s%s\n", text, byRung[rung(id)])
 	} else if !before.Finished() && !o.quiet {
 		show.Err.Printf("run %s %s in %.1fs\n", id, st.State, st.Took.Seconds())
 	}
@@ -251,6 +252,9 @@ func replayed(ctx context.Context, run fs.Dir) (string, error) {
 	}
 	return fmt.Sprintf("replayed from %s, signed by %s, ran %s ago", info.Get("host"), signer, age(time.Since(end))), nil
 }
+
+// byRung ends the line of a replay: by which rung of CI_LADDER the run came.
+var byRung = map[string]string{"direct": ", direct", "e2e": ", end to end", "relay": ", by relay"}
 
 // age returns a duration in its largest unit: 41s, 7m, 3h, 2d.
 func age(d time.Duration) string {

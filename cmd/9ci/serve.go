@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 
 	"9ci/cmd/internal/daemon"
 	"9ci/cmd/internal/show"
@@ -23,10 +25,14 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("serve")
 	var addrs list
 	f.Var(&addrs, "a", "")
+	direct := f.String("direct", "", "")
 	rootDir := f.String("root", "", "")
 	trace := f.Bool("D", false, "")
 	if err := parseFlags(f, args, 0, 0); err != nil {
 		return exitError, err
+	}
+	if *rootDir != "" && *direct != "" {
+		return exitError, errors.New("-direct lets in those for whom an orchestrator vouches, and -root serves a directory to none: give one of them")
 	}
 	listeners, err := listen(ctx, addrs)
 	if err != nil {
@@ -42,7 +48,22 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 		defer dir.Close()
 		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/"), Log: log}, *trace)
 	}
-	d, err := daemon.New(ctx, daemon.Options{Version: version(), Tool: tool, Log: log})
+	o := daemon.Options{Version: version(), Tool: tool, Log: log}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if *direct != "" {
+		door, err := openDirect(ctx, *direct)
+		if err != nil {
+			return exitError, err
+		}
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		defer cancel(nil)
+		wg.Go(func() { door.serve(ctx, func(err error) { cancel(&lostError{err}) }) })
+		o.Direct = door.Direct
+		log.Info("serve", "direct", door.Address())
+	}
+	d, err := daemon.New(ctx, o)
 	if err != nil {
 		return exitError, err
 	}
@@ -50,5 +71,12 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	for _, l := range listeners {
 		log.Info("serve", "addr", dialString(l.Addr()))
 	}
-	return serveUntil(ctx, listeners, &ninep.Server{Root: d.Root(), Log: log}, *trace)
+	code, err := serveUntil(ctx, listeners, &ninep.Server{Root: d.Root(), Log: log}, *trace)
+	if lost, ok := errors.AsType[*lostError](context.Cause(ctx)); ok {
+		return exitError, lost
+	}
+	return code, err
 }
+
+// A lostError ends a daemon that has lost one of its addresses.
+type lostError struct{ error }

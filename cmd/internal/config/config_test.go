@@ -232,6 +232,28 @@ CI_SLEEP=1
 	d.refuse("whether git tracks it")
 }
 
+// CI_LADDER is some of its words, in the order given. A tracked .env does not set
+// it.
+func TestLadder(t *testing.T) {
+	d := newDesk(t)
+	for text, want := range map[string]string{"": "direct e2e relay", "relay": "relay", "relay, direct": "relay direct", "e2e,relay": "e2e relay"} {
+		d.own("CI_LADDER='" + text + "'\n")
+		if c := d.load(0); strings.Join(c.Ladder, " ") != want {
+			t.Errorf("CI_LADDER=%q: %q, want %q", text, c.Ladder, want)
+		}
+	}
+	for text, want := range map[string]string{"relai": "did you mean relay?", "direct,e2": "did you mean e2e?", "relay,": "none of direct, e2e, relay", "e2e,e2e": "it has e2e twice"} {
+		d.own("CI_LADDER='" + text + "'\n")
+		d.refuse("CI_LADDER="+text, want)
+	}
+	d.own("")
+	d.env("CI_LADDER=relay\n")
+	d.git("add", ".env")
+	if c := d.load(1, "CI_LADDER"); len(c.Ladder) != 3 {
+		t.Errorf("a tracked .env sets CI_LADDER to %q", c.Ladder)
+	}
+}
+
 // What git does not track is the user's; but of whom to trust .env comes last,
 // and it raises no limit.
 func TestUntracked(t *testing.T) {

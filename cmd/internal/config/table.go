@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -94,6 +95,9 @@ var table = []*variable{
 	{name: "CI_REPLAY_TIMEOUT", dflt: "60s", from: own, shape: true,
 		doc:   "how long a replay waits for peers, while less than 64 KiB/s comes of a signed run; 0: no limit",
 		field: func(c *Config) field { return (*duration)(&c.ReplayTimeout) }},
+	{name: "CI_LADDER", dflt: "direct,e2e,relay", from: own, shape: true,
+		doc:   "ways to a run of another executor, in this order: at its address, end to end, or relayed",
+		field: func(c *Config) field { return order{&c.Ladder, Rungs} }},
 	{name: "CI_KEEP", dflt: "once", from: own,
 		doc:   "which runs are kept: once, a count, an age, a size, or several",
 		field: func(c *Config) field { return (*keep)(&c.Keep) }},
@@ -219,6 +223,32 @@ func (f choice) set(text string) error {
 		}
 	}
 	return fmt.Errorf("want %s", strings.Join(f.of, ", "))
+}
+
+// Rungs are the words of CI_LADDER.
+var Rungs = []string{"direct", "e2e", "relay"}
+
+// order is some of several words, each once, with commas between them.
+type order struct {
+	to *[]string
+	of []string
+}
+
+func (f order) set(text string) error {
+	var list []string
+	for w := range strings.SplitSeq(text, ",") {
+		w = strings.TrimSpace(w)
+		switch {
+		case !slices.Contains(f.of, w):
+			known := slices.MinFunc(f.of, func(a, b string) int { return cmp.Compare(distance(w, a), distance(w, b)) })
+			return fmt.Errorf("%.20q is none of %s (did you mean %s?)", w, strings.Join(f.of, ", "), known)
+		case slices.Contains(list, w):
+			return fmt.Errorf("it has %s twice", w)
+		}
+		list = append(list, w)
+	}
+	*f.to = list
+	return nil
 }
 
 // toggle is one of two words: off is false, on is true.

@@ -20,6 +20,7 @@ import (
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
 	"9ci/fs/ci"
+	"9ci/orchestrator/dial"
 )
 
 // A Daemon has a host for each repository. Its methods may be called by several
@@ -41,6 +42,7 @@ type Daemon struct {
 type Options struct {
 	Version string                            // of this program
 	Tool    func(name string) (string, error) // see executor.Executor
+	Direct  *dial.Direct                      // see host.Options
 	Log     *slog.Logger
 }
 
@@ -57,7 +59,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{
-		options: host.Options{Mode: "daemon", Version: o.Version, Tool: o.Tool, Queue: new(executor.Queue), Log: o.Log},
+		options: host.Options{Mode: "daemon", Version: o.Version, Tool: o.Tool, Queue: new(executor.Queue), Direct: o.Direct, Log: o.Log},
 		config:  c,
 		repos:   repoList{filepath.Join(state, ".repos")}, // no namespace has a name with a dot before it
 		hosts:   make(map[string]*host.Host),

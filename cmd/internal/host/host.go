@@ -22,6 +22,7 @@ import (
 	"9ci/cmd/internal/sign"
 	"9ci/fs/ci"
 	"9ci/fs/store"
+	"9ci/orchestrator/dial"
 )
 
 // A Host is an executor of this process. New makes it, Start and Export let it
@@ -34,6 +35,7 @@ type Host struct {
 	replayer replay.Replayer // but for the signers: see Replayer
 	say      func(format string, args ...any)
 	told     sync.Map // the warnings that were said
+	rungs    sync.Map // of each run that this process has adopted: see Rung
 }
 
 // Options are what the hosts of a process have in common, and how each tells
@@ -43,6 +45,7 @@ type Options struct {
 	Version string                            // of this program
 	Tool    func(name string) (string, error) // see executor.Executor
 	Queue   *executor.Queue
+	Direct  *dial.Direct // where others enter without the orchestrator; nil: nowhere
 	Log     *slog.Logger
 	Say     func(format string, args ...any) // tells what is not the result of a run
 }
@@ -83,13 +86,14 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 	e.SetRepo(r)
 	h := &Host{Executor: e, key: key.PublicKey(), replayer: replay.Replayer{Store: runs, Say: o.Say}, say: o.Say}
 	e.Replay, e.Await = h.replay, h.await
-	if h.mux, err = newMux(c, e, key, o.Say); err != nil {
+	if h.mux, err = newMux(c, e, key, o); err != nil {
 		runs.Close()
 		return nil, err
 	}
 	if h.mux != nil {
-		h.replayer.Mux, h.replayer.Name = h.mux.root, h.mux.myName
+		h.replayer.Mux, h.replayer.Name, h.replayer.Way = h.mux.root, h.mux.myName, h.mux.way
 	}
+	h.replayer.Took = func(id, rung string) { h.rungs.Store(id, rung) }
 	return h, nil
 }
 
@@ -132,6 +136,13 @@ func (h *Host) warn(err error) {
 func (h *Host) replay(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config) (string, error) {
 	run, _ := h.Replayer(r, c).Find(ctx, key, c)
 	return run.ID, nil
+}
+
+// Rung returns by which rung of CI_LADDER this process has adopted a run, or "".
+func (h *Host) Rung(id string) string {
+	rung, _ := h.rungs.Load(id)
+	s, _ := rung.(string)
+	return s
 }
 
 // await is the Await of the executor.

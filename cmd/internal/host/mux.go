@@ -42,7 +42,7 @@ type mux struct {
 
 // newMux returns a mux that has not dialled yet. The name of our tree is HOST for a
 // daemon, and HOST.PID for others.
-func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(format string, args ...any)) (*mux, error) {
+func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (*mux, error) {
 	if c.Orchestrator == "" {
 		return nil, nil
 	}
@@ -50,11 +50,15 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, say func(for
 	if err != nil {
 		return nil, err
 	}
+	if opts.Direct = o.Direct; o.Direct != nil && !o.Direct.Is(key.PublicKey()) {
+		o.Say("%s is not served directly: its CI_KEY is another than the daemon's", e.Namespace)
+		opts.Direct = nil
+	}
 	conn, err := dial.Open(c.Orchestrator, opts)
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
 	}
-	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), asks: e.Mode != "daemon", say: say, joined: make(chan struct{})}
+	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), asks: e.Mode != "daemon", say: o.Say, joined: make(chan struct{})}
 	if ns := conn.Namespace(); ns != "" {
 		m.namespace = ns
 	}
@@ -93,9 +97,14 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 	return c.Root(), nil
 }
 
-// ImportTree opens the tree of a namespace at an orchestrator. The caller closes
-// it.
-func ImportTree(ctx context.Context, conn *dial.Conn, namespace string) (*ninep.Client, error) {
+// An Importer opens 9P connections to one tree: an orchestrator's, or that of an
+// executor's own SSH server.
+type Importer interface {
+	Import(ctx context.Context) (io.ReadWriteCloser, error)
+}
+
+// ImportTree opens the tree of a namespace at conn. The caller closes it.
+func ImportTree(ctx context.Context, conn Importer, namespace string) (*ninep.Client, error) {
 	rwc, err := conn.Import(ctx)
 	if err != nil {
 		return nil, err
@@ -106,6 +115,31 @@ func ImportTree(ctx context.Context, conn *dial.Conn, namespace string) (*ninep.
 		return nil, fmt.Errorf("%s: %w", namespace, err)
 	}
 	return c, nil
+}
+
+// way returns the namespace's tree at the own SSH server of the executor of that
+// name, reached at its address or, by the rung e2e, through the orchestrator.
+func (m *mux) way(ctx context.Context, rung, executor string) (tree fs.Dir, end func(), err error) {
+	d, err := m.conn.Door(ctx, m.namespace, executor)
+	if err != nil {
+		return nil, nil, err
+	}
+	enter := d.Direct
+	if rung == "e2e" {
+		enter = d.Through
+	}
+	e, err := enter(ctx)
+	if err != nil {
+		d.Close()
+		return nil, nil, err
+	}
+	c, err := ImportTree(ctx, e, m.namespace)
+	if err != nil {
+		e.Close()
+		d.Close()
+		return nil, nil, err
+	}
+	return c.Root(), func() { c.Close(); e.Close(); d.Close() }, nil
 }
 
 // unnamed is the error of a namespace local/NAME that no grant at the orchestrator

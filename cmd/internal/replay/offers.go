@@ -56,7 +56,9 @@ func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key
 			r.Say("CI_REPLAY_TIMEOUT=%v has passed, with %d still to be looked at", c.ReplayTimeout, len(offers)-i)
 			break
 		}
-		run, err := r.fetch(ctx, mux, o.Path(), key, c, left)
+		run, err := r.climb(ctx, mux, o, c.Ladder, left, func(ctx context.Context, tree fs.Dir, path string) (store.Entry, error) {
+			return r.fetch(ctx, tree, path, key, c, left)
+		})
 		if err == nil {
 			return run, true
 		}

@@ -32,6 +32,14 @@ type Replayer struct {
 	// waits until the tree is there.
 	Name func(ctx context.Context) (string, error)
 
+	// Way returns the namespace's tree of the executor of that name, reached by a
+	// rung of CI_LADDER other than relay. The tree ends with close. Nil: there is
+	// no way but the relay.
+	Way func(ctx context.Context, rung, executor string) (tree fs.Dir, close func(), err error)
+
+	// Took, if not nil, is told by which rung a run came into the store.
+	Took func(id, rung string)
+
 	// Say tells the user why a run was not replayed.
 	Say func(format string, args ...any)
 

@@ -52,6 +52,11 @@ func NewDirect(host ssh.Signer, address string) (*Direct, error) {
 // Address returns where others reach d.
 func (d *Direct) Address() string { return d.address }
 
+// Is reports whether key is d's host key.
+func (d *Direct) Is(key ssh.PublicKey) bool {
+	return bytes.Equal(key.Marshal(), d.host.PublicKey().Marshal())
+}
+
 // Serve answers at l until ctx is done or l fails. It closes l, and returns when
 // every connection has ended.
 func (d *Direct) Serve(ctx context.Context, l net.Listener) error {
