@@ -89,7 +89,9 @@ or the new ones, and perhaps a directory .9ci-* beside, which the next one remov
 Flags of run:
 
 	-f  run, even if a replay exists
-	-n  say what would happen, and why
+	-n  say what would happen, and why: if no run can be replayed, what the nearest
+	    one of the commit, of the tree or else of the repository has otherwise, a
+	    line for each attribute of the key, for its state, age and signer
 	-q  print the test's bytes alone
 	-v  print every step's output
 	-x  exit when done, rather than stay connected

@@ -301,10 +301,14 @@ func tell(ctx context.Context, h *host.Host, req executor.Request) (int, error) 
 		show.Out.Printf("would run %s: a run with CI_RUNS=1 is never replayed\n", req.Commit)
 	default:
 		key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
-		if where := h.Replayer(req.Repo, req.Config).Look(ctx, key, req.Config); where != "" {
+		r := h.Replayer(req.Repo, req.Config)
+		if where := r.Look(ctx, key, req.Config); where != "" {
 			show.Out.Printf("would replay %s\n", where)
-		} else {
-			show.Out.Printf("would run %s: no run with its key was found\n", req.Commit)
+			break
+		}
+		show.Out.Printf("would run %s: no run with its key was found\n", req.Commit)
+		for _, line := range r.Nearest(ctx, key, req.Commit, req.Tree, req.Config) {
+			show.Out.Printf("%s\n", line)
 		}
 	}
 	return 0, nil

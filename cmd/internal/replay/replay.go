@@ -100,8 +100,15 @@ func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) str
 		return ""
 	}
 	defer q.Close()
-	for _, o := range order(found, signers) {
-		return o.Path() + " at the orchestrator, if its signature is good"
+	offers := order(found, signers)
+	for _, o := range offers[:min(len(offers), maxNeighbours)] {
+		text, err := beginning(ctx, q.mux, o.Path()+"/status", maxFile)
+		if err != nil {
+			continue
+		}
+		if st, err := ci.ParseStatus(string(text)); err == nil && st.State == "passed" && time.Since(st.Time) <= c.MaxAge {
+			return o.Path() + " at the orchestrator, if its signature is good"
+		}
 	}
 	return ""
 }

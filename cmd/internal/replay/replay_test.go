@@ -60,6 +60,12 @@ func newPeer(t *testing.T, by ssh.Signer, key ci.Attrs, state string, end time.T
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
+	return peer{seal(t, s, by, key, state, end), sign.Fingerprint(by.PublicKey()), store.NewTree(s, nil)}
+}
+
+// seal puts a run into a store, and returns its id.
+func seal(t *testing.T, s *store.Store, by ssh.Signer, key ci.Attrs, state string, end time.Time) string {
+	t.Helper()
 	run, err := s.Create(commit)
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +82,7 @@ func newPeer(t *testing.T, by ssh.Signer, key ci.Attrs, state string, end time.T
 	if err := run.Seal(t.Context(), state, code, func(m []byte) ([]byte, error) { return sign.Manifest(by, m) }); err != nil {
 		t.Fatal(err)
 	}
-	return peer{run.ID(), sign.Fingerprint(by.PublicKey()), store.NewTree(s, nil)}
+	return run.ID()
 }
 
 // mux is a namespace at an orchestrator, with the answer of its find.

@@ -33,6 +33,9 @@ type signer struct {
 // skew is how far the clocks of two hosts may be apart.
 const skew = time.Minute
 
+// ErrUntrusted is the error of a good signature whose signer no list names.
+var ErrUntrusted = errors.New("not trusted")
+
 // Verify checks an armored signature of the manifest of a run that ended at the
 // time given, and returns the name of the signer. This is the one rule for runs of
 // the store, runs that are adopted, and 9ci verify:
@@ -64,7 +67,7 @@ func (s *Signers) Verify(manifest, armored []byte, end time.Time) (name string, 
 	if by := s.revokedBy(sig.PublicKey); by != "" {
 		return "", fmt.Errorf("its signer %s is revoked by %s", Fingerprint(sig.PublicKey), by)
 	}
-	why := fmt.Errorf("its signer %s is not trusted: an allowed_signers file must name it", Fingerprint(sig.PublicKey))
+	why := fmt.Errorf("its signer %s is %w: an allowed_signers file must name it", Fingerprint(sig.PublicKey), ErrUntrusted)
 	for _, one := range s.list {
 		name, known, err := one.vouches(sig.PublicKey, end, now)
 		if known && err == nil {
@@ -277,4 +280,19 @@ func Signer(armored []byte) (string, error) {
 		return "", err
 	}
 	return Fingerprint(sig.PublicKey), nil
+}
+
+// Line returns the line of an allowed_signers file that would trust the key that an
+// armored signature names or, if that is a certificate, its authority. It checks
+// nothing.
+func Line(armored []byte) (string, error) {
+	sig, err := sshsig.Unarmor(armored)
+	if err != nil {
+		return "", err
+	}
+	key, options := sig.PublicKey, `namespaces="`+Namespace+`"`
+	if cert, ok := key.(*ssh.Certificate); ok {
+		key, options = cert.SignatureKey, "cert-authority,"+options
+	}
+	return "* " + options + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), nil
 }
