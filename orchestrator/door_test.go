@@ -149,19 +149,58 @@ func TestDoorStrangers(t *testing.T) {
 			t.Error("a user whose name was guessed enters")
 		}
 	}
-	user := doorUser(t, m, alice, "box")
+	user, shut := doorUser(t, m, alice, "box")
 	if err := login(user, stranger, ke); err == nil {
 		t.Error("another key than that of the door enters")
 	}
 	if err := login(user, stranger, alice); err != nil {
 		t.Errorf("the key of the door does not enter: %v", err)
 	}
+
+	// Once the door is shut, those inside are out, and nobody enters as that user,
+	// though another door is open.
+	c, err := ssh.Dial("tcp", addr, &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(alice)}, HostKeyCallback: ssh.FixedHostKey(ke.PublicKey())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut()
+	c.Wait()
+	if err := login(user, alice); err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
+		t.Errorf("login after the door was shut: %v", err)
+	}
 	d.Close()
 }
 
-// doorUser opens a door with stock SSH until the test ends, and returns whom to log
-// in as.
-func doorUser(t *testing.T, m *testMux, k ssh.Signer, name string) string {
+// One requester cannot open all the doors of an executor.
+func TestDoorQuota(t *testing.T) {
+	m := startMux(t)
+	ke, _ := m.key("", "executor")
+	alice, _ := m.key("", "alice")
+	bob, _ := m.key("", "bob")
+	m.direct(ke, "box")
+	c := m.dial(alice)
+	opened := 0
+	for {
+		d, err := c.Door(t.Context(), hello, "box")
+		if err != nil {
+			if !strings.Contains(err.Error(), "opens no more doors") {
+				t.Errorf("Door: %v", err)
+			}
+			break
+		}
+		defer d.Close()
+		opened++
+	}
+	if opened != 32 {
+		t.Errorf("one requester opens %d doors, want 32", opened)
+	}
+	e, err := m.door(bob, "box").Direct(t.Context())
+	enter(t, e, err)
+}
+
+// doorUser opens a door with stock SSH until shut is called or the test ends, and
+// returns whom to log in as.
+func doorUser(t *testing.T, m *testMux, k ssh.Signer, name string) (user string, shut func()) {
 	t.Helper()
 	c, err := ssh.Dial("tcp", m.addr, &ssh.ClientConfig{Auth: []ssh.AuthMethod{ssh.PublicKeys(k)}, HostKeyCallback: ssh.FixedHostKey(m.s.HostKey())})
 	if err != nil {
@@ -181,5 +220,5 @@ func doorUser(t *testing.T, m *testMux, k ssh.Signer, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d.User
+	return d.User, func() { c.Close() }
 }

@@ -58,6 +58,9 @@ func (c *Conn) Door(ctx context.Context, namespace, name string) (*Door, error) 
 	if !stop() {
 		err = ctx.Err()
 	}
+	if err == nil && len(text) == 0 {
+		err = fmt.Errorf("%s opens no more doors for this key at present", name)
+	}
 	if err == nil {
 		d.door, err = wire.ParseDoor(text)
 	}

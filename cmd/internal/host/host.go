@@ -93,7 +93,9 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 	if h.mux != nil {
 		h.replayer.Mux, h.replayer.Name, h.replayer.Way = h.mux.root, h.mux.myName, h.mux.way
 	}
-	h.replayer.Took = func(id, rung string) { h.rungs.Store(id, rung) }
+	if o.Mode != "daemon" { // which lives long, and tells nobody
+		h.replayer.Took = func(id, rung string) { h.rungs.Store(id, rung) }
+	}
 	return h, nil
 }
 

@@ -40,8 +40,9 @@ type Link struct {
 	// is set before Serve.
 	Direct *Direct
 
-	mu      sync.Mutex // guards exports
+	mu      sync.Mutex // guards what follows
 	exports map[string]*served
+	held    map[string]int // doors that are open, by requester
 }
 
 // served is what is exported under one name.
@@ -62,7 +63,7 @@ func New(c ssh.Conn, keys ...ssh.Signer) *Link {
 			break
 		}
 	}
-	return &Link{ssh: c, host: host, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), exports: map[string]*served{}}
+	return &Link{ssh: c, host: host, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), exports: map[string]*served{}, held: map[string]int{}}
 }
 
 // Done returns a channel that is closed when the connection has ended.

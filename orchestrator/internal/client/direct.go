@@ -21,6 +21,10 @@ import (
 // is among them for door.LoginGrace.
 const maxDirect = 256
 
+// maxDoorsOfOne is how many doors are open for one requester, so that it cannot have
+// all wire.MaxDoors.
+const maxDoorsOfOne = 32
+
 // A Direct is an executor's own SSH server at an address of its own. It lets in
 // those for whom an orchestrator holds a door open, each to one namespace, and
 // nobody else: the executor itself cannot know who may read.
@@ -117,7 +121,7 @@ func (d *Direct) serve(ctx context.Context, nc net.Conn) {
 func (d *Direct) grant(user string, key ssh.PublicKey) *grant {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if g := d.grants[user]; g != nil && bytes.Equal(key.Marshal(), []byte(g.msg.Key)) {
+	if g := d.grants[user]; g != nil && g.ctx.Err() == nil && bytes.Equal(key.Marshal(), []byte(g.msg.Key)) {
 		return g
 	}
 	return nil
@@ -138,8 +142,13 @@ func (d *Direct) admit(ctx context.Context, msg wire.ExportMsg, serve ServeFunc)
 }
 
 // door answers on ch, on which the orchestrator has asked, how msg's key may enter,
-// and holds the door open until ch is closed or ctx is done.
+// and holds the door open until ch is closed or ctx is done. If the requester has too
+// many doors already, the answer is empty.
 func (l *Link) door(ctx context.Context, ch ssh.Channel, msg wire.ExportMsg, serve ServeFunc) {
+	if !l.hold(msg.Requester) {
+		return
+	}
+	defer l.letGo(msg.Requester)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { ch.Close() })()
@@ -152,6 +161,27 @@ func (l *Link) door(ctx context.Context, ch ssh.Channel, msg wire.ExportMsg, ser
 	}
 	ch.CloseWrite()
 	io.Copy(io.Discard, ch)
+}
+
+// hold counts a door that is open for requester, and reports whether there are not
+// too many.
+func (l *Link) hold(requester string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[requester] >= maxDoorsOfOne {
+		return false
+	}
+	l.held[requester]++
+	return true
+}
+
+// letGo undoes hold.
+func (l *Link) letGo(requester string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.held[requester]--; l.held[requester] == 0 {
+		delete(l.held, requester)
+	}
 }
 
 // proven returns the user of a connection to the executor's own SSH server, on
