@@ -20,6 +20,7 @@ package fs
 
 import (
 	"context"
+	"fmt"
 	"io"
 	iofs "io/fs"
 	"os"
@@ -143,6 +144,13 @@ func UserOf(ctx context.Context) User {
 	return self
 }
 
+// MaxRead is how many bytes ReadAll reads at most. No text of a run is longer.
+const MaxRead = 64 << 20
+
+// ErrTooLong is the error of ReadAll for a file of over MaxRead bytes: a peer may
+// show one without end.
+var ErrTooLong = fmt.Errorf("over %d MiB, which is no text", MaxRead>>20)
+
 // ReadAll reads a file from its start to its end. It blocks as long as the file
 // does. Where a Node has a method ReadAll(ctx), which can do that in fewer
 // steps, it is called.
@@ -161,6 +169,9 @@ func ReadAll(ctx context.Context, n Node) ([]byte, error) {
 	for {
 		n, err := f.ReadAt(ctx, b[len(b):cap(b)], int64(len(b)))
 		b = b[:len(b)+n]
+		if len(b) > MaxRead {
+			return nil, ErrTooLong
+		}
 		if err == io.EOF {
 			return b, nil
 		}

@@ -458,6 +458,9 @@ func (n *imported) ReadAll(ctx context.Context) ([]byte, error) {
 		}
 		m, err := o.ReadAt(ctx, b[len(b):cap(b)], int64(len(b)))
 		b = b[:len(b)+m]
+		if len(b) > fs.MaxRead {
+			return nil, n.fail("read", fs.ErrTooLong)
+		}
 		if err == io.EOF {
 			return b, nil
 		}
