@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/fs"
 	"9ci/fs/ci"
@@ -213,7 +213,7 @@ func arrive(ctx context.Context, cancel context.CancelCauseFunc, w way, within t
 	tree, closeTree, err := w.open(ctx)
 	if err == nil {
 		if probe {
-			_, err = beginning(ctx, tree, w.path+"/status", 1)
+			_, err = ask.File(ctx, tree, w.path+"/status")
 		}
 		if err == nil && late.Stop() {
 			return &arrival{w, tree, func() { closeTree(); cancel(nil) }}, nil
@@ -224,19 +224,4 @@ func arrive(ctx context.Context, cancel context.CancelCauseFunc, w way, within t
 		err = cause
 	}
 	return nil, err
-}
-
-// beginning returns the first bytes of a file of a peer's, max at most. It may be a
-// file without end.
-func beginning(ctx context.Context, tree fs.Dir, path string, max int64) ([]byte, error) {
-	n, err := fs.Walk(ctx, tree, path)
-	if err != nil {
-		return nil, err
-	}
-	f, err := n.Open(ctx, fs.OpenRead)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(fs.NewReader(ctx, f), max))
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs/ci"
@@ -21,8 +22,6 @@ const (
 	maxNeighbours = 16
 	// nearestTimeout is how long the orchestrator may take to tell of them.
 	nearestTimeout = 10 * time.Second
-	// maxFile is how many bytes of one of their files are read.
-	maxFile = 4 << 20
 	// maxShown is how many bytes of a value are shown.
 	maxShown = 1024
 )
@@ -179,7 +178,7 @@ func (r *Replayer) shown(ctx context.Context, key ci.Attrs, commit, tree string)
 	}
 	add := func(path string, k int) {
 		all = append(all, &neighbour{name: path + " at the orchestrator", kin: k, read: func(ctx context.Context, name string) ([]byte, error) {
-			return beginning(ctx, mux, path+"/"+name, maxFile)
+			return ask.File(ctx, mux, path+"/"+name)
 		}})
 	}
 	for _, what := range []ci.Attr{{Name: "commit", Value: commit}, {Name: "tree", Value: tree}} {

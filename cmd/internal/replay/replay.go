@@ -8,6 +8,7 @@ import (
 	"context"
 	"time"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
@@ -102,7 +103,7 @@ func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) str
 	defer q.Close()
 	offers := order(found, signers)
 	for _, o := range offers[:min(len(offers), maxNeighbours)] {
-		text, err := beginning(ctx, q.mux, o.Path()+"/status", maxFile)
+		text, err := ask.File(ctx, q.mux, o.Path()+"/status")
 		if err != nil {
 			continue
 		}
