@@ -20,7 +20,7 @@ func BenchmarkReplay(b *testing.B) {
 	work := b.TempDir()
 	repository := filepath.Join(work, "repo")
 	env := func(who string) []string {
-		return append(os.Environ(), "HOME="+work, "GIT_CONFIG_GLOBAL="+filepath.Join(work, "gitconfig"),
+		return append(noGit(), "HOME="+work, "GIT_CONFIG_GLOBAL="+filepath.Join(work, "gitconfig"),
 			"NAMESPACE="+filepath.Join(work, who, "ns"), "XDG_STATE_HOME="+filepath.Join(work, who, "state"),
 			"XDG_CONFIG_HOME="+filepath.Join(work, who, "config"))
 	}

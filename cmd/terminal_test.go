@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -34,7 +35,7 @@ const evilName = "n\x1b]0;t\x07\x1b[31m\u009b2J\u202eame\n9ci: ok"
 func TestTerminal(t *testing.T) {
 	work := t.TempDir()
 	home, repository := filepath.Join(work, "home"), filepath.Join(work, "repo")
-	env := append(os.Environ(), "HOME="+home, "NAMESPACE="+filepath.Join(work, "ns"), "XDG_STATE_HOME="+filepath.Join(work, "state"),
+	env := append(noGit(), "HOME="+home, "NAMESPACE="+filepath.Join(work, "ns"), "XDG_STATE_HOME="+filepath.Join(work, "state"),
 		"XDG_CONFIG_HOME="+filepath.Join(work, "config"), "GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b",
 		"CI_KEEP=9", "STATE_DIRECTORY="+filepath.Join(work, "orchestrator"))
 	check := func(err error) {
@@ -222,4 +223,10 @@ func onTerminal(cmd *exec.Cmd) ([]byte, error) {
 		err = errors.Join(err, rerr)
 	}
 	return text, err
+}
+
+// noGit returns the environment without git's variables: in a hook of git they name
+// the repository that is worked on, and not that of a test.
+func noGit() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
 }

@@ -43,7 +43,7 @@ func newDesk(t *testing.T) *desk {
 func (d *desk) git(args ...string) {
 	d.Helper()
 	cmd := exec.Command("git", append([]string{"-C", d.top, "-c", "user.name=a", "-c", "user.email=a@b"}, args...)...)
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+	cmd.Env = append(noGit(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		d.Fatalf("git %v: %v\n%s", args, err, out)
 	}
@@ -604,4 +604,10 @@ func TestTable(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("with the example's lines: %+v, want %+v", got, want)
 	}
+}
+
+// noGit returns the environment without git's variables: in a hook of git they name
+// the repository that is worked on, and not that of a test.
+func noGit() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
 }

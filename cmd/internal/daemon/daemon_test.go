@@ -29,7 +29,7 @@ func newClone(t *testing.T, origin string) (top string) {
 		{"-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one"},
 	} {
 		cmd := exec.Command("git", append([]string{"-C", top}, args...)...)
-		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+		cmd.Env = append(noGit(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %v: %v\n%s", args, err, out)
 		}
@@ -186,4 +186,10 @@ func TestResume(t *testing.T) {
 	if text, err := fs.ReadAll(t.Context(), n); err != nil || !strings.HasPrefix(string(text), "error 125 ") {
 		t.Errorf("the run ended as %q, %v, want error 125 for lack of a tool", text, err)
 	}
+}
+
+// noGit returns the environment without git's variables: in a hook of git they name
+// the repository that is worked on, and not that of a test.
+func noGit() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
 }

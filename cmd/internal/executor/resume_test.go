@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ func newClone(t *testing.T, message string) *repo.Repo {
 	top := t.TempDir()
 	for _, args := range [][]string{{"init", "-q"}, {"-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", message}} {
 		cmd := exec.Command("git", append([]string{"-C", top}, args...)...)
-		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
+		cmd.Env = append(noGit(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("git %v: %v\n%s", args, err, out)
 		}
@@ -112,4 +113,10 @@ func TestRequest(t *testing.T) {
 	if _, err := resume(); err == nil || !strings.Contains(err.Error(), "the values of its secrets with it") {
 		t.Errorf("with secrets: %v", err)
 	}
+}
+
+// noGit returns the environment without git's variables: in a hook of git they name
+// the repository that is worked on, and not that of a test.
+func noGit() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
 }
