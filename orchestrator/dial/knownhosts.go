@@ -1,12 +1,14 @@
 package dial
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	iofs "io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -21,19 +23,53 @@ var (
 
 // A knownHosts is a known_hosts file, as sshd(8) describes it.
 type knownHosts struct {
-	path string
-	is   ssh.HostKeyCallback // nil if there is no file
+	path    string
+	is      ssh.HostKeyCallback // nil if there is no file
+	skipped []string            // the lines that cannot be read, and why
 }
 
+// openKnownHosts reads the file. A line that cannot be read names no host; if it
+// revokes a key, it is an error.
 func openKnownHosts(path string) (*knownHosts, error) {
-	is, err := knownhosts.New(path)
+	text, err := os.ReadFile(path)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return &knownHosts{path: path}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &knownHosts{path, is}, nil
+	k := &knownHosts{path: path}
+	if k.is, err = knownhosts.New(path); err == nil {
+		return k, nil
+	}
+	// The package takes a file or none of it.
+	dir, err := os.MkdirTemp("", "known_hosts")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	read := func(text string) (err error) {
+		name := filepath.Join(dir, "f")
+		if err = os.WriteFile(name, []byte(text), 0o600); err == nil {
+			k.is, err = knownhosts.New(name)
+		}
+		return err
+	}
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		err := read(line)
+		if err == nil {
+			continue
+		}
+		_, why, _ := strings.Cut(err.Error(), "f:1: ")
+		why = fmt.Sprintf("%s:%d: %s", path, i+1, cmp.Or(strings.TrimPrefix(why, "knownhosts: "), err.Error()))
+		if strings.HasPrefix(strings.TrimSpace(line), "@revoked") {
+			return nil, fmt.Errorf("%s: it revokes a key that cannot be read: mend the line, or take it out", why)
+		}
+		k.skipped = append(k.skipped, why)
+		lines[i] = ""
+	}
+	return k, read(strings.Join(lines, "\n"))
 }
 
 // check returns nil if key is the one by which the host at addr is known, and else
@@ -52,14 +88,18 @@ func (k *knownHosts) check(addr string, remote net.Addr, key ssh.PublicKey) erro
 	case errors.As(err, &ke):
 		w := ke.Want[0]
 		return fmt.Errorf("%w: it is %s %s, and %s:%d has %s %s; if that is right: ssh-keygen -R %s -f %s, then %s", ErrHostKeyChanged,
-			key.Type(), ssh.FingerprintSHA256(key), w.Filename, w.Line, w.Key.Type(), ssh.FingerprintSHA256(w.Key),
+			key.Type(), ssh.FingerprintSHA256(key), k.path, w.Line, w.Key.Type(), ssh.FingerprintSHA256(w.Key),
 			shellQuote(knownhosts.Normalize(addr)), k.name(), k.command(addr, key))
 	}
 	return err
 }
 
 func (k *knownHosts) unknown(addr string, key ssh.PublicKey) error {
-	return fmt.Errorf("%w %s %s; if that is its fingerprint: %s", ErrUnknownHost, key.Type(), ssh.FingerprintSHA256(key), k.command(addr, key))
+	err := fmt.Errorf("%w %s %s; if that is its fingerprint: %s", ErrUnknownHost, key.Type(), ssh.FingerprintSHA256(key), k.command(addr, key))
+	if len(k.skipped) > 0 {
+		err = fmt.Errorf("%w; skipped, of %d lines that cannot be read: %s", err, len(k.skipped), k.skipped[0])
+	}
+	return err
 }
 
 // command returns what adds the host's key.
