@@ -107,6 +107,8 @@ func TestVerify(t *testing.T) {
 		{"other key", line("", alice), mallory, manifest, 1500, "", "is not trusted: an allowed_signers file must name it"},
 		{"tampered", line("", alice), alice, manifest + "x", 1500, "", "manifest.sig: "},
 		{"other namespace", line(`namespaces="file" `, alice), alice, manifest, 1500, "", "must name it"},
+		{"pattern of namespaces", line(`namespaces="file,*@9ci" `, alice), alice, manifest, 1500, "who", ""},
+		{"excluded namespace", line(`namespaces="*,!run@*" `, alice), alice, manifest, 1500, "", "must name it"},
 		{"in its time", line("valid-after="+day(-9)+",valid-before="+day(9), alice), alice, manifest, at(-3), "who", ""},
 		{"ended too early", line("valid-after="+day(-9), alice), alice, manifest, at(-20), "", "when it ended"},
 		{"ended too late", line("valid-before="+day(-9), alice), alice, manifest, at(-3), "", "when it ended"},

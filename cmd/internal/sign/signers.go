@@ -6,6 +6,7 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -114,9 +115,19 @@ func (s signer) vouches(key ssh.PublicKey, end, now time.Time) (name string, kno
 	return name, true, nil
 }
 
-// counts reports whether the line is for signatures of runs.
+// counts reports whether the line is for signatures of runs: its namespaces are
+// patterns (ssh_config(5)), and one with ! before it excludes.
 func (s signer) counts() bool {
-	return len(s.namespaces) == 0 || slices.Contains(s.namespaces, Namespace)
+	counts := len(s.namespaces) == 0
+	for _, p := range s.namespaces {
+		p, not := strings.CutPrefix(p, "!")
+		if ok, _ := path.Match(p, Namespace); ok && not {
+			return false
+		} else if ok {
+			counts = true
+		}
+	}
+	return counts
 }
 
 // checkCert returns why a certificate was not valid at the time given. Its
