@@ -279,12 +279,13 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // startSilent makes the orchestrator of the story one that accepts connections and
-// says nothing but the words given.
+// says nothing but the words given. Once there was one, the file accepted is there.
 func startSilent(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	ts.Check(err)
 	var wg sync.WaitGroup
 	ended := make(chan struct{})
+	accepted := filepath.Join(ts.Getenv("WORK"), "accepted")
 	wg.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -293,6 +294,7 @@ func startSilent(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			wg.Go(func() {
 				defer c.Close()
+				os.WriteFile(accepted, nil, 0o666)
 				io.WriteString(c, strings.Join(args, " ")+"\r\n")
 				<-ended
 			})

@@ -74,7 +74,7 @@ func main() {
 	}
 	if err != nil {
 		var sig executor.Signalled
-		if errors.As(context.Cause(ctx), &sig) && errors.Is(err, context.Canceled) {
+		if errors.As(context.Cause(ctx), &sig) && (errors.Is(err, context.Canceled) || errors.Is(err, sig)) {
 			exit(128 + int(sig.Signal))
 		}
 		say("%v", err)

@@ -140,6 +140,9 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		r := h.Replayer(rp, c)
 		r.Explain = true
 		run, ok := r.Find(ctx, replay.Key(c, req.Commit, req.Tree, req.Targets), c)
+		if ctx.Err() != nil {
+			return exitError, ctx.Err()
+		}
 		if !ok {
 			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
 		}
