@@ -97,6 +97,44 @@ func Walk(ctx context.Context, d Dir, path string) (Node, error) {
 	return n, nil
 }
 
+// FileAt returns the file at a slash-separated path, which the caller takes to be
+// there, and no directory. Where the directories on the way have a method Child,
+// as Child says, no server is asked, and an error of the path is one of the file's
+// first use; else FileAt is Walk.
+func FileAt(ctx context.Context, d Dir, path string) (Node, error) {
+	dir, name, err := d, "", error(nil)
+	for next := range strings.SplitSeq(path, "/") {
+		if next == "" || next == "." {
+			continue
+		}
+		if CheckName(next) != nil {
+			return nil, iofs.ErrNotExist
+		}
+		if name != "" {
+			if dir, err = childDir(ctx, dir, name); err != nil {
+				return nil, err
+			}
+		}
+		name = next
+	}
+	if name == "" {
+		return d, nil
+	}
+	return Child(ctx, dir, Stat{Name: name})
+}
+
+func childDir(ctx context.Context, d Dir, name string) (Dir, error) {
+	n, err := Child(ctx, d, Stat{Name: name, Mode: iofs.ModeDir})
+	if err != nil {
+		return nil, err
+	}
+	dir, ok := n.(Dir)
+	if !ok {
+		return nil, ErrNotDir
+	}
+	return dir, nil
+}
+
 // WalkDir is Walk to a directory. It reports ErrNotDir where the path leads to
 // another file.
 func WalkDir(ctx context.Context, d Dir, path string) (Dir, error) {

@@ -35,6 +35,11 @@ type ImportOptions struct {
 	// where it has not.
 	Dialect Dialect
 
+	// Ours says that the peer is a server of ours, or a mux of them: it speaks
+	// Dialect, which must not be None, and takes the attach behind the version,
+	// unasked. That saves a round trip.
+	Ours bool
+
 	// More, if set, makes a further connection to the same server, which
 	// Stream uses on a long link. It may block until ctx is done. Its error
 	// means that there is none, and is no error of the stream.
@@ -89,8 +94,16 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 	if o.Dialect != None {
 		dialects = []Dialect{o.Dialect}
 	}
+	if o.Uname == "" {
+		o.Uname = fs.UserOf(ctx).Name
+	}
+	var unasked []*call
+	if o.Ours {
+		l.dialect = o.Dialect // the answer to the attach is in it
+		unasked = []*call{l.attachCall(o.Uname, o.Aname)}
+	}
 	for _, d := range dialects {
-		err := l.version(ctx, d, o.Msize)
+		err := l.version(ctx, d, o.Msize, unasked...)
 		if err != nil {
 			l.close()
 			return nil, err
@@ -103,10 +116,13 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 		l.close()
 		return nil, errors.New("peer speaks neither 9P2000.L nor 9P2000")
 	}
-	if o.Uname == "" {
-		o.Uname = fs.UserOf(ctx).Name
+	refused, err := false, error(nil)
+	if o.Ours {
+		err = unasked[0].err
+		refused = err != nil
+	} else {
+		refused, err = l.attach(ctx, o.Uname, o.Aname)
 	}
-	refused, err := l.attach(ctx, o.Uname, o.Aname)
 	if refused && o.OrRoot && o.Aname != "" {
 		if _, again := l.attach(ctx, o.Uname, ""); again == nil {
 			o.Aname, err = "", nil
@@ -127,6 +143,14 @@ func importTree(ctx context.Context, rwc io.ReadWriteCloser, o ImportOptions) (*
 
 // attach makes fid 0 the root of a tree, and reports whether the peer refused.
 func (l *link) attach(ctx context.Context, uname, aname string) (refused bool, err error) {
+	c := l.attachCall(uname, aname)
+	if err := l.do(ctx, c); err != nil {
+		return false, err
+	}
+	return c.err != nil, c.err
+}
+
+func (l *link) attachCall(uname, aname string) *call {
 	b := le.AppendUint32(nil, 0)
 	b = le.AppendUint32(b, plan9.NOFID)
 	b = wire.AppendString(b, uname)
@@ -134,23 +158,20 @@ func (l *link) attach(ctx context.Context, uname, aname string) (refused bool, e
 	if l.dialect == DotL {
 		b = le.AppendUint32(b, plan9.NOUID)
 	}
-	c := &call{typ: plan9.Tattach, body: b}
-	if err := l.do(ctx, c); err != nil {
-		return false, err
-	}
-	return c.err != nil, c.err
+	return &call{typ: plan9.Tattach, body: b}
 }
 
 // version negotiates d, or the part of it that the peer has. If the peer does not
-// know d, l.dialect stays None.
-func (l *link) version(ctx context.Context, d Dialect, msize int) error {
+// know d, l.dialect stays None. Unasked goes out with it: then the peer must have
+// d itself.
+func (l *link) version(ctx context.Context, d Dialect, msize int, unasked ...*call) error {
 	if msize == 0 {
 		msize = defaultMsize
 	}
 	msize = max(wire.MinMsize, min(msize, wire.MaxMsize))
 	b := le.AppendUint32(nil, uint32(msize))
 	c := &call{typ: plan9.Tversion, body: wire.AppendString(b, d.String())}
-	if err := l.do(ctx, c); err != nil {
+	if err := l.do(ctx, append([]*call{c}, unasked...)...); err != nil {
 		return err
 	}
 	if c.err != nil {
@@ -158,6 +179,9 @@ func (l *link) version(ctx context.Context, d Dialect, msize int) error {
 	}
 	dec := wire.Decoder{B: c.rx}
 	got, version := dec.U32(), dec.Str()
+	if len(unasked) > 0 && version != d.String() {
+		return fmt.Errorf("peer answered %s with %.40q", d, version)
+	}
 	switch version {
 	case "9P2000.L":
 		l.dialect = DotL
@@ -263,6 +287,9 @@ func walked(walks, rest []*call) (lost bool, err error) {
 		if !walkedAll(w) {
 			if le.Uint16(w.rx) > le.Uint16(w.body[8:]) {
 				return false, errPeer("more qids than names")
+			}
+			if n := len(w.rx); n > 2 && w.rx[n-13]&plan9.QTDIR == 0 { // the type of the last qid
+				return false, fs.ErrNotDir
 			}
 			return false, iofs.ErrNotExist
 		}
@@ -437,6 +464,9 @@ func (n *imported) ReadAll(ctx context.Context) ([]byte, error) {
 		if c.err != nil {
 			err = c.err
 		}
+	}
+	if err == nil && st.IsDir() {
+		err = fs.ErrIsDir
 	}
 	if err != nil {
 		return nil, n.fail("read", err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	iofs "io/fs"
 	"net"
 	"os"
@@ -126,6 +127,61 @@ func TestImport(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A peer of ours is attached to with the first burst; one that turns out to speak
+// something else is an error. A file that is taken to be there is read in a burst,
+// and its errors are those of a walk.
+func TestImportOurs(t *testing.T) {
+	dialects(t, func(t *testing.T, d Dialect) {
+		root, _ := testtree.New()
+		ctx := t.Context()
+		c, err := Import(ctx, serve(t, &Server{Root: root}), ImportOptions{Dialect: d, Ours: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for path, want := range map[string]error{
+			"ci/last/status": nil, "/ci//./last/status": nil, "ci/last/none": iofs.ErrNotExist, "ci/none/status": iofs.ErrNotExist,
+			"../ci": iofs.ErrNotExist, "empty/x": fs.ErrNotDir, "empty/x/y": fs.ErrNotDir, "ci/last": fs.ErrIsDir, "": fs.ErrIsDir,
+			"ci/last/secret": iofs.ErrPermission,
+		} {
+			n, err := fs.FileAt(ctx, c.Root(), path)
+			var b []byte
+			if err == nil {
+				b, err = fs.ReadAll(ctx, n)
+			}
+			if !errors.Is(err, want) || want == nil && string(b) != "passed 0 1.500 -\n" {
+				t.Errorf("%q = %q, %v, want %v", path, b, err, want)
+			}
+		}
+		_, err = Import(ctx, serve(t, &Server{Attach: func(context.Context, string, string) (fs.Dir, error) { return nil, iofs.ErrPermission }}),
+			ImportOptions{Dialect: d, Ours: true})
+		if !errors.Is(err, iofs.ErrPermission) {
+			t.Errorf("Import of a peer that refuses = %v, want %v", err, iofs.ErrPermission)
+		}
+		c, err = Import(ctx, serve(t, &Server{Attach: func(_ context.Context, _, aname string) (fs.Dir, error) {
+			if aname != "" {
+				return nil, iofs.ErrNotExist
+			}
+			return root, nil
+		}}), ImportOptions{Dialect: d, Ours: true, Aname: "x", OrRoot: true})
+		if err != nil || c.Aname() != "" {
+			t.Fatalf("Import with OrRoot: %v", err)
+		}
+		c.Close()
+	})
+	near, far := net.Pipe()
+	go func() {
+		defer far.Close()
+		far.Read(make([]byte, 1024))
+		far.Write([]byte("\x13\x00\x00\x00\x65\xff\xff\x00\x00\x01\x00\x06\x009P2000"))
+		far.Write([]byte("\x14\x00\x00\x00\x69\x01\x00\x80\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"))
+		io.Copy(io.Discard, far)
+	}()
+	if _, err := Import(t.Context(), near, ImportOptions{Dialect: DotL, Ours: true}); err == nil || !strings.Contains(err.Error(), `9P2000.L with "9P2000"`) {
+		t.Errorf("Import of a peer of another dialect = %v", err)
+	}
 }
 
 func TestImportCtl(t *testing.T) {

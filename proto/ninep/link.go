@@ -280,7 +280,7 @@ func (l *link) readAll(fr *wire.Reader) error {
 		l.mu.Lock()
 		msize := max(l.msize, wire.MaxVersion)
 		if typ == plan9.Rversion || tag == plan9.NOTAG {
-			tag = 0 // Tversion is the first call and alone
+			tag = 0 // Tversion is the first call
 		}
 		c := l.calls[tag]
 		if c != nil {

@@ -17,7 +17,7 @@ import (
 // File returns the content of the file at path below dir. Errors are those of
 // the tree, and name nothing.
 func File(ctx context.Context, dir fs.Dir, path string) ([]byte, error) {
-	n, err := fs.Walk(ctx, dir, path)
+	n, err := fs.FileAt(ctx, dir, path)
 	if err != nil {
 		return nil, err
 	}
