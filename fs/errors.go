@@ -13,6 +13,11 @@ var (
 	ErrNotDir   error = syscall.ENOTDIR
 	ErrReadOnly error = syscall.EROFS
 	ErrIO       error = syscall.EIO
+
+	// ErrBusy is the error of a limit that is reached for now: what was asked
+	// for may be there, and is to be asked for again a moment later. A door
+	// must not turn it into the error of a file that is not there.
+	ErrBusy error = syscall.EAGAIN
 )
 
 var self = User{Name: os.Getenv("USER"), UID: int64(os.Getuid())}

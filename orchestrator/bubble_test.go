@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -24,11 +25,18 @@ import (
 type cable struct {
 	mu     sync.Mutex
 	cond   *sync.Cond
-	buf    []byte
+	sent   []packet
+	delay  time.Duration // until what is written arrives
 	closed bool
 	frozen bool // what is written does not arrive
 	late   bool // the reader's deadline has passed
 	timer  *time.Timer
+}
+
+// A packet is what one Write sent.
+type packet struct {
+	b  []byte
+	at time.Time // when it arrives
 }
 
 func newCable() *cable {
@@ -51,11 +59,13 @@ func (w *cable) Read(p []byte) (int, error) {
 		switch {
 		case w.late:
 			return 0, os.ErrDeadlineExceeded
-		case len(w.buf) > 0 && !w.frozen:
-			n := copy(p, w.buf)
-			w.buf = w.buf[n:]
+		case len(w.sent) > 0 && !w.frozen && !time.Now().Before(w.sent[0].at):
+			n := copy(p, w.sent[0].b)
+			if w.sent[0].b = w.sent[0].b[n:]; len(w.sent[0].b) == 0 {
+				w.sent = w.sent[1:]
+			}
 			return n, nil
-		case w.closed:
+		case w.closed && (len(w.sent) == 0 || w.frozen):
 			return 0, io.EOF
 		}
 		w.cond.Wait()
@@ -68,7 +78,10 @@ func (w *cable) Write(p []byte) (int, error) {
 	if w.closed {
 		return 0, net.ErrClosed
 	}
-	w.buf = append(w.buf, p...)
+	w.sent = append(w.sent, packet{bytes.Clone(p), time.Now().Add(w.delay)})
+	if w.delay > 0 {
+		time.AfterFunc(w.delay, func() { w.set(func() {}) })
+	}
 	w.cond.Broadcast()
 	return len(p), nil
 }
@@ -136,8 +149,12 @@ func (l *memListener) Addr() net.Addr { return memAddr("127.0.0.1") }
 func memAddr(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip), Port: 40000} }
 
 // dialFrom connects as if from an address.
-func (l *memListener) dialFrom(ip string) *memConn {
+func (l *memListener) dialFrom(ip string) *memConn { return l.dialFar(ip, 0) }
+
+// dialFar is dialFrom over a way that a byte needs half of rtt for.
+func (l *memListener) dialFar(ip string, rtt time.Duration) *memConn {
 	a, b := newCable(), newCable()
+	a.delay, b.delay = rtt/2, rtt/2
 	l.conns <- &memConn{in: a, out: b, remote: memAddr(ip)}
 	return &memConn{in: b, out: a, remote: memAddr("192.0.2.1")}
 }

@@ -148,12 +148,14 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		serve = c.jump
 	case wire.ChannelSSH, wire.ChannelDoor:
 		serve = c.reach
+	case wire.ChannelFind:
+		serve = c.find
 	default:
 		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", nc.ChannelType()))
 		return
 	}
 	if !c.in.Take() {
-		nc.Reject(ssh.ResourceShortage, wire.ErrBusy.Error())
+		wire.Refuse(nc, wire.ErrBusy)
 		return
 	}
 	c.wg.Go(func() {

@@ -37,9 +37,7 @@
 // SSH server; and door@9ci, which asks for the way in there. All carry the name, the
 // aname, the requester (the fingerprint of a key, or a principal and the fingerprint
 // of its authority), the requester's key, the announcement's generation, and how many
-// milliseconds the orchestrator waits for the answer. All else is stock: the
-// subsystems 9p, sftp and 9p-export, the commands, forwardings with -R and jumps
-// with -J.
+// milliseconds the orchestrator waits for the answer.
 //
 // A client opens ssh@9ci and door@9ci too, with the namespace and the name of an
 // executor. If the client may read the namespace, the orchestrator opens the same to
@@ -52,4 +50,14 @@
 // let in. On either way the client proves its key to the executor itself, and only
 // the executor's own key is the owner's: what the orchestrator says of the requester
 // makes nobody the owner there.
+//
+// A client opens a channel find@9ci, which carries a namespace and a question as
+// it is written to the file find, and reads the answer from it up to the end of
+// file. So an answer is one round trip away, and eight from a start without a
+// connection. An intent lives as long as the channel. A namespace that is absent
+// or forbidden is refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is
+// refused as SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
+//
+// All else is stock: the subsystems 9p, sftp and 9p-export, the commands,
+// forwardings with -R and jumps with -J.
 package orchestrator

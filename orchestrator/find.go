@@ -6,13 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
+	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
 	"9ci/fs/ci"
+	"9ci/orchestrator/internal/wire"
 )
 
 const (
@@ -30,7 +35,8 @@ line for each run that has them all:
 
 A line that does not begin with a slash is an error.
 
-Passed runs come first, the newest first; then those that are queued or under
+Passed runs come first, the newest first, but those of an executor that did not
+answer of late behind the others; then those that are queued or under
 way, in the order in which they were asked for, the key of their executor in
 the place of a signer; then the others. The pair intent=ID says that the
 asker's own executor, which the same connection exports, is going to run this
@@ -113,13 +119,51 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 		return (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree) && (own || q.wants(r))
 	})
 	found = slices.DeleteFunc(found, func(r run) bool { return !r.answers(q.key) })
-	slices.SortFunc(found, byUse)
+	slices.SortFunc(found, byUse(time.Now()))
 	var b []byte
 	for _, r := range deal(found, maxAnswers) {
 		b = append(append(b, r.offer().String()...), '\n')
 	}
 	return b, release, nil
 }
+
+// find answers the question that a channel carries. An intent lives until the
+// client closes the channel.
+func (c *conn) find(ctx context.Context, nc ssh.NewChannel) {
+	var msg wire.FindMsg
+	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
+		wire.Refuse(nc, err)
+		return
+	}
+	if len(msg.Question) > maxQuestion {
+		wire.Refuse(nc, errQuestion)
+		return
+	}
+	v := newView(ctx, c)
+	defer v.close()
+	ns, err := ci.CleanNamespace(msg.Namespace)
+	if err != nil || !v.mayRead(ns) {
+		wire.Refuse(nc, iofs.ErrNotExist)
+		return
+	}
+	f := findFile{v: v, ns: ns, question: []byte(msg.Question)}
+	defer f.Close()
+	if err := f.ask(ctx); err != nil {
+		wire.Refuse(nc, err)
+		return
+	}
+	ch, reqs, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	defer ch.Close()
+	ch.Write(f.answer)
+	ch.CloseWrite()
+	ssh.DiscardRequests(reqs) // until the client closes the channel
+}
+
+// errQuestion is the error of a question that is too long.
+var errQuestion = fmt.Errorf("find: a question of over %d bytes", maxQuestion)
 
 // intend notes that an executor of the session's connection is going to run q's
 // key. If the connection exports several in the namespace, it is the one that has
@@ -141,21 +185,25 @@ func (v *view) intend(ns string, q question) (release func(), err error) {
 	return own.intend(q.intent, q.key)
 }
 
-// byUse orders runs as find's manual says.
-func byUse(a, b run) int {
+// byUse orders runs as find's manual says, at the time now.
+func byUse(now time.Time) func(a, b run) int {
 	rank := func(r run) int {
 		switch {
-		case r.status.State == "passed":
+		case r.status.State == "passed" && !r.share.mute(now):
 			return 0
-		case !r.status.Finished():
+		case r.status.State == "passed":
 			return 1
+		case !r.status.Finished():
+			return 2
 		}
-		return 2
+		return 3
 	}
-	if rank(a) == 1 && rank(b) == 1 {
-		return cmp.Compare(a.order, b.order)
+	return func(a, b run) int {
+		if rank(a) == 2 && rank(b) == 2 {
+			return cmp.Compare(a.order, b.order)
+		}
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), b.status.Time.Compare(a.status.Time), cmp.Compare(b.order, a.order))
 	}
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), b.status.Time.Compare(a.status.Time), cmp.Compare(b.order, a.order))
 }
 
 // deal returns n of the runs at most, in their order: the first of each key that
@@ -182,14 +230,18 @@ func deal(runs []run, n int) []run {
 }
 
 // withKeys returns the runs in ns for which match reports true, with their keys
-// as far as executors tell them within findTimeout.
+// as far as executors tell them within findTimeout. An executor that told none in
+// that time is not asked for some time after.
 func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bool) []run {
 	runs := d.runs(ns, match)
-	unread := slices.DeleteFunc(slices.Clone(runs), func(r run) bool { return r.key != nil || r.share.getRoot() == nil })
+	now := time.Now()
+	unread := slices.DeleteFunc(slices.Clone(runs), func(r run) bool {
+		return r.key != nil || r.share.getRoot() == nil || r.share.mute(now)
+	})
 	if len(unread) == 0 {
 		return runs
 	}
-	slices.SortFunc(unread, byUse)
+	slices.SortFunc(unread, byUse(now))
 	missing := map[*share][]string{}
 	for _, r := range deal(unread, maxAnswers) {
 		missing[r.share] = append(missing[r.share], r.id)
@@ -198,7 +250,14 @@ func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bo
 	defer cancel()
 	var wg sync.WaitGroup
 	for sh, ids := range missing {
-		wg.Go(func() { sh.readKeys(ctx, ids) })
+		wg.Go(func() {
+			if sh.readKeys(ctx, ids) {
+				sh.answered(true)
+			} else if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				sh.answered(false)
+				sh.m.conn.suspect()
+			}
+		})
 	}
 	wg.Wait()
 	return d.runs(ns, match)
@@ -225,7 +284,7 @@ func (f *findFile) WriteAt(_ context.Context, p []byte, _ int64) (int, error) {
 		f.question, f.asked, f.answer = nil, false, nil
 	}
 	if len(f.question)+len(p) > maxQuestion {
-		return 0, fmt.Errorf("find: a question of over %d bytes", maxQuestion)
+		return 0, errQuestion
 	}
 	f.question = append(f.question, p...)
 	return len(p), nil
@@ -261,6 +320,9 @@ func (f *findFile) ask(ctx context.Context) error {
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if errors.Is(err, fs.ErrBusy) {
+		return err
 	}
 	if err != nil {
 		// As a ctl does: an error of 9P2000.L is a number and has no text.

@@ -1,7 +1,9 @@
 package orchestrator
 
 import (
+	"errors"
 	"fmt"
+	iofs "io/fs"
 	"strings"
 	"sync"
 	"testing"
@@ -191,13 +193,128 @@ func TestTooManyIntents(t *testing.T) {
 			}
 			open = append(open, f)
 		}
-		if answer, _ := ask(maxIntents); !strings.Contains(answer, "intents at most") {
-			t.Errorf("one more: %.100q", answer)
+		one := []byte(fmt.Sprintf("commit=%s intent=3f2a9c1d0b7e.%d", testCommit, maxIntents+1))
+		n, err := fs.Walk(t.Context(), root, "find")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := n.Open(t.Context(), fs.OpenRead|fs.OpenWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.WriteAt(t.Context(), one, 0)
+		if _, err := f.ReadAt(t.Context(), make([]byte, 100), 0); !errors.Is(err, fs.ErrBusy) {
+			t.Errorf("one more: %v, want %v", err, fs.ErrBusy)
+		}
+		if _, _, err := l.Find(t.Context(), wire.FindMsg{Namespace: hello, Question: string(one)}); !errors.Is(err, fs.ErrBusy) || !strings.Contains(err.Error(), "intents at most") {
+			t.Errorf("one more, by a channel: %v, want %v", err, fs.ErrBusy)
 		}
 		open[0].Close()
 		synctest.Wait()
 		if answer, _ := ask(maxIntents); !strings.HasPrefix(answer, "/") {
 			t.Errorf("after one was closed: %.100q", answer)
+		}
+	})
+}
+
+// What is asked by a channel is answered as the file find answers it. An intent
+// lives as long as the channel.
+func TestFindChannel(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		reader, _ := m.key(`read,namespace="github.com/bob/*"`, "bob")
+		l, _ := m.login(k)
+		if err := m.exportOn(l, wire.Announce{Name: "box", Namespaces: []string{hello}}, newTestTree().root()); err != nil {
+			t.Fatal(err)
+		}
+		other, _ := m.login(k)
+		ask := func(question string) string {
+			t.Helper()
+			answer, release, err := other.Find(t.Context(), wire.FindMsg{Namespace: hello, Question: question})
+			if err != nil {
+				t.Fatal(err)
+			}
+			release()
+			return string(answer)
+		}
+		if got := ask(""); got != findManual {
+			t.Errorf("no question: %q, want the manual", got)
+		}
+		if got, want := ask("nonsense"), "find: \"nonsense\": want attr=value\n"; got != want {
+			t.Errorf("nonsense: %q, want %q", got, want)
+		}
+		_, release, err := l.Find(t.Context(), wire.FindMsg{Namespace: hello, Question: "commit=" + testCommit + " intent=3f2a9c1d0b7e.1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := ask("commit="+testCommit), "/n/box/ci/3f2a9c1d0b7e.1 queued - - "; !strings.HasPrefix(got, want) {
+			t.Errorf("find = %q, want %q", got, want)
+		}
+		release()
+		synctest.Wait()
+		if got := ask("commit=" + testCommit); got != "" {
+			t.Errorf("after the release: %q", got)
+		}
+		// It counts against the channels of its connection only while it lives.
+		for range 3 * wire.MaxChannels {
+			ask("commit=" + testCommit)
+		}
+		_, _, err = other.Find(t.Context(), wire.FindMsg{Namespace: hello, Question: "commit=" + strings.Repeat("x", maxQuestion)})
+		if err == nil {
+			t.Error("a question without an end is taken")
+		}
+		bob, _ := m.login(reader)
+		for _, ns := range []string{hello, "github.com/nobody/here", "", "../x"} {
+			if _, _, err := bob.Find(t.Context(), wire.FindMsg{Namespace: ns, Question: "commit=" + testCommit}); !errors.Is(err, iofs.ErrNotExist) {
+				t.Errorf("Find in %q: %v, want %v", ns, err, iofs.ErrNotExist)
+			}
+		}
+	})
+}
+
+// An executor that does not answer holds up the first that asks, for a moment, and
+// nobody after that. One that is slow is waited for again.
+func TestFindSilentExecutor(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		good, _ := m.login(k)
+		tree := newTestTree()
+		if err := m.exportOn(good, wire.Announce{Name: "good", Namespaces: []string{hello}}, tree.root()); err != nil {
+			t.Fatal(err)
+		}
+		bad, nc := m.login(k)
+		stopped := newTestTree()
+		for i := range keysAtJoin + 10 { // the keys of ten are not read at the join
+			stopped.add(fmt.Sprintf("3f2a9c1d0b7e.%d", i+1), testCommit, "passed")
+		}
+		if err := m.exportOn(bad, wire.Announce{Name: "bad", Namespaces: []string{hello}}, stopped.root()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		nc.freeze(true)
+		tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+		synctest.Wait()
+		l, _ := m.login(k)
+		ask := func() (string, time.Duration) {
+			began := time.Now()
+			answer, release, err := l.Find(t.Context(), wire.FindMsg{Namespace: hello, Question: string(testKey(testCommit).Text())})
+			if err != nil {
+				t.Fatal(err)
+			}
+			release()
+			return string(answer), time.Since(began)
+		}
+		if _, took := ask(); took != findTimeout {
+			t.Errorf("the first answer took %v, want %v", took, findTimeout)
+		}
+		for range 3 {
+			answer, took := ask()
+			if took != 0 {
+				t.Errorf("a later answer took %v", took)
+			}
+			if n := strings.Count(answer, "\n"); n != keysAtJoin+1 || !strings.HasPrefix(answer, "/n/good/") {
+				t.Errorf("%d offers, %.40q first; want %d, those of the silent executor last", n, answer, keysAtJoin+1)
+			}
 		}
 	})
 }

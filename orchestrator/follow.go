@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"9ci/fs"
@@ -186,19 +187,24 @@ func (b *lineBuffer) lines(p []byte) iter.Seq[string] {
 	}
 }
 
-// readKeys reads the keys of runs of the share.
-func (sh *share) readKeys(ctx context.Context, ids []string) {
+// readKeys reads the keys of runs of the share. It reports whether the executor
+// answered at all before ctx was done.
+func (sh *share) readKeys(ctx context.Context, ids []string) (answered bool) {
 	root := sh.getRoot()
 	if root == nil {
-		return
+		return false
 	}
 	var wg sync.WaitGroup
+	var answers atomic.Int64
 	turn := wire.NewSlots(keysAtOnce)
 	for _, id := range ids {
 		turn.Wait()
 		wg.Go(func() {
 			defer turn.Give()
 			key, err := readKey(ctx, root, id)
+			if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
+				answers.Add(1)
+			}
 			if errors.Is(err, iofs.ErrNotExist) {
 				sh.forget(id)
 			} else if err == nil {
@@ -207,6 +213,7 @@ func (sh *share) readKeys(ctx context.Context, ids []string) {
 		})
 	}
 	wg.Wait()
+	return answers.Load() > 0
 }
 
 func readKey(ctx context.Context, root fs.Dir, id string) (ci.Attrs, error) {
@@ -236,7 +243,7 @@ func readKey(ctx context.Context, root fs.Dir, id string) (ci.Attrs, error) {
 func openFile(ctx context.Context, root fs.Dir, path string) (fs.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	n, err := fs.Walk(ctx, root, path)
+	n, err := fs.FileAt(ctx, root, path)
 	if err != nil {
 		return nil, err
 	}

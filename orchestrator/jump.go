@@ -19,12 +19,12 @@ import (
 func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 	var msg directTCPMsg
 	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
-		nc.Reject(ssh.ConnectionFailed, err.Error())
+		wire.Refuse(nc, err)
 		return
 	}
 	sh, err := c.jumpTo(msg.Host)
 	if err != nil {
-		nc.Reject(ssh.ConnectionFailed, err.Error())
+		wire.Refuse(nc, err)
 		return
 	}
 	c.carry(ctx, nc, sh, wire.ChannelSSH)
@@ -54,7 +54,7 @@ func (c *conn) reach(ctx context.Context, nc ssh.NewChannel) {
 func (c *conn) carry(ctx context.Context, nc ssh.NewChannel, sh *share, kind string) {
 	out, err := sh.m.dialSSH(ctx, kind, sh.ns, c.login)
 	if err != nil {
-		nc.Reject(ssh.ConnectionFailed, err.Error())
+		wire.Refuse(nc, err)
 		return
 	}
 	defer out.Close()

@@ -180,7 +180,7 @@ func (sh *share) intend(id string, key ci.Attrs) (release func(), err error) {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
 	if sh.intents >= maxIntents {
-		return nil, fmt.Errorf("find: an executor has %d intents at most", maxIntents)
+		return nil, fmt.Errorf("find: an executor has %d intents at most: %w", maxIntents, fs.ErrBusy)
 	}
 	if sh.ctx.Err() != nil {
 		return nil, errors.New("find: the executor has left")

@@ -23,8 +23,19 @@ import (
 	"9ci/orchestrator/internal/wire"
 )
 
-// dialTimeout is for a connection to be made and authenticated.
-const dialTimeout = 10 * time.Second
+const (
+	// dialTimeout is for a connection to be made and authenticated.
+	dialTimeout = 10 * time.Second
+
+	// Find has less: a run that could be under way waits for it.
+	connectTimeout = 5 * time.Second
+	findTimeout    = 2 * time.Second // beyond a round trip
+
+	// handshakeTrips is how many round trips a handshake takes at least: the
+	// versions, the key exchange, the service, and none, query and signature of
+	// the login (RFC 4253 and 4252; the ssh package leaves none of them out).
+	handshakeTrips = 6
+)
 
 // ErrKey is the error of a login with keys that may not enter.
 var ErrKey = errors.New("this key may not enter")
@@ -38,6 +49,9 @@ type Options struct {
 	// Direct, if not nil, lets those in at its address for whom the orchestrator
 	// opens a Door to what this client exports.
 	Direct *Direct
+
+	// Dial connects to host:port; nil: over TCP.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // A Conn is a client's connection to an orchestrator. When it is lost, the next
@@ -176,11 +190,15 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "tcp", c.addr)
+	connect := c.opts.Dial
+	if connect == nil {
+		connect = new(net.Dialer).DialContext
+	}
+	nc, err := connect(ctx, "tcp", c.addr)
 	if err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	var hostErr error
 	sc, chans, reqs, err := ssh.NewClientConn(nc, c.addr, &ssh.ClientConfig{
@@ -214,6 +232,7 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	}
 	l := client.New(sc, c.opts.Signers...)
 	l.Direct = c.opts.Direct
+	l.RTT = time.Since(began) / handshakeTrips
 	c.wg.Go(func() { l.Serve(chans, reqs) })
 	return l, nil
 }

@@ -51,6 +51,54 @@ func (c *Conn) Import(ctx context.Context) (io.ReadWriteCloser, error) {
 	return rwc, nil
 }
 
+// Find asks find of a namespace, in one round trip once the connection is up. The
+// question is what is written to the file. An intent in it lives until release is
+// called, which must be called unless there is an error.
+//
+// Find waits 5 s for the connection, and then 2 s longer than a round trip takes.
+// A namespace that is not there, or that no signer may read, is iofs.ErrNotExist.
+// A limit that was reached is fs.ErrBusy: Find may be called again.
+func (c *Conn) Find(ctx context.Context, namespace string, question []byte) (answer []byte, release func(), err error) {
+	l, err := c.soon(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, l.RTT+findTimeout, errFind)
+	defer cancel()
+	answer, release, err = l.Find(ctx, wire.FindMsg{Namespace: namespace, Question: string(question)})
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+	}
+	return answer, release, nil
+}
+
+// Connect makes the connection, unless it is up, as Find does.
+func (c *Conn) Connect(ctx context.Context) error {
+	_, err := c.soon(ctx)
+	return err
+}
+
+// soon is connect for one that has only so much time.
+func (c *Conn) soon(ctx context.Context) (*client.Link, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, errConnect)
+	defer cancel()
+	l, err := c.connect(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+	}
+	return l, nil
+}
+
+var errConnect = fmt.Errorf("it did not let this executor in within %v: %w", connectTimeout, context.DeadlineExceeded)
+
+var errFind = fmt.Errorf("it did not answer find within a round trip and %v: %w", findTimeout, context.DeadlineExceeded)
+
 // Backoff of reconnects: each delay is drawn from zero up to a bound that
 // doubles, so that executors that lost the same orchestrator do not come back
 // together.

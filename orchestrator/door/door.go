@@ -92,7 +92,7 @@ func Serve(ctx context.Context, nc net.Conn, config *ssh.ServerConfig, enter fun
 			continue
 		}
 		if !slots.Take() {
-			ch.Reject(ssh.ResourceShortage, wire.ErrBusy.Error())
+			wire.Refuse(ch, wire.ErrBusy)
 			continue
 		}
 		wg.Go(func() {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -39,6 +40,10 @@ type Link struct {
 	// Direct, if not nil, is where clients may enter without the orchestrator. It
 	// is set before Serve.
 	Direct *Direct
+
+	// RTT is about how long the peer's answers took while the connection was
+	// made. The package that dials sets it before the Link is used.
+	RTT time.Duration
 
 	mu      sync.Mutex // guards what follows
 	exports map[string]*served
@@ -131,6 +136,31 @@ func (l *Link) Reach(ctx context.Context, kind string, msg wire.ReachMsg) (ssh.C
 	return wire.OpenChannel(ctx, l.ssh, kind, ssh.Marshal(&msg), func() {})
 }
 
+// Find asks find of a namespace. The answer comes in one round trip. An intent
+// of the question lives until release is called, which is nil only with an error.
+// A namespace that is not there, or that the key may not read, is
+// iofs.ErrNotExist.
+func (l *Link) Find(ctx context.Context, q wire.FindMsg) (answer []byte, release func(), err error) {
+	ch, err := wire.OpenChannel(ctx, l.ssh, wire.ChannelFind, ssh.Marshal(&q), func() {})
+	if err != nil {
+		var refused *ssh.OpenChannelError
+		if errors.As(err, &refused) && refused.Reason == ssh.ConnectionFailed {
+			err = iofs.ErrNotExist
+		}
+		return nil, nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { ch.Close() })
+	answer, err = io.ReadAll(io.LimitReader(ch, wire.MaxAnswer))
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		ch.Close()
+		return nil, nil, err
+	}
+	return answer, func() { ch.Close() }, nil
+}
+
 // open takes a channel to what is exported: to its tree, to the executor's own
 // SSH server, or to ask for the way in there.
 func (l *Link) open(nc ssh.NewChannel) {
@@ -149,7 +179,7 @@ func (l *Link) open(nc ssh.NewChannel) {
 		return
 	}
 	if !slots.Take() {
-		nc.Reject(ssh.ResourceShortage, wire.ErrBusy.Error())
+		wire.Refuse(nc, wire.ErrBusy)
 		return
 	}
 	l.mu.Lock()

@@ -2,14 +2,20 @@ package wire
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/fs"
 )
 
 // OpenChannel opens a channel to the peer of c. The ssh package waits for an
 // answer as long as the connection lives; OpenChannel waits until ctx is done.
-// It calls done once: when the channel is closed, when the peer refuses it, or
+// The error of a channel that the peer refused is that of Refused. OpenChannel
+// calls done once: when the channel is closed, when the peer refuses it, or
 // when a channel that was answered too late has been closed.
 func OpenChannel(ctx context.Context, c ssh.Conn, kind string, payload []byte, done func()) (ssh.Channel, error) {
 	type opened struct {
@@ -26,7 +32,7 @@ func OpenChannel(ctx context.Context, c ssh.Conn, kind string, payload []byte, d
 	case o := <-answer:
 		if o.err != nil {
 			done()
-			return nil, o.err
+			return nil, Refused(o.err)
 		}
 		go func() {
 			ssh.DiscardRequests(o.reqs) // ends when the channel is closed
@@ -68,6 +74,17 @@ func (c *Conn) Read(b []byte) (int, error) { return c.r.Read(b) }
 func (c *Conn) Close() error {
 	c.r.Close()
 	return c.Channel.Close()
+}
+
+// Refused returns the error of a channel that the peer refused: it is fs.ErrBusy
+// where a limit was reached, and names what the peer said. Any other err it
+// returns as it is.
+func Refused(err error) error {
+	var refused *ssh.OpenChannelError
+	if !errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage {
+		return err
+	}
+	return fmt.Errorf("refused with %.200q: %w", strings.TrimSuffix(refused.Message, ": "+fs.ErrBusy.Error()), fs.ErrBusy)
 }
 
 // Slots count channels up to a limit.

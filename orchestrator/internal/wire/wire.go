@@ -5,9 +5,12 @@ package wire
 
 import (
 	"errors"
+	"fmt"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/cpu"
+
+	"9ci/fs"
 )
 
 // What 9ci adds to SSH (RFC 4250 §4.6.1: private names have an @).
@@ -28,6 +31,11 @@ const (
 	// channel is open, the requester's key may enter at the Door's address. The
 	// orchestrator opens the channel with an ExportMsg.
 	ChannelDoor = "door@9ci"
+
+	// A client opens this to ask find of a namespace, in one round trip. It
+	// carries a FindMsg, and the orchestrator sends the answer down the
+	// channel. An intent lives as long as the channel.
+	ChannelFind = "find@9ci"
 )
 
 // A ReachMsg is what a client opens a ChannelSSH or ChannelDoor with, for the
@@ -36,6 +44,15 @@ type ReachMsg struct {
 	Namespace string
 	Name      string // of the executor, below n
 }
+
+// A FindMsg is what is asked of find.
+type FindMsg struct {
+	Namespace string
+	Question  string // as it is written to the file find
+}
+
+// MaxAnswer is how many bytes of an answer of find a client reads.
+const MaxAnswer = 1 << 20
 
 // An ExportMsg says on whose behalf the orchestrator opens a channel.
 type ExportMsg struct {
@@ -55,8 +72,18 @@ const MaxChannels = 64
 // one message.
 const MaxDoors = 256
 
-// ErrBusy is the error of a channel over the limit.
-var ErrBusy = errors.New("too many channels on this connection")
+// ErrBusy is the error of a channel over the limit. It is fs.ErrBusy too.
+var ErrBusy = fmt.Errorf("too many channels on this connection: %w", fs.ErrBusy)
+
+// Refuse refuses a channel because of err. The reason tells a limit that is
+// reached from all else (RFC 4254 §5.1), so that OpenChannel can.
+func Refuse(nc ssh.NewChannel, err error) {
+	reason := ssh.ConnectionFailed
+	if errors.Is(err, fs.ErrBusy) {
+		reason = ssh.ResourceShortage
+	}
+	nc.Reject(reason, err.Error())
+}
 
 // Version is what either side calls itself (RFC 4253 §4.2).
 const Version = "SSH-2.0-9ci"

@@ -26,7 +26,7 @@ var (
 	ErrTooManyNames = fmt.Errorf("too many names in walk: %w", iofs.ErrInvalid)
 	ErrDirOffset    = fmt.Errorf("bad offset in directory read: %w", iofs.ErrInvalid)
 	ErrTag          = fmt.Errorf("tag already in use: %w", iofs.ErrInvalid)
-	ErrTooMuch      = fmt.Errorf("too many requests or fids: %w", syscall.EAGAIN)
+	ErrTooMuch      = fmt.Errorf("too many requests or fids: %w", fs.ErrBusy)
 	ErrUnsupported  = errors.ErrUnsupported
 	ErrNoAuth       = errors.New("no authentication required")
 )
@@ -65,7 +65,7 @@ var errorTable = []struct {
 	{syscall.ENAMETOOLONG, "File name too long", linux.ENAMETOOLONG},
 	{syscall.ELOOP, "Too many levels of symbolic links", linux.ELOOP},
 	{syscall.ENODATA, "No data available", linux.ENODATA},
-	{syscall.EAGAIN, "Resource temporarily unavailable", linux.EAGAIN},
+	{fs.ErrBusy, "Resource temporarily unavailable", linux.EAGAIN},
 	{syscall.EPIPE, "Broken pipe", linux.EPIPE},
 	{syscall.EMFILE, "Too many open files", linux.EMFILE},
 	{syscall.EBUSY, "Device or resource busy", linux.EBUSY},
