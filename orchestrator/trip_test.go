@@ -75,7 +75,7 @@ func TestFetchTrips(t *testing.T) {
 				}
 				opened <- cl
 			}()
-			_, release, err := c.Find(t.Context(), hello, testKey(testCommit).Text())
+			_, release, err := c.Find(t.Context(), hello, testKey(testCommit).Text(), 2*time.Second)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,7 +120,7 @@ func TestFindTrips(t *testing.T) {
 				synctest.Wait()
 				c := m.far(k, rtt)
 				ask := func() {
-					answer, release, err := c.Find(t.Context(), hello, testKey(testCommit).Text())
+					answer, release, err := c.Find(t.Context(), hello, testKey(testCommit).Text(), 2*time.Second)
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -29,7 +29,6 @@ const (
 
 	// Find has less: a run that could be under way waits for it.
 	connectTimeout = 5 * time.Second
-	findTimeout    = 2 * time.Second // beyond a round trip
 
 	// handshakeTrips is how many round trips a handshake takes at least: the
 	// versions, the key exchange, the service, and none, query and signature of

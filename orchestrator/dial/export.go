@@ -55,16 +55,20 @@ func (c *Conn) Import(ctx context.Context) (io.ReadWriteCloser, error) {
 // question is what is written to the file. An intent in it lives until release is
 // called, which must be called unless there is an error.
 //
-// Find waits 5 s for the connection, and then 2 s longer than a round trip takes.
+// Find waits 5 s for the connection, and then as long as within says beyond a round
+// trip; 0 is no limit but ctx's.
 // A namespace that is not there, or that no signer may read, is iofs.ErrNotExist.
 // A limit that was reached is fs.ErrBusy: Find may be called again.
-func (c *Conn) Find(ctx context.Context, namespace string, question []byte) (answer []byte, release func(), err error) {
+func (c *Conn) Find(ctx context.Context, namespace string, question []byte, within time.Duration) (answer []byte, release func(), err error) {
 	l, err := c.soon(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, l.RTT+findTimeout, errFind)
-	defer cancel()
+	if within > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, l.RTT+within, fmt.Errorf("it did not answer find within a round trip and %v: %w", within, context.DeadlineExceeded))
+		defer cancel()
+	}
 	answer, release, err = l.Find(ctx, wire.FindMsg{Namespace: namespace, Question: string(question)})
 	if err != nil {
 		if ctx.Err() != nil {
@@ -96,8 +100,6 @@ func (c *Conn) soon(ctx context.Context) (*client.Link, error) {
 }
 
 var errConnect = fmt.Errorf("it did not let this executor in within %v: %w", connectTimeout, context.DeadlineExceeded)
-
-var errFind = fmt.Errorf("it did not answer find within a round trip and %v: %w", findTimeout, context.DeadlineExceeded)
 
 // Backoff of reconnects: each delay is drawn from zero up to a bound that
 // doubles, so that executors that lost the same orchestrator do not come back

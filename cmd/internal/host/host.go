@@ -91,7 +91,7 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 		return nil, err
 	}
 	if h.mux != nil {
-		h.replayer.Mux, h.replayer.Name, h.replayer.Way = h.mux.root, h.mux.myName, h.mux.way
+		h.replayer.Mux, h.replayer.Ask, h.replayer.Name, h.replayer.Way = h.mux.root, h.mux.find, h.mux.myName, h.mux.way
 	}
 	if o.Mode != "daemon" { // which lives long, and tells nobody
 		h.replayer.Took = func(id, rung string) { h.rungs.Store(id, rung) }

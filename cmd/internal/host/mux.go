@@ -34,7 +34,7 @@ type mux struct {
 	asks      bool // this process looks for a replay at once, and tells what is wrong then
 	say       func(format string, args ...any)
 	joined    chan struct{}  // closed when our tree is at the orchestrator
-	wg        sync.WaitGroup // of export
+	wg        sync.WaitGroup // of export, and of trees that are being opened
 
 	mu     sync.Mutex // guards client
 	client *ninep.Client
@@ -88,13 +88,37 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 	}
 	c, err := ImportTree(ctx, m.conn, m.namespace)
 	if err != nil {
-		if ci.LocalNamespace(m.namespace) && errors.Is(err, iofs.ErrNotExist) {
-			err = m.unnamed()
-		}
-		return nil, err
+		return nil, m.named(err)
 	}
 	m.client = c
 	return c.Root(), nil
+}
+
+// find asks find of the namespace. The tree is opened meanwhile, because a run that
+// is found is fetched next.
+func (m *mux) find(ctx context.Context, question []byte, within time.Duration) (answer []byte, release func(), err error) {
+	if err := m.conn.Connect(ctx); err != nil {
+		return nil, nil, err
+	}
+	m.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+		defer cancel()
+		m.root(ctx) // the next call of root has the error
+	})
+	answer, release, err = m.conn.Find(ctx, m.namespace, question, within)
+	return answer, release, m.named(err)
+}
+
+// openTimeout is how long the tree may take to open behind find.
+const openTimeout = 5 * time.Second
+
+// named returns what is to be done about a namespace local/NAME that is not
+// there, or err.
+func (m *mux) named(err error) error {
+	if ci.LocalNamespace(m.namespace) && errors.Is(err, iofs.ErrNotExist) {
+		return m.unnamed()
+	}
+	return err
 }
 
 // An Importer opens 9P connections to one tree: an orchestrator's, or that of an
@@ -109,7 +133,8 @@ func ImportTree(ctx context.Context, conn Importer, namespace string) (*ninep.Cl
 	if err != nil {
 		return nil, err
 	}
-	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Aname: namespace, More: conn.Import})
+	// All that answer there are of ours: the orchestrator, or an executor's door.
+	c, err := ninep.Import(ctx, rwc, ninep.ImportOptions{Aname: namespace, Dialect: ninep.DotL, Ours: true, More: conn.Import})
 	if err != nil {
 		rwc.Close()
 		return nil, fmt.Errorf("%s: %w", namespace, err)
@@ -225,11 +250,11 @@ func (m *mux) close() {
 	if m == nil {
 		return
 	}
-	m.conn.Close() // first: an orchestrator that is silent answers nothing more
+	m.conn.Close() // first: it ends find, and the opening of a tree
+	m.wg.Wait()
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.client != nil {
 		m.client.Close()
 	}
-	m.mu.Unlock()
-	m.wg.Wait()
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"9ci/cmd/internal/ask"
@@ -50,23 +51,27 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.At
 	return run, nil
 }
 
-// open returns the status of a passed run, and its tar. The signed manifest is to
-// be held against the status.
+// open asks at once for the status of a run and for its tar. The signed manifest is
+// to be held against the status, which must be that of a passed run.
 func open(ctx context.Context, mux fs.Dir, path string) (status []byte, tar io.ReadCloser, err error) {
-	if status, err = ask.File(ctx, mux, path+"/status"); err != nil {
-		return nil, nil, err
+	var asked sync.WaitGroup
+	var serr error
+	asked.Go(func() { status, serr = ask.File(ctx, mux, path+"/status") })
+	n, err := fs.FileAt(ctx, mux, path+".tar")
+	if err == nil {
+		tar, err = ninep.Stream(ctx, n)
 	}
-	if st, err := ci.ParseStatus(string(status)); err != nil {
-		return nil, nil, err
-	} else if st.State != "passed" {
-		return nil, nil, fmt.Errorf("it %s", st.State)
+	asked.Wait()
+	if serr == nil {
+		var st ci.Status
+		if st, serr = ci.ParseStatus(string(status)); serr == nil && st.State != "passed" {
+			serr = fmt.Errorf("it %s", st.State)
+		}
 	}
-	n, err := fs.Walk(ctx, mux, path+".tar")
-	if err != nil {
-		return nil, nil, err
+	if serr != nil && err == nil {
+		tar.Close()
 	}
-	tar, err = ninep.Stream(ctx, n)
-	return status, tar, err
+	return status, tar, cmp.Or(serr, err)
 }
 
 // accept returns why a run does not stand for the one that was asked for, or nil.

@@ -2,8 +2,10 @@ package replay
 
 import (
 	"context"
+	"fmt"
 	"time"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs/ci"
@@ -30,14 +32,19 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 		if !ok {
 			return store.Entry{}, false, release
 		}
-		q, found, err := r.ask(ctx, key, signers, id)
+		found, later, err := r.ask(ctx, fmt.Appendf(question(key, signers), "intent=%s\n", id), findTimeout)
 		if err != nil {
 			r.complain(ctx, err)
 			return store.Entry{}, false, release
 		}
-		release() // close the last question; the new one has kept our place
-		release = func() { q.Close() }
-		if run, ok := r.adopt(ctx, q.mux, order(found, signers), key, c, left); ok || ctx.Err() != nil {
+		release() // of the last question; the new one has kept our place
+		release = later
+		mux, err := r.Mux(ctx)
+		if err != nil {
+			r.complain(ctx, err)
+			return store.Entry{}, false, release
+		}
+		if run, ok := r.adopt(ctx, mux, order(found, signers), key, c, left); ok || ctx.Err() != nil {
 			return run, ok, release
 		}
 		if left.over() {
@@ -51,7 +58,7 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 			told = first.Path()
 			r.Say("waiting for %s: %s for %s s", first.Path(), first.State, ci.FormatSeconds(first.Took))
 		}
-		if err := q.wait(ctx, first.Path()); err != nil && ctx.Err() == nil {
+		if _, err := ask.File(ctx, mux, first.Path()+"/wait"); err != nil && ctx.Err() == nil {
 			// The executor has gone: the next find will not have it.
 			select {
 			case <-time.After(time.Second):

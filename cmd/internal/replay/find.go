@@ -6,75 +6,58 @@ import (
 	"strings"
 	"time"
 
-	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/sign"
-	"9ci/fs"
 	"9ci/fs/ci"
 )
 
-// findTimeout is how long the orchestrator may take to answer find.
+// findTimeout is how long the orchestrator may take to answer find, beyond a round
+// trip.
 const findTimeout = 2 * time.Second
 
-// A question is an open file find.
-type question struct {
-	fs.File
-	mux fs.Dir
-}
-
-// wait blocks until the run at path has ended.
-func (q question) wait(ctx context.Context, path string) error {
-	_, err := ask.File(ctx, q.mux, path+"/wait")
-	return err
-}
-
-// maxQuestion is how many bytes of a question may name signers. The orchestrator
+// maxSigners is how many bytes of a question may name signers. The orchestrator
 // takes 64 KiB in all.
-const maxQuestion = 60 << 10
+const maxSigners = 60 << 10
 
-// ask writes the key to find, with the signers that count, and reads which
-// executors have runs of it. The signers of certificates are not known before: if
-// some may count, or signers is nil, the question names none, and the answer has
-// runs of all. intent, if not empty, is the id of our run that is going to have that
-// key: others know of it as long as the question is open.
-func (r *Replayer) ask(ctx context.Context, key ci.Attrs, signers *sign.Signers, intent string) (*question, []ci.Offer, error) {
-	ctx, cancel := context.WithTimeout(ctx, findTimeout)
-	defer cancel()
-	mux, err := r.Mux(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	n, err := mux.Walk(ctx, "find")
-	if err != nil {
-		return nil, nil, err
-	}
-	f, err := n.Open(ctx, fs.OpenRead|fs.OpenWrite)
-	if err != nil {
-		return nil, nil, err
-	}
+// question returns what asks find for runs with a key that were signed by signers.
+// The signers of certificates are not known before: if some may count, or signers is
+// nil, the question names none, and the answer has runs of all.
+func question(key ci.Attrs, signers *sign.Signers) []byte {
 	text := key.Text()
 	if signers != nil && !signers.Authorities() {
-		if named := strings.Join(signers.Fingerprints(), " signer="); named != "" && len(text)+len(named) < maxQuestion {
+		if named := strings.Join(signers.Fingerprints(), " signer="); named != "" && len(text)+len(named) < maxSigners {
 			text = fmt.Appendf(text, "signer=%s\n", named)
 		}
 	}
-	if intent != "" {
-		text = fmt.Appendf(text, "intent=%s\n", intent)
-	}
-	found, err := converse(ctx, f, text)
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
-	return &question{f, mux}, found, nil
+	return text
 }
 
-func converse(ctx context.Context, f fs.File, text []byte) ([]ci.Offer, error) {
-	reply, err := ask.Reply(ctx, f, text)
-	if err != nil {
-		return nil, err
+// offers returns the runs with a key that executors have.
+func (r *Replayer) offers(ctx context.Context, key ci.Attrs, signers *sign.Signers) ([]ci.Offer, error) {
+	found, release, err := r.ask(ctx, question(key, signers), findTimeout)
+	if err == nil {
+		release()
 	}
+	return found, err
+}
+
+// ask asks find, and again while it is busy.
+func (r *Replayer) ask(ctx context.Context, question []byte, within time.Duration) (found []ci.Offer, release func(), err error) {
+	err = again(ctx, func() error {
+		var answer []byte
+		if answer, release, err = r.Ask(ctx, question, within); err != nil {
+			return err
+		}
+		if found, err = parseOffers(answer); err != nil {
+			release()
+		}
+		return err
+	})
+	return found, release, err
+}
+
+func parseOffers(answer []byte) ([]ci.Offer, error) {
 	var found []ci.Offer
-	for line := range strings.Lines(string(reply)) {
+	for line := range strings.Lines(string(answer)) {
 		o, err := ci.ParseOffer(line)
 		if err != nil {
 			return nil, fmt.Errorf("find answered %.200q: %w", line, err)

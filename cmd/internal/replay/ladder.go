@@ -62,7 +62,7 @@ func (r *Replayer) climb(ctx context.Context, mux fs.Dir, o ci.Offer, ladder []s
 	if len(ways) == 0 {
 		return store.Entry{}, fmt.Errorf("CI_LADDER=%s has no way to it", strings.Join(ladder, ","))
 	}
-	var failed []failure
+	var failed failures
 	fail := func(rung string, err error) { failed = append(failed, failure{rung, err}) }
 	var wg sync.WaitGroup // of ways that are given up
 	defer wg.Wait()
@@ -91,7 +91,7 @@ func (r *Replayer) climb(ctx context.Context, mux fs.Dir, o ci.Offer, ladder []s
 	if err := context.Cause(ctx); err != nil {
 		return store.Entry{}, err
 	}
-	return store.Entry{}, joined(failed)
+	return store.Entry{}, failed
 }
 
 // A fetchError is the error of a run that began to come.
@@ -113,21 +113,32 @@ type failure struct {
 	err  error
 }
 
-// joined is failures as one error of one line. What all say is said once.
-func joined(failed []failure) error {
+// failures are why no way led to a run, as one error of one line. What all say is
+// said once.
+type failures []failure
+
+func (all failures) Error() string {
 	same := true
 	var text []string
-	for _, f := range failed {
-		same = same && f.err.Error() == failed[0].err.Error()
+	for _, f := range all {
+		same = same && f.err.Error() == all[0].err.Error()
 		text = append(text, f.rung+": "+f.err.Error())
 	}
 	switch {
-	case len(failed) == 0:
-		return errors.New("CI_REPLAY_TIMEOUT has passed")
+	case len(all) == 0:
+		return "CI_REPLAY_TIMEOUT has passed"
 	case same:
-		return failed[0].err
+		return all[0].err.Error()
 	}
-	return errors.New(strings.Join(text, "; "))
+	return strings.Join(text, "; ")
+}
+
+func (all failures) Unwrap() []error {
+	var errs []error
+	for _, f := range all {
+		errs = append(errs, f.err)
+	}
+	return errs
 }
 
 // An arrival is a way by which the first bytes of a run have come.

@@ -180,7 +180,7 @@ func TestClimbForged(t *testing.T) {
 			var said bytes.Buffer
 			var took string
 			r := &Replayer{Store: kept, Signers: trusting(alice),
-				Mux: func(context.Context) (fs.Dir, error) { return m, nil },
+				Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask,
 				Way: func(_ context.Context, rung, executor string) (fs.Dir, func(), error) {
 					if rung != "direct" || executor != "a" {
 						return nil, nil, errors.New("no SSH server")

@@ -185,11 +185,10 @@ func (r *Replayer) shown(ctx context.Context, key ci.Attrs, commit, tree string)
 		if what.Value == "" {
 			continue
 		}
-		q, found, err := r.ask(ctx, ci.Attrs{what}, nil, "")
+		found, err := r.offers(ctx, ci.Attrs{what}, nil)
 		if err != nil {
 			continue
 		}
-		q.Close()
 		found = slices.DeleteFunc(found, func(o ci.Offer) bool { return !o.Finished() })
 		for _, o := range found[:min(len(found), maxNeighbours)] {
 			add(o.Path(), kin(key, what.Name == "commit", what.Name == "tree"))

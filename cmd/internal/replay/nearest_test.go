@@ -57,7 +57,7 @@ func TestNearest(t *testing.T) {
 			kept := newKept(t, alice, tt.own)
 			m := newMux(func(name string, p peer) string { return passed(name, p) }, tt.peers)
 			r := &Replayer{Store: kept, Signers: trusting(alice),
-				Mux: func(context.Context) (fs.Dir, error) { return m, nil },
+				Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask,
 				Say: func(format string, args ...any) { t.Errorf(format, args...) }}
 			got := r.Nearest(t.Context(), key, commit, tree, conf)
 			ok := len(got) == len(tt.want)
@@ -94,7 +94,7 @@ func TestNearestHostile(t *testing.T) {
 	}
 	looked := 0
 	r := &Replayer{Store: newKept(t, alice, nil), Signers: trusting(alice),
-		Mux: func(context.Context) (fs.Dir, error) { return counted{m, &looked}, nil }, Say: t.Logf}
+		Mux: func(context.Context) (fs.Dir, error) { return counted{m, &looked}, nil }, Ask: m.ask, Say: t.Logf}
 	got := r.Nearest(t.Context(), Key(conf, commit, tree, []string{"test"}), commit, tree, conf)
 	if len(got) != 1 || looked > 2*maxNeighbours {
 		t.Errorf("Nearest says %q after a look at %d runs of 400", got, looked)
@@ -108,7 +108,7 @@ func TestNearestEndless(t *testing.T) {
 	m := newMux(passed, nil)
 	m.Dir = fs.NewDir("/", fs.NewDir("n", fs.NewDir("a", fs.NewDir("ci", fs.NewDir(id, fs.Named(endless{}, "key"))))))
 	m.answer = ci.Offer{Executor: "a", ID: id, State: "passed"}.String() + "\n"
-	r := &Replayer{Store: newKept(t, alice, nil), Signers: trusting(alice), Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Say: t.Logf}
+	r := &Replayer{Store: newKept(t, alice, nil), Signers: trusting(alice), Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask, Say: t.Logf}
 	if got := r.Nearest(t.Context(), Key(conf, commit, tree, []string{"test"}), commit, tree, conf); len(got) != 1 || !strings.HasPrefix(got[0], "there is no finished run") {
 		t.Errorf("Nearest says %q", got)
 	}

@@ -56,8 +56,12 @@ func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key
 			r.Say("CI_REPLAY_TIMEOUT=%v has passed, with %d still to be looked at", c.ReplayTimeout, len(offers)-i)
 			break
 		}
-		run, err := r.climb(ctx, mux, o, c.Ladder, left, func(ctx context.Context, tree fs.Dir, path string) (store.Entry, error) {
-			return r.fetch(ctx, tree, path, key, c, left)
+		var run store.Entry
+		err := again(ctx, func() (err error) {
+			run, err = r.climb(ctx, mux, o, c.Ladder, left, func(ctx context.Context, tree fs.Dir, path string) (store.Entry, error) {
+				return r.fetch(ctx, tree, path, key, c, left)
+			})
+			return err
 		})
 		if err == nil {
 			return run, true

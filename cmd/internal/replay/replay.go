@@ -29,6 +29,12 @@ type Replayer struct {
 	// orchestrator Mux is nil.
 	Mux func(ctx context.Context) (fs.Dir, error)
 
+	// Ask asks find of that namespace. It waits so long beyond a round trip, or
+	// with 0 as long as ctx lasts. An intent of the question lives until release
+	// is called, which must be called unless there is an error. The error is
+	// fs.ErrBusy where a limit was reached.
+	Ask func(ctx context.Context, question []byte, within time.Duration) (answer []byte, release func(), err error)
+
 	// Name returns the name of this executor below n at the orchestrator. It
 	// waits until the tree is there.
 	Name func(ctx context.Context) (string, error)
@@ -60,17 +66,29 @@ func (r *Replayer) Find(ctx context.Context, key ci.Attrs, c *config.Config) (ru
 	if run, ok := r.own(signers, key, c.MaxAge); ok || r.Mux == nil {
 		return run, ok
 	}
-	q, found, err := r.ask(ctx, key, signers, "")
-	if err != nil {
+	mux, offers, err := r.seek(ctx, key, signers)
+	switch {
+	case err != nil:
 		r.complain(ctx, err)
-		return store.Entry{}, false
-	}
-	defer q.Close()
-	offers := order(found, signers)
-	if len(offers) == 0 && r.Explain {
+	case len(offers) > 0:
+		return r.adopt(ctx, mux, offers, key, c, newPatience(c))
+	case r.Explain:
 		r.explain(ctx, key, signers)
 	}
-	return r.adopt(ctx, q.mux, offers, key, c, newPatience(c))
+	return store.Entry{}, false
+}
+
+// seek asks find which runs with a key are to be tried, and returns them in that
+// order, with the tree in which they are.
+func (r *Replayer) seek(ctx context.Context, key ci.Attrs, signers *sign.Signers) (mux fs.Dir, offers []ci.Offer, err error) {
+	found, err := r.offers(ctx, key, signers)
+	if err != nil {
+		return nil, nil, err
+	}
+	if offers = order(found, signers); len(offers) > 0 {
+		mux, err = r.Mux(ctx)
+	}
+	return mux, offers, err
 }
 
 // signers returns those whose runs are replayed. If a list of them cannot be read,
@@ -95,15 +113,13 @@ func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) str
 	if r.Mux == nil {
 		return ""
 	}
-	q, found, err := r.ask(ctx, key, signers, "")
+	mux, offers, err := r.seek(ctx, key, signers)
 	if err != nil {
 		r.complain(ctx, err)
 		return ""
 	}
-	defer q.Close()
-	offers := order(found, signers)
 	for _, o := range offers[:min(len(offers), maxNeighbours)] {
-		text, err := ask.File(ctx, q.mux, o.Path()+"/status")
+		text, err := ask.File(ctx, mux, o.Path()+"/status")
 		if err != nil {
 			continue
 		}
@@ -117,11 +133,10 @@ func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) str
 // explain tells the user of a passed run with that key that is not replayed because
 // nobody trusts who is said to have signed it.
 func (r *Replayer) explain(ctx context.Context, key ci.Attrs, signers *sign.Signers) {
-	q, found, err := r.ask(ctx, key, nil, "")
+	found, err := r.offers(ctx, key, nil)
 	if err != nil {
 		return
 	}
-	defer q.Close()
 	for _, o := range found {
 		if o.State != "passed" || o.Signer == "" || signers.Trusts(o.Signer) {
 			continue

@@ -108,6 +108,10 @@ func passed(name string, p peer) string {
 	return ci.Offer{Executor: name, ID: p.id, State: "passed", Took: time.Second, Signer: p.signer}.String() + "\n"
 }
 
+func (m *mux) ask(context.Context, []byte, time.Duration) ([]byte, func(), error) {
+	return []byte(m.answer), func() {}, nil
+}
+
 func (m *mux) Walk(ctx context.Context, name string) (fs.Node, error) {
 	if name == "find" {
 		return find{m}, nil
@@ -194,7 +198,7 @@ func TestFind(t *testing.T) {
 			m := newMux(passed, tt.peers)
 			var said bytes.Buffer
 			r := &Replayer{Store: kept, Signers: trusting(alice),
-				Mux: func(context.Context) (fs.Dir, error) { return m, nil },
+				Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask,
 				Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
 			run, ok := r.Find(t.Context(), key, conf)
 			if tt.said == "" && said.Len() > 0 {
@@ -271,7 +275,7 @@ func TestFindMute(t *testing.T) {
 	m := newMux(passed, map[string]peer{"a": p, "b": p, "c": p})
 	var said bytes.Buffer
 	r := &Replayer{Store: kept, Signers: trusting(alice),
-		Mux: func(context.Context) (fs.Dir, error) { return m, nil },
+		Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask,
 		Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
 	c := *conf
 	c.ReplayTimeout = 300 * time.Millisecond
@@ -295,7 +299,10 @@ func TestFindNoOrchestrator(t *testing.T) {
 	key := Key(conf, commit, tree, []string{"test"})
 	var said bytes.Buffer
 	r := &Replayer{Store: kept, Signers: trusting(),
-		Mux: func(context.Context) (fs.Dir, error) { return nil, errors.New("connection refused") },
+		Mux: func(context.Context) (fs.Dir, error) { return nil, errors.New("no tree") },
+		Ask: func(context.Context, []byte, time.Duration) ([]byte, func(), error) {
+			return nil, nil, errors.New("connection refused")
+		},
 		Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
 	if _, ok := r.Find(t.Context(), key, conf); ok || said.String() != "orchestrator: connection refused\n" {
 		t.Errorf("Find = %v, said %q", ok, said.String())
@@ -303,7 +310,7 @@ func TestFindNoOrchestrator(t *testing.T) {
 	said.Reset()
 	m := newMux(passed, nil)
 	m.answer = "garbage\n"
-	r.Mux = func(context.Context) (fs.Dir, error) { return m, nil }
+	r.Mux, r.Ask = func(context.Context) (fs.Dir, error) { return m, nil }, m.ask
 	if _, ok := r.Find(t.Context(), key, conf); ok || !strings.Contains(said.String(), `find answered "garbage`) {
 		t.Errorf("Find = %v, said %q", ok, said.String())
 	}
