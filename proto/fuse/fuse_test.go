@@ -174,6 +174,53 @@ func TestBusy(t *testing.T) {
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() }) // runs first
 }
 
+// full is a tree that has no room for the moment: not to walk, or not to read.
+type full struct{ fs.Dir }
+
+func (f full) Walk(ctx context.Context, name string) (fs.Node, error) {
+	n, err := f.Dir.Walk(ctx, name)
+	if name == "walk" {
+		return nil, fmt.Errorf("too many fids: %w", fs.ErrBusy)
+	}
+	return fullFile{n}, err
+}
+
+type fullFile struct{ fs.Node }
+
+func (f fullFile) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
+	o, err := f.Node.Open(ctx, mode)
+	return fullOpen{o}, err
+}
+
+type fullOpen struct{ fs.File }
+
+func (fullOpen) ReadAt(context.Context, []byte, int64) (int, error) { return 0, fs.ErrBusy }
+
+// A tree that is busy, here or behind 9P, is not one without the file.
+func TestNoRoom(t *testing.T) {
+	text := func(name string) fs.Node {
+		return fs.TextFile(name, func(context.Context) ([]byte, error) { return []byte("text\n"), nil })
+	}
+	root := full{fs.NewDir("/", text("walk"), text("read"))}
+	near, far := net.Pipe()
+	go (&ninep.Server{Root: root}).Serve(t.Context(), far)
+	imported, err := ninep.Import(t.Context(), near, ninep.ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer imported.Close()
+	for _, root := range []fs.Dir{root, imported.Root()} {
+		dir := mountTree(t, root)
+		for _, name := range []string{"walk", "read"} {
+			// Package os would wait for the file, because it can be polled.
+			b, err := exec.Command("env", "LC_ALL=C", "cat", filepath.Join(dir, name)).CombinedOutput()
+			if err == nil || !strings.HasSuffix(string(b), ": Resource temporarily unavailable\n") {
+				t.Errorf("cat %s = %q, %v", name, b, err)
+			}
+		}
+	}
+}
+
 // The files of a directory on disk may change at any time, and nothing on the way
 // keeps them: a mount of what another process serves, as 9ci mount makes it, shows
 // what grows and what is overwritten at once.

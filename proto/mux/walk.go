@@ -2,6 +2,7 @@ package mux
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	iofs "io/fs"
 	"slices"
@@ -171,7 +172,7 @@ func (c *client) walked(p *pending, frame []byte) (answered bool) {
 	if failed || got < p.names {
 		c.unbind(p)
 	}
-	if frame == nil || len(p.prefix) == 0 {
+	if frame == nil || len(p.prefix) == 0 || failed && isBusy(remoteError(frame)) {
 		return false
 	}
 	b := wire.Begin(nil, plan9.Rwalk, p.ctag)
@@ -220,7 +221,7 @@ func (c *client) walkSlowly(tag uint16, f *fid, newfid uint32, names []string) {
 		w.drop()
 		switch {
 		case !answer:
-		case err != nil && len(w.qids) == 0:
+		case err != nil && (len(w.qids) == 0 || isBusy(err)):
 			c.fail(tag, err)
 		default:
 			b := wire.Begin(nil, plan9.Rwalk, tag)
@@ -517,6 +518,10 @@ func (c *client) attach(frame []byte) {
 		}
 	})
 }
+
+// isBusy reports whether err fails a walk as a whole, wherever it came up: see
+// ninep's walk.
+func isBusy(err error) bool { return errors.Is(err, fs.ErrBusy) }
 
 // remoteError is the error that an R-message tells of.
 func remoteError(rx []byte) error {

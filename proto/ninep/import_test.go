@@ -184,6 +184,28 @@ func TestImportOurs(t *testing.T) {
 	}
 }
 
+// crowded is a directory that has no room for the moment.
+type crowded struct{ fs.Dir }
+
+func (crowded) Walk(context.Context, string) (fs.Node, error) { return nil, fs.ErrBusy }
+
+// A name that cannot be looked up for now is not one that is not there, wherever in
+// a walk it stands.
+func TestWalkBusy(t *testing.T) {
+	dialects(t, func(t *testing.T, d Dialect) {
+		c := importTest(t, &Server{Root: fs.NewDir("/", fs.NewDir("a", fs.Named(crowded{fs.NewDir("b")}, "b")))}, d)
+		for _, path := range []string{"a/b/c", "a/b/c/d"} {
+			n, err := fs.FileAt(t.Context(), c.Root(), path)
+			if err == nil {
+				_, err = n.Stat(t.Context())
+			}
+			if !errors.Is(err, fs.ErrBusy) {
+				t.Errorf("Stat(%s) = %v, want %v", path, err, fs.ErrBusy)
+			}
+		}
+	})
+}
+
 func TestImportCtl(t *testing.T) {
 	dialects(t, func(t *testing.T, d Dialect) {
 		root, _ := testtree.New()

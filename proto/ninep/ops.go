@@ -138,7 +138,9 @@ func (r *request) attach(d *wire.Decoder) error {
 	return nil
 }
 
-// walk does what walk(5) says: newfid is bound only if every name was there.
+// walk does what walk(5) says: newfid is bound only if every name was there. But
+// where a limit was reached behind the first name, it answers an error rather than
+// the qids so far, by which a client would take the name for one that is not there.
 func (r *request) walk(d *wire.Decoder) error {
 	d.U32() // newfid
 	n := int(d.U16())
@@ -158,7 +160,7 @@ func (r *request) walk(d *wire.Decoder) error {
 	for i := range n {
 		next, err := r.walk1(e, d.Str())
 		if err != nil {
-			if i == 0 {
+			if i == 0 || errors.Is(err, fs.ErrBusy) {
 				return err
 			}
 			return nil

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/proto/internal/wire"
 
 	"github.com/pkg/sftp"
 )
@@ -219,8 +220,15 @@ type file struct {
 	f   fs.File
 }
 
-func (f file) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(f.ctx, p, off) }
-func (f file) Close() error                            { return f.f.Close() }
+func (f file) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.f.ReadAt(f.ctx, p, off)
+	if err != nil && err != io.EOF {
+		err = plain(err)
+	}
+	return n, err
+}
+
+func (f file) Close() error { return f.f.Close() }
 
 // patience is how long a read waits for a file whose length says nothing: long
 // enough for an executor's answer, and as long as package ninep has 9pfuse wait.
@@ -258,7 +266,7 @@ func (f *liveFile) ReadAt(p []byte, off int64) (int, error) {
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, patience)
 	defer cancel()
-	n, err := f.f.ReadAt(ctx, p, off)
+	n, err := file{ctx, f.f}.ReadAt(p, off)
 	if n == 0 && ctx.Err() != nil && f.ctx.Err() == nil {
 		f.ended = true
 		return 0, io.EOF
@@ -346,6 +354,8 @@ func plain(err error) error {
 		return os.ErrNotExist
 	case errors.Is(err, iofs.ErrPermission):
 		return sftp.ErrSSHFxPermissionDenied
+	case errors.Is(err, fs.ErrBusy):
+		return errors.New(wire.Ename(err)) // SSH_FX_FAILURE, and the text tells that it may be tried again
 	}
 	return err
 }

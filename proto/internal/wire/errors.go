@@ -143,6 +143,13 @@ func Errno(err error) linux.Errno {
 	return errno
 }
 
+// Ename returns the text that stands for err in 9P2000, and in other protocols
+// whose errors have a text.
+func Ename(err error) string {
+	ename, _ := encodeError(err)
+	return ename
+}
+
 // AppendError appends the R-message that tells of err in dialect d, which is
 // Rlerror in 9P2000.L and Rerror in any other.
 func AppendError(b []byte, d Dialect, tag uint16, err error) []byte {
