@@ -38,7 +38,7 @@ func (r revisions) find(ctx context.Context, rev string) (fs.Node, error) {
 	if tar && r.name != "ci" {
 		return nil, iofs.ErrNotExist
 	}
-	var silent error
+	var failed error // of an executor that may have it: that it is busy, if one is
 	for _, b := range lookup(ctx, r.v.c.s.dir, r.ns, rev) {
 		sub := "ci/" + b.id
 		switch {
@@ -53,7 +53,9 @@ func (r revisions) find(ctx context.Context, rev string) (fs.Node, error) {
 			continue
 		}
 		if err != nil {
-			silent = err
+			if failed == nil || errors.Is(err, fs.ErrBusy) {
+				failed = err
+			}
 			continue
 		}
 		dir, ok := n.(fs.Dir)
@@ -65,8 +67,8 @@ func (r revisions) find(ctx context.Context, rev string) (fs.Node, error) {
 		st.Target = ".." + b.share.path() + "/" + sub
 		return alias{dir, st}, nil
 	}
-	if silent != nil {
-		return nil, silent
+	if failed != nil {
+		return nil, failed
 	}
 	return nil, iofs.ErrNotExist
 }

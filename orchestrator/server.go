@@ -15,8 +15,10 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"9ci/fs"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/wire"
 )
 
 // Limits on connections as a whole.
@@ -25,6 +27,8 @@ const (
 	startupsFull  = 512 // and from which on all are
 	maxConns      = 16384
 	maxConnsOfKey = 4096 // of one key, so that it cannot take them all
+
+	refuseFor = 2 * time.Second // for as long a connection over these is told so
 )
 
 // A Server is an orchestrator.
@@ -154,11 +158,35 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	c := newConn(s, sc, log)
 	if err := s.conns.enter(c.login.String()); err != nil {
 		log.Warn("login", "key", c.login.String(), "err", err)
+		nc.SetDeadline(time.Now().Add(refuseFor))
+		refuse(sc, chans, reqs, err)
 		return
 	}
 	defer s.conns.leave(c.login.String())
 	log.Debug("login", "key", c.login.String(), "uname", c.login.Name)
 	c.serve(ctx, chans, reqs)
+}
+
+// refuse tells a client why it may not stay, in answer to all that it asks until
+// it hangs up. SSH has no other way that clients would show.
+func refuse(sc ssh.Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, err error) {
+	defer sc.Close()
+	for chans != nil || reqs != nil {
+		select {
+		case nc, ok := <-chans:
+			if !ok {
+				chans = nil
+				continue
+			}
+			wire.Refuse(nc, err)
+		case r, ok := <-reqs:
+			if !ok {
+				reqs = nil
+				continue
+			}
+			r.Reply(false, []byte(err.Error()))
+		}
+	}
 }
 
 // A tally counts connections, and those of each key.
@@ -173,9 +201,9 @@ func (t *tally) enter(key string) error {
 	defer t.mu.Unlock()
 	switch {
 	case t.all >= maxConns:
-		return errors.New("too many connections")
+		return fmt.Errorf("too many connections: %w", fs.ErrBusy)
 	case t.byKey[key] >= maxConnsOfKey:
-		return errors.New("too many connections of one key")
+		return fmt.Errorf("too many connections of one key: %w", fs.ErrBusy)
 	}
 	if t.byKey == nil {
 		t.byKey = map[string]int{}

@@ -19,11 +19,11 @@ func catCommand(ctx context.Context, args []string) (int, error) {
 	for _, name := range f.Args() {
 		n, p, err := search{addr: *addr, store: true}.find(ctx, name)
 		if err != nil {
-			return 1, err
+			return failed(1, err)
 		}
 		defer p.close()
 		if err := copyFile(ctx, content(show.Out, *raw), n); err != nil {
-			return 1, fmt.Errorf("%s: %w", name, err)
+			return failed(1, fmt.Errorf("%s: %w", name, err))
 		}
 	}
 	return 0, nil

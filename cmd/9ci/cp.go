@@ -20,14 +20,14 @@ func cpCommand(ctx context.Context, args []string) (int, error) {
 	from, to := f.Arg(0), f.Arg(1)
 	n, p, err := search{addr: *addr, store: true}.find(ctx, from)
 	if err != nil {
-		return 1, err
+		return failed(1, err)
 	}
 	defer p.close()
 	if err = copyTo(ctx, n, from, to); err != nil {
 		if _, ok := errors.AsType[*writeError](err); ok {
 			return exitError, err
 		}
-		return 1, err
+		return failed(1, err)
 	}
 	return 0, nil
 }

@@ -257,8 +257,9 @@ demanded and no run could be trusted; 130 or 143 if a signal cut the run short.
 
 Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if the
 run is not what it says, and doctor if runs cannot work. Wait has the code of a run only
-if it has read how the run ended, and else exits with 125. What cannot be written, to
-standard output or standard error too, is 125 in every command.
+if it has read how the run ended, and else exits with 125. Ls, cat, cp, write and wait
+exit with 75 if a server has no room for the moment: they may be tried again. What cannot
+be written, to standard output or standard error too, is 125 in every command.
 
 # See also
 

@@ -25,7 +25,7 @@ func lsCommand(ctx context.Context, args []string) (int, error) {
 	for _, name := range names {
 		n, p, err := search{addr: *addr, store: true, link: *long}.find(ctx, name)
 		if err != nil {
-			return 1, err
+			return failed(1, err)
 		}
 		defer p.close()
 		list := []fs.Stat{}
@@ -38,7 +38,7 @@ func lsCommand(ctx context.Context, args []string) (int, error) {
 			list = append(list, st)
 		}
 		if err != nil {
-			return 1, fmt.Errorf("%s: %w", name, err)
+			return failed(1, fmt.Errorf("%s: %w", name, err))
 		}
 		for _, st := range list {
 			if !*long {

@@ -18,10 +18,12 @@ import (
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
+	"9ci/fs"
 )
 
 // Exit statuses besides mk's own, 0 and 1.
 const (
+	exitBusy     = 75  // a server had no room for the moment: EX_TEMPFAIL of sysexits.h
 	exitError    = 125 // the executor failed or was misused
 	exitNoReplay = 126 // a replay was demanded and none could be trusted
 )
@@ -89,6 +91,15 @@ func main() {
 		code = exitError
 	}
 	exit(code)
+}
+
+// failed is what a command that asks a tree for a file returns for an error: code,
+// unless the server was busy.
+func failed(code int, err error) (int, error) {
+	if errors.Is(err, fs.ErrBusy) {
+		return exitBusy, err
+	}
+	return code, err
 }
 
 func exit(code int) {

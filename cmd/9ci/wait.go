@@ -28,7 +28,7 @@ func waitCommand(ctx context.Context, args []string) (int, error) {
 	}
 	n, p, err := search{addr: *addr, store: true}.find(ctx, name)
 	if err != nil {
-		return exitError, err
+		return failed(exitError, err)
 	}
 	defer p.close()
 	text, err := fs.ReadAll(ctx, n)
@@ -40,7 +40,7 @@ func waitCommand(ctx context.Context, args []string) (int, error) {
 		err = fmt.Errorf("it reads as %q, which is no end of a run", text)
 	}
 	if err != nil {
-		return exitError, fmt.Errorf("%s: %w: how the run ended is not known, and 9ci wait %s asks again", name, err, f.Arg(0))
+		return failed(exitError, fmt.Errorf("%s: %w: how the run ended is not known, and 9ci wait %s asks again", name, err, f.Arg(0)))
 	}
 	show.Out.Write(text)
 	return exitStatus(st), nil

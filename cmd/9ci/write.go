@@ -35,13 +35,13 @@ func writeCommand(ctx context.Context, args []string) (int, error) {
 	repo := path.Clean("/"+f.Arg(0)) == "/ctl" && len(words) > 0 && words[0] == "repo"
 	n, p, err := search{addr: *addr, roots: repo}.find(ctx, f.Arg(0))
 	if err != nil {
-		return 1, err
+		return failed(1, err)
 	}
 	defer p.close()
 	reply, err := ask.Ctl(ctx, n, input)
 	show.Out.Write(reply)
 	if err != nil {
-		return 1, fmt.Errorf("%s: %w", f.Arg(0), err)
+		return failed(1, fmt.Errorf("%s: %w", f.Arg(0), err))
 	}
 	return 0, nil
 }

@@ -77,6 +77,11 @@
 // from its key's line: from namespace=, and from the host in a comment user@host.
 // A 9P server that knows no namespaces is exported by its root.
 //
+// These commands exit with 0, with 1 if one of the files is not there or cannot be
+// read, with 75 if all that failed was that a server is busy, which may be tried
+// again, with 2 if they were misused, and with 127 if there is no such command. Busy
+// is "Resource temporarily unavailable" in 9P2000 and SFTP, and EAGAIN in 9P2000.L.
+//
 // # Files
 //
 //	ssh_host_ed25519_key ssh_host_ed25519_key.pub

@@ -20,6 +20,7 @@ const (
 	exitOK      = 0
 	exitFail    = 1
 	exitUsage   = 2
+	exitBusy    = 75  // EX_TEMPFAIL of sysexits.h: all that failed may be tried again
 	exitUnknown = 127 // as a shell has it
 )
 
@@ -86,9 +87,18 @@ func (s *session) usage(w io.Writer) {
 	}
 }
 
-// complain prints an error about a file as the Unix command of that name does.
-func (s *session) complain(name, path string, err error) int {
+// complain prints an error about a file as the Unix command of that name does. It
+// returns what status, that of the command so far, comes to.
+func (s *session) complain(name, path string, err error, status int) int {
 	fmt.Fprintf(s.ch.Stderr(), "%s: %s: %s\n", name, path, errorText(err))
+	return worse(status, err)
+}
+
+// worse returns what the status of a command comes to by an error.
+func worse(status int, err error) int {
+	if errors.Is(err, fs.ErrBusy) && status != exitFail {
+		return exitBusy
+	}
 	return exitFail
 }
 
@@ -115,7 +125,7 @@ func (s *session) cat(out io.Writer, paths []string) int {
 			err = copyFile(s.ctx, out, n)
 		}
 		if err != nil {
-			status = s.complain("cat", path, err)
+			status = s.complain("cat", path, err, status)
 		}
 	}
 	return status
@@ -163,7 +173,7 @@ func (s *session) ls(out io.Writer, args []string) int {
 	status := exitOK
 	for _, path := range args {
 		if err := s.list(out, path, long, len(args) > 1); err != nil {
-			status = s.complain("ls", path, err)
+			status = s.complain("ls", path, err, status)
 		}
 	}
 	return status
@@ -215,7 +225,7 @@ func (s *session) stat(out io.Writer, paths []string) int {
 			}
 		}
 		if err != nil {
-			status = s.complain("stat", path, err)
+			status = s.complain("stat", path, err, status)
 		}
 	}
 	return status
@@ -246,7 +256,7 @@ func (s *session) wait(out io.Writer, args []string) int {
 		err = copyFile(s.ctx, &b, n)
 	}
 	if err != nil {
-		return s.complain("wait", path, err)
+		return s.complain("wait", path, err, exitOK)
 	}
 	io.WriteString(out, b.String())
 	if st, err := ci.ParseStatus(b.String()); err != nil || st.State != "passed" {

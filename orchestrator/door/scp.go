@@ -100,7 +100,7 @@ func (c *scpSource) failed(path string, err error) bool {
 }
 
 func (c *scpSource) complain(path string, err error) {
-	c.status = exitFail
+	c.status = worse(c.status, err)
 	fmt.Fprintf(c.out, "\x01scp: %s: %s\n", strings.ReplaceAll(path, "\n", "?"), errorText(err))
 }
 

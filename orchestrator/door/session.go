@@ -148,7 +148,7 @@ func (s *session) export(path string) int {
 // fail prints why a program ends, and returns its exit status.
 func (s *session) fail(program string, err error) int {
 	io.WriteString(s.ch.Stderr(), program+": "+err.Error()+"\n")
-	return exitFail
+	return worse(exitOK, err)
 }
 
 // exit ends the session with a status. The first one counts.

@@ -226,7 +226,7 @@ func requester(msg wire.ExportMsg, host ssh.Signer) fs.User {
 
 // Export serves what a announces until ctx is done or the connection ends. It
 // calls joined when the orchestrator has taken the announcement, and reports a
-// RefusedError if it does not, or ErrLost.
+// RefusedError if it does not, fs.ErrBusy if it does not for now, or ErrLost.
 func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve ServeFunc) error {
 	ctx, cancel := context.WithCancel(ctx)
 	e := &served{ctx: ctx, serve: serve}
@@ -250,7 +250,9 @@ func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve
 	if err != nil {
 		return err
 	}
-	if !ok {
+	if why, busy := strings.CutSuffix(string(reply), ": "+fs.ErrBusy.Error()); !ok && busy {
+		return fmt.Errorf("export refused: %.200s: %w", why, fs.ErrBusy)
+	} else if !ok {
 		return &RefusedError{Reason: string(reply)}
 	}
 	joined()
