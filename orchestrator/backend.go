@@ -76,10 +76,15 @@ func (sh *share) dial(ctx context.Context, requester string) (io.ReadWriteCloser
 	msg := sh.m.message(sh.ns, requester)
 	ch, err := sh.m.conn.dial(ctx, wire.ChannelExport, ssh.Marshal(&msg))
 	if err != nil {
-		return nil, sh.m.fail(err)
+		err = sh.m.fail(err)
+		sh.judge(err)
+		return nil, err
 	}
 	w := &watchedConn{ReadWriteCloser: ch, suspect: sh.m.conn.suspect}
-	w.first = time.AfterFunc(openTimeout, func() { ch.Close() })
+	w.first = time.AfterFunc(openTimeout, func() {
+		sh.judge(errSilent)
+		ch.Close()
+	})
 	w.stop = context.AfterFunc(sh.ctx, func() { ch.Close() })
 	return w, nil
 }

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -97,12 +98,14 @@ func (sh *share) stat() fs.Stat { return fs.DirStat(sh.m.name, sh.qid(), sh.sinc
 // then it has been probed, and is gone or well.
 const muteFor = 30 * time.Second
 
-// answered notes whether the executor answered in time.
-func (sh *share) answered(ok bool) {
-	if ok {
-		sh.silent.Store(0)
-	} else {
+// judge notes what the error of an operation of the executor's says of it: whether
+// it answered in time. That a reader has gone says nothing.
+func (sh *share) judge(err error) {
+	switch {
+	case errors.Is(err, errSilent):
 		sh.silent.Store(time.Now().UnixNano())
+	case !errors.Is(err, context.Canceled):
+		sh.silent.Store(0)
 	}
 }
 

@@ -252,10 +252,9 @@ func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bo
 	for sh, ids := range missing {
 		wg.Go(func() {
 			if sh.readKeys(ctx, ids) {
-				sh.answered(true)
-			} else if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				sh.answered(false)
-				sh.m.conn.suspect()
+				sh.judge(nil)
+			} else {
+				sh.judge(sh.m.fail(ctx.Err()))
 			}
 		})
 	}

@@ -121,9 +121,9 @@ func (r remote) renumber(st fs.Stat) fs.Stat {
 func (r remote) fail(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		r.sh.answered(false)
-		r.sh.m.conn.suspect()
-		return errSilent
+		err = r.sh.m.fail(err)
+		r.sh.judge(err)
+		return err
 	case r.sh.ctx.Err() != nil:
 		return fmt.Errorf("the executor has left: %w", fs.ErrIO)
 	}

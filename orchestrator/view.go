@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	iofs "io/fs"
@@ -231,7 +230,7 @@ func (v *view) hold(sh *share, p *peer) {
 		delete(v.peers, sh)
 	}()
 	l, err := sh.m.attach(v.ctx, sh.ns, v.c.login.String())
-	sh.answered(!errors.Is(err, errSilent))
+	sh.judge(err)
 	if err != nil {
 		p.err = err
 		close(p.ready)
