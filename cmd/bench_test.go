@@ -3,6 +3,7 @@ package cmd_test
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +16,8 @@ import (
 
 // BenchmarkReplay is 9ci run -r -x from its start to its exit: a run of the
 // sample's size comes from another executor through an orchestrator, both on
-// the loopback, is verified, sealed and printed.
+// the loopback, is verified, sealed and printed. The way to the orchestrator has
+// the round trip that the name says.
 func BenchmarkReplay(b *testing.B) {
 	work := b.TempDir()
 	repository := filepath.Join(work, "repo")
@@ -97,8 +99,11 @@ func BenchmarkReplay(b *testing.B) {
 	write("orch/authorized_keys", keys["alice"]+"\n"+keys["bob"]+"\n")
 	_, addr, _ := strings.Cut(line, "addr=")
 	addr, _, _ = strings.Cut(addr, " ")
-	host, port, _ := strings.Cut(addr, ":")
-	write(".ssh/known_hosts", fmt.Sprintf("[%s]:%s %s\n", host, port, run(alice, "cat", filepath.Join(work, "orch/ssh_host_ed25519_key.pub"))))
+	know := func(addr string) {
+		host, port, _ := strings.Cut(addr, ":")
+		write(".ssh/known_hosts", fmt.Sprintf("[%s]:%s %s\n", host, port, run(alice, "cat", filepath.Join(work, "orch/ssh_host_ed25519_key.pub"))))
+	}
+	know(addr)
 	alice, bob = append(alice, "CI_ORCHESTRATOR=ssh://"+addr, "CI_KEEP=9"), append(bob, "CI_ORCHESTRATOR=ssh://"+addr)
 	start(alice, "msg=serve", filepath.Join(bin, "9ci"), "serve")
 	run(alice, "sh", "-c", "echo repo $PWD | "+filepath.Join(bin, "9ci")+" write -a unix!$NAMESPACE/9ci ctl")
@@ -111,9 +116,81 @@ func BenchmarkReplay(b *testing.B) {
 			b.Fatal("alice did not come to the orchestrator")
 		}
 	}
-	for b.Loop() {
-		if out := run(bob, filepath.Join(bin, "9ci"), "run", "-r", "-x", "-q"); !strings.HasPrefix(out, "ok 1\n") {
-			b.Fatalf("the replay printed %q", out)
+	for _, rtt := range []time.Duration{0, 50 * time.Millisecond, 150 * time.Millisecond, 300 * time.Millisecond} {
+		b.Run(rtt.String(), func(b *testing.B) {
+			way := farFrom(b, addr, rtt)
+			know(way)
+			far := append(bob, "CI_ORCHESTRATOR=ssh://"+way)
+			for b.Loop() {
+				b.StopTimer()
+				if err := os.RemoveAll(filepath.Join(work, "bob/state")); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				if out := run(far, filepath.Join(bin, "9ci"), "run", "-r", "-x", "-q"); !strings.HasPrefix(out, "ok 1\n") {
+					b.Fatalf("the replay printed %q", out)
+				}
+			}
+		})
+	}
+}
+
+// farFrom returns an address that leads to addr over a way of that round trip.
+func farFrom(b *testing.B, addr string, rtt time.Duration) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", addr)
+			if err != nil {
+				near.Close()
+				continue
+			}
+			begin := time.Now().Add(rtt) // TCP's own round trip
+			go delay(far, near, begin, rtt/2)
+			go delay(near, far, begin, rtt/2)
 		}
+	}()
+	return l.Addr().String()
+}
+
+// delay copies what arrives at src, each byte as late as the way is long.
+func delay(dst, src net.Conn, begin time.Time, way time.Duration) {
+	type packet struct {
+		b  []byte
+		at time.Time
+	}
+	under := make(chan packet, 1<<16)
+	go func() {
+		defer close(under)
+		for {
+			b := make([]byte, 64<<10)
+			n, err := src.Read(b)
+			if err != nil {
+				return
+			}
+			at := time.Now()
+			if at.Before(begin) {
+				at = begin
+			}
+			under <- packet{b[:n], at.Add(way)}
+		}
+	}()
+	for p := range under {
+		time.Sleep(time.Until(p.at))
+		if _, err := dst.Write(p.b); err != nil {
+			break
+		}
+	}
+	dst.Close()
+	src.Close()
+	for range under { // until the reader has ended
 	}
 }
