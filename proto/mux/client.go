@@ -346,6 +346,7 @@ func (c *client) reset() {
 		}
 	}
 	for _, m := range mounts {
+		m.s.mounted(-1)
 		m.s.clunk(m.n)
 	}
 	if local != nil {

@@ -119,6 +119,20 @@ func (b *Backend) Close() error {
 	return nil
 }
 
+// CloseIdle ends a session that no client has anything open or walked to in, and
+// reports whether there was one. It is dialled again when a client needs it; a
+// client that needs it at that very moment gets fs.ErrBusy.
+func (b *Backend) CloseIdle() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, d := range b.sessions {
+		if !d.over() && d.up() && d.s.hangup() {
+			return true
+		}
+	}
+	return false
+}
+
 // session returns the session of dialect d, for which several clients may wait.
 func (b *Backend) session(ctx context.Context, d ninep.Dialect) (*session, error) {
 	b.mu.Lock()
@@ -141,6 +155,16 @@ func (b *Backend) session(ctx context.Context, d ninep.Dialect) (*session, error
 		return ds.s, ds.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// up reports whether the session has been dialled.
+func (ds *dialled) up() bool {
+	select {
+	case <-ds.ready:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -187,7 +211,10 @@ func (s *Server) local(ctx context.Context, d ninep.Dialect, msize uint32, peer 
 	return l, ended, err
 }
 
-var errLost = fmt.Errorf("backend is gone: %w", fs.ErrIO)
+var (
+	errLost = fmt.Errorf("backend is gone: %w", fs.ErrIO)
+	errIdle = fmt.Errorf("backend was idle: %w", fs.ErrBusy)
+)
 
 // isError reports whether typ tells of an error.
 func isError(typ uint8) bool { return typ == plan9.Rerror || typ == wire.Rlerror }

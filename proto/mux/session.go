@@ -30,6 +30,8 @@ type session struct {
 	pending []*pending // by tag
 	tags    []uint16   // free ones below len(pending)
 	over    bool
+	idle    bool // over because nobody used it
+	mounts  int  // fids that are the roots of clients' mounts
 }
 
 // A pending is a request that a session has not answered.
@@ -105,11 +107,35 @@ func (s *session) close() {
 	<-s.done
 }
 
+// hangup closes the session if no client has a fid of it but the root of a mount.
+// The next walk of such a client dials anew.
+func (s *session) hangup() bool {
+	s.mu.Lock()
+	// A fid that is about to be used is taken before its request is added.
+	s.idle = !s.over && len(s.pending) == len(s.tags) && s.fids.InUse() == s.mounts
+	idle := s.idle
+	s.mu.Unlock()
+	if idle {
+		s.close()
+	}
+	return idle
+}
+
+// mounted counts the roots of clients' mounts.
+func (s *session) mounted(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mounts += n
+}
+
 // add gives p a tag. It refuses a client's request when the tags that are left are
 // needed for Tflushes.
 func (s *session) add(p *pending) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.idle {
+		return errIdle
+	}
 	if s.over {
 		return errLost
 	}

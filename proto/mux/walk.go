@@ -172,8 +172,11 @@ func (c *client) walked(p *pending, frame []byte) (answered bool) {
 	if failed || got < p.names {
 		c.unbind(p)
 	}
-	if frame == nil || len(p.prefix) == 0 || failed && isBusy(remoteError(frame)) {
+	if frame == nil || len(p.prefix) == 0 {
 		return false
+	}
+	if failed && !errors.Is(remoteError(frame), iofs.ErrNotExist) {
+		return false // a walk that ends short would say that the name is not there
 	}
 	b := wire.Begin(nil, plan9.Rwalk, p.ctag)
 	b = le.AppendUint16(b, uint16(len(p.prefix)/qidSize+got))
@@ -221,8 +224,8 @@ func (c *client) walkSlowly(tag uint16, f *fid, newfid uint32, names []string) {
 		w.drop()
 		switch {
 		case !answer:
-		case err != nil && (len(w.qids) == 0 || isBusy(err)):
-			c.fail(tag, err)
+		case err != nil && (len(w.qids) == 0 || !errors.Is(err, iofs.ErrNotExist)):
+			c.fail(tag, err) // a walk that ends short would say that the name is not there
 		default:
 			b := wire.Begin(nil, plan9.Rwalk, tag)
 			b = le.AppendUint16(b, uint16(len(w.qids)/qidSize))
@@ -443,7 +446,13 @@ func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
 		s.clunk(m.n)
 		return p.m, nil
 	}
-	c.mounts[mountKey{r, strings.Join(p.path, "/")}] = m
+	key := mountKey{r, strings.Join(p.path, "/")}
+	if old := c.mounts[key]; old != nil { // its session is over, or its backend another
+		old.s.mounted(-1)
+		old.s.clunk(old.n)
+	}
+	s.mounted(1)
+	c.mounts[key] = m
 	p.m = m
 	return m, nil
 }

@@ -24,6 +24,13 @@ func (f *Fids) New() uint32 {
 	return f.last
 }
 
+// InUse returns how many fids are in use.
+func (f *Fids) InUse() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return int(f.last) - len(f.free)
+}
+
 // Free takes back a fid that the peer has forgotten.
 func (f *Fids) Free(fid uint32) {
 	f.mu.Lock()
