@@ -42,8 +42,9 @@ type Executor struct {
 
 	// Await waits while another executor, whose turn comes before ours, runs
 	// the same key, and returns the id in Store of that run. An empty id
-	// means that it is our turn: release must then be called when our run,
-	// whose id is own, has ended. Await may be nil.
+	// means that it is our turn. Release, which is never nil, must be called
+	// when our run, whose id is own, has ended or is discarded. Await may be
+	// nil.
 	Await func(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config, own string) (id string, release func(), err error)
 
 	// Queue is shared by the Executors whose runs go one at a time.
@@ -200,10 +201,17 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 		}
 		release := func() {}
 		if share && e.Await != nil {
-			if id, release, err = e.Await(ctx, req.Repo, key, req.Config, run.ID()); id != "" || err != nil {
+			wctx, cancel := context.WithCancelCause(ctx)
+			stop := context.AfterFunc(u.ctx, func() { cancel(context.Cause(u.ctx)) })
+			id, release, err = e.Await(wctx, req.Repo, key, req.Config, run.ID())
+			stop()
+			cancel(nil)
+			if id != "" || err != nil {
 				e.forget(u)
 				close(u.decided)
-				return id, errors.Join(err, run.Discard())
+				err = errors.Join(err, run.Discard())
+				release() // after that: who looks for the run must not find it
+				return id, err
 			}
 		}
 		e.start(run, req, u, release)

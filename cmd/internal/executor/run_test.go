@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/repo"
 	"9ci/fs/ci"
 	"9ci/fs/store"
 	"9ci/vm"
@@ -75,6 +76,49 @@ func TestNet(t *testing.T) {
 		if state != tt.state || !slices.Equal(m.asked, tt.want) {
 			t.Errorf("CI_NET=%s: the step %s, and the machine was asked %q, want %s, %q", tt.net, state, m.asked, tt.state, tt.want)
 		}
+	}
+}
+
+// A run that another executor's makes needless is gone before others are told that
+// it is, and one that is cancelled while it waits is not begun.
+func TestSubmitWaits(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		id   string // of the run that came from elsewhere
+	}{{"replayed", "aaaaaaaaaaaa.1"}, {"cancelled", ""}} {
+		t.Run(tt.name, func(t *testing.T) {
+			s, err := store.Open(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			released := 0
+			e := &Executor{Store: s, Context: t.Context(), Queue: new(Queue)}
+			e.Await = func(ctx context.Context, _ *repo.Repo, _ ci.Attrs, _ *config.Config, own string) (string, func(), error) {
+				if tt.id == "" {
+					if err := e.Cancel(own); err != nil {
+						t.Error(err)
+					}
+					<-ctx.Done()
+				}
+				return tt.id, func() {
+					released++
+					if _, err := s.Get(own); err == nil {
+						t.Errorf("%s is still there when it is released", own)
+					}
+				}, context.Cause(ctx)
+			}
+			id, err := e.Submit(t.Context(), Request{Commit: "0123456789abcdef0123456789abcdef01234567", Targets: []string{"test"}, Config: new(config.Config)})
+			if id != tt.id || (err == nil) != (tt.id != "") || err != nil && !strings.Contains(err.Error(), "cancelled") {
+				t.Errorf("Submit = %q, %v, want %q", id, err, tt.id)
+			}
+			if released != 1 {
+				t.Errorf("released %d times, want 1", released)
+			}
+			for r := range s.Runs() {
+				t.Errorf("a run %s %s was left", r.ID, r.Status)
+			}
+		})
 	}
 }
 
