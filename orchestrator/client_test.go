@@ -204,13 +204,14 @@ func TestExportRefusedLater(t *testing.T) {
 	defer c.Close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { // hangs up on the first, and carries the second
-		for i := range 2 {
+	const tries = 4
+	wg.Go(func() { // hangs up as often as one connection is tried, and once more, and carries the next
+		for i := range tries + 2 {
 			a, err := l.Accept()
 			if err != nil {
 				return
 			}
-			if i == 0 {
+			if i <= tries {
 				a.Close()
 				continue
 			}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -177,12 +178,29 @@ func (c *Conn) connect(ctx context.Context) (*client.Link, error) {
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
 	l, err := c.handshake(ctx)
+	for tries := 1; errors.Is(err, errHungUp) && tries < dialTries; tries++ {
+		select {
+		case <-time.After(dialAgain/2 + rand.N(dialAgain/2)):
+		case <-ctx.Done():
+			return nil, err
+		}
+		l, err = c.handshake(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
 	c.link = l
 	return l, nil
 }
+
+// An orchestrator to which many connect at once hangs up on some of them at
+// random, as sshd does (MaxStartups). So a connection is tried a few times.
+const (
+	dialTries = 4
+	dialAgain = 400 * time.Millisecond
+)
+
+var errHungUp = errors.New("it hung up: it is no SSH server, or has too many connections already")
 
 func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	hosts, err := openKnownHosts(c.opts.KnownHosts)
@@ -219,7 +237,7 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	case err != nil && strings.Contains(err.Error(), "unable to authenticate"): // the package has no error for it
 		err = c.keyError()
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-		err = fmt.Errorf("it hung up: it is no SSH server, or has too many connections from here already: %w", err)
+		err = fmt.Errorf("%w: %w", errHungUp, err)
 	}
 	if err != nil {
 		nc.Close()
