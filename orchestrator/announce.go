@@ -60,16 +60,16 @@ func (c *conn) withdraw(name string) {
 	defer c.mu.Unlock()
 	if m := c.members[name]; m != nil {
 		delete(c.members, name)
-		c.s.dir.leave(m)
+		c.s.dir.leave(m, false)
 	}
 }
 
-// leave ends all that the connection exports.
+// leave ends all that the connection exports: it is lost.
 func (c *conn) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name, m := range c.members {
 		delete(c.members, name)
-		c.s.dir.leave(m)
+		c.s.dir.leave(m, true)
 	}
 }

@@ -48,6 +48,7 @@ func (sh *share) hold(l *access.Login) *backend {
 			sh.backends.byKey = map[string]*backend{}
 		}
 		sh.backends.byKey[requester] = b
+		sh.m.conn.backends.Store(b, nil)
 	}
 	b.refs++
 	return b
@@ -63,6 +64,7 @@ func (sh *share) letGo(l *access.Login, b *backend) {
 	}
 	sh.backends.mu.Unlock()
 	if last {
+		sh.m.conn.backends.Delete(b)
 		b.Close()
 	}
 }
@@ -74,7 +76,7 @@ func (sh *share) dial(ctx context.Context, requester string) (io.ReadWriteCloser
 	defer cancel()
 	defer context.AfterFunc(sh.ctx, cancel)()
 	msg := sh.m.message(sh.ns, requester)
-	ch, err := sh.m.conn.dial(ctx, wire.ChannelExport, ssh.Marshal(&msg))
+	ch, err := sh.m.conn.dialAnyway(ctx, wire.ChannelExport, ssh.Marshal(&msg))
 	if err != nil {
 		err = sh.m.fail(err)
 		sh.judge(err)

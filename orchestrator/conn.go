@@ -39,6 +39,8 @@ type conn struct {
 
 	suspects chan struct{} // asks keepalive for a probe out of turn
 
+	backends sync.Map // the keys are the *backends of all that it exports
+
 	mu      sync.Mutex         // guards members
 	members map[string]*member // what the connection exports, by name
 }
@@ -208,6 +210,30 @@ func (c *conn) dial(ctx context.Context, kind string, payload []byte) (ssh.Chann
 		return nil, wire.ErrBusy
 	}
 	return wire.OpenChannel(ctx, c.ssh, kind, payload, slots.Give)
+}
+
+// dialAnyway is dial that makes room: if all slots are taken, it ends a channel
+// that no client has a file in, and waits for its slot. So more keys than there
+// are slots can read one executor, one after the other.
+func (c *conn) dialAnyway(ctx context.Context, kind string, payload []byte) (ssh.Channel, error) {
+	ch, err := c.dial(ctx, kind, payload)
+	if !errors.Is(err, wire.ErrBusy) || !c.closeIdle() {
+		return ch, err
+	}
+	if !c.out.Await(ctx) {
+		return nil, wire.ErrBusy
+	}
+	return wire.OpenChannel(ctx, c.ssh, kind, payload, c.out.Give)
+}
+
+// closeIdle ends a connection of a backend that no client uses, and reports
+// whether there was one.
+func (c *conn) closeIdle() (found bool) {
+	c.backends.Range(func(b, _ any) bool {
+		found = b.(*backend).CloseIdle()
+		return !found
+	})
+	return found
 }
 
 // errSilent is the error of an executor that does not answer in time.

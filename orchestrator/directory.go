@@ -23,8 +23,10 @@ type directory interface {
 	// whole.
 	join(ctx context.Context, m *member, a wire.Announce) ([]*share, error)
 
-	// leave ends all that m shares.
-	leave(m *member)
+	// leave ends all that m shares. If the connection was lost, which nobody
+	// asked for, the runs of m that have not ended stay for lostFor: m may come
+	// back.
+	leave(m *member, lost bool)
 
 	// namespaces returns the exported namespaces to which may agrees, sorted.
 	namespaces(may func(ns string) bool) []string
@@ -38,6 +40,14 @@ type directory interface {
 	// runs returns the known runs in ns for which match reports true. Match must
 	// be quick, and must neither keep nor change the run.
 	runs(ns string, match func(r *run) bool) []run
+
+	// lost is runs of the executors that may come back.
+	lost(ns string, match func(r *run) bool) []run
+
+	// ended blocks until the run of that id has ended at the executor of that
+	// name in ns, or the executor does not have it, has left, or was lost for
+	// lostFor. Its error is that of ctx.
+	ended(ctx context.Context, ns, name, id string) error
 
 	// watch returns the events of ns, or for "" the joins and leaves of all
 	// namespaces. Its close must be called.

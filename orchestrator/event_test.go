@@ -24,7 +24,7 @@ func TestEventBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 		size += 2 * len("/n/box leave 2026-11-24T21:00:00Z\n")
-		d.leave(m)
+		d.leave(m, false)
 	}
 	if _, err := d.join(t.Context(), m, a); err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func TestEventBehind(t *testing.T) {
 	if text := string(b[:got]); strings.Count(text, "\n") != 1 || !strings.HasPrefix(text, "/n/box join ") {
 		t.Errorf("after %d lines: %.200q, want the state", 2*n+1, text)
 	}
-	d.leave(m)
+	d.leave(m, false)
 	if got, err = e.ReadAt(t.Context(), b, 0); err != nil || !strings.HasPrefix(string(b[:got]), "/n/box leave ") {
 		t.Errorf("then %.200q, %v", b[:got], err)
 	}

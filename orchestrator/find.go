@@ -36,17 +36,24 @@ line for each run that has them all:
 A line that does not begin with a slash is an error.
 
 Passed runs come first, the newest first, but those of an executor that did not
-answer of late behind the others; then those that are queued or under
-way, in the order in which they were asked for, the key of their executor in
-the place of a signer; then the others. The pair intent=ID says that the
-asker's own executor, which the same connection exports, is going to run this
-key as ID, for as long as the file stays open. An asker whose own run is the
-first that has not ended runs it, and all others wait for that run.
+answer of late behind the others; then those that are under way, and those that
+are queued, in the order in which they were asked for, the key of their executor
+in the place of a signer; then the others.
 
 The pair signer=FINGERPRINT, which may be there several times, asks for runs of
 these signers alone, and for the asker's own. Nobody has checked who signed a
 run: an asker does. Of more than 256 runs the answer has as many of each key
 that logged in, so that the runs of one do not hide those of another.
+
+The pair intent=ID says that the asker's own executor, which the same connection
+exports, is going to run this key as ID, for as long as the file stays open or
+the run goes on. An asker whose own run is the first that has not ended runs it,
+and all others wait for that run: the pair wait=/n/EXECUTOR/ci/ID has the answer
+come when that run has ended or its executor has left. An executor whose
+connection was lost may be back within 45 s: its runs keep their places, and
+the wait goes on. An orchestrator that was started less than that ago waits as
+long for an executor that it does not know. So a waiter that has lost the
+orchestrator asks again, with the same two pairs.
 `
 
 // A question is what was written to find.
@@ -54,6 +61,8 @@ type question struct {
 	key     ci.Attrs
 	signers []string // whose runs are asked for; none: everybody's
 	intent  string   // the id of the asker's own run, or ""
+
+	waitName, waitID string // the executor and its run that the answer waits for, or ""
 }
 
 // wants reports whether q asks for runs of r's signer.
@@ -92,6 +101,11 @@ func parseQuestion(b []byte) (question, error) {
 				}
 				q.signers = append(q.signers, value)
 				continue
+			case "wait":
+				if q.waitName, q.waitID, ok = cutRun(value); !ok {
+					return bad("wait %.80q is not /n/EXECUTOR/ci/ID", value)
+				}
+				continue
 			}
 			q.key = append(q.key, ci.Attr{Name: name, Value: value})
 		}
@@ -105,6 +119,15 @@ func parseQuestion(b []byte) (question, error) {
 	return q, nil
 }
 
+// cutRun cuts the path of a run, /n/EXECUTOR/ci/ID.
+func cutRun(path string) (name, id string, ok bool) {
+	f := strings.Split(path, "/")
+	if len(f) != 5 || f[0] != "" || f[1] != "n" || f[2] == "" || f[3] != "ci" || !ci.IsID(f[4]) {
+		return "", "", false
+	}
+	return f[2], f[4], true
+}
+
 // find returns the answer to q in ns, and what takes the asker's intent back.
 func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, release func(), err error) {
 	release = func() {}
@@ -113,11 +136,19 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 			return nil, nil, err
 		}
 	}
+	d := v.c.s.dir
+	if q.waitName != "" {
+		if err := d.ended(ctx, ns, q.waitName, q.waitID); err != nil {
+			release()
+			return nil, nil, err
+		}
+	}
 	commit, tree := q.key.Get("commit"), q.key.Get("tree")
-	found := withKeys(ctx, v.c.s.dir, ns, func(r *run) bool { // by what the index says
+	match := func(r *run) bool { // by what the index says
 		own := r.id == q.intent && r.share.m.conn == v.c
 		return (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree) && (own || q.wants(r))
-	})
+	}
+	found := append(withKeys(ctx, d, ns, match), d.lost(ns, match)...)
 	found = slices.DeleteFunc(found, func(r run) bool { return !r.answers(q.key) })
 	slices.SortFunc(found, byUse(time.Now()))
 	var b []byte
@@ -187,19 +218,22 @@ func (v *view) intend(ns string, q question) (release func(), err error) {
 
 // byUse orders runs as find's manual says, at the time now.
 func byUse(now time.Time) func(a, b run) int {
+	const passed, mute, running, queued, others = 0, 1, 2, 3, 4
 	rank := func(r run) int {
 		switch {
 		case r.status.State == "passed" && !r.share.mute(now):
-			return 0
+			return passed
 		case r.status.State == "passed":
-			return 1
+			return mute
+		case r.status.State == "queued":
+			return queued
 		case !r.status.Finished():
-			return 2
+			return running
 		}
-		return 3
+		return others
 	}
 	return func(a, b run) int {
-		if rank(a) == 2 && rank(b) == 2 {
+		if r := rank(a); r == rank(b) && (r == running || r == queued) {
 			return cmp.Compare(a.order, b.order)
 		}
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), b.status.Time.Compare(a.status.Time), cmp.Compare(b.order, a.order))

@@ -332,6 +332,10 @@ func TestParseQuestion(t *testing.T) {
 		{"commit", "want attr=value"},
 		{"commit='x", "quote"},
 		{"commit=x intent=../../x", "no run's id"},
+		{"commit=x wait=/n/box/ci/3f2a9c1d0b7e.1", ""},
+		{"commit=x wait=n/box/ci/3f2a9c1d0b7e.1", "not /n/EXECUTOR/ci/ID"},
+		{"commit=x wait=/n/box/ci/../../x", "not /n/EXECUTOR/ci/ID"},
+		{"commit=x wait=/n/box/ci/3f2a9c1d0b7e.1/wait", "not /n/EXECUTOR/ci/ID"},
 		{"commit=x a b=c", "want attr=value"},
 		{"commit=x\xff", "not UTF-8"},
 	} {

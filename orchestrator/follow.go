@@ -42,6 +42,7 @@ func (sh *share) follow(log *slog.Logger) {
 		if errors.Is(err, iofs.ErrNotExist) {
 			// A tree without an index is no ci(4), but it can be read.
 			log.Info("follow", "err", err)
+			sh.replace(nil)
 			<-sh.ctx.Done()
 			return
 		}
@@ -114,6 +115,15 @@ func (sh *share) event(root fs.Dir, line string) error {
 	if !sh.update(id, st) {
 		return nil
 	}
+	if err := sh.reread(root, id); err != nil {
+		return err
+	}
+	sh.readKeys(sh.ctx, sh.keyless(keysAtOnce))
+	return nil
+}
+
+// reread takes what the index says of a run.
+func (sh *share) reread(root fs.Dir, id string) error {
 	runs, err := readIndex(sh.ctx, root, id)
 	if err != nil {
 		return fmt.Errorf("index: %w", err)
@@ -123,8 +133,16 @@ func (sh *share) event(root fs.Dir, line string) error {
 	} else {
 		sh.forget(id)
 	}
-	sh.readKeys(sh.ctx, sh.keyless(keysAtOnce))
 	return nil
+}
+
+// settle finds out what has become of a run whose intent was taken back. Of an
+// executor that does not tell, the run is forgotten; of one whose connection is
+// lost, it stays while the executor may come back.
+func (sh *share) settle(root fs.Dir, id string) {
+	if err := sh.reread(root, id); err != nil && sh.ctx.Err() == nil {
+		sh.forget(id)
+	}
 }
 
 // readIndex reads the lines of the index file, newest first: all of them, or up
@@ -201,6 +219,11 @@ func (sh *share) readKeys(ctx context.Context, ids []string) (answered bool) {
 		turn.Wait()
 		wg.Go(func() {
 			defer turn.Give()
+			end, ok := sh.beginKey(ctx, id)
+			if !ok {
+				return // many that ask for one revision read each key once
+			}
+			defer end()
 			key, err := readKey(ctx, root, id)
 			if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, context.Canceled) {
 				answers.Add(1)

@@ -23,11 +23,22 @@ const nameHeld = time.Minute
 // maxHeld is how many such names are remembered.
 const maxHeld = 65536
 
+// lostFor is for how long an executor whose connection was lost may come back and
+// find its place among the askers. It is longer than an executor's longest delay
+// before it connects again, 30 s in package dial, because all come back so after
+// an orchestrator that was down.
+const lostFor = 45 * time.Second
+
+// maxLost is how many bytes of keys are remembered of lost executors' runs.
+const maxLost = 32 << 20
+
 // A localDirectory is the directory of a server that is alone.
 type localDirectory struct {
-	log *slog.Logger
+	log   *slog.Logger
+	began time.Time
 
 	mu         sync.Mutex // guards what follows, and the state of spaces, members, shares and runs
+	lostBytes  int        // of the keys of lost runs
 	spaces     map[string]*space
 	held       map[heldName]holder
 	generation uint64  // of the newest announcement
@@ -36,7 +47,7 @@ type localDirectory struct {
 }
 
 func newLocalDirectory(log *slog.Logger) *localDirectory {
-	return &localDirectory{log: log, spaces: map[string]*space{}, held: map[heldName]holder{}}
+	return &localDirectory{log: log, began: time.Now(), spaces: map[string]*space{}, held: map[heldName]holder{}}
 }
 
 // A heldName is a name in a namespace.
@@ -53,7 +64,26 @@ type space struct {
 	ns      string
 	shares  map[string]*share // by the executor's name
 	events  fs.Feed
-	watches int // that have not been closed
+	watches int              // that have not been closed
+	lost    map[string]*lost // by the executor's name
+	changed chan struct{}    // closed and forgotten when a run has changed or gone; nil: nobody waits for that
+}
+
+// wake wakes those that wait for a run of the namespace.
+func (sp *space) wake() {
+	if sp.changed != nil {
+		close(sp.changed)
+		sp.changed = nil
+	}
+}
+
+// A lost is what is remembered of an executor whose connection was lost.
+type lost struct {
+	key   string
+	runs  map[string]*run // that have not ended, by id
+	until time.Time
+	bytes int // of their keys
+	timer *time.Timer
 }
 
 func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce) ([]*share, error) {
@@ -68,7 +98,7 @@ func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce) (
 	m.announced.Store(&announced{d.generation, a.Address})
 	for _, ns := range slices.Collect(maps.Keys(m.shares)) {
 		if !slices.Contains(a.Namespaces, ns) {
-			d.drop(m.shares[ns])
+			d.drop(m.shares[ns], false)
 		}
 	}
 	var fresh []*share
@@ -106,13 +136,24 @@ func (d *localDirectory) space(ns string) *space {
 
 // addShare gives m a share in ns, in place of an older one of the same name.
 func (d *localDirectory) addShare(ctx context.Context, m *member, ns string) *share {
-	if sp := d.spaces[ns]; sp != nil && sp.shares[m.name] != nil {
-		d.drop(sp.shares[m.name])
+	sp := d.space(ns)
+	sp.watches++ // so that drop leaves it where it is
+	if old := sp.shares[m.name]; old != nil {
+		d.drop(old, true)
 	}
+	sp.watches--
 	delete(d.held, heldName{ns, m.name})
 	sh := &share{m: m, ns: ns, since: time.Now(), d: d, shareState: shareState{runs: map[string]*run{}}}
 	sh.ctx, sh.cancel = context.WithCancel(ctx)
-	d.space(ns).shares[m.name] = sh
+	sp.shares[m.name] = sh
+	if l := sp.lost[m.name]; l != nil && l.key == m.key { // it is back: its runs keep their places
+		d.forgetLost(sp, m.name)
+		for id, r := range l.runs {
+			r.share = sh
+			sh.runs[id] = r
+			sh.keys += len(r.key.Text())
+		}
+	}
 	if m.shares == nil {
 		m.shares = map[string]*share{}
 	}
@@ -122,13 +163,18 @@ func (d *localDirectory) addShare(ctx context.Context, m *member, ns string) *sh
 	return sh
 }
 
-// drop ends a share.
-func (d *localDirectory) drop(sh *share) {
+// drop ends a share. If its connection was lost, its runs that have not ended are
+// remembered.
+func (d *localDirectory) drop(sh *share, lost bool) {
 	sh.cancel()
 	sp := d.spaces[sh.ns]
 	delete(sp.shares, sh.m.name)
 	delete(sh.m.shares, sh.ns)
+	if lost {
+		d.remember(sp, sh)
+	}
 	clear(sh.runs)
+	sp.wake()
 	d.hold(sh.ns, sh.m)
 	d.log.Info("leave", "namespace", sh.ns, "executor", sh.m.name, "generation", sh.m.announced.Load().generation)
 	d.tell(sh, "leave", time.Now())
@@ -147,11 +193,52 @@ func (d *localDirectory) hold(ns string, m *member) {
 	d.held[heldName{ns, m.name}] = holder{key: m.key, until: now.Add(nameHeld)}
 }
 
-func (d *localDirectory) leave(m *member) {
+// remember keeps the runs of a lost share that have not ended, for lostFor.
+func (d *localDirectory) remember(sp *space, sh *share) {
+	l := &lost{key: sh.m.key, runs: map[string]*run{}, until: time.Now().Add(lostFor)}
+	for id, r := range sh.runs {
+		n := len(r.key.Text())
+		if r.status.Finished() || r.key == nil || len(l.runs) >= maxIntents || d.lostBytes+n > maxLost {
+			continue
+		}
+		kept := *r
+		kept.intents = 0 // they end with the connection; a run that the index does not have goes then
+		l.runs[id] = &kept
+		l.bytes += n
+		d.lostBytes += n
+	}
+	if len(l.runs) == 0 {
+		return
+	}
+	if sp.lost == nil {
+		sp.lost = map[string]*lost{}
+	}
+	name := sh.m.name
+	sp.lost[name] = l
+	l.timer = time.AfterFunc(lostFor, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if sp.lost[name] == l {
+			d.forgetLost(sp, name)
+			sp.wake()
+			d.tidy(sp)
+		}
+	})
+}
+
+// forgetLost undoes remember.
+func (d *localDirectory) forgetLost(sp *space, name string) {
+	l := sp.lost[name]
+	l.timer.Stop()
+	d.lostBytes -= l.bytes
+	delete(sp.lost, name)
+}
+
+func (d *localDirectory) leave(m *member, lost bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, sh := range slices.Collect(maps.Values(m.shares)) {
-		d.drop(sh)
+		d.drop(sh, lost)
 	}
 }
 
@@ -202,6 +289,89 @@ func (d *localDirectory) runs(ns string, match func(r *run) bool) []run {
 		}
 	}
 	return all
+}
+
+func (d *localDirectory) lost(ns string, match func(r *run) bool) []run {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sp := d.spaces[ns]
+	if sp == nil {
+		return nil
+	}
+	var all []run
+	now := time.Now()
+	for _, l := range sp.lost {
+		if !now.Before(l.until) {
+			continue
+		}
+		for _, r := range l.runs {
+			if match(r) {
+				all = append(all, *r)
+			}
+		}
+	}
+	return all
+}
+
+func (d *localDirectory) ended(ctx context.Context, ns, name, id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sp := d.space(ns)
+	sp.watches++
+	defer func() {
+		sp.watches--
+		d.tidy(sp)
+	}()
+	for {
+		left := d.mayGoOn(sp, name, id)
+		if left <= 0 {
+			return nil
+		}
+		if sp.changed == nil {
+			sp.changed = make(chan struct{})
+		}
+		changed := sp.changed
+		d.mu.Unlock()
+		t := time.NewTimer(left)
+		select {
+		case <-changed:
+		case <-t.C:
+		case <-ctx.Done():
+		}
+		t.Stop()
+		d.mu.Lock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// mayGoOn returns for how long a run may go on of which nothing more is heard: 0
+// if it has ended.
+func (d *localDirectory) mayGoOn(sp *space, name, id string) time.Duration {
+	if sh := sp.shares[name]; sh != nil {
+		switch r := sh.runs[id]; {
+		case r != nil && r.status.Finished():
+			return 0
+		case r != nil:
+			return time.Hour // and then again
+		case sh.indexed:
+			return 0
+		}
+		return time.Until(sh.since.Add(lostFor)) // its index has not been read
+	}
+	if l := sp.lost[name]; l != nil {
+		if l.runs[id] == nil {
+			return 0
+		}
+		return time.Until(l.until)
+	}
+	if _, ok := d.held[heldName{sp.ns, name}]; ok {
+		return 0 // it has left, or has been lost for too long
+	}
+	// An orchestrator that began a moment ago does not know which executors
+	// there were before.
+	return time.Until(d.began.Add(lostFor))
 }
 
 func (d *localDirectory) watch(ns string) watch {
@@ -267,7 +437,7 @@ func (sh *share) line(what string, t time.Time) string {
 
 // tidy forgets a namespace that is neither exported nor watched.
 func (d *localDirectory) tidy(sp *space) {
-	if len(sp.shares) == 0 && sp.watches == 0 && d.spaces[sp.ns] == sp {
+	if len(sp.shares) == 0 && len(sp.lost) == 0 && sp.watches == 0 && d.spaces[sp.ns] == sp {
 		delete(d.spaces, sp.ns)
 	}
 }

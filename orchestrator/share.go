@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,10 +19,12 @@ const maxIntents = 256
 // shareState is what the localDirectory knows of a share. The directory's mutex
 // guards it.
 type shareState struct {
-	runs    map[string]*run // by id
-	keys    int             // bytes of their keys
-	intents int             // open find files that say this executor is going to run something
-	root    fs.Dir          // the tree as the orchestrator itself reads it; nil while it cannot
+	runs    map[string]*run          // by id
+	keys    int                      // bytes of their keys
+	intents int                      // runs that open find files say this executor is going to run
+	indexed bool                     // the index has been read
+	reading map[string]chan struct{} // keys that are being read, by id; closed after
+	root    fs.Dir                   // the tree as the orchestrator itself reads it; nil while it cannot
 }
 
 func (sh *share) setRoot(root fs.Dir) {
@@ -61,6 +64,15 @@ func (sh *share) replace(runs []run) {
 			delete(sh.runs, id)
 		}
 	}
+	sh.indexed = true
+	sh.wake()
+}
+
+// wake wakes those that wait for a run of the share.
+func (sh *share) wake() {
+	if sp := sh.d.spaces[sh.ns]; sp != nil {
+		sp.wake()
+	}
 }
 
 // put adds a run, unless it is there, and returns it.
@@ -69,9 +81,13 @@ func (sh *share) put(r run) *run {
 		return x
 	}
 	if len(sh.runs) >= maxRuns {
+		// Any goes: an executor with so many is an archive, whose runs are found
+		// by path. One that others may wait for goes last.
+		tries := 0
 		for id, x := range sh.runs {
-			if x.intents == 0 {
-				delete(sh.runs, id) // any: an executor with so many is an archive, whose runs are found by path
+			if tries++; x.intents == 0 && (x.status.Finished() || tries > 64) {
+				delete(sh.runs, id)
+				sh.wake()
 				break
 			}
 		}
@@ -99,14 +115,14 @@ func (sh *share) update(id string, st ci.Status) bool {
 	if r != nil && r.listed && r.status == st {
 		return false
 	}
+	if st.Finished() {
+		return true // describe takes it, whole: a client that hears of it may ask for it at once
+	}
 	fresh := r == nil || !r.listed
 	if r == nil {
 		r = sh.put(run{id: id})
 	}
 	r.status, r.listed = st, true
-	if st.Finished() {
-		return true // describe tells of it: a client that hears of it may ask for it at once
-	}
 	sh.tell(r)
 	return fresh
 }
@@ -115,11 +131,14 @@ func (sh *share) update(id string, st ci.Status) bool {
 func (sh *share) describe(line run) {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
-	if r := sh.runs[line.id]; r != nil {
-		r.take(line)
-		if r.status.Finished() {
-			sh.tell(r)
-		}
+	if sh.ctx.Err() != nil {
+		return
+	}
+	r := sh.put(line)
+	r.take(line)
+	if r.status.Finished() {
+		sh.tell(r)
+		sh.wake()
 	}
 }
 
@@ -129,6 +148,7 @@ func (sh *share) forget(id string) {
 	defer sh.d.mu.Unlock()
 	if r := sh.runs[id]; r != nil && r.intents == 0 {
 		delete(sh.runs, id)
+		sh.wake()
 	}
 }
 
@@ -153,6 +173,34 @@ func (sh *share) keyless(n int) []string {
 	return ids
 }
 
+// beginKey reports whether the key of a run is to be read by the caller, which
+// must call the function that it gets. If another reads it already, beginKey
+// returns when that is done, or ctx is.
+func (sh *share) beginKey(ctx context.Context, id string) (end func(), ok bool) {
+	sh.d.mu.Lock()
+	done := sh.reading[id]
+	if done == nil {
+		done = make(chan struct{})
+		if sh.reading == nil {
+			sh.reading = map[string]chan struct{}{}
+		}
+		sh.reading[id] = done
+		sh.d.mu.Unlock()
+		return func() {
+			sh.d.mu.Lock()
+			defer sh.d.mu.Unlock()
+			delete(sh.reading, id)
+			close(done)
+		}, true
+	}
+	sh.d.mu.Unlock()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	return nil, false
+}
+
 // learnKey notes a run's key. If the keys of a share become too many, it forgets
 // them all: those that are asked for are read again.
 func (sh *share) learnKey(id string, key ci.Attrs) {
@@ -175,31 +223,37 @@ func (sh *share) learnKey(id string, key ci.Attrs) {
 }
 
 // intend notes that the executor is going to run key as id, until release is
-// called.
+// called. Then the executor's index tells what has become of the run: it may have
+// ended so fast that its event comes later, or be there no more.
 func (sh *share) intend(id string, key ci.Attrs) (release func(), err error) {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
-	if sh.intents >= maxIntents {
+	r := sh.runs[id]
+	if (r == nil || r.intents == 0) && sh.intents >= maxIntents {
 		return nil, fmt.Errorf("find: an executor has %d intents at most: %w", maxIntents, fs.ErrBusy)
 	}
 	if sh.ctx.Err() != nil {
 		return nil, errors.New("find: the executor has left")
 	}
-	sh.intents++
-	r := sh.runs[id]
 	if r == nil {
 		r = sh.put(run{id: id, status: ci.Status{State: "queued", Code: -1, Took: -1, Time: time.Now()}})
 	}
 	if r.key == nil {
 		r.key, r.commit, r.tree = key, cmp.Or(r.commit, key.Get("commit")), cmp.Or(r.tree, key.Get("tree"))
 	}
-	r.intents++
+	if r.intents++; r.intents == 1 {
+		sh.intents++
+	}
 	return func() {
 		sh.d.mu.Lock()
 		defer sh.d.mu.Unlock()
+		if r.intents--; r.intents > 0 {
+			return
+		}
 		sh.intents--
-		if r.intents--; r.intents == 0 && !r.listed && sh.runs[r.id] == r {
-			delete(sh.runs, r.id)
+		if sh.runs[id] == r && !r.status.Finished() && sh.root != nil {
+			root := sh.root
+			sh.m.conn.wg.Go(func() { sh.settle(root, id) }) // within a session, which is waited for
 		}
 	}, nil
 }

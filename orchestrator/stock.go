@@ -96,7 +96,7 @@ func (c *conn) cancelForward(kind string, payload []byte) {
 	for n, m := range c.members {
 		if e, ok := m.exporter.(forwardExport); ok && string(e.payload) == name {
 			delete(c.members, n)
-			c.s.dir.leave(m)
+			c.s.dir.leave(m, false)
 		}
 	}
 }

@@ -528,10 +528,6 @@ func (c *client) attach(frame []byte) {
 	})
 }
 
-// isBusy reports whether err fails a walk as a whole, wherever it came up: see
-// ninep's walk.
-func isBusy(err error) bool { return errors.Is(err, fs.ErrBusy) }
-
 // remoteError is the error that an R-message tells of.
 func remoteError(rx []byte) error {
 	d := wire.Decoder{B: rx[wire.HeaderSize:]}

@@ -103,6 +103,17 @@ func (s Slots) Take() bool {
 	}
 }
 
+// Await takes a slot as soon as one is free. It reports false if ctx is done
+// before.
+func (s Slots) Await(ctx context.Context) bool {
+	select {
+	case s <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // Wait takes a slot as soon as one is free.
 func (s Slots) Wait() { s <- struct{}{} }
 
