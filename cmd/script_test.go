@@ -32,7 +32,9 @@ import (
 // bin holds the programs under test.
 var bin string
 
-func TestMain(m *testing.M) { testscript.Main(built{m}, map[string]func(){"until": until}) }
+func TestMain(m *testing.M) {
+	testscript.Main(built{m}, map[string]func(){"until": until, "asker": asker})
+}
 
 // built runs the tests once the programs are built.
 type built struct{ *testing.M }

@@ -177,20 +177,44 @@ func (c *conn) find(ctx context.Context, nc ssh.NewChannel) {
 		wire.Refuse(nc, iofs.ErrNotExist)
 		return
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	accept := sync.OnceValues(func() (ssh.Channel, error) {
+		ch, reqs, err := nc.Accept()
+		if err == nil {
+			wg.Go(func() {
+				ssh.DiscardRequests(reqs) // until the client closes the channel
+				cancel()
+			})
+		}
+		return ch, err
+	})
 	f := findFile{v: v, ns: ns, question: []byte(msg.Question)}
 	defer f.Close()
-	if err := f.ask(ctx); err != nil {
+	q, err := parseQuestion(f.question)
+	waits := err == nil && q.waitName != ""
+	if waits { // the client may give up meanwhile
+		if _, err := accept(); err != nil {
+			return
+		}
+	}
+	err = f.ask(ctx)
+	if err != nil && !waits {
 		wire.Refuse(nc, err)
 		return
 	}
-	ch, reqs, err := nc.Accept()
-	if err != nil {
+	ch, aerr := accept()
+	if aerr != nil {
 		return
 	}
 	defer ch.Close()
-	ch.Write(f.answer)
-	ch.CloseWrite()
-	ssh.DiscardRequests(reqs) // until the client closes the channel
+	if err == nil {
+		ch.Write(append(f.answer, wire.AnswerEnd...))
+		ch.CloseWrite()
+		wg.Wait()
+	}
 }
 
 // errQuestion is the error of a question that is too long.

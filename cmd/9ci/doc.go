@@ -77,6 +77,12 @@ the name of the directory, and eight digits of the SHA-256 of the key's fingerpr
 newline and the path of the git directory. At an orchestrator others see a local
 namespace only if a grant names it.
 
+If a trusted executor at the orchestrator has the same key queued or running, 9ci says
+so, waits, and replays that run; with -f it does not wait. One that has not passed is
+followed by the first of those that waited. An executor whose connection is lost has
+45 s to come back before another runs. If the orchestrator is lost meanwhile, 9ci asks
+again until the run that it waits for has had the time that CI_TIMEOUT gives to ours.
+
 The artifacts of a passed run are copied to CI_ARTIFACTS, a path from the top of the
 work tree. The directory is replaced as a whole: 9ci fills a new one beside it, with
 the mode and owner of the old one, and renames that. 9ci replaces the directory only

@@ -34,7 +34,9 @@ type mux struct {
 	asks      bool // this process looks for a replay at once, and tells what is wrong then
 	say       func(format string, args ...any)
 	joined    chan struct{}  // closed when our tree is at the orchestrator
-	wg        sync.WaitGroup // of export, and of trees that are being opened
+	refused   chan struct{}  // closed when it will not be
+	wg        sync.WaitGroup // of export
+	opening   sync.WaitGroup // of trees
 
 	mu     sync.Mutex // guards client
 	client *ninep.Client
@@ -58,7 +60,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
 	}
-	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), asks: e.Mode != "daemon", say: o.Say, joined: make(chan struct{})}
+	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), asks: e.Mode != "daemon", say: o.Say, joined: make(chan struct{}), refused: make(chan struct{})}
 	if ns := conn.Namespace(); ns != "" {
 		m.namespace = ns
 	}
@@ -100,7 +102,7 @@ func (m *mux) find(ctx context.Context, question []byte, within time.Duration) (
 	if err := m.conn.Connect(ctx); err != nil {
 		return nil, nil, err
 	}
-	m.wg.Go(func() {
+	m.opening.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
 		defer cancel()
 		m.root(ctx) // the next call of root has the error
@@ -180,6 +182,7 @@ func (m *mux) export(ctx context.Context) {
 		return
 	}
 	m.wg.Go(func() {
+		defer close(m.refused)
 		down := m.asks // the search for a replay tells what is wrong at first
 		first := sync.OnceFunc(func() { close(m.joined) })
 		a := dial.Announce{
@@ -215,18 +218,26 @@ func (m *mux) myName(ctx context.Context) (string, error) {
 	if !reached {
 		return "", errors.New("the orchestrator has not answered yet")
 	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, joinTimeout, errJoin)
 	defer cancel()
 	select {
 	case <-m.joined:
 		return m.name, nil
+	case <-m.refused:
+		return "", errors.New("the orchestrator does not take our tree")
 	case <-ctx.Done():
+		if context.Cause(ctx) == errJoin {
+			m.say("%v: others do not wait for this run, nor this run for others", errJoin)
+		}
 		return "", ctx.Err()
 	}
 }
 
-// joinTimeout is how long a run waits for our tree to appear at the orchestrator.
-const joinTimeout = 2 * time.Second
+// joinTimeout is how long a run waits for our tree to appear at an orchestrator
+// that has answered. It is busy when many executors come at once.
+const joinTimeout = 10 * time.Second
+
+var errJoin = fmt.Errorf("the orchestrator did not take our tree within %v", joinTimeout)
 
 // serve answers one connection from the orchestrator.
 func (m *mux) serve(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {
@@ -250,11 +261,26 @@ func (m *mux) close() {
 	if m == nil {
 		return
 	}
-	m.conn.Close() // first: it ends find, and the opening of a tree
-	m.wg.Wait()
+	// An executor that says it leaves is not waited for by others.
+	withdrawn := make(chan struct{})
+	go func() {
+		defer close(withdrawn)
+		m.wg.Wait()
+	}()
+	select {
+	case <-withdrawn:
+	case <-time.After(withdrawTimeout):
+	}
+	m.conn.Close() // ends find and the opening of trees, which a silent orchestrator does not
+	<-withdrawn
+	m.opening.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.client != nil {
 		m.client.Close()
 	}
 }
+
+// withdrawTimeout is how long an executor that leaves waits for its word to be
+// sent.
+const withdrawTimeout = time.Second

@@ -3,6 +3,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -149,16 +150,21 @@ func (l *Link) Find(ctx context.Context, q wire.FindMsg) (answer []byte, release
 		}
 		return nil, nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { ch.Close() })
-	answer, err = io.ReadAll(io.LimitReader(ch, wire.MaxAnswer))
-	if !stop() && err == nil {
-		err = ctx.Err()
+	conn := wire.NewConn(ch)
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	answer, err = io.ReadAll(io.LimitReader(conn, wire.MaxAnswer))
+	if !stop() {
+		return nil, nil, ctx.Err()
+	}
+	whole, ok := bytes.CutSuffix(answer, []byte(wire.AnswerEnd))
+	if ok = ok && (len(whole) == 0 || whole[len(whole)-1] == '\n'); err == nil && !ok {
+		err = ErrLost
 	}
 	if err != nil {
-		ch.Close()
+		conn.Close()
 		return nil, nil, err
 	}
-	return answer, func() { ch.Close() }, nil
+	return whole, func() { conn.Close() }, nil
 }
 
 // open takes a channel to what is exported: to its tree, to the executor's own

@@ -33,8 +33,9 @@ const (
 	ChannelDoor = "door@9ci"
 
 	// A client opens this to ask find of a namespace, in one round trip. It
-	// carries a FindMsg, and the orchestrator sends the answer down the
-	// channel. An intent lives as long as the channel.
+	// carries a FindMsg, and the orchestrator sends the answer down the channel,
+	// and AnswerEnd: without it the answer is not whole. An intent lives as long
+	// as the channel.
 	ChannelFind = "find@9ci"
 )
 
@@ -51,8 +52,12 @@ type FindMsg struct {
 	Question  string // as it is written to the file find
 }
 
-// MaxAnswer is how many bytes of an answer of find a client reads.
-const MaxAnswer = 1 << 20
+// AnswerEnd follows an answer of find, and MaxAnswer is how many bytes of both a
+// client reads.
+const (
+	AnswerEnd = "\n"
+	MaxAnswer = 1 << 20
+)
 
 // An ExportMsg says on whose behalf the orchestrator opens a channel.
 type ExportMsg struct {
