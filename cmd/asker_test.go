@@ -213,6 +213,16 @@ for u; do cp signers $u/config/9ci/allowed_signers; done
 	return p
 }
 
+// sh runs a script in the party's directory.
+func (p *party) sh(script string) {
+	p.t.Helper()
+	cmd := exec.CommandContext(p.t.Context(), "sh", "-ec", script)
+	cmd.Dir = p.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		p.t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
 // orchestrator starts the orchestrator: again at the same address, if it has had one.
 func (p *party) orchestrator(flags ...string) *process {
 	p.t.Helper()
@@ -260,10 +270,14 @@ func (p *party) asker(user string) *process {
 	return p.start(user, cmd)
 }
 
+func (p *party) keyFile(user string) string {
+	return filepath.Join(p.dir, user, "config/9ci/id_ed25519")
+}
+
 // key returns the key of a user.
 func (p *party) key(user string) ssh.Signer {
 	p.t.Helper()
-	key, err := sign.LoadKey(filepath.Join(p.dir, user, "config/9ci/id_ed25519"))
+	key, err := sign.LoadKey(p.keyFile(user))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -274,7 +288,9 @@ func (p *party) key(user string) ssh.Signer {
 // joined.
 func (p *party) events(user string, n int) {
 	p.t.Helper()
-	conn, err := dial.Open(p.url(), dial.Options{Signers: []ssh.Signer{p.key(user)}, KnownHosts: p.known})
+	key := p.key(user)
+	login := func() ([]ssh.Signer, error) { return sign.Logins(key, p.keyFile(user)) }
+	conn, err := dial.Open(p.url(), dial.Options{Login: login, KnownHosts: p.known})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -310,13 +326,7 @@ func (p *party) events(user string, n int) {
 func TestAskers(t *testing.T) {
 	p := newParty(t, "alice", "bob", "carol", "dave")
 	o := p.orchestrator()
-	keys, err := os.ReadFile(filepath.Join(p.dir, "keys"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(p.dir, "orchestrator/authorized_keys"), keys, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	p.sh("cp keys orchestrator/authorized_keys")
 	alice := p.asker("alice")
 	p.until(1, "runs", alice)
 	waiters := []*process{p.asker("bob"), p.asker("carol"), p.asker("dave")}
@@ -336,5 +346,61 @@ func TestAskers(t *testing.T) {
 	p.until(2, "replayed ", waiters...)
 	if ran := p.until(0, "runs", waiters...); len(ran) != 1 {
 		t.Errorf("%d followed alice, want 1", len(ran))
+	}
+}
+
+// Executors whose keys the orchestrator does not know log in with certificates: they
+// wait for each other, and the holder of an executor's key has its ctl. When the
+// orchestrator is started again and trusts another authority, they come back with
+// the certificates that stand there by then.
+func TestAskersWithCertificates(t *testing.T) {
+	p := newParty(t, "alice", "bob", "carol")
+	o := p.orchestrator()
+	certify := func(ca string) {
+		t.Helper()
+		p.sh("ca=" + ca + `
+ssh-keygen -q -t ed25519 -N '' -f $ca
+sed 's/^/cert-authority /' $ca.pub >orchestrator/authorized_keys
+for u in alice bob; do ssh-keygen -q -s $ca -I $u -n $u -V -1m:+1h $u/config/9ci/id_ed25519.pub; done
+ssh-keygen -q -s $ca -I carol -n carol -V 20200101000000Z:20200102000000Z carol/config/9ci/id_ed25519.pub
+`)
+	}
+	certify("ca1")
+	nineci := func(user string, args ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "9ci"), args...)
+		cmd.Dir, cmd.Env = filepath.Join(p.dir, "repo"), p.env(user)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	alice := p.asker("alice")
+	p.until(1, "runs", alice)
+	bob := p.asker("bob")
+	p.until(1, "say waiting for n/", bob)
+
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctl := fmt.Sprintf("%s/example.org/alice/hello/n/%s.%d/ctl", p.url(), hostname, alice.cmd.Process.Pid)
+	if out, err := nineci("alice", "cat", ctl); err != nil || !strings.Contains(out, "cancel ID") {
+		t.Errorf("alice reads her executor's ctl: %q, %v", out, err)
+	}
+	if out, err := nineci("bob", "cat", ctl); err == nil || !strings.Contains(out, "does not exist") {
+		t.Errorf("bob reads it: %q, %v, want not found", out, err)
+	}
+	if out, err := nineci("carol", "cat", ctl); err == nil || !strings.Contains(out, "carol/config/9ci/id_ed25519-cert.pub: the certificate ended at 2020-01-02T00:00:00Z: renew it") {
+		t.Errorf("carol, whose certificate has ended: %q, %v", out, err)
+	}
+
+	o.kill()
+	p.until(1, "asking again", bob)
+	certify("ca2")
+	p.orchestrator()
+	p.events("alice", 2)
+	io.WriteString(alice.stdin, "pass\n")
+	p.until(1, "ran", alice)
+	p.until(1, "replayed ", bob)
+	if ran := p.until(0, "runs", bob); len(ran) > 0 {
+		t.Error("bob ran too")
 	}
 }

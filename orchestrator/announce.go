@@ -40,7 +40,15 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		}
 		m = &member{name: a.Name, key: c.login.String(), conn: c, exporter: e, several: len(a.Namespaces) > 1}
 	}
-	fresh, err := c.s.dir.join(ctx, m, a)
+	key, err := a.Signer(c.ssh.SessionID(), c.s.HostKey())
+	if err != nil {
+		return nil, err
+	}
+	signer := ""
+	if key != nil {
+		signer = wire.Fingerprint(key)
+	}
+	fresh, err := c.s.dir.join(ctx, m, a, signer)
 	if err != nil {
 		return nil, err
 	}

@@ -31,23 +31,27 @@ type backend struct {
 // backends are the backends of one share.
 type backends struct {
 	mu    sync.Mutex          // guards what follows
-	byKey map[string]*backend // by the identity of the key
+	byKey map[string]*backend // by the identity and the key of the login
 }
+
+// backendKey tells apart the logins that an executor tells apart: several keys may
+// have certificates of one identity.
+func backendKey(l *access.Login) string { return l.String() + " " + l.Owner() }
 
 // hold returns the backend of a login. The session must call letGo.
 func (sh *share) hold(l *access.Login) *backend {
-	requester := l.String()
+	key := backendKey(l)
 	sh.backends.mu.Lock()
 	defer sh.backends.mu.Unlock()
-	b := sh.backends.byKey[requester]
+	b := sh.backends.byKey[key]
 	if b == nil {
-		dial := func(ctx context.Context, _ ninep.Dialect) (io.ReadWriteCloser, error) { return sh.dial(ctx, requester) }
+		dial := func(ctx context.Context, _ ninep.Dialect) (io.ReadWriteCloser, error) { return sh.dial(ctx, l) }
 		b = &backend{Backend: mux.NewBackend(dial, sh.ns)}
-		b.ReadOnly = requester != sh.m.key // an executor takes commands from its own key alone
+		b.ReadOnly = !sh.m.ownedBy(l) // an executor takes commands from its owner alone
 		if sh.backends.byKey == nil {
 			sh.backends.byKey = map[string]*backend{}
 		}
-		sh.backends.byKey[requester] = b
+		sh.backends.byKey[key] = b
 		sh.m.conn.backends.Store(b, nil)
 	}
 	b.refs++
@@ -59,8 +63,8 @@ func (sh *share) letGo(l *access.Login, b *backend) {
 	sh.backends.mu.Lock()
 	b.refs--
 	last := b.refs == 0
-	if requester := l.String(); last && sh.backends.byKey[requester] == b {
-		delete(sh.backends.byKey, requester)
+	if key := backendKey(l); last && sh.backends.byKey[key] == b {
+		delete(sh.backends.byKey, key)
 	}
 	sh.backends.mu.Unlock()
 	if last {
@@ -71,11 +75,11 @@ func (sh *share) letGo(l *access.Login, b *backend) {
 
 // dial opens a connection to the share's executor for a backend. The connection
 // ends with the share.
-func (sh *share) dial(ctx context.Context, requester string) (io.ReadWriteCloser, error) {
+func (sh *share) dial(ctx context.Context, l *access.Login) (io.ReadWriteCloser, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	defer context.AfterFunc(sh.ctx, cancel)()
-	msg := sh.m.message(sh.ns, requester)
+	msg := sh.m.message(sh.ns, l)
 	ch, err := sh.m.conn.dialAnyway(ctx, wire.ChannelExport, ssh.Marshal(&msg))
 	if err != nil {
 		err = sh.m.fail(err)

@@ -182,7 +182,10 @@ type testLink struct {
 }
 
 // login connects as a client of ours over a connection that the test can freeze.
-func (m *bubbleMux) login(s ssh.Signer) (testLink, *memConn) {
+func (m *bubbleMux) login(s ssh.Signer) (testLink, *memConn) { return m.loginAs(s, s) }
+
+// loginAs connects as an executor whose runs key signs, or nothing.
+func (m *bubbleMux) loginAs(s, key ssh.Signer) (testLink, *memConn) {
 	m.t.Helper()
 	nc := m.l.dialFrom("192.0.2.7")
 	sc, chans, reqs, err := ssh.NewClientConn(nc, "mux:22", &ssh.ClientConfig{
@@ -191,7 +194,7 @@ func (m *bubbleMux) login(s ssh.Signer) (testLink, *memConn) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	l := client.New(sc, s)
+	l := client.New(sc, m.s.HostKey(), key)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

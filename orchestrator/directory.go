@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -18,10 +20,10 @@ import (
 // run that a directory has returned may have left since.
 type directory interface {
 	// join makes the namespaces of a what m exports, and counts it as a new
-	// generation. It returns the shares that are new; they end when ctx is done.
+	// generation. Signer is the fingerprint that a proves, or "". It returns the shares that are new; they end when ctx is done.
 	// A name that belongs to another key in one of the namespaces refuses the
 	// whole.
-	join(ctx context.Context, m *member, a wire.Announce) ([]*share, error)
+	join(ctx context.Context, m *member, a wire.Announce, signer string) ([]*share, error)
 
 	// leave ends all that m shares. If the connection was lost, which nobody
 	// asked for, the runs of m that have not ended stay for lostFor: m may come
@@ -80,6 +82,14 @@ type member struct {
 type announced struct {
 	generation uint64
 	address    string
+	signer     string // the fingerprint of the key that signs its runs, which it has proved; or ""
+}
+
+// ownedBy reports whether a login is of the executor's owner, whose commands it
+// takes: it holds the key that signs the executor's runs or, if that is not known,
+// the key that announced it.
+func (m *member) ownedBy(l *access.Login) bool {
+	return l.Owner() == cmp.Or(m.announced.Load().signer, m.conn.login.Owner())
 }
 
 // A share is what one member shows in one namespace.

@@ -31,13 +31,20 @@
 //
 // SSH (RFC 4251 to 4254) with what OpenSSH adds, and five names of 9ci's own. A
 // client announces an export by the global request announce@9ci, whose payload
-// is attr=value lines (name, namespaces, address), and withdraws it by
-// withdraw@9ci with the name. The orchestrator opens channels of type
+// is attr=value lines (name, namespaces, address, proof), and withdraws it by
+// withdraw@9ci with the name. The proof is an SSHSIG (namespace announce@9ci), in
+// base64, by the key that signs the executor's runs, of attr=value lines: session,
+// the identifier of the connection in hexadecimal; host, the fingerprint of the
+// orchestrator's host key; namespaces, sorted; and name. What logs in may be
+// another key, or a certificate.
+//
+// The orchestrator opens channels of type
 // 9p-export@9ci, each a 9P connection to the export; ssh@9ci, to the executor's own
 // SSH server; and door@9ci, which asks for the way in there. All carry the name, the
 // aname, the requester (the fingerprint of a key, or a principal and the fingerprint
-// of its authority), the requester's key, the announcement's generation, and how many
-// milliseconds the orchestrator waits for the answer.
+// of its authority), the announcement's generation, how many milliseconds the
+// orchestrator waits for the answer, and the key or certificate that logged in, by
+// which an executor knows its owner.
 //
 // A client opens ssh@9ci and door@9ci too, with the namespace and the name of an
 // executor. If the client may read the namespace, the orchestrator opens the same to

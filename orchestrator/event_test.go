@@ -20,13 +20,13 @@ func TestEventBehind(t *testing.T) {
 	a := wire.Announce{Name: "box", Namespaces: []string{hello}}
 	n := 0
 	for size := 0; size < 3<<20; n++ {
-		if _, err := d.join(t.Context(), m, a); err != nil {
+		if _, err := d.join(t.Context(), m, a, ""); err != nil {
 			t.Fatal(err)
 		}
 		size += 2 * len("/n/box leave 2026-11-24T21:00:00Z\n")
 		d.leave(m, false)
 	}
-	if _, err := d.join(t.Context(), m, a); err != nil {
+	if _, err := d.join(t.Context(), m, a, ""); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, 1<<20)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/door"
 	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
@@ -32,23 +33,28 @@ type link struct {
 	hangup func()
 }
 
-// attach attaches the tree of namespace ns at the executor.
-func (m *member) attach(ctx context.Context, ns, requester string) (*link, error) {
+// attach attaches the tree of namespace ns at the executor, on behalf of l; nil is
+// the orchestrator itself.
+func (m *member) attach(ctx context.Context, ns string, l *access.Login) (*link, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	l, err := m.exporter.attach(ctx, m.message(ns, requester))
-	return l, m.fail(err)
+	k, err := m.exporter.attach(ctx, m.message(ns, l))
+	return k, m.fail(err)
 }
 
 // message returns what a channel to the executor begins with.
-func (m *member) message(ns, requester string) wire.ExportMsg {
-	return wire.ExportMsg{
+func (m *member) message(ns string, l *access.Login) wire.ExportMsg {
+	msg := wire.ExportMsg{
 		Name:       m.name,
 		Aname:      ns,
-		Requester:  requester,
+		Requester:  self,
 		Generation: m.announced.Load().generation,
 		Millis:     uint32(openTimeout.Milliseconds()),
 	}
+	if l != nil {
+		msg.Requester, msg.Key = l.String(), string(l.Key.Marshal())
+	}
+	return msg
 }
 
 // fail returns errSilent for a deadline that has passed, and has the executor
@@ -154,7 +160,7 @@ type watchLink struct {
 // attach returns a link to the share's tree.
 func (w *watchLink) attach(ctx context.Context, sh *share) (*link, error) {
 	if !sh.m.several {
-		return sh.m.attach(ctx, sh.ns, self)
+		return sh.m.attach(ctx, sh.ns, nil)
 	}
 	l, err := w.get(ctx, sh.m)
 	if err != nil {
@@ -180,7 +186,7 @@ func (w *watchLink) get(ctx context.Context, m *member) (*link, error) {
 			return w.link, nil
 		}
 	}
-	l, err := m.attach(ctx, "", self)
+	l, err := m.attach(ctx, "", nil)
 	if err != nil {
 		return nil, err
 	}

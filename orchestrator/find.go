@@ -37,8 +37,9 @@ A line that does not begin with a slash is an error.
 
 Passed runs come first, the newest first, but those of an executor that did not
 answer of late behind the others; then those that are under way, and those that
-are queued, in the order in which they were asked for, the key of their executor
-in the place of a signer; then the others.
+are queued, in the order in which they were asked for, in the place of a signer
+the key that is going to sign them, as their executor has proved, or - if it has
+not; then the others.
 
 The pair signer=FINGERPRINT, which may be there several times, asks for runs of
 these signers alone, and for the asker's own. Nobody has checked who signed a
@@ -47,7 +48,7 @@ that logged in, so that the runs of one do not hide those of another.
 
 The pair intent=ID says that the asker's own executor, which the same connection
 exports, is going to run this key as ID, for as long as the file stays open or
-the run goes on. An asker whose own run is the first that has not ended runs it,
+the run goes on. An executor that has not proved its key announces none. An asker whose own run is the first that has not ended runs it,
 and all others wait for that run: the pair wait=/n/EXECUTOR/ci/ID has the answer
 come when that run has ended or its executor has left. An executor whose
 connection was lost may be back within 45 s: its runs keep their places, and
@@ -236,6 +237,9 @@ func (v *view) intend(ns string, q question) (release func(), err error) {
 	}
 	if own == nil {
 		return nil, errors.New("find: an intent comes from a connection that exports the namespace")
+	}
+	if own.m.announced.Load().signer == "" {
+		return nil, errors.New("find: an intent comes from an executor whose announcement proves the key that signs its runs: this one's does not, and nobody would wait for it")
 	}
 	return own.intend(q.intent, q.key)
 }

@@ -108,8 +108,7 @@ func (m *member) dialSSH(ctx context.Context, kind, ns string, l *access.Login) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	msg := m.message(ns, l.String())
-	msg.Key = string(l.Key.Marshal())
+	msg := m.message(ns, l)
 	ch, err := m.conn.dial(ctx, kind, ssh.Marshal(&msg))
 	return ch, m.fail(err)
 }

@@ -86,7 +86,7 @@ type lost struct {
 	timer *time.Timer
 }
 
-func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce) ([]*share, error) {
+func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce, signer string) ([]*share, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, ns := range a.Namespaces {
@@ -95,7 +95,7 @@ func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce) (
 		}
 	}
 	d.generation++
-	m.announced.Store(&announced{d.generation, a.Address})
+	m.announced.Store(&announced{d.generation, a.Address, signer})
 	for _, ns := range slices.Collect(maps.Keys(m.shares)) {
 		if !slices.Contains(a.Namespaces, ns) {
 			d.drop(m.shares[ns], false)

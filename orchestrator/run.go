@@ -86,10 +86,10 @@ func (r *run) offer() ci.Offer {
 }
 
 // vouches returns the key that vouches for r: its signer or, while r has not
-// ended, the key of its executor.
+// ended, the key that is going to sign it. It is "" if the executor has proved none.
 func (r *run) vouches() string {
 	if r.status.Finished() {
 		return r.signer
 	}
-	return r.share.m.key
+	return r.share.m.announced.Load().signer
 }

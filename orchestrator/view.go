@@ -199,8 +199,8 @@ func (v *view) namespaces() []string {
 }
 
 // mayWrite reports whether the session may write to files of the share. An
-// executor takes commands through the orchestrator from its own key alone.
-func (v *view) mayWrite(sh *share) bool { return v.c.login.String() == sh.m.key }
+// executor takes commands through the orchestrator from its owner alone.
+func (v *view) mayWrite(sh *share) bool { return sh.m.ownedBy(v.c.login) }
 
 // attached returns the root of the executor's tree. If the link could not be made
 // or has ended, the next call makes another.
@@ -229,7 +229,7 @@ func (v *view) hold(sh *share, p *peer) {
 		defer v.mu.Unlock()
 		delete(v.peers, sh)
 	}()
-	l, err := sh.m.attach(v.ctx, sh.ns, v.c.login.String())
+	l, err := sh.m.attach(v.ctx, sh.ns, v.c.login)
 	sh.judge(err)
 	if err != nil {
 		p.err = err

@@ -250,6 +250,7 @@ like a slip of the pen.
 	~/.config/9ci/allowed_signers      signers whose runs are replayed: ssh-keygen(1)
 	~/.config/9ci/revoked              signers whose runs are replayed no more: a KRL, or keys
 	~/.config/9ci/id_ed25519           the key; made on first use
+	~/.config/9ci/id_ed25519-cert.pub  its certificate, which logs in if it is there; read at each connection
 
 ~ is $HOME, or the home directory in the password file if HOME is not absolute.
 ~/.config is $XDG_CONFIG_HOME if that is absolute. Without such variables

@@ -358,7 +358,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 	namespace, rest := splitNamespace(path.Clean("/" + u.Path)[1:])
 	direct := *u
 	direct.Path = ""
-	opts, err := host.DialOptions(key)
+	opts, err := host.DialOptions(key, c.Key)
 	if err != nil {
 		return place{}, "", err
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 // A Policy knows who may enter. Its methods may be called from several
@@ -44,6 +45,11 @@ func (id Identity) String() string {
 	}
 	return ssh.FingerprintSHA256(id.Key)
 }
+
+// Owner returns the fingerprint of the key that the client holds, with or without
+// a certificate. It tells whether two logins are of one owner; what a login may do
+// depends on its identity.
+func (id Identity) Owner() string { return wire.Fingerprint(id.Key) }
 
 // User returns the identity as trees know it.
 func (id Identity) User() fs.User { return fs.User{Name: id.String(), UID: -1} }

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,7 +43,18 @@ var ErrKey = errors.New("this key may not enter")
 
 // Options are what a client logs in with, and checks the server by.
 type Options struct {
-	Signers    []ssh.Signer // keys and certificates, tried in this order: three at most
+	Signers []ssh.Signer // keys and certificates, tried in this order: three at most
+
+	// Login, if set, is called for each connection instead of Signers: a
+	// certificate may have been renewed. If no signer may enter, its error
+	// is told too.
+	Login func() ([]ssh.Signer, error)
+
+	// Key signs the runs of the executor that is exported, and is the host key
+	// of its own SSH server. If it is nil, the first of Signers that is no
+	// certificate is it.
+	Key ssh.Signer
+
 	KnownHosts string       // a known_hosts file; one that is not there knows no host
 	Log        *slog.Logger // of reconnects; nil: nowhere
 
@@ -217,14 +229,16 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	}
 	began := time.Now()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	signers, problem := c.signers()
+	var peer ssh.PublicKey
 	var hostErr error
 	sc, chans, reqs, err := ssh.NewClientConn(nc, c.addr, &ssh.ClientConfig{
 		Config:            ssh.Config{Ciphers: wire.Ciphers()},
 		User:              c.user,
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(c.opts.Signers...)},
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signers...)},
 		HostKeyAlgorithms: hosts.algorithms(c.addr, nc.RemoteAddr()),
 		HostKeyCallback: func(addr string, remote net.Addr, key ssh.PublicKey) error {
-			hostErr = hosts.check(addr, remote, key)
+			peer, hostErr = key, hosts.check(addr, remote, key)
 			return hostErr
 		},
 		ClientVersion: wire.Version,
@@ -235,7 +249,7 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	case err != nil && ctx.Err() != nil:
 		err = fmt.Errorf("the handshake took too long: %w", ctx.Err())
 	case err != nil && strings.Contains(err.Error(), "unable to authenticate"): // the package has no error for it
-		err = c.keyError()
+		err = keyError(signers, problem)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		err = fmt.Errorf("%w: %w", errHungUp, err)
 	}
@@ -247,22 +261,45 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 		sc.Close()
 		return nil, ctx.Err()
 	}
-	l := client.New(sc, c.opts.Signers...)
+	key := c.opts.Key
+	for i := 0; key == nil && i < len(signers); i++ {
+		if _, ok := signers[i].PublicKey().(*ssh.Certificate); !ok {
+			key = signers[i]
+		}
+	}
+	l := client.New(sc, peer, key)
 	l.Direct = c.opts.Direct
 	l.RTT = time.Since(began) / handshakeTrips
 	c.wg.Go(func() { l.Serve(chans, reqs) })
 	return l, nil
 }
 
+// signers returns what this client logs in with. If some of it cannot be used, the
+// error says why.
+func (c *Conn) signers() ([]ssh.Signer, error) {
+	if c.opts.Login != nil {
+		return c.opts.Login()
+	}
+	return c.opts.Signers, nil
+}
+
 // keyError returns the error of a login that no key could do: it names the keys
 // and says what would help.
-func (c *Conn) keyError() error {
-	if len(c.opts.Signers) == 0 {
-		return fmt.Errorf("%w: none was given", ErrKey)
+func keyError(signers []ssh.Signer, problem error) error {
+	var err error
+	if len(signers) == 0 {
+		err = fmt.Errorf("%w: none was given", ErrKey)
+	} else {
+		var keys []string
+		for _, s := range signers {
+			if f := wire.Fingerprint(s.PublicKey()); !slices.Contains(keys, f) {
+				keys = append(keys, f)
+			}
+		}
+		err = fmt.Errorf("%w: %s; its operator adds it to authorized_keys in the orchestrator's state directory", ErrKey, strings.Join(keys, ", "))
 	}
-	var keys []string
-	for _, s := range c.opts.Signers {
-		keys = append(keys, ssh.FingerprintSHA256(s.PublicKey()))
+	if problem != nil {
+		err = fmt.Errorf("%w; %w", err, problem)
 	}
-	return fmt.Errorf("%w: %s; its operator adds it to authorized_keys in the orchestrator's state directory", ErrKey, strings.Join(keys, ", "))
+	return err
 }

@@ -49,10 +49,11 @@ func (c *Conn) Door(ctx context.Context, namespace, name string) (*Door, error) 
 		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
 	}
 	d := &Door{conn: c, link: l, where: wire.ReachMsg{Namespace: namespace, Name: name}}
-	ch, err := l.Reach(ctx, wire.ChannelDoor, d.where)
+	rch, err := l.Reach(ctx, wire.ChannelDoor, d.where)
 	if err != nil {
 		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
 	}
+	ch := wire.NewConn(rch)
 	stop := context.AfterFunc(ctx, func() { ch.Close() })
 	text, err := io.ReadAll(io.LimitReader(ch, wire.MaxDoor+1))
 	if !stop() {
@@ -109,11 +110,12 @@ func (d *Door) Through(ctx context.Context) (*Entry, error) {
 func (d *Door) enter(ctx context.Context, nc net.Conn, addr, user string) (*Entry, error) {
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
 	stop := context.AfterFunc(d.ctx, func() { nc.Close() })
+	signers, problem := d.conn.signers()
 	var hostErr error
 	sc, chans, reqs, err := ssh.NewClientConn(nc, addr, &ssh.ClientConfig{
 		Config:            ssh.Config{Ciphers: wire.Ciphers()},
 		User:              user,
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(d.conn.opts.Signers...)},
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signers...)},
 		HostKeyAlgorithms: algorithms(d.door.Key.Type()),
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			if !bytes.Equal(key.Marshal(), d.door.Key.Marshal()) {
@@ -132,10 +134,12 @@ func (d *Door) enter(ctx context.Context, nc net.Conn, addr, user string) (*Entr
 			err = hostErr
 		case ctx.Err() != nil:
 			err = ctx.Err()
+		case problem != nil:
+			err = fmt.Errorf("%w; %w", err, problem)
 		}
 		return nil, fmt.Errorf("ssh: %s: %w", addr, err)
 	}
-	e := &Entry{link: client.New(sc), stop: stop}
+	e := &Entry{link: client.New(sc, nil, nil), stop: stop}
 	e.wg.Go(func() { e.link.Serve(chans, reqs) })
 	return e, nil
 }

@@ -79,7 +79,7 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 		Host:      name,
 		Version:   o.Version,
 		Tool:      o.Tool,
-		Sign:      func(manifest []byte) ([]byte, error) { return sign.Manifest(key, manifest) },
+		Sign:      func(manifest []byte) ([]byte, error) { return signRun(key, c.Key, manifest) },
 		Queue:     o.Queue,
 		Log:       o.Log,
 	}
@@ -97,6 +97,15 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 		h.replayer.Took = func(id, rung string) { h.rungs.Store(id, rung) }
 	}
 	return h, nil
+}
+
+// signRun signs a manifest with the key of the file name. If a certificate is good
+// at present, the signature carries it, for those that trust its authority.
+func signRun(key ssh.Signer, name string, manifest []byte) ([]byte, error) {
+	if cert, err := sign.Certified(key, name); err == nil && cert != nil {
+		key = cert
+	}
+	return sign.Manifest(key, manifest)
 }
 
 // Start takes up the runs of processes that were killed: a daemon lets those go

@@ -17,6 +17,7 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/orchestrator/dial"
@@ -48,7 +49,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	if c.Orchestrator == "" {
 		return nil, nil
 	}
-	opts, err := DialOptions(key)
+	opts, err := DialOptions(key, c.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -70,11 +71,16 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	return m, nil
 }
 
-// DialOptions are how this user, who logs in with key, connects to an
-// orchestrator.
-func DialOptions(key ssh.Signer) (dial.Options, error) {
+// DialOptions are how this user, whose key of the file name signs runs, connects to
+// an orchestrator: with the certificate that stands beside the key at the time, or
+// with the key.
+func DialOptions(key ssh.Signer, name string) (dial.Options, error) {
 	dir, err := home.Dir()
-	return dial.Options{Signers: []ssh.Signer{key}, KnownHosts: filepath.Join(dir, ".ssh", "known_hosts")}, err
+	return dial.Options{
+		Key:        key,
+		Login:      func() ([]ssh.Signer, error) { return sign.Logins(key, name) },
+		KnownHosts: filepath.Join(dir, ".ssh", "known_hosts"),
+	}, err
 }
 
 // root returns the namespace's tree at the orchestrator.

@@ -24,16 +24,17 @@ const Namespace = "run@9ci"
 // LoadKey returns the key that CI_KEY names. If that is the file of an OpenSSH
 // private key, LoadKey makes it (ed25519, mode 0600) if it does not exist; if it is
 // that of a public key, NAME.pub, or the private key has a passphrase, the agent
-// signs. A certificate beside the key, NAME-cert.pub, is used with it.
+// signs. It is the key alone, without a certificate.
 func LoadKey(name string) (ssh.Signer, error) {
 	if _, err := os.Stat(name); errors.Is(err, iofs.ErrNotExist) && !strings.HasSuffix(name, ".pub") {
 		if err := makeKey(name); err != nil {
 			return nil, fmt.Errorf("CI_KEY: %w", err)
 		}
 	}
-	s, err := loadSigner(name)
+	base := strings.TrimSuffix(name, ".pub")
+	s, err := loadKey(base, base != name)
 	if err != nil {
-		return nil, fmt.Errorf("CI_KEY: %w", err)
+		return nil, fmt.Errorf("CI_KEY: key %s: %w", name, err)
 	}
 	return s, nil
 }

@@ -9,24 +9,20 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// loadSigner returns the signer of a private key file in OpenSSH's format, or
-// the agent's of a public key file (NAME.pub) or of a key that has a
-// passphrase. Where NAME-cert.pub stands beside it, the signer comes with that
-// certificate.
-func loadSigner(path string) (ssh.Signer, error) {
-	base := strings.TrimSuffix(path, ".pub")
-	s, err := loadKey(base, base != path)
-	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", path, err)
-	}
-	b, err := os.ReadFile(base + "-cert.pub")
+// Certified returns key, which LoadKey made of name, with the certificate that stands
+// beside it now, NAME-cert.pub. It returns nil if none stands there. Its error names
+// the file of a certificate that cannot be used, and when that ended.
+func Certified(key ssh.Signer, name string) (ssh.Signer, error) {
+	file := strings.TrimSuffix(name, ".pub") + "-cert.pub"
+	b, err := os.ReadFile(file)
 	if errors.Is(err, iofs.ErrNotExist) {
-		return s, nil
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
@@ -34,12 +30,32 @@ func loadSigner(path string) (ssh.Signer, error) {
 	pub, _, _, _, err := ssh.ParseAuthorizedKey(b)
 	cert, ok := pub.(*ssh.Certificate)
 	if err != nil || !ok {
-		return nil, fmt.Errorf("%s-cert.pub: not a certificate", base)
+		return nil, fmt.Errorf("%s: not a certificate", file)
 	}
-	if s, err = ssh.NewCertSigner(cert, s); err != nil {
-		return nil, fmt.Errorf("%s-cert.pub: %w", base, err)
+	s, err := ssh.NewCertSigner(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	now := uint64(time.Now().Unix())
+	when := func(t uint64) string { return time.Unix(int64(t), 0).UTC().Format(time.RFC3339) }
+	switch {
+	case now < cert.ValidAfter:
+		return nil, fmt.Errorf("%s: the certificate begins at %s", file, when(cert.ValidAfter))
+	case cert.ValidBefore != ssh.CertTimeInfinity && now >= cert.ValidBefore:
+		return nil, fmt.Errorf("%s: the certificate ended at %s: renew it", file, when(cert.ValidBefore))
 	}
 	return s, nil
+}
+
+// Logins returns what logs in with key, which LoadKey made of name: the certificate
+// that stands beside it now, and the key. The error tells of a certificate that
+// cannot be used, and the key is returned all the same.
+func Logins(key ssh.Signer, name string) ([]ssh.Signer, error) {
+	cert, err := Certified(key, name)
+	if cert == nil {
+		return []ssh.Signer{key}, err
+	}
+	return []ssh.Signer{cert, key}, nil
 }
 
 func loadKey(base string, public bool) (ssh.Signer, error) {

@@ -1,7 +1,6 @@
 package sign_test
 
 import (
-	"crypto/rand"
 	"net"
 	"os"
 	"os/exec"
@@ -51,7 +50,7 @@ func enters(t *testing.T, s ssh.Signer, key ssh.PublicKey) bool {
 	return true
 }
 
-// Keys come from a file, from the agent, and with a certificate beside them.
+// Keys come from a file and from the agent.
 func TestLoadKey(t *testing.T) {
 	file, k := newKey(t)
 	if s, err := sign.LoadKey(file); err != nil || string(s.PublicKey().Marshal()) != string(k.PublicKey().Marshal()) {
@@ -123,19 +122,58 @@ func TestLoadKey(t *testing.T) {
 		t.Error("the agent's RSA key does not log in")
 	}
 
-	// A certificate beside the key is what logs in.
-	_, ca := newKey(t)
-	userFile, user := newKey(t)
-	cert := &ssh.Certificate{Key: user.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"github:1"}, ValidBefore: ssh.CertTimeInfinity}
-	if err := cert.SignCert(rand.Reader, ca); err != nil {
-		t.Fatal(err)
+}
+
+// A certificate beside the key is what logs in, as it is at the time: it may be
+// renewed. One that has ended is told of by its file and its end, and the key is
+// tried.
+func TestLogins(t *testing.T) {
+	t.Chdir(t.TempDir())
+	keygen := func(args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), "ssh-keygen", append([]string{"-q"}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("ssh-keygen %q: %v: %s", args, err, out)
+		}
 	}
-	os.WriteFile(userFile+"-cert.pub", ssh.MarshalAuthorizedKey(cert), 0o600)
-	s, err = sign.LoadKey(userFile)
+	keygen("-t", "ed25519", "-N", "", "-f", "ca")
+	keygen("-t", "ed25519", "-N", "", "-f", "id")
+	keygen("-t", "ed25519", "-N", "", "-f", "other")
+	key, err := sign.LoadKey("id")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !enters(t, s, cert) {
-		t.Error("the certificate does not log in")
+	logins := func(certs int, problem string) []ssh.Signer {
+		t.Helper()
+		all, err := sign.Logins(key, "id")
+		if (err == nil) != (problem == "") || err != nil && !strings.Contains(err.Error(), problem) {
+			t.Errorf("Logins: %v, want %q", err, problem)
+		}
+		if len(all) != certs+1 || string(all[certs].PublicKey().Marshal()) != string(key.PublicKey().Marshal()) {
+			t.Fatalf("Logins returns %d signers, want %d certificates and the key", len(all), certs)
+		}
+		return all
 	}
+	logins(0, "")
+	for _, principal := range []string{"github:1", "github:2"} {
+		keygen("-s", "ca", "-I", principal, "-n", principal, "-V", "-1m:+1h", "id.pub")
+		s := logins(1, "")[0]
+		cert, ok := s.PublicKey().(*ssh.Certificate)
+		if !ok || cert.ValidPrincipals[0] != principal {
+			t.Errorf("%v logs in, want a certificate of %s", s.PublicKey(), principal)
+		}
+		if !enters(t, s, s.PublicKey()) {
+			t.Error("the certificate does not log in")
+		}
+	}
+	keygen("-s", "ca", "-I", "x", "-n", "x", "-V", "20200101000000Z:20200102000000Z", "id.pub")
+	logins(0, "id-cert.pub: the certificate ended at 2020-01-02T00:00:00Z: renew it")
+	keygen("-s", "ca", "-I", "x", "-n", "x", "-V", "20990101000000Z:20990102000000Z", "id.pub")
+	logins(0, "id-cert.pub: the certificate begins at 2099-01-01T00:00:00Z")
+	keygen("-s", "ca", "-I", "x", "-n", "x", "other.pub")
+	if err := os.Rename("other-cert.pub", "id-cert.pub"); err != nil {
+		t.Fatal(err)
+	}
+	logins(0, "id-cert.pub: ")
+	os.WriteFile("id-cert.pub", []byte("half a li"), 0o600)
+	logins(0, "id-cert.pub: not a certificate")
 }

@@ -32,7 +32,8 @@ type ServeFunc func(ctx context.Context, rwc io.ReadWriteCloser, aname string, u
 // A Link is one SSH connection.
 type Link struct {
 	ssh   ssh.Conn
-	host  ssh.Signer    // of this executor's own SSH server; nil: it has none
+	peer  ssh.PublicKey // the orchestrator's host key
+	key   ssh.Signer    // signs this executor's runs, and is the host key of its own SSH server; nil: it has neither
 	done  chan struct{} // closed when the connection has ended
 	slots wire.Slots    // channels that the orchestrator opened
 	doors wire.Slots    // those of them that are doors
@@ -58,18 +59,12 @@ type served struct {
 	wg    sync.WaitGroup // of connections that are served; grows under the link's mu
 }
 
-// New returns the link of a connection on which one of keys logged in. The first
-// key that is no certificate is the host key of the executor's own SSH server.
+// New returns the link of a connection to the orchestrator of the host key peer.
+// Key signs the runs of what is exported, and is the host key of the executor's own
+// SSH server; it is no certificate. If it is nil, what is exported has neither.
 // Serve must be called.
-func New(c ssh.Conn, keys ...ssh.Signer) *Link {
-	var host ssh.Signer
-	for _, k := range keys {
-		if _, ok := k.PublicKey().(*ssh.Certificate); !ok {
-			host = k
-			break
-		}
-	}
-	return &Link{ssh: c, host: host, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), exports: map[string]*served{}, held: map[string]int{}}
+func New(c ssh.Conn, peer ssh.PublicKey, key ssh.Signer) *Link {
+	return &Link{ssh: c, peer: peer, key: key, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), exports: map[string]*served{}, held: map[string]int{}}
 }
 
 // Done returns a channel that is closed when the connection has ended.
@@ -175,7 +170,7 @@ func (l *Link) open(nc ssh.NewChannel) {
 	if kind == wire.ChannelDoor {
 		slots = l.doors
 	}
-	if kind != wire.ChannelExport && (kind != wire.ChannelSSH && kind != wire.ChannelDoor || l.host == nil) {
+	if kind != wire.ChannelExport && (kind != wire.ChannelSSH && kind != wire.ChannelDoor || l.key == nil) {
 		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", kind))
 		return
 	}
@@ -209,9 +204,9 @@ func (l *Link) open(nc ssh.NewChannel) {
 		l.wg.Go(func() { ssh.DiscardRequests(reqs) })
 		switch kind {
 		case wire.ChannelExport:
-			e.serve(e.ctx, ch, msg.Aname, requester(msg, l.host))
+			e.serve(e.ctx, ch, msg.Aname, requester(msg, l.key))
 		case wire.ChannelSSH:
-			serveSSH(e.ctx, ch, l.host, msg, e.serve)
+			serveSSH(e.ctx, ch, l.key, msg, e.serve)
 		case wire.ChannelDoor:
 			l.door(e.ctx, ch, msg, e.serve)
 		}
@@ -219,21 +214,27 @@ func (l *Link) open(nc ssh.NewChannel) {
 	})
 }
 
-// requester returns the user on whose behalf the orchestrator opened a channel.
-// An executor takes commands from its own key alone: other users are anonymous,
-// and a tree has no ctl for them.
-func requester(msg wire.ExportMsg, host ssh.Signer) fs.User {
-	return fs.User{
-		Name:      msg.Requester,
-		UID:       -1,
-		Anonymous: host == nil || msg.Requester != ssh.FingerprintSHA256(host.PublicKey()),
-	}
+// requester returns the user on whose behalf the orchestrator opened a channel. An
+// executor takes commands from the holder of its own key alone, whatever logged in,
+// the key or a certificate of it: other users are anonymous, and a tree has no ctl
+// for them.
+func requester(msg wire.ExportMsg, own ssh.Signer) fs.User {
+	return fs.User{Name: msg.Requester, UID: -1, Anonymous: own == nil || !holds(msg, wire.Fingerprint(own.PublicKey()))}
+}
+
+// holds reports whether the requester holds the key of that fingerprint.
+func holds(msg wire.ExportMsg, fingerprint string) bool {
+	key, err := ssh.ParsePublicKey([]byte(msg.Key))
+	return err == nil && wire.Fingerprint(key) == fingerprint
 }
 
 // Export serves what a announces until ctx is done or the connection ends. It
 // calls joined when the orchestrator has taken the announcement, and reports a
 // RefusedError if it does not, fs.ErrBusy if it does not for now, or ErrLost.
 func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve ServeFunc) error {
+	if err := a.Check(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	e := &served{ctx: ctx, serve: serve}
 	l.mu.Lock()
@@ -252,6 +253,11 @@ func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve
 		delete(l.exports, a.Name)
 	}()
 
+	if l.key != nil {
+		if err := a.Prove(l.key, l.ssh.SessionID(), l.peer); err != nil {
+			return err
+		}
+	}
 	ok, reply, err := l.Ask(ctx, wire.RequestAnnounce, a.Text())
 	if err != nil {
 		return err

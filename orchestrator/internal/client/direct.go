@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"9ci/fs"
 	"9ci/orchestrator/door"
 	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
@@ -113,7 +112,7 @@ func (d *Direct) serve(ctx context.Context, nc net.Conn) {
 		return &ssh.Permissions{}, nil
 	}
 	door.Serve(ctx, nc, config, func(ctx context.Context) *door.Tree {
-		return guestTree(ctx, proven(g.msg, d.host), g.msg.Aname, g.serve)
+		return guestTree(ctx, requester(g.msg, d.host), g.msg.Aname, g.serve)
 	})
 }
 
@@ -121,7 +120,7 @@ func (d *Direct) serve(ctx context.Context, nc net.Conn) {
 func (d *Direct) grant(user string, key ssh.PublicKey) *grant {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if g := d.grants[user]; g != nil && g.ctx.Err() == nil && bytes.Equal(key.Marshal(), []byte(g.msg.Key)) {
+	if g := d.grants[user]; g != nil && g.ctx.Err() == nil && holds(g.msg, wire.Fingerprint(key)) {
 		return g
 	}
 	return nil
@@ -152,7 +151,7 @@ func (l *Link) door(ctx context.Context, ch ssh.Channel, msg wire.ExportMsg, ser
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { ch.Close() })()
-	answer := wire.Door{Key: l.host.PublicKey()}
+	answer := wire.Door{Key: l.key.PublicKey()}
 	if l.Direct != nil {
 		answer.Address, answer.User = l.Direct.address, l.Direct.admit(ctx, msg, serve)
 	}
@@ -182,20 +181,4 @@ func (l *Link) letGo(requester string) {
 	if l.held[requester]--; l.held[requester] == 0 {
 		delete(l.held, requester)
 	}
-}
-
-// proven returns the user of a connection to the executor's own SSH server, on
-// which the client has proven that it has msg.Key. Only the executor's own key,
-// itself or in a certificate, is not anonymous.
-func proven(msg wire.ExportMsg, host ssh.Signer) fs.User {
-	return fs.User{Name: msg.Requester, UID: -1, Anonymous: !holds([]byte(msg.Key), host.PublicKey())}
-}
-
-// holds reports whether a key or certificate in wire form is that of key.
-func holds(shown []byte, key ssh.PublicKey) bool {
-	k, err := ssh.ParsePublicKey(shown)
-	if cert, ok := k.(*ssh.Certificate); ok {
-		k = cert.Key
-	}
-	return err == nil && bytes.Equal(k.Marshal(), key.Marshal())
 }

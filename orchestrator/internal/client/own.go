@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -21,19 +20,20 @@ import (
 
 // serveSSH serves one connection to the executor's own SSH server. Clients reach
 // it end to end through the orchestrator (ssh -J), which carries what it cannot
-// read. The host key is the key that the executor logged in with. As for its own
+// read. The host key is the key that signs the executor's runs. As for its own
 // relay, the orchestrator decides which clients may read: msg has the key that
-// logged in there, and the client has to prove it here again. What else the client
-// may do is decided by that proof: an orchestrator cannot make anybody the owner.
+// logged in there, and the client has to prove it here again, with a certificate
+// or without. What else the client may do is decided by that proof: an orchestrator
+// cannot make anybody the owner.
 func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.ExportMsg, serve ServeFunc) {
 	config := door.Config(host, func(key ssh.PublicKey) (*ssh.Permissions, error) {
-		if !bytes.Equal(key.Marshal(), []byte(msg.Key)) {
+		if !holds(msg, wire.Fingerprint(key)) {
 			return nil, errors.New("another key than the one at the orchestrator")
 		}
 		return &ssh.Permissions{}, nil
 	})
 	door.Serve(ctx, ChannelConn{Channel: ch}, config, func(ctx context.Context) *door.Tree {
-		return guestTree(ctx, proven(msg, host), msg.Aname, serve)
+		return guestTree(ctx, requester(msg, host), msg.Aname, serve)
 	})
 }
 

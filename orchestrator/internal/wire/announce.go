@@ -1,12 +1,19 @@
 package wire
 
 import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/hiddeco/sshsig"
+	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
 	"9ci/fs/ci"
@@ -28,6 +35,10 @@ type Announce struct {
 	Name       string   // below n: HOST for a daemon, HOST.PID for others
 	Namespaces []string // each is an aname that the export takes
 	Address    string   // host:port where others reach the executor directly; "" if they cannot
+
+	// Proof is made by Prove: the key that signs the executor's runs. Without
+	// it, the executor signs none that others wait for.
+	Proof string
 }
 
 // Text returns a as it travels: attr=value lines.
@@ -36,7 +47,69 @@ func (a Announce) Text() []byte {
 		{Name: "name", Value: a.Name},
 		{Name: "namespaces", Value: ci.QuoteWords(a.Namespaces)},
 		{Name: "address", Value: a.Address},
+		{Name: "proof", Value: a.Proof},
 	}.Text()
+}
+
+// proofNamespace is the SSHSIG namespace of a Proof.
+const proofNamespace = "announce@9ci"
+
+// proven is what a Proof signs: one connection (RFC 4253 §7.2) to one orchestrator,
+// and what is shown there. So a copy proves nothing elsewhere.
+func (a Announce) proven(session []byte, host ssh.PublicKey) io.Reader {
+	return bytes.NewReader(ci.Attrs{
+		{Name: "session", Value: hex.EncodeToString(session)},
+		{Name: "host", Value: ssh.FingerprintSHA256(host)},
+		{Name: "namespaces", Value: ci.QuoteWords(a.Namespaces)},
+		{Name: "name", Value: a.Name},
+	}.Text())
+}
+
+// Prove sets a.Proof, which says that key signs the executor's runs. A must have
+// been checked. Session is the identifier of the connection, and host the
+// orchestrator's host key there.
+func (a *Announce) Prove(key ssh.Signer, session []byte, host ssh.PublicKey) error {
+	sig, err := sshsig.Sign(a.proven(session, host), key, sshsig.HashSHA512, proofNamespace)
+	if err != nil {
+		return fmt.Errorf("announcement: %w", err)
+	}
+	a.Proof = base64.StdEncoding.EncodeToString(sig.Marshal())
+	return nil
+}
+
+// Signer returns the key that a proves to hold, on the connection of that identifier
+// to the orchestrator of that host key; nil if a has no proof.
+func (a Announce) Signer(session []byte, host ssh.PublicKey) (ssh.PublicKey, error) {
+	if a.Proof == "" {
+		return nil, nil
+	}
+	bad := func(err error) (ssh.PublicKey, error) {
+		return nil, fmt.Errorf("announcement: the proof of the signing key is not for this connection, name and namespaces: %w", err)
+	}
+	b, err := base64.StdEncoding.DecodeString(a.Proof)
+	if err != nil {
+		return bad(err)
+	}
+	sig, err := sshsig.ParseSignature(b)
+	if err != nil {
+		return bad(err)
+	}
+	if _, ok := sig.PublicKey.(*ssh.Certificate); ok {
+		return bad(errors.New("it is a certificate's"))
+	}
+	if err := sshsig.Verify(a.proven(session, host), sig, sig.PublicKey, sig.HashAlgorithm, proofNamespace); err != nil {
+		return bad(err)
+	}
+	return sig.PublicKey, nil
+}
+
+// Fingerprint returns the SHA-256 fingerprint of a key. That of a certificate is
+// its key's.
+func Fingerprint(key ssh.PublicKey) string {
+	if cert, ok := key.(*ssh.Certificate); ok {
+		key = cert.Key
+	}
+	return ssh.FingerprintSHA256(key)
 }
 
 // ParseAnnounce reads what Text wrote, and checks it. It ignores attributes that
@@ -49,7 +122,7 @@ func ParseAnnounce(b []byte) (Announce, error) {
 	if err != nil {
 		return Announce{}, fmt.Errorf("announcement: %w", err)
 	}
-	a := Announce{Name: attrs.Get("name"), Address: attrs.Get("address")}
+	a := Announce{Name: attrs.Get("name"), Address: attrs.Get("address"), Proof: attrs.Get("proof")}
 	if a.Namespaces, err = ci.SplitWords(attrs.Get("namespaces")); err != nil {
 		return Announce{}, fmt.Errorf("announcement: %w", err)
 	}

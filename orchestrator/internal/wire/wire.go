@@ -64,7 +64,7 @@ type ExportMsg struct {
 	Name       string // as it was announced
 	Aname      string // the namespace that will be attached, or ""
 	Requester  string // the Name of the fs.User: see access.Identity
-	Key        string // for ChannelSSH and ChannelDoor, the requester's key in wire form
+	Key        string // the requester's key or certificate in wire form, or "" for the orchestrator itself
 	Generation uint64 // of the announcement it is meant for
 	Millis     uint32 // after which the orchestrator gives up waiting for the channel
 }
