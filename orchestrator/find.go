@@ -145,15 +145,22 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 		}
 	}
 	commit, tree := q.key.Get("commit"), q.key.Get("tree")
-	match := func(r *run) bool { // by what the index says
-		own := r.id == q.intent && r.share.m.conn == v.c
-		return (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree) && (own || q.wants(r))
+	own := func(r *run) bool { return r.id == q.intent && r.share.m.conn == v.c }
+	match := func(r *run) bool {
+		switch {
+		case !own(r) && !q.wants(r):
+			return false
+		case r.key != nil:
+			return r.answers(q.key)
+		}
+		// By what the index says: the key is to be read.
+		return (commit == "" || r.commit == commit) && (tree == "" || r.tree == tree)
 	}
 	found := append(withKeys(ctx, d, ns, match), d.lost(ns, match)...)
 	found = slices.DeleteFunc(found, func(r run) bool { return !r.answers(q.key) })
 	slices.SortFunc(found, byUse(time.Now()))
 	var b []byte
-	for _, r := range deal(found, maxAnswers) {
+	for _, r := range deal(found, maxAnswers, own) {
 		b = append(append(b, r.offer().String()...), '\n')
 	}
 	return b, release, nil
@@ -262,15 +269,15 @@ func byUse(now time.Time) func(a, b run) int {
 	}
 	return func(a, b run) int {
 		if r := rank(a); r == rank(b) && (r == running || r == queued) {
-			return cmp.Compare(a.order, b.order)
+			return cmp.Compare(a.place, b.place)
 		}
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), b.status.Time.Compare(a.status.Time), cmp.Compare(b.order, a.order))
 	}
 }
 
-// deal returns n of the runs at most, in their order: the first of each key that
-// logged in, then the next of each.
-func deal(runs []run, n int) []run {
+// deal returns n of the runs at most, in their order: those that are first, then one
+// of each key that logged in, then the next of each.
+func deal(runs []run, n int, first func(r *run) bool) []run {
 	if len(runs) <= n {
 		return runs
 	}
@@ -278,7 +285,12 @@ func deal(runs []run, n int) []run {
 	nth := make([]int, len(runs)) // of its key's
 	turns := make([]int, len(runs))
 	for i, r := range runs {
-		nth[i], turns[i] = seen[r.share.m.key], i
+		turns[i] = i
+		if first(&r) {
+			nth[i] = -1
+			continue
+		}
+		nth[i] = seen[r.share.m.key]
 		seen[r.share.m.key]++
 	}
 	slices.SortStableFunc(turns, func(a, b int) int { return cmp.Compare(nth[a], nth[b]) })
@@ -305,7 +317,7 @@ func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bo
 	}
 	slices.SortFunc(unread, byUse(now))
 	missing := map[*share][]string{}
-	for _, r := range deal(unread, maxAnswers) {
+	for _, r := range deal(unread, maxAnswers, func(*run) bool { return false }) {
 		missing[r.share] = append(missing[r.share], r.id)
 	}
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)

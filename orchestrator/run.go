@@ -26,7 +26,8 @@ type run struct {
 	signer string
 	score  string
 	key    ci.Attrs // nil until it has been read; never changed after
-	order  uint64   // when the orchestrator learned of it: the askers' order
+	order  uint64   // when the orchestrator learned of it
+	place  uint64   // when it learned the key, from which on find may tell of it: the askers' order
 
 	listed  bool // the executor's tree has told of it
 	intents int  // open find files that say their executor is going to run it

@@ -219,7 +219,17 @@ func (sh *share) learnKey(id string, key ci.Attrs) {
 		}
 		sh.keys = n
 	}
+	sh.setKey(r, key)
+}
+
+// setKey notes a run's key. From then on others may wait for the run, so its place
+// is behind those that find has told of.
+func (sh *share) setKey(r *run, key ci.Attrs) {
 	r.key = key
+	if r.place == 0 {
+		sh.d.order++
+		r.place = sh.d.order
+	}
 }
 
 // intend notes that the executor is going to run key as id, until release is
@@ -239,7 +249,8 @@ func (sh *share) intend(id string, key ci.Attrs) (release func(), err error) {
 		r = sh.put(run{id: id, status: ci.Status{State: "queued", Code: -1, Took: -1, Time: time.Now()}})
 	}
 	if r.key == nil {
-		r.key, r.commit, r.tree = key, cmp.Or(r.commit, key.Get("commit")), cmp.Or(r.tree, key.Get("tree"))
+		r.commit, r.tree = cmp.Or(r.commit, key.Get("commit")), cmp.Or(r.tree, key.Get("tree"))
+		sh.setKey(r, key)
 	}
 	if r.intents++; r.intents == 1 {
 		sh.intents++

@@ -225,6 +225,36 @@ func TestRunnerIsFast(t *testing.T) {
 	})
 }
 
+// The place of a run is that of its key, which find looks at: an executor whose run is
+// known before its key is not put before those that have been told that it is their
+// turn.
+func TestPlaceIsOfKey(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		a, b := m.stopped("a"), m.waiter("b")
+		told := make(chan struct{})
+		a.tree.delay = func(ctx context.Context, path string) error {
+			if strings.HasSuffix(path, "/key") {
+				<-told
+			}
+			return nil
+		}
+		a.tree.add(askedRun, testCommit, "queued")
+		a.connect()
+		synctest.Wait()
+		if first := b.ask(""); first != "b" {
+			t.Fatalf("b is told that it is the turn of %s", first)
+		}
+		if first := a.ask(""); first != "b" {
+			t.Errorf("a is told that it is the turn of %s, and b that it is its own", first)
+		}
+		close(told)
+		synctest.Wait()
+		if first := a.ask(""); first != "b" {
+			t.Errorf("a is told that it is the turn of %s, and b that it is its own", first)
+		}
+	})
+}
+
 // An orchestrator that began a moment ago may not know the runner yet.
 func TestWaitAtNewOrchestrator(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
