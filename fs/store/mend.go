@@ -229,7 +229,7 @@ func (s *Store) appendIndex(lines []byte) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	f, err := os.OpenFile(s.index.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(s.path("index"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (s *Store) appendIndex(lines []byte) error {
 // rewriteIndex writes the index file without the lines that say nothing any
 // more. The caller holds the lock and s.mu.
 func (s *Store) rewriteIndex() error {
-	f, err := os.OpenFile(s.index.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(s.path("index")+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -277,7 +277,7 @@ func (s *Store) rewriteIndex() error {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), s.index.path); err != nil {
+	if err := os.Rename(f.Name(), s.path("index")); err != nil {
 		return err
 	}
 	return s.index.refresh()
