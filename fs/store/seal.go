@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"9ci/fs/ci"
@@ -322,14 +322,21 @@ func (r *Run) complaint(err error) []byte {
 }
 
 // sigSigner returns the fingerprint of the key in an armored SSHSIG, as
-// ssh-keygen -l prints it, or "" where it is none. It verifies nothing.
+// ssh-keygen -l prints it, or "" where it is none. That of a certificate is its
+// key's. It verifies nothing.
 func sigSigner(sig []byte) string {
-	key, err := sigKey(sig)
+	b, err := sigKey(sig)
 	if err != nil {
 		return ""
 	}
-	d := sha256.Sum256(key)
-	return "SHA256:" + base64.RawStdEncoding.EncodeToString(d[:])
+	key, err := ssh.ParsePublicKey(b)
+	if err != nil {
+		return ""
+	}
+	if cert, ok := key.(*ssh.Certificate); ok {
+		key = cert.Key
+	}
+	return ssh.FingerprintSHA256(key)
 }
 
 // sigKey returns the public key in an SSHSIG (PROTOCOL.sshsig of OpenSSH).

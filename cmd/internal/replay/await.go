@@ -134,7 +134,8 @@ func (r *Replayer) wait(ctx context.Context, question []byte, run ci.Offer, last
 		}
 		if !told {
 			told = true
-			r.Say("orchestrator: %s: asking again, as %s may still go on", strings.ReplaceAll(err.Error(), "\n", ": "), run.Path())
+			text := strings.ReplaceAll(err.Error(), "\n", ": ")
+			r.Say("orchestrator: %s: asking again, as %s may still go on", strings.TrimPrefix(text, "orchestrator: "), run.Path())
 		}
 		select {
 		case <-time.After(rand.N(bound)):

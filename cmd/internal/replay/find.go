@@ -70,6 +70,6 @@ func parseOffers(answer []byte) ([]ci.Offer, error) {
 // complain tells the user that the orchestrator could not be asked.
 func (r *Replayer) complain(ctx context.Context, err error) {
 	if ctx.Err() == nil {
-		r.Say("orchestrator: %v", err)
+		r.Say("orchestrator: %s", strings.TrimPrefix(err.Error(), "orchestrator: "))
 	}
 }
