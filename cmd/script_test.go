@@ -175,10 +175,12 @@ func commit(ts *testscript.TestScript, neg bool, args []string) {
 
 // ran puts a passed run of HEAD, signed by the user, into the user's store, as if a
 // machine had made it. Its artifacts are those in the directory named, or else
-// roman.tar.
+// roman.tar. With the argument failed the run's test has failed.
 func ran(ts *testscript.TestScript, neg bool, args []string) {
 	var left made
-	if len(args) > 0 {
+	if len(args) > 0 && args[0] == "failed" {
+		left.failed = true
+	} else if len(args) > 0 {
 		left.artifacts = ts.MkAbs(args[0])
 	}
 	s, err := sign.LoadKey(strings.TrimSuffix(publicKey(ts, filepath.Base(filepath.Dir(ts.Getenv("NAMESPACE")))), ".pub"))
@@ -192,9 +194,10 @@ type made struct {
 	host      string
 	output    string // of each step
 	artifacts string // a directory
+	failed    bool   // in the step test
 }
 
-// sealRun puts a passed run of HEAD into the store at dir.
+// sealRun puts a run of HEAD into the store at dir.
 func sealRun(ctx context.Context, dir, repository string, by store.SignFunc, left made) error {
 	if left.host == "" {
 		left.host = "elsewhere"
@@ -227,10 +230,17 @@ func sealRun(ctx context.Context, dir, repository string, by store.SignFunc, lef
 	}
 	run.SetKey(replay.Key(c, commit, tree, []string{"test"}))
 	run.SetInfo(ci.Attrs{{Name: "tree", Value: tree}, {Name: "host", Value: left.host}})
+	state, code := "passed", 0
 	for _, step := range ci.Steps {
 		run.Enter(step)
 		io.WriteString(run.Stdout(), left.output)
-		run.Leave(step, "passed", 0)
+		if left.failed && step == "test" {
+			state, code = "failed", 1
+		}
+		run.Leave(step, state, code)
+		if left.failed && step == "test" {
+			return run.Seal(ctx, state, code, by)
+		}
 	}
 	if left.artifacts == "" {
 		if left.artifacts, err = os.MkdirTemp("", "artifacts"); err != nil {

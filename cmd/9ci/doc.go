@@ -3,7 +3,7 @@
 keeps what came out as a directory, and serves that over 9P. Or it replays the run
 that another executor has made of the same revision.
 
-	9ci [run] [-f] [-n] [-q] [-v] [-x] [-r] [-b] [--raw] [-D] [rev [target...]]
+	9ci [run] [-f] [-n] [-q] [-v] [-x] [-r] [-R] [-b] [--raw] [-D] [rev [target...]]
 	9ci serve [-a ADDR]... [-direct ADDR] [-root DIR] [-D]
 	9ci ls [-l] [-a ADDR] [PATH...]
 	9ci cat [-a ADDR] [--raw] PATH...
@@ -102,10 +102,21 @@ Flags of run:
 	-v  print every step's output
 	-x  exit when done, rather than stay connected
 	-r  replay, or fail with status 126
+	-R  the same, but replay a failed run if there is no passed one
 	-b  hand the run to the daemon, print its id and return
 	--raw
 	    print all bytes of a run on a terminal, not only text and colours
 	-D  trace 9P messages to standard error
+
+With -R nothing runs, and the exit status is that of a run which passed or, if none
+did, of one which failed. One that was cancelled or ended in error does not count. So
+
+	git bisect run 9ci run -R -x
+
+finds the commit that broke a test from the runs that exist, those no older than
+CI_MAXAGE. If a commit may have none, bisect must not take 126 for bad, but skip it:
+
+	git bisect run sh -c '9ci run -R -x; s=$?; exit $((s == 126 ? 125 : s))'
 
 Serve is the daemon. It runs one revision at a time, of any number of repositories.
 The line repo PATH, written to its ctl, adds a repository and is answered by the
@@ -260,7 +271,7 @@ directory either, 9ci exits with status 125.
 # Exit status
 
 That of mk, 0 or 1; 125 if the executor failed or was misused; 126 if a replay was
-demanded and no run could be trusted; 130 or 143 if a signal cut the run short.
+demanded with -r or -R and no run could be trusted; 130 or 143 if a signal cut the run short.
 
 Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if the
 run is not what it says, and doctor if runs cannot work. Wait has the code of a run only

@@ -24,7 +24,7 @@ import (
 
 // runFlags are the flags of 9ci run.
 type runFlags struct {
-	force, dry, quiet, verbose, exit, replayOnly, background, raw, trace bool
+	force, dry, quiet, verbose, exit, replayOnly, result, background, raw, trace bool
 }
 
 func (o *runFlags) flags() *flag.FlagSet {
@@ -35,6 +35,7 @@ func (o *runFlags) flags() *flag.FlagSet {
 	f.BoolVar(&o.verbose, "v", false, "")
 	f.BoolVar(&o.exit, "x", false, "")
 	f.BoolVar(&o.replayOnly, "r", false, "")
+	f.BoolVar(&o.result, "R", false, "")
 	f.BoolVar(&o.background, "b", false, "")
 	f.BoolVar(&o.raw, "raw", false, "")
 	f.BoolVar(&o.trace, "D", false, "")
@@ -47,8 +48,9 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(f, args, 0, -1); err != nil {
 		return exitError, err
 	}
+	o.replayOnly = o.replayOnly || o.result
 	if o.force && o.replayOnly {
-		return exitError, errors.New("-f runs and -r replays: give one of them")
+		return exitError, errors.New("-f runs, and -r and -R replay: give one of them")
 	}
 	rp, err := repo.Open(ctx, ".")
 	if err != nil {
@@ -131,14 +133,14 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	h.Start(ctx)
 	tree := h.Executor.Tree()
 	if o.dry {
-		return tell(ctx, h, req)
+		return tell(ctx, h, req, o)
 	}
 	if o.replayOnly {
 		if c.Runs {
 			return exitNoReplay, errors.New("a run with CI_RUNS=1 is never replayed")
 		}
 		r := h.Replayer(rp, c)
-		r.Explain = true
+		r.Explain, r.Failed = true, o.result
 		run, ok := r.Find(ctx, replay.Key(c, req.Commit, req.Tree, req.Targets), c)
 		if ctx.Err() != nil {
 			return exitError, ctx.Err()
@@ -296,7 +298,7 @@ func stayConnected(ctx context.Context, addr string, o runFlags, c *config.Confi
 }
 
 // tell prints what a run of req would do, and why.
-func tell(ctx context.Context, h *host.Host, req executor.Request) (int, error) {
+func tell(ctx context.Context, h *host.Host, req executor.Request, o runFlags) (int, error) {
 	switch {
 	case req.Force:
 		show.Out.Printf("would run %s: -f was given\n", req.Commit)
@@ -305,11 +307,16 @@ func tell(ctx context.Context, h *host.Host, req executor.Request) (int, error) 
 	default:
 		key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
 		r := h.Replayer(req.Repo, req.Config)
+		r.Failed = o.result
 		if where := r.Look(ctx, key, req.Config); where != "" {
 			show.Out.Printf("would replay %s\n", where)
 			break
 		}
-		show.Out.Printf("would run %s: no run with its key was found\n", req.Commit)
+		if o.replayOnly {
+			show.Out.Printf("would exit with %d: no run of %s with its key was found\n", exitNoReplay, req.Commit)
+		} else {
+			show.Out.Printf("would run %s: no run with its key was found\n", req.Commit)
+		}
 		for _, line := range r.Nearest(ctx, key, req.Commit, req.Tree, req.Config) {
 			show.Out.Printf("%s\n", line)
 		}

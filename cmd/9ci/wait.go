@@ -51,5 +51,8 @@ func exitStatus(st ci.Status) int {
 	if st.State == "error" || st.Code < 0 {
 		return exitError
 	}
+	if st.State != "passed" && st.Code&0xff == 0 { // the kernel keeps eight bits: exit(3)
+		return 1
+	}
 	return st.Code
 }

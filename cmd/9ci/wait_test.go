@@ -38,7 +38,7 @@ func TestWait(t *testing.T) {
 	}
 	file := blocked{make(chan struct{})}
 	ci := fs.NewDir("ci", fs.NewDir("lost", file), fs.NewDir("empty", text("")), fs.NewDir("going", text("test - 1.000 2026-11-24T21:04:05Z\n")),
-		fs.NewDir("failed", text("failed 3 1.000 2026-11-24T21:04:05Z\n")))
+		fs.NewDir("failed", text("failed 3 1.000 2026-11-24T21:04:05Z\n")), fs.NewDir("lies", text("failed 256 1.000 2026-11-24T21:04:05Z\n")))
 	l, err := ninep.Listen("unix!" + filepath.Join(home, "sock"))
 	if err != nil {
 		t.Fatal(err)
@@ -59,6 +59,7 @@ func TestWait(t *testing.T) {
 		}
 	}
 	wait("failed", 3, "")
+	wait("lies", 1, "")
 	wait("empty", exitError, "how the run ended is not known")
 	wait("going", exitError, "how the run ended is not known")
 	wait("nosuch", exitError, "no run of nosuch")

@@ -20,14 +20,15 @@ import (
 	"9ci/proto/ninep"
 )
 
-// fetch adopts the run at path, if it is one that was asked for.
-func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.Attrs, c *config.Config, left *patience) (store.Entry, error) {
+// fetch adopts the run at path, if it is one that was asked for and ended in that
+// state.
+func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path, state string, key ci.Attrs, c *config.Config, left *patience) (store.Entry, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t := &transfer{left: left, cancel: cancel}
 	defer t.settle()
 	t.begin()
-	status, tar, err := open(ctx, mux, path)
+	status, tar, err := open(ctx, mux, path, state)
 	t.end(0)
 	if err != nil {
 		return store.Entry{}, cmp.Or(context.Cause(ctx), err)
@@ -52,8 +53,8 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, key ci.At
 }
 
 // open asks at once for the status of a run and for its tar. The signed manifest is
-// to be held against the status, which must be that of a passed run.
-func open(ctx context.Context, mux fs.Dir, path string) (status []byte, tar io.ReadCloser, err error) {
+// to be held against the status, which must be of that state.
+func open(ctx context.Context, mux fs.Dir, path, state string) (status []byte, tar io.ReadCloser, err error) {
 	var asked sync.WaitGroup
 	var serr error
 	asked.Go(func() { status, serr = ask.File(ctx, mux, path+"/status") })
@@ -64,8 +65,8 @@ func open(ctx context.Context, mux fs.Dir, path string) (status []byte, tar io.R
 	asked.Wait()
 	if serr == nil {
 		var st ci.Status
-		if st, serr = ci.ParseStatus(string(status)); serr == nil && st.State != "passed" {
-			serr = fmt.Errorf("it %s", st.State)
+		if st, serr = ci.ParseStatus(string(status)); serr == nil && st.State != state {
+			serr = fmt.Errorf("it is %s, and was said to be %s", st.State, state)
 		}
 	}
 	if serr != nil && err == nil {

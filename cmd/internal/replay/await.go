@@ -67,7 +67,7 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 		}
 		release() // of the last question: the new one has kept our place
 		release = next
-		if offers := order(found, signers); len(offers) > 0 {
+		if offers := order(found, "passed", signers); len(offers) > 0 {
 			var mux fs.Dir
 			if mux, err = r.Mux(ctx); err != nil {
 				r.complain(ctx, err)

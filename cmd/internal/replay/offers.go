@@ -12,12 +12,12 @@ import (
 	"9ci/fs/store"
 )
 
-// order returns the passed runs among the offers, in the order in which they are
+// order returns the offers of runs in that state, in the order in which they are
 // tried: one of each executor, then the next of each, so that one that offers many
 // does not keep the others back. Offers of signers that nobody trusts are left out.
 // Where certificates may be trusted, an unknown signer may have one: those come
 // last. The orchestrator was asked for the same, and is not trusted to do it.
-func order(found []ci.Offer, signers *sign.Signers) []ci.Offer {
+func order(found []ci.Offer, state string, signers *sign.Signers) []ci.Offer {
 	type ranked struct {
 		ci.Offer
 		unknown int // 1: the signer can only be trusted for a certificate
@@ -31,7 +31,7 @@ func order(found []ci.Offer, signers *sign.Signers) []ci.Offer {
 		if !slices.Contains(named, o.Signer) {
 			r.unknown = 1
 		}
-		if o.State != "passed" || o.Signer == "" || r.unknown > 0 && !certificates {
+		if o.State != state || o.Signer == "" || r.unknown > 0 && !certificates {
 			continue
 		}
 		r.nth = seen[r.unknown][o.Executor]
@@ -59,7 +59,7 @@ func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key
 		var run store.Entry
 		err := again(ctx, func() (err error) {
 			run, err = r.climb(ctx, mux, o, c.Ladder, left, func(ctx context.Context, tree fs.Dir, path string) (store.Entry, error) {
-				return r.fetch(ctx, tree, path, key, c, left)
+				return r.fetch(ctx, tree, path, o.State, key, c, left)
 			})
 			return err
 		})

@@ -48,7 +48,7 @@ func TestOrder(t *testing.T) {
 		}
 		signers.AddText("signers", tt.signer, func(err error) { t.Error(err) })
 		var got []string
-		for _, o := range order(found, signers) {
+		for _, o := range order(found, "passed", signers) {
 			got = append(got, o.Executor+"/"+o.ID)
 		}
 		if !slices.Equal(got, tt.want) {

@@ -6,6 +6,8 @@ package replay
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
 
 	"9ci/cmd/internal/ask"
@@ -35,6 +37,10 @@ type Replayer struct {
 	// fs.ErrBusy where a limit was reached.
 	Ask func(ctx context.Context, question []byte, within time.Duration) (answer []byte, release func(), err error)
 
+	// Failed says that a failed run counts too if there is no passed one. A run
+	// that was cancelled or ended in error says nothing of its revision.
+	Failed bool
+
 	// Name returns the name of this executor below n at the orchestrator. It
 	// waits until the tree is there.
 	Name func(ctx context.Context) (string, error)
@@ -56,39 +62,57 @@ type Replayer struct {
 }
 
 // Find returns a passed run with that key, trusted and no older than CI_MAXAGE:
-// from the store, or else adopted from another executor. If there is none, ok is
-// false.
+// from the store, or else adopted from another executor. With r.Failed it returns,
+// if there is none, one that failed. If there is neither, ok is false.
 func (r *Replayer) Find(ctx context.Context, key ci.Attrs, c *config.Config) (run store.Entry, ok bool) {
 	signers, ok := r.signers(ctx)
 	if !ok {
 		return store.Entry{}, false
 	}
-	if run, ok := r.own(signers, key, c.MaxAge); ok || r.Mux == nil {
-		return run, ok
+	find := r.finder(ctx, key, signers)
+	left := newPatience(c)
+	explain := r.Explain && r.Mux != nil
+	for _, state := range r.states() {
+		if run, ok := r.own(signers, state, key, c.MaxAge); ok {
+			return run, true
+		}
+		mux, offers, err := find(state)
+		if err != nil {
+			explain = false
+			continue
+		}
+		explain = explain && len(offers) == 0
+		if run, ok := r.adopt(ctx, mux, offers, key, c, left); ok || ctx.Err() != nil {
+			return run, ok
+		}
 	}
-	mux, offers, err := r.seek(ctx, key, signers)
-	switch {
-	case err != nil:
-		r.complain(ctx, err)
-	case len(offers) > 0:
-		return r.adopt(ctx, mux, offers, key, c, newPatience(c))
-	case r.Explain:
+	if explain {
 		r.explain(ctx, key, signers)
 	}
 	return store.Entry{}, false
 }
 
-// seek asks find which runs with a key are to be tried, and returns them in that
-// order, with the tree in which they are.
-func (r *Replayer) seek(ctx context.Context, key ci.Attrs, signers *sign.Signers) (mux fs.Dir, offers []ci.Offer, err error) {
-	found, err := r.offers(ctx, key, signers)
-	if err != nil {
-		return nil, nil, err
+// finder returns a function that returns which runs with a key that ended in a state
+// are to be tried, in that order, and the tree in which they are. The orchestrator is
+// asked once, when the function is first called. If that fails the user is told.
+func (r *Replayer) finder(ctx context.Context, key ci.Attrs, signers *sign.Signers) func(state string) (fs.Dir, []ci.Offer, error) {
+	var mux fs.Dir
+	ask := sync.OnceValues(func() (found []ci.Offer, err error) {
+		if r.Mux == nil {
+			return nil, nil
+		}
+		if found, err = r.offers(ctx, key, signers); err == nil && len(found) > 0 {
+			mux, err = r.Mux(ctx)
+		}
+		if err != nil {
+			r.complain(ctx, err)
+		}
+		return found, err
+	})
+	return func(state string) (fs.Dir, []ci.Offer, error) {
+		found, err := ask()
+		return mux, order(found, state, signers), err
 	}
-	if offers = order(found, signers); len(offers) > 0 {
-		mux, err = r.Mux(ctx)
-	}
-	return mux, offers, err
 }
 
 // signers returns those whose runs are replayed. If a list of them cannot be read,
@@ -101,44 +125,52 @@ func (r *Replayer) signers(ctx context.Context) (s *sign.Signers, ok bool) {
 	return s, err == nil
 }
 
+// states are the states of the runs that count, the best first as ci.CompareBest
+// has them.
+func (r *Replayer) states() []string {
+	if r.Failed {
+		return []string{"passed", "failed"}
+	}
+	return []string{"passed"}
+}
+
 // Look says where Find would take a run from, without adopting it, or returns "".
 func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) string {
 	signers, ok := r.signers(ctx)
 	if !ok {
 		return ""
 	}
-	if run, ok := r.own(signers, key, c.MaxAge); ok {
-		return "ci/" + run.ID + " of the store"
-	}
-	if r.Mux == nil {
-		return ""
-	}
-	mux, offers, err := r.seek(ctx, key, signers)
-	if err != nil {
-		r.complain(ctx, err)
-		return ""
-	}
-	for _, o := range offers[:min(len(offers), maxNeighbours)] {
-		text, err := ask.File(ctx, mux, o.Path()+"/status")
+	find := r.finder(ctx, key, signers)
+	for _, state := range r.states() {
+		if run, ok := r.own(signers, state, key, c.MaxAge); ok {
+			return "ci/" + run.ID + " of the store"
+		}
+		mux, offers, err := find(state)
 		if err != nil {
 			continue
 		}
-		if st, err := ci.ParseStatus(string(text)); err == nil && st.State == "passed" && time.Since(st.Time) <= c.MaxAge {
-			return o.Path() + " at the orchestrator, if its signature is good"
+		for _, o := range offers[:min(len(offers), maxNeighbours)] {
+			text, err := ask.File(ctx, mux, o.Path()+"/status")
+			if err != nil {
+				continue
+			}
+			if st, err := ci.ParseStatus(string(text)); err == nil && st.State == state && time.Since(st.Time) <= c.MaxAge {
+				return o.Path() + " at the orchestrator, if its signature is good"
+			}
 		}
 	}
 	return ""
 }
 
-// explain tells the user of a passed run with that key that is not replayed because
-// nobody trusts who is said to have signed it.
+// explain tells the user of a run with that key that is not replayed because nobody
+// trusts who is said to have signed it.
 func (r *Replayer) explain(ctx context.Context, key ci.Attrs, signers *sign.Signers) {
 	found, err := r.offers(ctx, key, nil)
 	if err != nil {
 		return
 	}
 	for _, o := range found {
-		if o.State != "passed" || o.Signer == "" || signers.Trusts(o.Signer) {
+		if !slices.Contains(r.states(), o.State) || o.Signer == "" || signers.Trusts(o.Signer) {
 			continue
 		}
 		why := "an allowed_signers file must name it"
@@ -150,10 +182,10 @@ func (r *Replayer) explain(ctx context.Context, key ci.Attrs, signers *sign.Sign
 	}
 }
 
-// own returns the newest run of the store that Find may return.
-func (r *Replayer) own(signers *sign.Signers, key ci.Attrs, maxAge time.Duration) (store.Entry, bool) {
+// own returns the newest run of the store, in that state, that Find may return.
+func (r *Replayer) own(signers *sign.Signers, state string, key ci.Attrs, maxAge time.Duration) (store.Entry, bool) {
 	for run := range r.Store.WithKey(Digest(key)) {
-		if run.State != "passed" || time.Since(run.Time) > maxAge {
+		if run.State != state || time.Since(run.Time) > maxAge {
 			continue
 		}
 		if err := trusted(signers, run); err != nil {

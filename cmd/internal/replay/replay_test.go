@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
@@ -60,13 +61,14 @@ func newPeer(t *testing.T, by ssh.Signer, key ci.Attrs, state string, end time.T
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return peer{seal(t, s, by, key, state, end), sign.Fingerprint(by.PublicKey()), store.NewTree(s, nil)}
+	id := seal(t, s, by, key, state, end)
+	return peer{id, sign.Fingerprint(by.PublicKey()), store.NewTree(s, nil)}
 }
 
 // seal puts a run into a store, and returns its id.
-func seal(t *testing.T, s *store.Store, by ssh.Signer, key ci.Attrs, state string, end time.Time) string {
+func seal(t *testing.T, kept *store.Store, by ssh.Signer, key ci.Attrs, state string, end time.Time) string {
 	t.Helper()
-	run, err := s.Create(commit)
+	run, err := kept.Create(commit)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +188,7 @@ func TestFind(t *testing.T) {
 		{"of the future", map[string]peer{"a": newPeer(t, alice, key, "passed", now.Add(2*time.Minute))}, "", "is in the future"},
 		{"of a clock that is ahead", map[string]peer{"a": newPeer(t, alice, key, "passed", now.Add(30*time.Second))}, "a", ""},
 		{"another key", map[string]peer{"a": newPeer(t, alice, other, "passed", now)}, "", "its key is another"},
-		{"failed", map[string]peer{"a": newPeer(t, alice, key, "failed", now)}, "", "it failed"},
+		{"failed", map[string]peer{"a": newPeer(t, alice, key, "failed", now)}, "", "it is failed, and was said to be passed"},
 		{"old", map[string]peer{"a": newPeer(t, alice, key, "passed", now.Add(-2*time.Hour))}, "", "CI_MAXAGE"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -225,6 +227,74 @@ func TestFind(t *testing.T) {
 				if !ok {
 					t.Errorf("a run %s %s was left", e.ID, e.Status)
 				}
+			}
+		})
+	}
+}
+
+// Where failed runs count too, a passed one is better wherever it is, and what was
+// cut short is none.
+func TestFindFailed(t *testing.T) {
+	alice, mallory := newSigner(t), newSigner(t)
+	key := Key(conf, commit, tree, []string{"test"})
+	now := time.Now()
+	ended := func(state string, ago time.Duration) peer { return newPeer(t, alice, key, state, now.Add(-ago)) }
+	forged := newPeer(t, mallory, key, "failed", now)
+	forged.signer = sign.Fingerprint(alice.PublicKey())
+	for _, tt := range []struct {
+		name  string
+		own   string // state of a run in the store
+		peers map[string]peer
+		as    map[string]string // what find says of them, where it is not so
+		want  string            // the state of what is found, or ""
+	}{
+		{name: "failed", peers: map[string]peer{"a": ended("failed", 0)}, want: "failed"},
+		{name: "passed before it", peers: map[string]peer{"a": ended("failed", 0), "b": ended("passed", time.Minute)}, want: "passed"},
+		{name: "passed elsewhere", own: "failed", peers: map[string]peer{"a": ended("passed", time.Minute)}, want: "passed"},
+		{name: "passed here", own: "passed", peers: map[string]peer{"a": ended("failed", 0)}, want: "passed"},
+		{name: "failed here", own: "failed", want: "failed"},
+		{name: "cancelled here", own: "cancelled"},
+		{name: "cut short", peers: map[string]peer{"a": ended("cancelled", 0), "b": ended("error", 0)}},
+		{name: "an error that is said to have failed", peers: map[string]peer{"a": ended("error", 0)}, as: map[string]string{"a": "failed"}},
+		{name: "a failure that is said to have passed", peers: map[string]peer{"a": ended("failed", 0)}, as: map[string]string{"a": "passed"}},
+		{name: "old", peers: map[string]peer{"a": ended("failed", 2*time.Hour)}},
+		{name: "forged", peers: map[string]peer{"a": forged}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			kept, err := store.Open(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer kept.Close()
+			if tt.own != "" {
+				seal(t, kept, alice, key, tt.own, now)
+			}
+			m := newMux(func(name string, p peer) string {
+				state := tt.as[name]
+				if state == "" {
+					st, err := ask.Status(t.Context(), p.tree, "ci/"+p.id+"/status")
+					if err != nil {
+						t.Fatal(err)
+					}
+					state = st.State
+				}
+				return ci.Offer{Executor: name, ID: p.id, State: state, Signer: p.signer}.String() + "\n"
+			}, tt.peers)
+			r := &Replayer{Store: kept, Signers: trusting(alice), Failed: true,
+				Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask,
+				Say: func(format string, args ...any) {}}
+			where := r.Look(t.Context(), key, conf)
+			if tt.as == nil && tt.name != "forged" && tt.name != "old" && (where != "") != (tt.want != "") {
+				t.Errorf("Look = %q, want a run that %s", where, tt.want)
+			}
+			run, ok := r.Find(t.Context(), key, conf)
+			if ok != (tt.want != "") || run.State != tt.want {
+				t.Errorf("Find = %s %s, want one that %s", run.ID, run.State, tt.want)
+			}
+			// What was adopted is no run for those that want a passed one.
+			r.Failed, m.answer = false, ""
+			if run, ok := r.Find(t.Context(), key, conf); ok != (tt.want == "passed") {
+				t.Errorf("then Find of a passed one = %s %s", run.ID, run.State)
 			}
 		})
 	}
