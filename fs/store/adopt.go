@@ -480,7 +480,7 @@ func (a *adoption) publish() (*record, error) {
 			}
 		}
 	}
-	rec.owner, rec.signer = a.s.token, a.signer
+	rec.owner, rec.signer, rec.adopted = a.s.token, a.signer, true
 	return rec, a.s.publish(a.dir, rec, nil)
 }
 

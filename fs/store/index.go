@@ -60,6 +60,8 @@ type record struct {
 	seen   bool  // used while the index is compared with the disk
 	signer string
 	owner  string // the token of the Store that made or adopted it
+
+	adopted bool // it was made elsewhere
 }
 
 func (r *record) id() string { return formatID(r.commit, r.num) }
@@ -95,6 +97,7 @@ func (r *record) append(b []byte) []byte {
 	num(r.came)
 	num(r.size)
 	word(strconv.FormatBool(r.deflt))
+	word(strconv.FormatBool(r.adopted))
 	word(ci.Dash(r.owner))
 	word(ci.Quote(ci.Dash(r.signer))) // may have blanks in it
 	return append(b, '\n')
@@ -137,6 +140,8 @@ func (x *index) parse(line string) (*record, error) {
 	r.code, r.took = int(num()), time.Duration(num())*time.Millisecond
 	r.start, r.end, r.came, r.size = num(), num(), num(), num()
 	r.deflt, e = strconv.ParseBool(field())
+	fail(e)
+	r.adopted, e = strconv.ParseBool(field())
 	fail(e)
 	if w := field(); w != "-" {
 		r.owner = x.word(w)

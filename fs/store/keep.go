@@ -17,7 +17,8 @@ import (
 
 // A Keep says which sealed runs are kept, as CI_KEEP does. A run that is over
 // any limit goes; a limit of zero is none. The newest runs are those that were
-// made or adopted last, whenever they ended.
+// made or adopted last, whenever they ended. Runs that are adopted do not make the
+// last run that was made here go, nor the last that passed.
 type Keep struct {
 	Once  bool          // the newest, until the Store is closed
 	Count int           // so many, the newest; negative keeps none
@@ -148,6 +149,27 @@ func (s *Store) GC() (int, error) {
 // evict is Evict, or, when the store is closing, of this Store's runs alone. It
 // reports whether a run that should have gone is in use.
 func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
+	surplus, err := s.surplus(k, closing, nil)
+	if err != nil {
+		return false, fmt.Errorf("store: evict: %w", err)
+	}
+	for _, r := range surplus {
+		switch e := s.remove(r, closing); {
+		case errors.Is(e, ErrInUse):
+			busy = true
+		case e != nil && err == nil:
+			err = fmt.Errorf("store: evict %s: %w", r.id(), e)
+		}
+	}
+	return busy, err
+}
+
+// surplus returns the runs that evict is to remove, newest first. If come is not
+// nil, it returns those that would be if that run had just been adopted.
+//
+// The last run that was made here, and the last of those that passed, are judged
+// as if nothing had been adopted: adoption evicts neither.
+func (s *Store) surplus(k Keep, closing bool, come *record) ([]*record, error) {
 	if k.Once && k.Count == 0 {
 		k.Count = 1
 	}
@@ -155,9 +177,13 @@ func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
 	alive := make(map[string]bool)
 	kept, err := s.kept()
 	if err != nil {
-		return false, fmt.Errorf("store: evict: %w", err)
+		return nil, err
 	}
-	count, size := 0, int64(0)
+	var all, own, passed tally
+	if come != nil {
+		all.add(come)
+	}
+	var surplus []*record
 	for _, r := range slices.Backward(sealed) {
 		if closing {
 			if r.owner != s.token {
@@ -174,20 +200,40 @@ func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
 		if len(kept) > 0 && kept[r.id()] {
 			continue
 		}
-		count, size = count+1, size+r.size
-		if (k.Count == 0 || count <= k.Count) &&
-			(k.Age == 0 || time.Since(time.Unix(r.came, 0)) <= k.Age) &&
-			(k.Size == 0 || size <= k.Size || count == 1) {
-			continue
+		all.add(r)
+		t := all
+		if !r.adopted {
+			own.add(r)
+			if r.state == "passed" {
+				passed.add(r)
+			}
+			if own.count == 1 || r.state == "passed" && passed.count == 1 {
+				t = own
+			}
 		}
-		switch e := s.remove(r, closing); {
-		case errors.Is(e, ErrInUse):
-			busy = true
-		case e != nil && err == nil:
-			err = fmt.Errorf("store: evict %s: %w", r.id(), e)
+		if !k.keeps(r, t) {
+			surplus = append(surplus, r)
 		}
 	}
-	return busy, err
+	return surplus, nil
+}
+
+// A tally is how many runs there are, and how many bytes they have.
+type tally struct {
+	count int
+	size  int64
+}
+
+func (t *tally) add(r *record) {
+	t.count++
+	t.size += r.size
+}
+
+// keeps reports whether k keeps r, which is the last of the runs in t.
+func (k Keep) keeps(r *record, t tally) bool {
+	return (k.Count == 0 || t.count <= k.Count) &&
+		(k.Age == 0 || time.Since(time.Unix(r.came, 0)) <= k.Age) &&
+		(k.Size == 0 || t.size <= k.Size || t.count == 1)
 }
 
 // kept returns the ids that are kept by name.

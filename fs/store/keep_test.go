@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -338,12 +339,12 @@ func TestIndexIsMended(t *testing.T) {
 }
 
 // A run that ended long ago is adopted to be read now: no policy takes it
-// away at once.
+// away at once. What was made here stays too.
 func TestAdoptedRunIsKept(t *testing.T) {
 	maker, s := newStore(t), newStore(t)
 	id := quick(t, maker, commitA, ci.Attr{Name: "end", Value: ci.FormatTime(time.Now().Add(-48 * time.Hour))})
 	s.SetKeep(Keep{Once: true, Age: time.Hour, Size: 1})
-	quick(t, s, commitB)
+	own := quick(t, s, commitB)
 	f, err := maker.openTar(id)
 	if err != nil {
 		t.Fatal(err)
@@ -353,8 +354,92 @@ func TestAdoptedRunIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantRuns(t, s, e.ID)
+	wantRuns(t, s, e.ID, own)
 	if last, err := s.Lookup("last"); err != nil || last.ID != e.ID {
 		t.Errorf("last is %s, %v, want %s", last.ID, err, e.ID)
+	}
+}
+
+// Adoption makes what was adopted before go, never the last run that was made here
+// nor the last that passed.
+func TestEvictAdopted(t *testing.T) {
+	from, s := newStore(t), newStore(t)
+	now := time.Now().UTC().Truncate(time.Second)
+	ended := func(ago time.Duration) ci.Attr {
+		return ci.Attr{Name: "end", Value: ci.FormatTime(now.Add(-ago))}
+	}
+	adopt := func(ago time.Duration) string {
+		t.Helper()
+		var b bytes.Buffer
+		if err := from.WriteTar(t.Context(), &b, quick(t, from, commitB, ended(ago))); err != nil {
+			t.Fatal(err)
+		}
+		e, err := s.Adopt(t.Context(), &b, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.ID
+	}
+	wants := func(ago time.Duration, size int64, want bool) {
+		t.Helper()
+		if got, err := s.Wants(now.Add(-ago), size); got != want || err != nil {
+			t.Errorf("Wants a run of %d bytes that ended %v ago = %v, %v, want %v", size, ago, got, err, want)
+		}
+	}
+	passed := quick(t, s, commitA, ended(time.Hour))
+	failed := writeRun(t, s, commitA, treeA, "failed", 1)
+	s.SetKeep(Keep{Count: 2})
+	wantRuns(t, s, failed, passed)
+	wants(2*time.Hour, 1, true) // nothing goes for it
+	one := adopt(2 * time.Hour)
+	wantRuns(t, s, one, failed, passed)
+	wants(time.Hour, 1, true)
+	two := adopt(time.Hour)
+	wantRuns(t, s, two, one, failed, passed)
+	wants(3*time.Hour, 1, false) // one that ended later would go
+	wants(time.Minute, 1, true)
+	three := adopt(time.Minute)
+	wantRuns(t, s, three, two, failed, passed)
+
+	// The index is read anew by another process, and knows what was adopted.
+	other, err := Open(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if r := other.index.byName(three); r == nil || !r.adopted || other.index.byName(failed).adopted {
+		t.Error("another process does not know which runs were adopted")
+	}
+
+	// Only runs that are made here make the last ones go.
+	next := writeRun(t, s, commitA, treeA, "failed", 1)
+	wantRuns(t, s, next, three)
+	s.SetKeep(Keep{Once: true})
+	wantRuns(t, s, next)
+	four := adopt(time.Second)
+	wantRuns(t, s, four, next)
+	wants(time.Hour, 1, false)
+	four = adopt(0)
+	wantRuns(t, s, four, next)
+
+	s.SetKeep(Keep{Age: time.Hour, Size: 1 << 20})
+	wants(2*time.Hour, 1, false)
+	wants(0, 1<<20+1, false)
+	wants(0, 1<<20, true)
+
+	score := ""
+	for e := range s.Runs() {
+		if e.ID == four {
+			score = e.Score
+		}
+	}
+	if !s.HasScore(score) || s.HasScore(strings.Repeat("0", 64)) || s.HasScore(score[:63]) || s.HasScore("") {
+		t.Error("HasScore does not know what there is")
+	}
+	if err := s.Forget(four); err != nil {
+		t.Fatal(err)
+	}
+	if s.HasScore(score) {
+		t.Error("HasScore knows a run that was forgotten")
 	}
 }
