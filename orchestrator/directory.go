@@ -83,6 +83,7 @@ type announced struct {
 	generation uint64
 	address    string
 	signer     string // the fingerprint of the key that signs its runs, which it has proved; or ""
+	adopts     bool
 }
 
 // ownedBy reports whether a login is of the executor's owner, whose commands it

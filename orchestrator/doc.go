@@ -29,42 +29,43 @@
 //
 // # Wire
 //
-// SSH (RFC 4251 to 4254) with what OpenSSH adds, and five names of 9ci's own. A
-// client announces an export by the global request announce@9ci, whose payload
-// is attr=value lines (name, namespaces, address, proof), and withdraws it by
-// withdraw@9ci with the name. The proof is an SSHSIG (namespace announce@9ci), in
+// SSH (RFC 4251 to 4254) with what OpenSSH adds, and names of 9ci's own. A client
+// announces an export by the global request announce@9ci, whose payload is attr=value
+// lines (name, namespaces, address, proof; adopts=1 if it adopts the passed runs of
+// others), and withdraws it by withdraw@9ci with the name. The status of a namespace
+// names those that adopt: an executor that is to leave waits until find has the score
+// of its run at one of them. The proof is an SSHSIG (namespace announce@9ci), in
 // base64, by the key that signs the executor's runs, of attr=value lines: session,
 // the identifier of the connection in hexadecimal; host, the fingerprint of the
-// orchestrator's host key; namespaces, sorted; and name. What logs in may be
-// another key, or a certificate.
+// orchestrator's host key; namespaces, sorted; and name. What logs in may be another
+// key, or a certificate.
 //
-// The orchestrator opens channels of type
-// 9p-export@9ci, each a 9P connection to the export; ssh@9ci, to the executor's own
-// SSH server; and door@9ci, which asks for the way in there. All carry the name, the
-// aname, the requester (the fingerprint of a key, or a principal and the fingerprint
-// of its authority), the announcement's generation, how many milliseconds the
-// orchestrator waits for the answer, and the key or certificate that logged in, by
-// which an executor knows its owner.
+// The orchestrator opens channels of type 9p-export@9ci, each a 9P connection to the
+// export; ssh@9ci, to the executor's own SSH server; and door@9ci, which asks for the
+// way in there. All carry the name, the aname, the requester (the fingerprint of a
+// key, or a principal and the fingerprint of its authority), the announcement's
+// generation, how many milliseconds the orchestrator waits for the answer, and the
+// key or certificate that logged in, by which an executor knows its owner.
 //
 // A client opens ssh@9ci and door@9ci too, with the namespace and the name of an
 // executor. If the client may read the namespace, the orchestrator opens the same to
-// the executor on the client's behalf, and splices the two. The answer on door@9ci
-// is attr=value lines, to the end of the executor's side: key, the host key of the
+// the executor on the client's behalf, and splices the two. The answer on door@9ci is
+// attr=value lines, to the end of the executor's side: key, the host key of the
 // executor's SSH server, and if that has an address of its own, address and user. As
-// long as the channel is open, the requester's key may log in there as that user,
-// and sees that namespace alone. When the client, its right to read, the executor or
-// the orchestrator goes, the channel is closed, and so are the connections that it
-// let in. On either way the client proves its key to the executor itself, and only
-// the executor's own key is the owner's: what the orchestrator says of the requester
+// long as the channel is open, the requester's key may log in there as that user, and
+// sees that namespace alone. When the client, its right to read, the executor or the
+// orchestrator goes, the channel is closed, and so are the connections that it let
+// in. On either way the client proves its key to the executor itself, and only the
+// executor's own key is the owner's: what the orchestrator says of the requester
 // makes nobody the owner there.
 //
-// A client opens a channel find@9ci, which carries a namespace and a question as
-// it is written to the file find, and reads the answer from it up to the end of
-// file. So an answer is one round trip away, and eight from a start without a
-// connection. An intent lives as long as the channel. A namespace that is absent
-// or forbidden is refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is
-// refused as SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
+// A client opens a channel find@9ci, which carries a namespace and a question as it
+// is written to the file find, and reads the answer from it up to the end of file. So
+// an answer is one round trip away, and eight from a start without a connection. An
+// intent lives as long as the channel. A namespace that is absent or forbidden is
+// refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is refused as
+// SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
 //
-// All else is stock: the subsystems 9p, sftp and 9p-export, the commands,
-// forwardings with -R and jumps with -J.
+// All else is stock: the subsystems 9p, sftp and 9p-export, the commands, forwardings
+// with -R and jumps with -J.
 package orchestrator

@@ -95,7 +95,7 @@ func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce, s
 		}
 	}
 	d.generation++
-	m.announced.Store(&announced{d.generation, a.Address, signer})
+	m.announced.Store(&announced{d.generation, a.Address, signer, a.Adopts})
 	for _, ns := range slices.Collect(maps.Keys(m.shares)) {
 		if !slices.Contains(a.Namespaces, ns) {
 			d.drop(m.shares[ns], false)

@@ -298,7 +298,7 @@ func TestReplayLine(t *testing.T) {
 	root := m.tree(b, hello)
 	ev := watchEvents(t, root)
 	a := m.dial(ka)
-	m.export(a, dial.Announce{Name: "a.7", Namespaces: []string{hello}, Address: "10.0.0.1:22"}, tree.root())
+	m.export(a, dial.Announce{Name: "a.7", Namespaces: []string{hello}, Address: "10.0.0.1:22", Adopts: true}, tree.root())
 	ev.await("/n/a.7/ci/3f2a9c1d0b7e.1", "passed")
 
 	answer, f := find(t, root, string(testKey(testCommit).Text()))
@@ -318,7 +318,7 @@ func TestReplayLine(t *testing.T) {
 	if got := read(t, root, "artifacts/3f2a9c1d/size"); got != "42\n" {
 		t.Errorf("artifacts: %q", got)
 	}
-	if got := read(t, root, "status"); !strings.Contains(got, "executors=1\n") || !strings.Contains(got, "a.7 10.0.0.1:22 1 0") {
+	if got := read(t, root, "status"); !strings.Contains(got, "executors=1\n") || !strings.Contains(got, "a.7 10.0.0.1:22 1 0") || !strings.HasSuffix(got, "\nadopts=a.7\n") {
 		t.Errorf("status = %q", got)
 	}
 

@@ -29,7 +29,8 @@ func (v *view) status() []byte {
 
 // spaceStatus is the status of a namespace: a line for each executor, with its
 // name, its address, how many runs it keeps and has under way, since when it is
-// connected, and the key that it came with.
+// connected, and the key that it came with. Behind these there is a line
+// adopts=NAME for each executor that adopts the passed runs of others.
 func spaceStatus(d directory, ns string) []byte {
 	shares := byName(d.shares(ns))
 	b := ci.Attrs{
@@ -54,6 +55,11 @@ func spaceStatus(d directory, ns string) []byte {
 		b = fmt.Appendf(b, "executor=%s\n", ci.Quote(ci.QuoteWords([]string{
 			sh.m.name, ci.Dash(sh.m.announced.Load().address), strconv.Itoa(n.kept), strconv.Itoa(n.running), ci.FormatTime(sh.since), sh.m.key,
 		})))
+	}
+	for _, sh := range shares {
+		if sh.m.announced.Load().adopts {
+			b = fmt.Appendf(b, "adopts=%s\n", ci.Quote(sh.m.name))
+		}
 	}
 	return b
 }

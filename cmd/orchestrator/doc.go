@@ -44,7 +44,8 @@
 //	    artifacts/REV/      what it left
 //	    n/EXECUTOR/         the whole tree of one executor, ci(4)
 //	    find                write attr=value pairs of a key, read a line for each run
-//	    status event        the executors that are connected; joins, leaves, results
+//	    status event        the executors that are connected, and by a line adopts=NAME
+//	                        those that adopt the runs of others; joins, leaves, results
 //
 // The entries of ci and artifacts, and event, are not listed but can be walked to.
 // At the root, ci, n, artifacts and find mean those of the key's home namespace:

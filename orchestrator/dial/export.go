@@ -19,6 +19,10 @@ type Announce struct {
 	Namespaces []string // each is an aname that the export takes
 	Address    string   // host:port where others reach the executor directly; "": that of Options.Direct, if any
 
+	// Adopts says that it adopts the passed runs of others: one that is about
+	// to leave waits for that.
+	Adopts bool
+
 	// Joined, if set, is called each time the orchestrator has taken the
 	// announcement: from then on others see the executor.
 	Joined func()
@@ -117,7 +121,7 @@ const (
 // and has never taken it before; a refusal after that is tried again. It reports
 // net.ErrClosed when the Conn is closed.
 func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
-	what := wire.Announce{Name: a.Name, Namespaces: a.Namespaces, Address: a.Address}
+	what := wire.Announce{Name: a.Name, Namespaces: a.Namespaces, Address: a.Address, Adopts: a.Adopts}
 	if d := c.opts.Direct; d != nil && what.Address == "" {
 		what.Address = d.Address()
 	}

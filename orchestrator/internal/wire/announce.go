@@ -35,6 +35,7 @@ type Announce struct {
 	Name       string   // below n: HOST for a daemon, HOST.PID for others
 	Namespaces []string // each is an aname that the export takes
 	Address    string   // host:port where others reach the executor directly; "" if they cannot
+	Adopts     bool     // it adopts the passed runs of others
 
 	// Proof is made by Prove: the key that signs the executor's runs. Without
 	// it, the executor signs none that others wait for.
@@ -43,12 +44,16 @@ type Announce struct {
 
 // Text returns a as it travels: attr=value lines.
 func (a Announce) Text() []byte {
-	return ci.Attrs{
+	attrs := ci.Attrs{
 		{Name: "name", Value: a.Name},
 		{Name: "namespaces", Value: ci.QuoteWords(a.Namespaces)},
 		{Name: "address", Value: a.Address},
 		{Name: "proof", Value: a.Proof},
-	}.Text()
+	}
+	if a.Adopts {
+		attrs = append(attrs, ci.Attr{Name: "adopts", Value: "1"})
+	}
+	return attrs.Text()
 }
 
 // proofNamespace is the SSHSIG namespace of a Proof.
@@ -122,7 +127,10 @@ func ParseAnnounce(b []byte) (Announce, error) {
 	if err != nil {
 		return Announce{}, fmt.Errorf("announcement: %w", err)
 	}
-	a := Announce{Name: attrs.Get("name"), Address: attrs.Get("address"), Proof: attrs.Get("proof")}
+	a := Announce{
+		Name: attrs.Get("name"), Address: attrs.Get("address"),
+		Proof: attrs.Get("proof"), Adopts: attrs.Get("adopts") == "1",
+	}
 	if a.Namespaces, err = ci.SplitWords(attrs.Get("namespaces")); err != nil {
 		return Announce{}, fmt.Errorf("announcement: %w", err)
 	}

@@ -19,14 +19,14 @@ func TestNames(t *testing.T) {
 }
 
 func FuzzParseAnnounce(f *testing.F) {
-	f.Add(Announce{Name: "box.1", Namespaces: []string{"github.com/alice/hello", "local/x"}, Address: "10.0.0.1:22"}.Text())
+	f.Add(Announce{Name: "box.1", Namespaces: []string{"github.com/alice/hello", "local/x"}, Address: "10.0.0.1:22", Adopts: true}.Text())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, err := ParseAnnounce(b)
 		if err != nil {
 			return
 		}
 		again, err := ParseAnnounce(a.Text())
-		if err != nil || again.Name != a.Name || again.Address != a.Address || strings.Join(again.Namespaces, " ") != strings.Join(a.Namespaces, " ") {
+		if err != nil || again.Name != a.Name || again.Address != a.Address || again.Adopts != a.Adopts || strings.Join(again.Namespaces, " ") != strings.Join(a.Namespaces, " ") {
 			t.Errorf("%+v is read back as %+v, %v", a, again, err)
 		}
 	})
