@@ -4,7 +4,7 @@ keeps what came out as a directory, and serves that over 9P. Or it replays the r
 that another executor has made of the same revision.
 
 	9ci [run] [-f] [-n] [-q] [-v] [-x] [-r] [-R] [-b] [--raw] [-D] [rev [target...]]
-	9ci serve [-a ADDR]... [-direct ADDR] [-root DIR] [-D]
+	9ci serve [-a ADDR]... [-adopt] [-direct ADDR] [-root DIR] [-D]
 	9ci ls [-l] [-a ADDR] [PATH...]
 	9ci cat [-a ADDR] [--raw] PATH...
 	9ci cp [-a ADDR] PATH DIR
@@ -38,7 +38,9 @@ for 10 s is given up, and the next is tried.
 
 If a daemon answers in $NAMESPACE, the run is handed to the daemon and followed.
 Otherwise this process is the executor: it posts its tree at $NAMESPACE/9ci, or
-9ci.PID if that is taken, and stays connected until a signal comes. A run is handed
+9ci.PID if that is taken, and stays connected until a signal comes. If it is to leave at
+once, and its run passed, it first waits until an executor with serve -adopt has the run,
+if one is connected in the namespace, for 30 s at most; a signal ends that. A run is handed
 over with the environment of the user. So $NAMESPACE must be a directory of the user
 in which others cannot write, and the server that answers there must be the user's or
 root's. Without the variable it is /tmp/ns.USER.DISPLAY, as in plan9port.
@@ -123,7 +125,11 @@ The line repo PATH, written to its ctl, adds a repository and is answered by the
 namespace. The daemon keeps its list of repositories across restarts, also those that
 it cannot open. ADDR is unix!PATH or tcp!HOST!PORT; TCP is for the loopback alone.
 Without ADDR the daemon posts $NAMESPACE/9ci. If it loses one of its addresses, it
-ends with an error. With -root serve serves a directory read-only instead.
+ends with an error. With -adopt it takes the passed runs of its namespaces into its
+store as the orchestrator tells of them, the newest first, by the rules of a replay: from
+trusted signers, none older than CI_MAXAGE, each once. It leaves out a run that CI_KEEP
+would not keep, or for which one that ended later would go. With -root serve serves a
+directory read-only instead.
 
 With -direct others fetch runs from the daemon itself, at ADDR, which is HOST:PORT or
 tcp!HOST!PORT, and on any network. What listens there is an SSH server whose host key
@@ -271,7 +277,8 @@ directory either, 9ci exits with status 125.
 # Exit status
 
 That of mk, 0 or 1; 125 if the executor failed or was misused; 126 if a replay was
-demanded with -r or -R and no run could be trusted; 130 or 143 if a signal cut the run short.
+demanded with -r or -R and no run could be trusted; 130 or 143 if a signal cut the run
+short.
 
 Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if the
 run is not what it says, and doctor if runs cannot work. Wait has the code of a run only

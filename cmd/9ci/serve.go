@@ -25,14 +25,18 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("serve")
 	var addrs list
 	f.Var(&addrs, "a", "")
+	adopt := f.Bool("adopt", false, "")
 	direct := f.String("direct", "", "")
 	rootDir := f.String("root", "", "")
 	trace := f.Bool("D", false, "")
 	if err := parseFlags(f, args, 0, 0); err != nil {
 		return exitError, err
 	}
-	if *rootDir != "" && *direct != "" {
+	switch {
+	case *rootDir != "" && *direct != "":
 		return exitError, errors.New("-direct lets in those for whom an orchestrator vouches, and -root serves a directory to none: give one of them")
+	case *rootDir != "" && *adopt:
+		return exitError, errors.New("-adopt adds runs, and -root serves a directory as it is: give one of them")
 	}
 	listeners, err := listen(ctx, addrs)
 	if err != nil {
@@ -48,7 +52,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 		defer dir.Close()
 		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/"), Log: log}, *trace)
 	}
-	o := daemon.Options{Version: version(), Tool: tool, Log: log}
+	o := daemon.Options{Version: version(), Tool: tool, Adopt: *adopt, Log: log}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if *direct != "" {

@@ -137,3 +137,19 @@ func TestPaxTime(t *testing.T) {
 		t.Errorf("appendPax = %q", got)
 	}
 }
+
+// An event that ParseMuxEvent takes names an executor that can be walked to.
+func FuzzParseMuxEvent(f *testing.F) {
+	for _, s := range []string{"/n/box join 2026-11-24T21:04:05Z", "/n/box.7+2/ci/3f2a9c1d0b7e.1 passed 0 1.000 2026-11-24T21:04:05Z", "/n/../ci/x", "n/box leave -"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		e, err := ParseMuxEvent(s)
+		if err != nil {
+			return
+		}
+		if e.Executor == "" || e.Executor == ".." || strings.ContainsAny(e.Executor, "/ \n\x00\x1b") || (e.What == "") != IsID(e.ID) {
+			t.Errorf("ParseMuxEvent(%q) = %+v", s, e)
+		}
+	})
+}

@@ -120,6 +120,30 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+func TestMuxEvents(t *testing.T) {
+	for line, want := range map[string]MuxEvent{
+		"/n/box join 2026-11-24T21:04:05Z":      {Executor: "box", What: "join"},
+		"/n/box.7+2 leave 2026-11-24T21:04:05Z": {Executor: "box.7+2", What: "leave"},
+	} {
+		if got, err := ParseMuxEvent(line); got != want || err != nil {
+			t.Errorf("ParseMuxEvent(%q) = %+v, %v, want %+v", line, got, err, want)
+		}
+	}
+	e, err := ParseMuxEvent("/n/box/ci/3f2a9c1d0b7e.1 passed 0 1.000 2026-11-24T21:04:05Z")
+	if err != nil || e.Executor != "box" || e.What != "" || e.ID != "3f2a9c1d0b7e.1" || e.Status.State != "passed" {
+		t.Errorf("ParseMuxEvent of a run = %+v, %v", e, err)
+	}
+	for _, line := range []string{
+		"", "/", "/n", "/n/", "/n/box", "/n/box arrive 2026-11-24T21:04:05Z", "/n/box join now", "/n/../ci/3f2a9c1d0b7e.1 passed 0 1.000 -",
+		"/n/.. join -", "/n/a\x1b[2J join -", "/n/box/ci passed 0 1.000 -", "/n/box/ci/x passed 0 1.000 -", "/n/box/artifacts/3f2a9c1d0b7e.1 passed 0 1.000 -",
+		"/n/box/ci/3f2a9c1d0b7e.1 dancing 0 1.000 -", "n/box join -",
+	} {
+		if e, err := ParseMuxEvent(line); err == nil {
+			t.Errorf("ParseMuxEvent(%q) = %+v, want an error", line, e)
+		}
+	}
+}
+
 // The best run of a revision comes first, however they were shuffled.
 func TestCompareBest(t *testing.T) {
 	at := func(s int) time.Time { return testTime.Add(time.Duration(s) * time.Second) }

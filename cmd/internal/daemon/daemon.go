@@ -43,6 +43,7 @@ type Options struct {
 	Version string                            // of this program
 	Tool    func(name string) (string, error) // see executor.Executor
 	Direct  *dial.Direct                      // see host.Options
+	Adopt   bool                              // take in the passed runs of others
 	Log     *slog.Logger
 }
 
@@ -59,7 +60,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{
-		options: host.Options{Mode: "daemon", Version: o.Version, Tool: o.Tool, Queue: new(executor.Queue), Direct: o.Direct, Log: o.Log},
+		options: host.Options{Mode: "daemon", Version: o.Version, Tool: o.Tool, Queue: new(executor.Queue), Adopts: o.Adopt, Direct: o.Direct, Log: o.Log},
 		config:  c,
 		repos:   repoList{filepath.Join(state, ".repos")}, // no namespace has a name with a dot before it
 		hosts:   make(map[string]*host.Host),
@@ -139,6 +140,9 @@ func (d *Daemon) add(ctx context.Context, path string) (string, error) {
 	d.hosts[ns] = h
 	h.Export(d.ctx)
 	h.Start(d.ctx)
+	if o.Adopts {
+		h.Adopt(d.ctx)
+	}
 	return ns, d.repos.replace(rp.Top, rp.Top)
 }
 

@@ -34,8 +34,9 @@ type Host struct {
 	key      ssh.PublicKey
 	replayer replay.Replayer // but for the signers: see Replayer
 	say      func(format string, args ...any)
-	told     sync.Map // the warnings that were said
-	rungs    sync.Map // of each run that this process has adopted: see Rung
+	told     sync.Map       // the warnings that were said
+	rungs    sync.Map       // of each run that this process has adopted: see Rung
+	wg       sync.WaitGroup // of Adopt
 }
 
 // Options are what the hosts of a process have in common, and how each tells
@@ -45,6 +46,7 @@ type Options struct {
 	Version string                            // of this program
 	Tool    func(name string) (string, error) // see executor.Executor
 	Queue   *executor.Queue
+	Adopts  bool         // Adopt will be called
 	Direct  *dial.Direct // where others enter without the orchestrator; nil: nowhere
 	Log     *slog.Logger
 	Say     func(format string, args ...any) // tells what is not the result of a run
@@ -162,10 +164,26 @@ func (h *Host) await(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.
 	return run.ID, release, context.Cause(ctx)
 }
 
-// Close waits for the runs and for Export, whose contexts are to end first, and
+// Adopt takes the passed runs of other executors into the store as the orchestrator
+// tells of them, until ctx is done.
+func (h *Host) Adopt(ctx context.Context) {
+	e := h.Executor
+	a := replay.Adopter{
+		Replayer:   func() *replay.Replayer { return h.Replayer(e.Repo(), e.Config) },
+		Config:     e.Config,
+		Namespaces: []string{e.Namespace},
+	}
+	if h.mux != nil {
+		a.Namespaces = append(a.Namespaces, h.mux.namespace)
+	}
+	h.wg.Go(func() { a.Run(ctx) })
+}
+
+// Close waits for the runs, for Adopt and for Export, whose contexts are to end first, and
 // lets go of the store and the orchestrator.
 func (h *Host) Close() {
 	h.Executor.Close()
+	h.wg.Wait()
 	h.mux.close()
 	if err := h.Executor.Store.Close(); err != nil {
 		h.say("%v", err)

@@ -32,6 +32,7 @@ type mux struct {
 	name      string // of our tree, below n
 	namespace string
 	tree      fs.Dir
+	adopts    bool // see Options
 	asks      bool // this process looks for a replay at once, and tells what is wrong then
 	say       func(format string, args ...any)
 	joined    chan struct{}  // closed when our tree is at the orchestrator
@@ -61,7 +62,10 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
 	}
-	m := &mux{conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), asks: e.Mode != "daemon", say: o.Say, joined: make(chan struct{}), refused: make(chan struct{})}
+	m := &mux{
+		conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), adopts: o.Adopts, asks: e.Mode != "daemon", say: o.Say,
+		joined: make(chan struct{}), refused: make(chan struct{}),
+	}
 	if ns := conn.Namespace(); ns != "" {
 		m.namespace = ns
 	}
@@ -194,6 +198,7 @@ func (m *mux) export(ctx context.Context) {
 		a := dial.Announce{
 			Name:       m.name,
 			Namespaces: []string{m.namespace},
+			Adopts:     m.adopts,
 			Joined:     func() { down = false; first() },
 			Lost: func(err error) {
 				if !down {

@@ -3,11 +3,13 @@ package replay
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,15 +22,23 @@ import (
 	"9ci/proto/ninep"
 )
 
-// fetch adopts the run at path, if it is one that was asked for and ended in that
-// state.
-func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path, state string, key ci.Attrs, c *config.Config, left *patience) (store.Entry, error) {
+// A wanted says which run is asked for: that of an offer, which may lie.
+type wanted struct {
+	key        ci.Attrs // or nil: any run of one of the namespaces
+	namespaces []string
+	state      string
+	score      string    // "": any
+	end        time.Time // zero: any
+}
+
+// fetch adopts the run at path, if it is the one that is wanted.
+func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, w wanted, c *config.Config, left *patience) (store.Entry, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	t := &transfer{left: left, cancel: cancel}
 	defer t.settle()
 	t.begin()
-	status, tar, err := open(ctx, mux, path, state)
+	status, tar, err := open(ctx, mux, path, w.state)
 	t.end(0)
 	if err != nil {
 		return store.Entry{}, cmp.Or(context.Cause(ctx), err)
@@ -40,7 +50,7 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path, state string, ke
 		if err != nil {
 			return "", err
 		}
-		if err := accept(signers, key, c.MaxAge, status, manifest, sig, info); err != nil {
+		if err := accept(signers, w, c.MaxAge, status, manifest, sig, info); err != nil {
 			return "", err
 		}
 		t.vouched = true
@@ -75,13 +85,19 @@ func open(ctx context.Context, mux fs.Dir, path, state string) (status []byte, t
 	return status, tar, cmp.Or(serr, err)
 }
 
-// accept returns why a run does not stand for the one that was asked for, or nil.
-func accept(signers *sign.Signers, key ci.Attrs, maxAge time.Duration, status, manifest, sig []byte, info ci.Attrs) error {
+// accept returns why a run does not stand for the one that is wanted, or nil.
+func accept(signers *sign.Signers, w wanted, maxAge time.Duration, status, manifest, sig []byte, info ci.Attrs) error {
 	end, err := ci.End(info)
 	switch {
 	case err != nil:
 		return err
-	case !ci.Lists(manifest, "key", key.Text()):
+	case w.score != "" && w.score != score(manifest):
+		return errors.New("its score is another than the one that was told")
+	case !w.end.IsZero() && !w.end.Equal(end):
+		return fmt.Errorf("it ended at %s, and was said to have ended at %s", info.Get("end"), ci.FormatTime(w.end))
+	case w.key == nil && !w.of(info.Get("repo")):
+		return fmt.Errorf("it is a run of %.300q", info.Get("repo"))
+	case w.key != nil && !ci.Lists(manifest, "key", w.key.Text()):
 		return errors.New("its key is another than the one asked for")
 	case !ci.Lists(manifest, "status", status):
 		return errors.New("its status is another than the one that was signed")
@@ -91,6 +107,15 @@ func accept(signers *sign.Signers, key ci.Attrs, maxAge time.Duration, status, m
 	_, err = signers.Verify(manifest, sig, end)
 	return err
 }
+
+// of reports whether a run that says repo of itself is of one of the namespaces. A
+// local namespace is one clone's, and says nothing to others.
+func (w wanted) of(repo string) bool {
+	return repo == "" || repo == "-" || ci.LocalNamespace(repo) || slices.Contains(w.namespaces, repo)
+}
+
+// score returns the score of the run with that manifest.
+func score(manifest []byte) string { return fmt.Sprintf("%x", sha256.Sum256(manifest)) }
 
 // trusted checks the signature of a run in the store.
 func trusted(signers *sign.Signers, run store.Entry) error {

@@ -56,13 +56,7 @@ func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key
 			r.Say("CI_REPLAY_TIMEOUT=%v has passed, with %d still to be looked at", c.ReplayTimeout, len(offers)-i)
 			break
 		}
-		var run store.Entry
-		err := again(ctx, func() (err error) {
-			run, err = r.climb(ctx, mux, o, c.Ladder, left, func(ctx context.Context, tree fs.Dir, path string) (store.Entry, error) {
-				return r.fetch(ctx, tree, path, o.State, key, c, left)
-			})
-			return err
-		})
+		run, err := r.take(ctx, mux, o, wanted{key: key, state: o.State, score: o.Score}, c, left)
 		if err == nil {
 			return run, true
 		}
@@ -72,4 +66,15 @@ func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key
 		r.Say("%s is not replayed: %v", o.Path(), err)
 	}
 	return store.Entry{}, false
+}
+
+// take fetches the run of an offer, by the ladder, and again while its peer is busy.
+func (r *Replayer) take(ctx context.Context, mux fs.Dir, o ci.Offer, w wanted, c *config.Config, left *patience) (run store.Entry, err error) {
+	err = again(ctx, func() error {
+		run, err = r.climb(ctx, mux, o, c.Ladder, left, func(ctx context.Context, tree fs.Dir, path string) (store.Entry, error) {
+			return r.fetch(ctx, tree, path, w, c, left)
+		})
+		return err
+	})
+	return run, err
 }
