@@ -168,12 +168,17 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	if err != nil {
 		return exitError, err
 	}
+	run, gerr := h.Executor.Store.Get(id)
+	made := gerr == nil && run.Run != nil // and not replayed
 	code, err := finish(context.WithoutCancel(ctx), tree, id, o, c, rp, h.Rung)
 	if werr := h.Executor.Wait(id); werr != nil {
 		return exitError, werr
 	}
 	if err != nil || !stop() {
 		return code, err
+	}
+	if made && (o.exit || c.Connected == 0) && !c.Runs {
+		letAdopt(ctx, h, id, o, c, rp)
 	}
 	if served != "" {
 		stayConnected(ctx, served, o, c)
@@ -295,6 +300,20 @@ func stayConnected(ctx context.Context, addr string, o runFlags, c *config.Confi
 	case <-ctx.Done():
 	case <-time.After(wait):
 	}
+}
+
+// letAdopt waits until a daemon that adopts runs has this one, if it passed and there
+// is such a daemon: nobody else has the run when this process has left.
+func letAdopt(ctx context.Context, h *host.Host, id string, o runFlags, c *config.Config, rp *repo.Repo) {
+	run, err := h.Executor.Store.Get(id)
+	if err != nil || run.State != "passed" {
+		return
+	}
+	r := h.Replayer(rp, c)
+	if o.quiet {
+		r.Say = func(string, ...any) {}
+	}
+	r.AwaitAdopter(ctx, run)
 }
 
 // tell prints what a run of req would do, and why.
