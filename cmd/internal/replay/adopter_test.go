@@ -159,7 +159,7 @@ func newAdoptTest(t *testing.T, keep store.Keep) *adoptTest {
 	a := &adoptTest{city: newCity(t), alice: newSigner(t), mallory: newSigner(t)}
 	a.kept = a.store()
 	a.kept.SetKeep(keep)
-	a.r = &Replayer{Store: a.kept, Signers: trusting(a.alice), Mux: a.root,
+	a.r = &Replayer{Store: a.kept, Signers: trusting(a.alice), Mux: a.root, Ask: a.find,
 		Name: func(context.Context) (string, error) { return "me", nil },
 		Say: func(format string, args ...any) {
 			a.mu.Lock()
@@ -399,6 +399,20 @@ func TestAdoptVanishes(t *testing.T) {
 		a.start()
 		a.want("at once", good)
 	})
+}
+
+// find answers as the file find of the root does.
+func (a *adoptTest) find(ctx context.Context, question []byte, _ time.Duration) ([]byte, func(), error) {
+	mux, err := a.root(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := mux.Walk(ctx, "find")
+	if err != nil {
+		return nil, nil, err
+	}
+	answer, err := ask.Ctl(ctx, n, question)
+	return answer, func() {}, err
 }
 
 // An executor that leaves waits until one that adopts has its run: not for others,
