@@ -16,6 +16,7 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/fs"
 	"9ci/fs/ci"
+	"9ci/fs/store"
 )
 
 const (
@@ -436,7 +437,12 @@ func (f *following) fetch(ctx context.Context, r *Replayer, o ci.Offer, end time
 		return err == nil, err
 	}
 	w := wanted{namespaces: f.a.Namespaces, state: "passed", score: o.Score, end: end}
-	run, err := r.take(ctx, f.mux, o, w, f.a.Config, newPatience(f.a.Config))
+	left := newPatience(f.a.Config)
+	var run store.Entry
+	err = again(ctx, left, func() error {
+		run, err = r.take(ctx, f.mux, o, w, f.a.Config, left)
+		return err
+	})
 	if err != nil {
 		return false, err
 	}

@@ -18,8 +18,8 @@ const (
 )
 
 // again calls do until it returns another error than fs.ErrBusy. It returns that
-// of the last call.
-func again(ctx context.Context, do func() error) error {
+// of the last call. Between the calls the patience goes.
+func again(ctx context.Context, left *patience, do func() error) error {
 	end := time.Now().Add(busyFor)
 	for bound := busyFirst; ; bound = min(2*bound, busyMost) {
 		err := do()
@@ -27,9 +27,10 @@ func again(ctx context.Context, do func() error) error {
 			return err
 		}
 		wait := bound/2 + rand.N(bound/2)
-		if time.Now().Add(wait).After(end) {
+		if time.Now().Add(wait).After(end) || wait >= left.left {
 			return err
 		}
+		left.left -= wait
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

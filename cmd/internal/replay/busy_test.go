@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -70,7 +71,7 @@ func TestAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refuse := func() error { return fmt.Errorf("refused: %w", fs.ErrBusy) }
 		began := time.Now()
-		if err := again(t.Context(), refuse); !errors.Is(err, fs.ErrBusy) {
+		if err := again(t.Context(), &patience{never}, refuse); !errors.Is(err, fs.ErrBusy) {
 			t.Errorf("again = %v, want %v", err, fs.ErrBusy)
 		}
 		if took := time.Since(began); took > busyFor || took < busyFor-busyMost {
@@ -79,12 +80,54 @@ func TestAgain(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		began = time.Now()
-		if err := again(ctx, refuse); !errors.Is(err, fs.ErrBusy) || time.Since(began) != time.Second {
+		if err := again(ctx, &patience{never}, refuse); !errors.Is(err, fs.ErrBusy) || time.Since(began) != time.Second {
 			t.Errorf("again = %v after %v, want %v after a second", err, time.Since(began), fs.ErrBusy)
 		}
 		n := 0
-		if err := again(t.Context(), func() error { n++; return os.ErrNotExist }); err != os.ErrNotExist || n != 1 {
+		if err := again(t.Context(), &patience{never}, func() error { n++; return os.ErrNotExist }); err != os.ErrNotExist || n != 1 {
 			t.Errorf("again = %v after %d calls, want %v after one", err, n, os.ErrNotExist)
 		}
 	})
+}
+
+// What is busy keeps nobody from the run that another has too, and no longer than
+// CI_REPLAY_TIMEOUT.
+func TestFindStaysBusy(t *testing.T) {
+	for _, other := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			alice := newSigner(t)
+			c := *conf
+			c.ReplayTimeout = 5 * time.Second
+			key := Key(&c, commit, tree, []string{"test"})
+			good := newPeer(t, alice, key, "passed", time.Now())
+			kept, err := store.Open(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer kept.Close()
+			var walks atomic.Int64
+			walks.Store(1 << 40)
+			full := peer{good.id, good.signer, busy{good.tree, &walks}}
+			peers := map[string]peer{"a": full, "b": full}
+			if other {
+				peers["c"] = good
+			}
+			m := newMux(passed, peers)
+			var said bytes.Buffer
+			r := &Replayer{Store: kept, Signers: trusting(alice), Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask,
+				Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
+			began := time.Now()
+			_, ok := r.Find(t.Context(), key, &c)
+			took := time.Since(began)
+			lines := strings.Count(said.String(), "\n")
+			switch {
+			case ok != other:
+				t.Errorf("Find = %v, said %q", ok, said.String())
+			case other && (took > 0 || lines > 0):
+				t.Errorf("with another: %v, said %q; want no delay, and nothing said", took, said.String())
+			case !other && (took > c.ReplayTimeout || lines != 2 || strings.Count(said.String(), "temporarily unavailable\n") != 2):
+				t.Errorf("alone: %v, said %q; want %v at most, and a line for each", took, said.String(), c.ReplayTimeout)
+			}
+		})
+	}
 }

@@ -42,7 +42,7 @@ func (r *Replayer) offers(ctx context.Context, key ci.Attrs, signers *sign.Signe
 
 // ask asks find, and again while it is busy.
 func (r *Replayer) ask(ctx context.Context, question []byte, within time.Duration) (found []ci.Offer, release func(), err error) {
-	err = again(ctx, func() error {
+	err = again(ctx, &patience{busyFor}, func() error {
 		var answer []byte
 		if answer, release, err = r.Ask(ctx, question, within); err != nil {
 			return err

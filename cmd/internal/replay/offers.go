@@ -3,6 +3,7 @@ package replay
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"9ci/cmd/internal/config"
@@ -49,32 +50,44 @@ func order(found []ci.Offer, state string, signers *sign.Signers) []ci.Offer {
 }
 
 // adopt fetches the first of the offers that can be verified, and seals it in the
-// store under its maker's signature.
-func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key ci.Attrs, c *config.Config, left *patience) (store.Entry, bool) {
-	for i, o := range offers {
-		if left.over() {
-			r.Say("CI_REPLAY_TIMEOUT=%v has passed, with %d still to be looked at", c.ReplayTimeout, len(offers)-i)
-			break
+// store under its maker's signature. Those whose peers are busy are tried again
+// after the others.
+func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key ci.Attrs, c *config.Config, left *patience) (run store.Entry, ok bool) {
+	busy := make(map[ci.Offer]error)
+	again(ctx, left, func() (berr error) {
+		todo := offers
+		offers = nil // those that are busy
+		for i, o := range todo {
+			if left.over() {
+				r.Say("CI_REPLAY_TIMEOUT=%v has passed, with %d still to be looked at", c.ReplayTimeout, len(todo)-i)
+				break
+			}
+			var err error
+			if run, err = r.take(ctx, mux, o, wanted{key: key, state: o.State, score: o.Score}, c, left); err == nil {
+				ok, offers = true, nil
+				return nil
+			}
+			if ctx.Err() != nil {
+				offers = nil
+				return nil
+			}
+			if errors.Is(err, fs.ErrBusy) {
+				offers, busy[o], berr = append(offers, o), err, err
+				continue
+			}
+			r.Say("%s is not replayed: %v", o.Path(), err)
 		}
-		run, err := r.take(ctx, mux, o, wanted{key: key, state: o.State, score: o.Score}, c, left)
-		if err == nil {
-			return run, true
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		r.Say("%s is not replayed: %v", o.Path(), err)
+		return berr
+	})
+	for _, o := range offers {
+		r.Say("%s is not replayed: %v", o.Path(), busy[o])
 	}
-	return store.Entry{}, false
+	return run, ok
 }
 
-// take fetches the run of an offer, by the ladder, and again while its peer is busy.
-func (r *Replayer) take(ctx context.Context, mux fs.Dir, o ci.Offer, w wanted, c *config.Config, left *patience) (run store.Entry, err error) {
-	err = again(ctx, func() error {
-		run, err = r.climb(ctx, mux, o, c.Ladder, left, func(ctx context.Context, tree fs.Dir, path string) (store.Entry, error) {
-			return r.fetch(ctx, tree, path, w, c, left)
-		})
-		return err
+// take fetches the run of an offer, by the ladder.
+func (r *Replayer) take(ctx context.Context, mux fs.Dir, o ci.Offer, w wanted, c *config.Config, left *patience) (store.Entry, error) {
+	return r.climb(ctx, mux, o, c.Ladder, left, func(ctx context.Context, tree fs.Dir, path string) (store.Entry, error) {
+		return r.fetch(ctx, tree, path, w, c, left)
 	})
-	return run, err
 }
