@@ -114,25 +114,6 @@ func (m *mux) ask(context.Context, []byte, time.Duration) ([]byte, func(), error
 	return []byte(m.answer), func() {}, nil
 }
 
-func (m *mux) Walk(ctx context.Context, name string) (fs.Node, error) {
-	if name == "find" {
-		return find{m}, nil
-	}
-	return m.Dir.Walk(ctx, name)
-}
-
-type find struct{ m *mux }
-
-func (f find) Stat(context.Context) (fs.Stat, error) { return fs.Stat{Name: "find", Mode: 0o666}, nil }
-func (f find) Open(context.Context, fs.OpenMode) (fs.File, error) {
-	return f, nil
-}
-func (f find) ReadAt(_ context.Context, p []byte, off int64) (int, error) {
-	return strings.NewReader(f.m.answer).ReadAt(p, off)
-}
-func (f find) WriteAt(_ context.Context, p []byte, _ int64) (int, error) { return len(p), nil }
-func (f find) Close() error                                              { return nil }
-
 // cut is a tree whose tars end in an error.
 type cut struct{ fs.Dir }
 
