@@ -149,17 +149,28 @@ func (r *Replayer) Look(ctx context.Context, key ci.Attrs, c *config.Config) str
 		if err != nil {
 			continue
 		}
-		for _, o := range offers[:min(len(offers), maxNeighbours)] {
-			text, err := ask.File(ctx, mux, o.Path()+"/status")
-			if err != nil {
-				continue
-			}
-			if st, err := ci.ParseStatus(string(text)); err == nil && st.State == state && time.Since(st.Time) <= c.MaxAge {
-				return o.Path() + " at the orchestrator, if its signature is good"
-			}
+		if o, ok := firstOf(ctx, mux, offers, state, c.MaxAge); ok {
+			return o.Path() + " at the orchestrator, if its signature is good"
 		}
 	}
 	return ""
+}
+
+// firstOf returns the first of the offers whose run is in that state and no older
+// than maxAge, as its executor says. It gives each findTimeout, and all of them
+// nearestTimeout.
+func firstOf(ctx context.Context, mux fs.Dir, offers []ci.Offer, state string, maxAge time.Duration) (ci.Offer, bool) {
+	ctx, cancel := context.WithTimeout(ctx, nearestTimeout)
+	defer cancel()
+	for _, o := range offers[:min(len(offers), maxNeighbours)] {
+		each, cancel := context.WithTimeout(ctx, findTimeout)
+		st, err := ask.Status(each, mux, o.Path()+"/status")
+		cancel()
+		if err == nil && st.State == state && time.Since(st.Time) <= maxAge {
+			return o, true
+		}
+	}
+	return ci.Offer{}, false
 }
 
 // explain tells the user of a run with that key that is not replayed because nobody

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -279,6 +280,33 @@ func TestFindFailed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Look takes no longer with executors that do not answer than it says, and one such
+// does not hide the run of another.
+func TestLookSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alice := newSigner(t)
+		key := Key(conf, commit, tree, []string{"test"})
+		const id = "0123456789ab.1"
+		silent := fs.NewDir("/", fs.NewDir("ci", rungTest{comes: never}.run(id, "relay"))) // waits, as NewDir asks for names
+		good := newPeer(t, alice, key, "passed", time.Now())
+		kept, err := store.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kept.Close()
+		m := newMux(passed, map[string]peer{"a": {id, good.signer, silent}, "b": good})
+		r := &Replayer{Store: kept, Signers: trusting(alice), Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask, Say: t.Logf}
+		if where := r.Look(t.Context(), key, conf); !strings.HasPrefix(where, "n/b/") {
+			t.Errorf("Look = %q, want the run of b", where)
+		}
+		m.answer = strings.Repeat(passed("a", good), maxNeighbours)
+		began := time.Now()
+		if where := r.Look(t.Context(), key, conf); where != "" || time.Since(began) > nearestTimeout {
+			t.Errorf("Look = %q after %v, want nothing after %v at most", where, time.Since(began), nearestTimeout)
+		}
+	})
 }
 
 // mute is a tree whose tars say nothing behind their first bytes.
