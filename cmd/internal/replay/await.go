@@ -69,7 +69,7 @@ func (r *Replayer) Await(ctx context.Context, key ci.Attrs, c *config.Config, id
 		release = next
 		if offers := order(found, "passed", signers); len(offers) > 0 {
 			var mux fs.Dir
-			if mux, err = r.Mux(ctx); err != nil {
+			if mux, err = r.open(ctx); err != nil {
 				r.complain(ctx, err)
 				return store.Entry{}, false, release
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/sign"
+	"9ci/fs"
 	"9ci/fs/ci"
 )
 
@@ -53,6 +54,21 @@ func (r *Replayer) ask(ctx context.Context, question []byte, within time.Duratio
 		return err
 	})
 	return found, release, err
+}
+
+// openTimeout is how long an orchestrator that has answered find may take to open
+// the namespace's tree. It is slow when many executors ask at once.
+const openTimeout = 20 * time.Second
+
+// open returns the namespace's tree at the orchestrator.
+func (r *Replayer) open(ctx context.Context) (fs.Dir, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	mux, err := r.Mux(ctx)
+	if err != nil && ctx.Err() == context.DeadlineExceeded {
+		err = fmt.Errorf("it did not open the namespace's tree within %v", openTimeout)
+	}
+	return mux, err
 }
 
 func parseOffers(answer []byte) ([]ci.Offer, error) {

@@ -102,7 +102,7 @@ func (r *Replayer) finder(ctx context.Context, key ci.Attrs, signers *sign.Signe
 			return nil, nil
 		}
 		if found, err = r.offers(ctx, key, signers); err == nil && len(found) > 0 {
-			mux, err = r.Mux(ctx)
+			mux, err = r.open(ctx)
 		}
 		if err != nil {
 			r.complain(ctx, err)

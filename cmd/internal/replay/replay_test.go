@@ -309,6 +309,35 @@ func TestLookSilent(t *testing.T) {
 	})
 }
 
+// An orchestrator that answers find and then no more does not hold a replay.
+func TestFindNoTree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alice := newSigner(t)
+		key := Key(conf, commit, tree, []string{"test"})
+		kept, err := store.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kept.Close()
+		m := newMux(passed, map[string]peer{"a": newPeer(t, alice, key, "passed", time.Now())})
+		var said bytes.Buffer
+		r := &Replayer{Store: kept, Signers: trusting(alice), Ask: m.ask,
+			Mux:  func(ctx context.Context) (fs.Dir, error) { return m, wait(ctx, never) },
+			Name: func(context.Context) (string, error) { return "me", nil },
+			Say:  func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
+		const want = "orchestrator: it did not open the namespace's tree within 20s\n"
+		if _, ok := r.Find(t.Context(), key, conf); ok || said.String() != want {
+			t.Errorf("Find = %v, said %q, want %q", ok, said.String(), want)
+		}
+		said.Reset()
+		_, ok, release := r.Await(t.Context(), key, conf, "aaaaaaaaaaaa.1")
+		release()
+		if ok || said.String() != want {
+			t.Errorf("Await = %v, said %q, want %q", ok, said.String(), want)
+		}
+	})
+}
+
 // mute is a tree whose tars say nothing behind their first bytes.
 type mute struct{ fs.Dir }
 
