@@ -64,7 +64,8 @@ func askHead() error {
 
 	e := h.Executor
 	key := replay.Key(c, commit, tree, []string{"test"})
-	id, err := e.Replay(ctx, rp, key, c)
+	elsewhere := e.Seek(rp, key, c)
+	id, err := elsewhere.Replay(ctx)
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func askHead() error {
 		run.SetKey(key)
 		run.SetInfo(ci.Attrs{{Name: "tree", Value: tree}})
 		var release func()
-		id, release, err = e.Await(ctx, rp, key, c, run.ID())
+		id, release, err = elsewhere.Await(ctx, run.ID())
 		switch {
 		case err != nil:
 			return err

@@ -36,16 +36,9 @@ type Executor struct {
 	// Sign signs a manifest.
 	Sign store.SignFunc
 
-	// Replay returns the id in Store of a run that can stand for one of the
-	// clone r with the key, or "" if there is none. It may be nil.
-	Replay func(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config) (id string, err error)
-
-	// Await waits while another executor, whose turn comes before ours, runs
-	// the same key, and returns the id in Store of that run. An empty id
-	// means that it is our turn. Release, which is never nil, must be called
-	// when our run, whose id is own, has ended or is discarded. Await may be
-	// nil.
-	Await func(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config, own string) (id string, release func(), err error)
+	// Seek returns what looks for a run that can stand for one of the clone r with
+	// the key, on behalf of one request. It may be nil.
+	Seek func(r *repo.Repo, key ci.Attrs, c *config.Config) Seeker
 
 	// Queue is shared by the Executors whose runs go one at a time.
 	Queue *Queue
@@ -167,6 +160,18 @@ func (q *Queue) leaveLocked() {
 	q.waiting = q.waiting[1:]
 }
 
+// A Seeker looks for a run that can stand for the one that was asked for.
+type Seeker interface {
+	// Replay returns the id in Store of such a run, or "" if there is none.
+	Replay(ctx context.Context) (id string, err error)
+
+	// Await waits while another executor, whose turn comes before ours, runs
+	// the same key, and returns the id in Store of that run. An empty id
+	// means that it is our turn. Release, which is never nil, must be called
+	// when our run, whose id is own, has ended or is discarded.
+	Await(ctx context.Context, own string) (id string, release func(), err error)
+}
+
 // Submit finds or starts a run and returns its id. By then ci/ID can be walked
 // to. If a run with the same key goes on, here or at a trusted executor, that run
 // is returned. ctx bounds the search alone: a run that starts here ends with
@@ -178,9 +183,13 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 		return "", err
 	}
 	share := !req.Force && !req.Config.Runs
+	var elsewhere Seeker
+	if share && e.Seek != nil {
+		elsewhere = e.Seek(req.Repo, key, req.Config)
+	}
 	for {
-		if share && e.Replay != nil {
-			if id, err := e.Replay(ctx, req.Repo, key, req.Config); id != "" || err != nil {
+		if elsewhere != nil {
+			if id, err := elsewhere.Replay(ctx); id != "" || err != nil {
 				return id, err
 			}
 		}
@@ -200,10 +209,10 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 			continue
 		}
 		release := func() {}
-		if share && e.Await != nil {
+		if elsewhere != nil {
 			wctx, cancel := context.WithCancelCause(ctx)
 			stop := context.AfterFunc(u.ctx, func() { cancel(context.Cause(u.ctx)) })
-			id, release, err = e.Await(wctx, req.Repo, key, req.Config, run.ID())
+			id, release, err = elsewhere.Await(wctx, run.ID())
 			stop()
 			cancel(nil)
 			if id != "" || err != nil {

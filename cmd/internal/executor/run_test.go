@@ -94,7 +94,7 @@ func TestSubmitWaits(t *testing.T) {
 			defer s.Close()
 			released := 0
 			e := &Executor{Store: s, Context: t.Context(), Queue: new(Queue)}
-			e.Await = func(ctx context.Context, _ *repo.Repo, _ ci.Attrs, _ *config.Config, own string) (string, func(), error) {
+			await := func(ctx context.Context, own string) (string, func(), error) {
 				if tt.id == "" {
 					if err := e.Cancel(own); err != nil {
 						t.Error(err)
@@ -108,6 +108,7 @@ func TestSubmitWaits(t *testing.T) {
 					}
 				}, context.Cause(ctx)
 			}
+			e.Seek = func(*repo.Repo, ci.Attrs, *config.Config) Seeker { return waiter(await) }
 			id, err := e.Submit(t.Context(), Request{Commit: "0123456789abcdef0123456789abcdef01234567", Targets: []string{"test"}, Config: new(config.Config)})
 			if id != tt.id || (err == nil) != (tt.id != "") || err != nil && !strings.Contains(err.Error(), "cancelled") {
 				t.Errorf("Submit = %q, %v, want %q", id, err, tt.id)
@@ -121,6 +122,12 @@ func TestSubmitWaits(t *testing.T) {
 		})
 	}
 }
+
+// A waiter is a Seeker that finds nothing at once.
+type waiter func(ctx context.Context, own string) (string, func(), error)
+
+func (w waiter) Replay(context.Context) (string, error)                        { return "", nil }
+func (w waiter) Await(ctx context.Context, own string) (string, func(), error) { return w(ctx, own) }
 
 // Every step of a run has a function here, and no other name has.
 func TestSteps(t *testing.T) {

@@ -87,7 +87,7 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 	}
 	e.SetRepo(r)
 	h := &Host{Executor: e, key: key.PublicKey(), replayer: replay.Replayer{Store: runs, Say: o.Say}, say: o.Say}
-	e.Replay, e.Await = h.replay, h.await
+	e.Seek = h.seek
 	if h.mux, err = newMux(c, e, key, o); err != nil {
 		runs.Close()
 		return nil, err
@@ -129,7 +129,7 @@ func (h *Host) Start(ctx context.Context) {
 // Export shows the tree at the orchestrator, if there is one, until ctx is done.
 func (h *Host) Export(ctx context.Context) { h.mux.export(ctx) }
 
-// Replayer finds runs for a clone of the repository. A daemon may have several
+// Replayer finds a run for one request, of a clone of the repository. A daemon may have several
 // clones, and one does not decide whom another trusts.
 func (h *Host) Replayer(r *repo.Repo, c *config.Config) *replay.Replayer {
 	rr := h.replayer
@@ -145,10 +145,25 @@ func (h *Host) warn(err error) {
 	}
 }
 
-// replay is the Replay of the executor.
-func (h *Host) replay(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config) (string, error) {
-	run, _ := h.Replayer(r, c).Find(ctx, key, c)
+// A seeker is the Seeker of the executor for one request.
+type seeker struct {
+	r   *replay.Replayer
+	key ci.Attrs
+	c   *config.Config
+}
+
+func (h *Host) seek(r *repo.Repo, key ci.Attrs, c *config.Config) executor.Seeker {
+	return &seeker{h.Replayer(r, c), key, c}
+}
+
+func (s *seeker) Replay(ctx context.Context) (string, error) {
+	run, _ := s.r.Find(ctx, s.key, s.c)
 	return run.ID, nil
+}
+
+func (s *seeker) Await(ctx context.Context, own string) (string, func(), error) {
+	run, _, release := s.r.Await(ctx, s.key, s.c, own)
+	return run.ID, release, context.Cause(ctx)
 }
 
 // Rung returns by which rung of CI_LADDER this process has adopted a run, or "".
@@ -156,12 +171,6 @@ func (h *Host) Rung(id string) string {
 	rung, _ := h.rungs.Load(id)
 	s, _ := rung.(string)
 	return s
-}
-
-// await is the Await of the executor.
-func (h *Host) await(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config, own string) (string, func(), error) {
-	run, _, release := h.Replayer(r, c).Await(ctx, key, c, own)
-	return run.ID, release, context.Cause(ctx)
 }
 
 // Adopt takes the passed runs of other executors into the store as the orchestrator

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -307,4 +308,38 @@ func TestNoOrchestratorRuns(t *testing.T) {
 	if ran, err := f.executors[0].ask(t.Context(), "passed"); !ran || err != nil {
 		t.Errorf("without an orchestrator: ran: %v, %v", ran, err)
 	}
+}
+
+// What Find has refused, Await does not fetch and tell of again; what came after, it
+// does.
+func TestAwaitRefused(t *testing.T) {
+	alice, mallory := newSigner(t), newSigner(t)
+	key := Key(conf, commit, tree, []string{"test"})
+	kept, err := store.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	forged := newPeer(t, mallory, key, "passed", time.Now())
+	forged.signer = sign.Fingerprint(alice.PublicKey())
+	good := newPeer(t, alice, key, "passed", time.Now())
+	m := newMux(passed, map[string]peer{"a": forged, "b": good})
+	both := m.answer
+	m.answer = passed("a", forged)
+	var said bytes.Buffer
+	r := &Replayer{Store: kept, Signers: trusting(alice), Ask: m.ask,
+		Mux:  func(context.Context) (fs.Dir, error) { return m, nil },
+		Name: func(context.Context) (string, error) { return "me", nil },
+		Say:  func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
+	_, found := r.Find(t.Context(), key, conf)
+	_, waited, release := r.Await(t.Context(), key, conf, "aaaaaaaaaaaa.1")
+	release()
+	if found || waited || strings.Count(said.String(), "\n") != 1 {
+		t.Errorf("Find = %v, Await = %v, said %q, want no run and one line", found, waited, said.String())
+	}
+	m.answer = both
+	if _, waited, release = r.Await(t.Context(), key, conf, "aaaaaaaaaaaa.1"); !waited {
+		t.Errorf("Await = %v, said %q, want the run that came after", waited, said.String())
+	}
+	release()
 }

@@ -51,8 +51,13 @@ func order(found []ci.Offer, state string, signers *sign.Signers) []ci.Offer {
 
 // adopt fetches the first of the offers that can be verified, and seals it in the
 // store under its maker's signature. Those whose peers are busy are tried again
-// after the others.
+// after the others. Those that came to nothing before are left out: Find and Await
+// get the same answers.
 func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key ci.Attrs, c *config.Config, left *patience) (run store.Entry, ok bool) {
+	if r.refused == nil {
+		r.refused = make(map[ci.Offer]bool)
+	}
+	offers = slices.DeleteFunc(offers, func(o ci.Offer) bool { return r.refused[o] })
 	busy := make(map[ci.Offer]error)
 	again(ctx, left, func() (berr error) {
 		todo := offers
@@ -75,6 +80,7 @@ func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key
 				offers, busy[o], berr = append(offers, o), err, err
 				continue
 			}
+			r.refused[o] = true
 			r.Say("%s is not replayed: %v", o.Path(), err)
 		}
 		return berr

@@ -18,7 +18,7 @@ import (
 	"9ci/fs/store"
 )
 
-// A Replayer finds runs for one clone. Its fields do not change while it is used.
+// A Replayer finds a run for one request. One goroutine uses it at a time.
 type Replayer struct {
 	Store *store.Store
 
@@ -59,6 +59,8 @@ type Replayer struct {
 	// Explain says that a replay is demanded: if there is none, Find asks
 	// once more and tells of a run whose signer is not trusted.
 	Explain bool
+
+	refused map[ci.Offer]bool // offers that came to nothing: they are not tried again
 }
 
 // Find returns a passed run with that key, trusted and no older than CI_MAXAGE:
