@@ -60,9 +60,10 @@
 // makes nobody the owner there.
 //
 // A client opens a channel find@9ci, which carries a namespace and a question as it
-// is written to the file find, and reads the answer from it up to the end of file. So
-// an answer is one round trip away, and eight from a start without a connection. An
-// intent lives as long as the channel. A namespace that is absent or forbidden is
+// is written to the file find, and reads the answer from it up to the end of file. An
+// empty line ends the answer: without it the connection was lost before all had come.
+// So an answer is one round trip away, and eight from a start without a connection. An
+// intent lives as long as the channel, and a client that closes it waits no more. A namespace that is absent or forbidden is
 // refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is refused as
 // SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
 //

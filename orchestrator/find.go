@@ -48,13 +48,14 @@ that logged in, so that the runs of one do not hide those of another.
 
 The pair intent=ID says that the asker's own executor, which the same connection
 exports, is going to run this key as ID, for as long as the file stays open or
-the run goes on. An executor that has not proved its key announces none. An asker whose own run is the first that has not ended runs it,
-and all others wait for that run: the pair wait=/n/EXECUTOR/ci/ID has the answer
-come when that run has ended or its executor has left. An executor whose
-connection was lost may be back within 45 s: its runs keep their places, and
-the wait goes on. An orchestrator that was started less than that ago waits as
-long for an executor that it does not know. So a waiter that has lost the
-orchestrator asks again, with the same two pairs.
+the run goes on. An executor that has not proved its key announces none. An
+asker whose own run is the first that has not ended runs it, and all others wait
+for that run: the pair wait=/n/EXECUTOR/ci/ID has the answer come when that run
+has ended or its executor has left. An executor whose connection was lost may be
+back within 45 s: its runs keep their places, and the wait goes on. An
+orchestrator that was started less than that ago waits as long for an executor
+that it does not know. So a waiter that has lost the orchestrator asks again,
+with the same two pairs.
 `
 
 // A question is what was written to find.

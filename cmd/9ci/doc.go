@@ -34,7 +34,8 @@ what comes from others have this one rule.
 
 A replay waits for other executors for CI_REPLAY_TIMEOUT in all; the time in which a
 run with a good signature comes at 64 KiB/s or more does not count. One that is slower
-for 10 s is given up, and the next is tried.
+for 10 s is given up, and the next is tried. One that is busy is asked again after the
+others, for 30 s at most.
 
 If a daemon answers in $NAMESPACE, the run is handed to the daemon and followed.
 Otherwise this process is the executor: it posts its tree at $NAMESPACE/9ci, or
