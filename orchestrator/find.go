@@ -22,6 +22,7 @@ import (
 
 const (
 	maxQuestion = 64 << 10                // bytes written to find
+	maxPairs    = 64                      // of a key; each is looked for in every run's
 	maxAnswers  = 256                     // lines read back
 	findTimeout = 1500 * time.Millisecond // for keys that have not been read yet
 )
@@ -61,15 +62,15 @@ with the same two pairs.
 // A question is what was written to find.
 type question struct {
 	key     ci.Attrs
-	signers []string // whose runs are asked for; none: everybody's
-	intent  string   // the id of the asker's own run, or ""
+	signers map[string]bool // whose runs are asked for; none: everybody's
+	intent  string          // the id of the asker's own run, or ""
 
 	waitName, waitID string // the executor and its run that the answer waits for, or ""
 }
 
 // wants reports whether q asks for runs of r's signer.
 func (q *question) wants(r *run) bool {
-	return len(q.signers) == 0 || slices.Contains(q.signers, r.vouches())
+	return len(q.signers) == 0 || q.signers[r.vouches()]
 }
 
 func parseQuestion(b []byte) (question, error) {
@@ -79,7 +80,7 @@ func parseQuestion(b []byte) (question, error) {
 	if !utf8.Valid(b) {
 		return bad("not UTF-8")
 	}
-	var q question
+	q := question{signers: map[string]bool{}}
 	for line := range strings.Lines(string(b)) {
 		words, err := ci.SplitWords(strings.TrimRight(line, "\r\n"))
 		if err != nil {
@@ -101,7 +102,7 @@ func parseQuestion(b []byte) (question, error) {
 				if value == "" {
 					return bad("signer= names nobody: leave it out, or name a fingerprint SHA256:...")
 				}
-				q.signers = append(q.signers, value)
+				q.signers[value] = true
 				continue
 			case "wait":
 				if q.waitName, q.waitID, ok = cutRun(value); !ok {
@@ -109,7 +110,9 @@ func parseQuestion(b []byte) (question, error) {
 				}
 				continue
 			}
-			q.key = append(q.key, ci.Attr{Name: name, Value: value})
+			if q.key = append(q.key, ci.Attr{Name: name, Value: value}); len(q.key) > maxPairs {
+				return bad("a key of over %d pairs", maxPairs)
+			}
 		}
 	}
 	if err := q.key.Check(); err != nil {

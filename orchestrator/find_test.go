@@ -321,6 +321,13 @@ func TestFindSilentExecutor(t *testing.T) {
 
 func TestParseQuestion(t *testing.T) {
 	good := string(testKey(testCommit).Text())
+	pairs := func(n int) string { // of a key
+		text := "commit=x"
+		for i := range n - 1 {
+			text += fmt.Sprintf(" a%d=b", i)
+		}
+		return text
+	}
 	for _, test := range []struct{ text, err string }{
 		{good, ""},
 		{good + "intent=3f2a9c1d0b7e.1", ""},
@@ -338,6 +345,9 @@ func TestParseQuestion(t *testing.T) {
 		{"commit=x wait=/n/box/ci/3f2a9c1d0b7e.1/wait", "not /n/EXECUTOR/ci/ID"},
 		{"commit=x a b=c", "want attr=value"},
 		{"commit=x\xff", "not UTF-8"},
+		{pairs(maxPairs), ""},
+		{pairs(maxPairs + 1), "a key of over 64 pairs"},
+		{pairs(1) + strings.Repeat(" signer=x", 1000), ""},
 	} {
 		_, err := parseQuestion([]byte(test.text))
 		if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
