@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,10 +58,19 @@ func (r *Replayer) fetch(ctx context.Context, mux fs.Dir, path string, w wanted,
 		return sign.Signer(sig)
 	})
 	if err != nil {
+		if _, file := errors.AsType[*iofs.PathError](err); file && t.vouched && !t.failed {
+			err = &keepError{err}
+		}
 		return run, cmp.Or(context.Cause(ctx), err)
 	}
 	return run, nil
 }
+
+// A keepError is the error of a run that came, and that this machine could not keep,
+// as when its disk is full. No other way and no other peer would help.
+type keepError struct{ error }
+
+func (e *keepError) Unwrap() error { return e.error }
 
 // open asks at once for the status of a run and for its tar. The signed manifest is
 // to be held against the status, which must be of that state.

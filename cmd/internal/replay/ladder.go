@@ -86,6 +86,9 @@ func (r *Replayer) climb(ctx context.Context, mux fs.Dir, o ci.Offer, ladder []s
 			}
 			return run, nil
 		}
+		if errors.As(err, new(*keepError)) {
+			return store.Entry{}, err
+		}
 		fail(won.rung, &fetchError{err})
 	}
 	if err := context.Cause(ctx); err != nil {

@@ -82,6 +82,10 @@ func (r *Replayer) adopt(ctx context.Context, mux fs.Dir, offers []ci.Offer, key
 			}
 			r.refused[o] = true
 			r.Say("%s is not replayed: %v", o.Path(), err)
+			if errors.As(err, new(*keepError)) {
+				offers = nil
+				return nil
+			}
 		}
 		return berr
 	})

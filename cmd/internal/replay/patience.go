@@ -42,6 +42,7 @@ func (p *patience) over() bool { return p.left <= 0 }
 type transfer struct {
 	io.Reader
 	vouched bool // the signature was found good
+	failed  bool // an error came from the peer
 
 	left   *patience
 	cancel context.CancelCauseFunc
@@ -56,6 +57,7 @@ func (t *transfer) Read(b []byte) (int, error) {
 	t.begin()
 	n, err := t.Reader.Read(b)
 	t.end(n)
+	t.failed = t.failed || err != nil && err != io.EOF
 	return n, err
 }
 

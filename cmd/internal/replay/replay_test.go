@@ -338,6 +338,31 @@ func TestFindNoTree(t *testing.T) {
 	})
 }
 
+// If this machine cannot keep a run, no other way or peer is tried.
+func TestFindCannotKeep(t *testing.T) {
+	alice := newSigner(t)
+	key := Key(conf, commit, tree, []string{"test"})
+	dir := t.TempDir()
+	kept, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	good := newPeer(t, alice, key, "passed", time.Now())
+	m := newMux(passed, map[string]peer{"a": good, "b": good})
+	var said bytes.Buffer
+	r := &Replayer{Store: kept, Signers: trusting(alice), Mux: func(context.Context) (fs.Dir, error) { return m, nil }, Ask: m.ask,
+		Way: func(context.Context, string, string) (fs.Dir, func(), error) { return good.tree, func() {}, nil },
+		Say: func(format string, args ...any) { fmt.Fprintf(&said, format+"\n", args...) }}
+	if err := os.Rename(filepath.Join(dir, "ci"), filepath.Join(dir, "away")); err != nil {
+		t.Fatal(err)
+	}
+	_, ok := r.Find(t.Context(), key, conf)
+	if text := said.String(); ok || strings.Count(text, "is not replayed") != 1 || strings.Count(text, "no such file or directory") != 1 {
+		t.Errorf("Find = %v, said %q, want one reason once", ok, text)
+	}
+}
+
 // mute is a tree whose tars say nothing behind their first bytes.
 type mute struct{ fs.Dir }
 
