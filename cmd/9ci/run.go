@@ -146,7 +146,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 			return exitError, ctx.Err()
 		}
 		if !ok {
-			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found", req.Commit)
+			return exitNoReplay, fmt.Errorf("no run of %.12s that can be trusted was found: 9ci run -n says why", req.Commit)
 		}
 		return finish(ctx, tree, run.ID, o, c, rp, h.Rung)
 	}
