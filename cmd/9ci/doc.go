@@ -145,7 +145,7 @@ executor's own address; e2e, end to end through the orchestrator, to the executo
 own SSH server; or relay, from the orchestrator's tree. On the first two the executor
 has to prove its host key, and the orchestrator does not see what is sent. It can
 still read for itself what executors show it. The ways are tried in the order given,
-each 0.25 s after the one before it or once that has failed; the one whose first bytes
+each 0.1 s after the one before it or once that has failed; the one whose first bytes
 come first is used, and the others are given up. A run that does not come whole, or is
 not what was signed, is asked for by the ways that are left. The line that ends a
 replay says which one it was.
