@@ -18,6 +18,7 @@ import (
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/fs/store"
+	"9ci/vm"
 )
 
 // An Executor runs the revisions of one repository, of which SetRepo names a
@@ -32,6 +33,10 @@ type Executor struct {
 
 	// Tool returns the path of a static binary for the machine: guest or mk.
 	Tool func(name string) (string, error)
+
+	// Start starts the machine of a run from all of its configuration but the
+	// core OS. Nil: a vm.Machine with the core OS.
+	Start func(ctx context.Context, c vm.Config) (Machine, error)
 
 	// Sign signs a manifest.
 	Sign store.SignFunc

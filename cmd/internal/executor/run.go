@@ -37,7 +37,7 @@ type activeRun struct {
 	req    Request
 	cfg    *config.Config // the request's
 	run    *store.Run
-	m      machine           // nil before the step boot
+	m      Machine           // nil before the step boot
 	dir    string            // scratch of this run on the host: the source
 	show   *store.Show       // what the machine sees of kept runs
 	kept   []string          // ids of the runs that were kept when this one began
@@ -49,12 +49,13 @@ type activeRun struct {
 	base   container // the repository's own image; its name is empty if there is none
 }
 
-// A machine is what a run asks of its vm.Machine.
-type machine interface {
+// A Machine is what a run asks of its vm.Machine.
+type Machine interface {
 	Run(ctx context.Context, cmd vm.Cmd) (vm.Exit, error)
 	SetNet(ctx context.Context, up bool) error
 	Outbox() *io.SectionReader
 	OutboxDevice() string
+	Accel() string
 	Kill()
 }
 
@@ -187,11 +188,6 @@ func (r *activeRun) boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	image, err := vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: r.stderr})
-	if err != nil {
-		return err
-	}
-	r.run.SetInfo(ci.Attrs{{Name: "coreos", Value: image.Digest}})
 	source := filepath.Join(r.dir, "source")
 	if err := os.Mkdir(source, 0o755); err != nil {
 		return err
@@ -202,7 +198,6 @@ func (r *activeRun) boot(ctx context.Context) error {
 	r.keptRuns(ctx)
 	c := r.cfg
 	config := vm.Config{
-		Image:  image,
 		Guest:  guest,
 		Mk:     mk,
 		Memory: c.Memory,
@@ -217,16 +212,14 @@ func (r *activeRun) boot(ctx context.Context) error {
 			{Tag: "runs", Dir: r.show.Dir(), Target: runsDir}, // empty until showRuns
 		},
 	}
-	if ok, why := vm.ProbeKVM(ctx, config); !ok {
-		config.Accel = "tcg"
-		r.say("no KVM, so the machine is slow: %s", why)
+	start := r.e.Start
+	if start == nil {
+		start = r.start
 	}
-	m, err := vm.Start(ctx, config)
-	if err != nil {
+	if r.m, err = start(ctx, config); err != nil {
 		return err
 	}
-	r.m = m
-	r.e.Queue.setAccel(m.Accel())
+	r.e.Queue.setAccel(r.m.Accel())
 	// /var/run is memory, so the artifacts are on the machine's disk.
 	script := `
 set -e
@@ -241,6 +234,25 @@ mount --bind /var/lib/ci/artifacts "$3"
 		return r.showRuns(ctx)
 	}
 	return nil
+}
+
+// start starts a machine of the core OS with the rest of c.
+func (r *activeRun) start(ctx context.Context, c vm.Config) (Machine, error) {
+	image, err := vm.EnsureImage(ctx, vm.ImageOptions{Cache: c.Cache, Progress: r.stderr})
+	if err != nil {
+		return nil, err
+	}
+	r.run.SetInfo(ci.Attrs{{Name: "coreos", Value: image.Digest}})
+	c.Image = image
+	if ok, why := vm.ProbeKVM(ctx, c); !ok {
+		c.Accel = "tcg"
+		r.say("no KVM, so the machine is slow: %s", why)
+	}
+	m, err := vm.Start(ctx, c)
+	if err != nil {
+		return nil, err // and no Machine that is a nil *vm.Machine
+	}
+	return m, nil
 }
 
 func (r *activeRun) clone(ctx context.Context) error {
