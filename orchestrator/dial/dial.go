@@ -80,6 +80,10 @@ type Conn struct {
 
 	turn chan struct{} // holds a token unless a goroutine connects; guards link
 	link *client.Link
+
+	mu      sync.Mutex     // guards what follows
+	made    chan struct{}  // closed, and made anew, when a connection is up
+	exports map[string]int // calls of Export that go on, by namespace
 }
 
 // Dial connects to the orchestrator at rawURL, ssh://[USER@]HOST[:PORT][/NAMESPACE].
@@ -101,7 +105,7 @@ func Dial(ctx context.Context, rawURL string, o Options) (*Conn, error) {
 // Open returns a Conn that connects when it is first used. Its only error is of
 // rawURL.
 func Open(rawURL string, o Options) (*Conn, error) {
-	c := &Conn{opts: o, log: o.Log, turn: make(chan struct{}, 1)}
+	c := &Conn{opts: o, log: o.Log, turn: make(chan struct{}, 1), made: make(chan struct{}), exports: map[string]int{}}
 	c.turn <- struct{}{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if c.log == nil {
@@ -202,7 +206,18 @@ func (c *Conn) connect(ctx context.Context) (*client.Link, error) {
 		return nil, err
 	}
 	c.link = l
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.made)
+	c.made = make(chan struct{})
 	return l, nil
+}
+
+// next returns a channel that is closed when the next connection is up.
+func (c *Conn) next() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.made
 }
 
 // An orchestrator to which many connect at once hangs up on some of them at

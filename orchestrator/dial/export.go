@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,32 +62,66 @@ func (c *Conn) Import(ctx context.Context) (io.ReadWriteCloser, error) {
 //
 // Find waits 5 s for the connection, and then as long as within says beyond a round
 // trip; 0 is no limit but ctx's.
+// While Export goes on in the namespace, a question with an intent waits until the
+// orchestrator has what is exported, as part of that time: the connection may be a
+// new one.
 // A namespace that is not there, or that no signer may read, is iofs.ErrNotExist.
 // A limit that was reached is fs.ErrBusy: Find may be called again.
 func (c *Conn) Find(ctx context.Context, namespace string, question []byte, within time.Duration) (answer []byte, release func(), err error) {
-	l, err := c.soon(ctx)
+	answer, release, l, err := c.find(ctx, namespace, question, within)
+	if within > 0 && errors.Is(err, client.ErrLost) {
+		// It was up before the question, so a new one may do.
+		select {
+		case <-l.Done():
+			answer, release, _, err = c.find(ctx, namespace, question, within)
+		case <-ctx.Done():
+		}
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+	}
+	return answer, release, nil
+}
+
+// find asks once, on the connection l.
+func (c *Conn) find(ctx context.Context, namespace string, question []byte, within time.Duration) (answer []byte, release func(), l *client.Link, err error) {
+	if l, err = c.soon(ctx); err != nil {
+		return nil, nil, nil, err
 	}
 	if within > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, l.RTT+within, fmt.Errorf("it did not answer find within a round trip and %v: %w", within, context.DeadlineExceeded))
 		defer cancel()
 	}
-	answer, release, err = l.Find(ctx, wire.FindMsg{Namespace: namespace, Question: string(question)})
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+	if c.intends(namespace, question) {
+		select {
+		case <-l.Shown(namespace):
+		case <-l.Done():
+			return nil, nil, l, client.ErrLost
+		case <-ctx.Done():
+			return nil, nil, l, context.Cause(ctx)
 		}
-		return nil, nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
 	}
-	return answer, release, nil
+	answer, release, err = l.Find(ctx, wire.FindMsg{Namespace: namespace, Question: string(question)})
+	if ctx.Err() != nil && err != nil {
+		err = context.Cause(ctx)
+	}
+	return answer, release, l, err
+}
+
+// intends reports whether a question has an intent of what c exports in the namespace.
+func (c *Conn) intends(namespace string, question []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.exports[namespace] > 0 && bytes.Contains(append([]byte("\n"), question...), []byte("\nintent="))
 }
 
 // Connect makes the connection, unless it is up, as Find does.
 func (c *Conn) Connect(ctx context.Context) error {
-	_, err := c.soon(ctx)
-	return err
+	if _, err := c.soon(ctx); err != nil {
+		return fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+	}
+	return nil
 }
 
 // soon is connect for one that has only so much time.
@@ -98,7 +133,7 @@ func (c *Conn) soon(ctx context.Context) (*client.Link, error) {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+		return nil, err
 	}
 	return l, nil
 }
@@ -128,6 +163,18 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 	if err := what.Check(); err != nil {
 		return fmt.Errorf("orchestrator: export: %w", err)
 	}
+	c.mu.Lock()
+	for _, ns := range a.Namespaces {
+		c.exports[ns]++
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, ns := range a.Namespaces {
+			c.exports[ns]--
+		}
+	}()
 	joined := false
 	join := func() {
 		joined = true
@@ -139,6 +186,7 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 	for {
 		began := time.Now()
 		l, err := c.connect(ctx)
+		next := c.next()
 		if err == nil {
 			err = l.Export(ctx, what, join, serve)
 		}
@@ -161,6 +209,7 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 		c.log.Warn("reconnect", "addr", c.addr, "delay", delay, "err", err)
 		select {
 		case <-time.After(delay):
+		case <-next: // another use of c has made it
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-c.ctx.Done():

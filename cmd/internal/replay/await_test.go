@@ -289,6 +289,17 @@ func TestOneRun(t *testing.T) {
 	f.oneRun(results)
 }
 
+// Executors that ask as soon as an orchestrator has been restarted make one run: their
+// connections are new, and export nothing yet.
+func TestOneRunAfterRestart(t *testing.T) {
+	f := newFleet(t, 8)
+	f.stop()
+	f.start(f.addr)
+	results := f.askAll()
+	close(f.passes)
+	f.oneRun(results)
+}
+
 // An orchestrator that is restarted while four wait makes no further run.
 func TestOneRunRestart(t *testing.T) {
 	f := newFleet(t, 5)

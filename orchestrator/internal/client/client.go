@@ -49,7 +49,8 @@ type Link struct {
 
 	mu      sync.Mutex // guards what follows
 	exports map[string]*served
-	held    map[string]int // doors that are open, by requester
+	shown   map[string]chan struct{} // by namespace; closed while the orchestrator has an export in it
+	held    map[string]int           // doors that are open, by requester
 }
 
 // served is what is exported under one name.
@@ -64,7 +65,7 @@ type served struct {
 // SSH server; it is no certificate. If it is nil, what is exported has neither.
 // Serve must be called.
 func New(c ssh.Conn, peer ssh.PublicKey, key ssh.Signer) *Link {
-	return &Link{ssh: c, peer: peer, key: key, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), exports: map[string]*served{}, held: map[string]int{}}
+	return &Link{ssh: c, peer: peer, key: key, done: make(chan struct{}), slots: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), exports: map[string]*served{}, shown: map[string]chan struct{}{}, held: map[string]int{}}
 }
 
 // Done returns a channel that is closed when the connection has ended.
@@ -142,6 +143,8 @@ func (l *Link) Find(ctx context.Context, q wire.FindMsg) (answer []byte, release
 		var refused *ssh.OpenChannelError
 		if errors.As(err, &refused) && refused.Reason == ssh.ConnectionFailed {
 			err = iofs.ErrNotExist
+		} else if errors.Is(err, wire.ErrEnded) {
+			err = ErrLost
 		}
 		return nil, nil, err
 	}
@@ -267,6 +270,9 @@ func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve
 	} else if !ok {
 		return &RefusedError{Reason: string(reply)}
 	}
+	for _, ns := range a.Namespaces {
+		defer l.show(ns)()
+	}
 	joined()
 	select {
 	case <-l.done:
@@ -274,6 +280,42 @@ func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve
 	case <-ctx.Done():
 		l.ssh.SendRequest(wire.RequestWithdraw, false, []byte(a.Name))
 		return ctx.Err()
+	}
+}
+
+// Shown returns a channel that is closed while the orchestrator has what this
+// connection exports in a namespace.
+func (l *Link) Shown(namespace string) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.shownIn(namespace)
+}
+
+func (l *Link) shownIn(namespace string) chan struct{} {
+	c := l.shown[namespace]
+	if c == nil {
+		c = make(chan struct{})
+		l.shown[namespace] = c
+	}
+	return c
+}
+
+// show notes that the orchestrator has an export in a namespace, until hide is
+// called.
+func (l *Link) show(namespace string) (hide func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.shownIn(namespace)
+	select {
+	case <-c: // another export did that
+		return func() {}
+	default:
+	}
+	close(c)
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.shown, namespace)
 	}
 }
 

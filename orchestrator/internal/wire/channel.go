@@ -32,6 +32,9 @@ func OpenChannel(ctx context.Context, c ssh.Conn, kind string, payload []byte, d
 	case o := <-answer:
 		if o.err != nil {
 			done()
+			if _, ok := errors.AsType[*ssh.OpenChannelError](o.err); !ok {
+				return nil, ErrEnded
+			}
 			return nil, Refused(o.err)
 		}
 		go func() {
@@ -86,6 +89,10 @@ func Refused(err error) error {
 	}
 	return fmt.Errorf("refused with %.200q: %w", strings.TrimSuffix(refused.Message, ": "+fs.ErrBusy.Error()), fs.ErrBusy)
 }
+
+// ErrEnded is the error of a channel that is opened on a connection which has ended, or
+// ends. The ssh package has other words for it, that depend on the moment.
+var ErrEnded = errors.New("the connection is lost")
 
 // Slots count channels up to a limit.
 type Slots chan struct{}
