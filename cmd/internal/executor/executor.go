@@ -83,6 +83,9 @@ type Request struct {
 	Config  *config.Config
 }
 
+// shared reports whether another run may stand for the one that is asked for.
+func (r Request) shared() bool { return !r.Force && !r.Config.Runs }
+
 // An unfinished is a run that has not ended, and what others wait for of it.
 type unfinished struct {
 	id      string
@@ -187,11 +190,8 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 	if err := key.Check(); err != nil {
 		return "", err
 	}
-	share := !req.Force && !req.Config.Runs
-	var elsewhere Seeker
-	if share && e.Seek != nil {
-		elsewhere = e.Seek(req.Repo, key, req.Config)
-	}
+	share := req.shared()
+	elsewhere := e.seeker(req, key)
 	for {
 		if elsewhere != nil {
 			if id, err := elsewhere.Replay(ctx); id != "" || err != nil {
@@ -213,24 +213,43 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 			}
 			continue
 		}
-		release := func() {}
-		if elsewhere != nil {
-			wctx, cancel := context.WithCancelCause(ctx)
-			stop := context.AfterFunc(u.ctx, func() { cancel(context.Cause(u.ctx)) })
-			id, release, err = elsewhere.Await(wctx, run.ID())
-			stop()
-			cancel(nil)
-			if id != "" || err != nil {
-				e.forget(u)
-				close(u.decided)
-				err = errors.Join(err, run.Discard())
-				release() // after that: who looks for the run must not find it
-				return id, err
-			}
-		}
-		e.start(run, req, u, release)
-		return run.ID(), nil
+		return e.begin(ctx, run, req, u, elsewhere)
 	}
+}
+
+// seeker returns what looks for a run that can stand for req's, or nil if none may.
+func (e *Executor) seeker(req Request, key ci.Attrs) Seeker {
+	if !req.shared() || e.Seek == nil {
+		return nil
+	}
+	return e.Seek(req.Repo, key, req.Config)
+}
+
+// begin starts a run and returns its id. It first waits while another executor runs the
+// same key: then that run's id is returned, and this run is gone.
+func (e *Executor) begin(ctx context.Context, run *store.Run, req Request, u *unfinished, elsewhere Seeker) (id string, err error) {
+	release := func() {}
+	if elsewhere != nil {
+		wctx, cancel := context.WithCancelCause(ctx)
+		stop := context.AfterFunc(u.ctx, func() { cancel(context.Cause(u.ctx)) })
+		id, release, err = elsewhere.Await(wctx, run.ID())
+		stop()
+		cancel(nil)
+		if id != "" || err != nil {
+			err = errors.Join(err, e.drop(run, u))
+			release() // after that: who looks for the run must not find it
+			return id, err
+		}
+	}
+	e.start(run, req, u, release)
+	return run.ID(), nil
+}
+
+// drop discards a run that was not started.
+func (e *Executor) drop(run *store.Run, u *unfinished) error {
+	e.forget(u)
+	close(u.decided)
+	return run.Discard()
 }
 
 // start queues a run. release is called when the run has ended.
@@ -247,7 +266,8 @@ func (e *Executor) start(run *store.Run, req Request, u *unfinished, release fun
 	})
 }
 
-// Resume starts the runs that were queued by processes that have died. A run
+// Resume starts the runs that were queued by processes that have died, as Submit
+// does: one for which another run stands meanwhile is gone. It waits for none. A run
 // that cannot be started as it was asked for is sealed in state error.
 func (e *Executor) Resume(ctx context.Context) error {
 	runs, err := e.Store.Resume()
@@ -260,11 +280,31 @@ func (e *Executor) Resume(ctx context.Context) error {
 			err = errors.Join(err, run.Seal(ctx, "error", 125, e.Sign))
 			continue
 		}
+		digest := ""
+		if req.shared() {
+			digest = replay.Digest(run.Key())
+		}
 		e.mu.Lock()
-		u := e.addUnfinished(run.ID(), replay.Digest(run.Key()))
+		u := e.addUnfinished(run.ID(), digest)
 		e.mu.Unlock()
-		e.start(run, req, u, func() {})
+		e.wg.Go(func() {
+			if err := e.resume(run, req, u); err != nil {
+				e.Log.Error("resume", "run", u.id, "err", err)
+			}
+		})
 	}
+	return err
+}
+
+// resume starts a run that Resume has taken over, unless another stands for it.
+func (e *Executor) resume(run *store.Run, req Request, u *unfinished) error {
+	elsewhere := e.seeker(req, run.Key())
+	if elsewhere != nil {
+		if id, err := elsewhere.Replay(u.ctx); id != "" || err != nil {
+			return errors.Join(err, e.drop(run, u))
+		}
+	}
+	_, err := e.begin(u.ctx, run, req, u, elsewhere)
 	return err
 }
 
@@ -295,8 +335,12 @@ func (e *Executor) Warn(c *config.Config) {
 
 // asked returns what is kept of a request while its run is queued: all but the
 // values of secrets, which are in no file.
-func asked(c *config.Config) ci.Attrs {
-	return c.Attrs().With(ci.Attr{Name: "secrets", Value: ci.QuoteWords(replay.Secrets(c))})
+func asked(req Request) ci.Attrs {
+	a := req.Config.Attrs().With(ci.Attr{Name: "secrets", Value: ci.QuoteWords(replay.Secrets(req.Config))})
+	if req.Force {
+		a = a.With(ci.Attr{Name: "force", Value: "1"})
+	}
+	return a
 }
 
 // request returns the Request that a queued run was made for.
@@ -310,8 +354,11 @@ func (e *Executor) request(ctx context.Context, run *store.Run) (Request, error)
 		return Request{}, err
 	}
 	set := make(map[string]string)
+	force := attrs.Get("force") == "1"
 	for _, a := range attrs {
-		set[config.Name(a.Name)] = a.Value
+		if a.Name != "force" {
+			set[config.Name(a.Name)] = a.Value
+		}
 	}
 	if set["CI_SECRETS"] != "" {
 		return Request{}, errors.New("the process that queued this run has died, and the values of its secrets with it: ask for the run again")
@@ -322,7 +369,7 @@ func (e *Executor) request(ctx context.Context, run *store.Run) (Request, error)
 		return Request{}, err
 	}
 	commit, tree, err := r.Resolve(ctx, run.Info().Get("commit"))
-	return Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Config: c}, err
+	return Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Force: force, Config: c}, err
 }
 
 // create makes a run for req. With share it returns instead the unfinished run with the
@@ -342,7 +389,7 @@ func (e *Executor) create(req Request, key ci.Attrs, share bool) (*store.Run, *u
 	if err != nil {
 		return nil, nil, err
 	}
-	err = errors.Join(run.SetKey(key), run.SetAsked(asked(req.Config)))
+	err = errors.Join(run.SetKey(key), run.SetAsked(asked(req)))
 	if err == nil {
 		err = run.SetInfo(ci.Attrs{
 			{Name: "tree", Value: req.Tree},

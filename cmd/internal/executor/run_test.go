@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"runtime"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"testing"
 
 	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/fs/ci"
 	"9ci/fs/store"
@@ -129,6 +131,68 @@ type waiter func(ctx context.Context, own string) (string, func(), error)
 
 func (w waiter) Replay(context.Context) (string, error)                        { return "", nil }
 func (w waiter) Await(ctx context.Context, own string) (string, func(), error) { return w(ctx, own) }
+// A run that was queued when its process died asks again whose turn it is, as the one
+// that it waited for may still go on. One that is to run whatever others have does not.
+func TestResumeWaits(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		t.Run(fmt.Sprintf("force=%v", force), func(t *testing.T) {
+			t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+			rp := newClone(t, "one")
+			commit, tree, err := rp.Resolve(t.Context(), "HEAD")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := config.Load(t.Context(), rp, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := t.TempDir()
+			s, err := store.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req := Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Force: force, Config: c}
+			old := &Executor{Context: t.Context(), Store: s, Config: c}
+			run, _, err := old.create(req, replay.Key(c, commit, tree, req.Targets), !force)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Close() // as after a kill
+
+			if s, err = store.Open(dir); err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			var awaited []string
+			released := 0
+			e := &Executor{Context: t.Context(), Store: s, Config: c, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
+			e.SetRepo(rp)
+			e.Tool = func(string) (string, error) { return "", errors.New("no tools") }
+			e.Sign = func([]byte) ([]byte, error) { return []byte("signature"), nil }
+			e.Seek = func(*repo.Repo, ci.Attrs, *config.Config) Seeker {
+				return waiter(func(_ context.Context, own string) (string, func(), error) {
+					awaited = append(awaited, own)
+					return "aaaaaaaaaaaa.1", func() { released++ }, nil
+				})
+			}
+			if err := e.Resume(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			e.Close()
+			var left []string
+			for r := range s.Runs() {
+				left = append(left, r.ID+" "+r.State)
+			}
+			want, wantLeft := []string{run.ID()}, []string(nil)
+			if force {
+				want, wantLeft = nil, []string{run.ID() + " error"}
+			}
+			if !slices.Equal(awaited, want) || released != len(want) || !slices.Equal(left, wantLeft) {
+				t.Errorf("%q asked for their turn, %d were released and %q are left, want %q, %d and %q", awaited, released, left, want, len(want), wantLeft)
+			}
+		})
+	}
+}
 
 // Every step of a run has a function here, and no other name has.
 func TestSteps(t *testing.T) {
