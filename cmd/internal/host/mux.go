@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -39,6 +40,7 @@ type mux struct {
 	refused   chan struct{}  // closed when it will not be
 	wg        sync.WaitGroup // of export
 	opening   sync.WaitGroup // of trees
+	answered  atomic.Bool    // the orchestrator has, once
 
 	mu     sync.Mutex // guards client
 	client *ninep.Client
@@ -103,6 +105,7 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 		return nil, m.named(err)
 	}
 	m.client = c
+	m.answered.Store(true)
 	return c.Root(), nil
 }
 
@@ -118,6 +121,9 @@ func (m *mux) find(ctx context.Context, question []byte, within time.Duration) (
 		m.root(ctx) // the next call of root has the error
 	})
 	answer, release, err = m.conn.Find(ctx, m.namespace, question, within)
+	if err == nil {
+		m.answered.Store(true)
+	}
 	return answer, release, m.named(err)
 }
 
@@ -223,10 +229,7 @@ func (m *mux) export(ctx context.Context) {
 // myName returns our name below n. It waits until our tree is there, for
 // joinTimeout at most.
 func (m *mux) myName(ctx context.Context) (string, error) {
-	m.mu.Lock()
-	reached := m.client != nil
-	m.mu.Unlock()
-	if !reached {
+	if !m.answered.Load() {
 		return "", errors.New("the orchestrator has not answered yet")
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, joinTimeout, errJoin)
