@@ -27,7 +27,7 @@ check:V: needs peers all
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $PKG
 	go run golang.org/x/vuln/cmd/govulncheck@latest $PKG ||
 		echo 'govulncheck did not pass, or its database cannot be had here' >&2
-	CGO_ENABLED=1 go test -race -short -count=1 -timeout=60m $PKG
+	CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=60m $PKG
 
 bench:V: needs peers all
 	go test -run='^$' -bench=$BENCH -benchmem -timeout=60m $PKG

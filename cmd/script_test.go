@@ -33,7 +33,7 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
-	testscript.Main(built{m}, map[string]func(){"until": until, "asker": asker})
+	testscript.Main(built{m}, map[string]func(){"until": until, "asker": asker, "member": member})
 }
 
 // built runs the tests once the programs are built.
