@@ -131,6 +131,7 @@ type waiter func(ctx context.Context, own string) (string, func(), error)
 
 func (w waiter) Replay(context.Context) (string, error)                        { return "", nil }
 func (w waiter) Await(ctx context.Context, own string) (string, func(), error) { return w(ctx, own) }
+
 // A run that was queued when its process died asks again whose turn it is, as the one
 // that it waited for may still go on. One that is to run whatever others have does not.
 func TestResumeWaits(t *testing.T) {
