@@ -113,13 +113,9 @@ func (m *memberProgram) run(ctx context.Context) error {
 	e.Start = func(_ context.Context, c vm.Config) (executor.Machine, error) {
 		return startHostMachine(c, func(commit, targets string) { m.tell(event{What: tests, Key: commit + "/" + targets}) })
 	}
-	await := e.Await
-	e.Await = func(ctx context.Context, r *repo.Repo, key ci.Attrs, c *config.Config, own string) (string, func(), error) {
-		id, release, err := await(ctx, r, key, c, own)
-		if id == "" && err == nil {
-			m.tell(event{What: turn, Key: keyOf(key), ID: own})
-		}
-		return id, release, err
+	seek := e.Seek
+	e.Seek = func(r *repo.Repo, key ci.Attrs, c *config.Config) executor.Seeker {
+		return telling{seek(r, key, c), m, key}
 	}
 	h.Export(runs)
 	h.Start(runs)
@@ -133,6 +129,21 @@ func (m *memberProgram) run(ctx context.Context) error {
 		wg.Go(func() { m.tell(m.ask(ctx, h.Executor, rp, c, e, rev, target)) })
 	}
 	return nil
+}
+
+// telling is a Seeker that tells when it is its executor's turn.
+type telling struct {
+	executor.Seeker
+	m   *memberProgram
+	key ci.Attrs
+}
+
+func (t telling) Await(ctx context.Context, own string) (string, func(), error) {
+	id, release, err := t.Seeker.Await(ctx, own)
+	if id == "" && err == nil {
+		t.m.tell(event{What: turn, Key: keyOf(t.key), ID: own})
+	}
+	return id, release, err
 }
 
 // keyOf names a key.

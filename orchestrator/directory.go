@@ -48,8 +48,9 @@ type directory interface {
 
 	// ended blocks until the run of that id has ended at the executor of that
 	// name in ns, or the executor does not have it, has left, or was lost for
-	// lostFor. Its error is that of ctx.
-	ended(ctx context.Context, ns, name, id string) error
+	// lostFor. Meanwhile that run is before those for which own reports true. Its
+	// error is that of ctx.
+	ended(ctx context.Context, ns, name, id string, own func(r *run) bool) error
 
 	// watch returns the events of ns, or for "" the joins and leaves of all
 	// namespaces. Its close must be called.

@@ -52,11 +52,11 @@ exports, is going to run this key as ID, for as long as the file stays open or
 the run goes on. An executor that has not proved its key announces none. An
 asker whose own run is the first that has not ended runs it, and all others wait
 for that run: the pair wait=/n/EXECUTOR/ci/ID has the answer come when that run
-has ended or its executor has left. An executor whose connection was lost may be
-back within 45 s: its runs keep their places, and the wait goes on. An
-orchestrator that was started less than that ago waits as long for an executor
-that it does not know. So a waiter that has lost the orchestrator asks again,
-with the same two pairs.
+has ended or its executor has left; until then that run is before the asker's
+own. An executor whose connection was lost may be back within 45 s: its runs keep
+their places, and the wait goes on. An orchestrator that was started less than
+that ago waits as long for an executor that it does not know. So a waiter that
+has lost the orchestrator asks again, with the same two pairs.
 `
 
 // A question is what was written to find.
@@ -142,14 +142,14 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 		}
 	}
 	d := v.c.s.dir
+	own := func(r *run) bool { return q.intent != "" && r.id == q.intent && r.share.m.conn == v.c }
 	if q.waitName != "" {
-		if err := d.ended(ctx, ns, q.waitName, q.waitID); err != nil {
+		if err := d.ended(ctx, ns, q.waitName, q.waitID, own); err != nil {
 			release()
 			return nil, nil, err
 		}
 	}
 	commit, tree := q.key.Get("commit"), q.key.Get("tree")
-	own := func(r *run) bool { return r.id == q.intent && r.share.m.conn == v.c }
 	match := func(r *run) bool {
 		switch {
 		case !own(r) && !q.wants(r):

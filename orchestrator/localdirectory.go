@@ -64,9 +64,60 @@ type space struct {
 	ns      string
 	shares  map[string]*share // by the executor's name
 	events  fs.Feed
-	watches int              // that have not been closed
-	lost    map[string]*lost // by the executor's name
-	changed chan struct{}    // closed and forgotten when a run has changed or gone; nil: nobody waits for that
+	watches int                      // that have not been closed
+	lost    map[string]*lost         // by the executor's name
+	awaited map[awaited]map[*run]int // how often each asker's own run says that it waits
+	changed chan struct{}            // closed and forgotten when a run has changed or gone; nil: nobody waits for that
+}
+
+// An awaited is a run that askers wait for.
+type awaited struct{ name, id string }
+
+// await notes that an asker, whose own run has a place, waits for another run, until end
+// is called. To an orchestrator that is new the asker may come first; if the other then
+// waited for the asker, neither would ever run.
+func (sp *space) await(a awaited, own *run) (end func()) {
+	if sp.awaited == nil {
+		sp.awaited = map[awaited]map[*run]int{}
+	}
+	if sp.awaited[a] == nil {
+		sp.awaited[a] = map[*run]int{}
+	}
+	sp.awaited[a][own]++
+	sp.order(a)
+	return func() {
+		if sp.awaited[a][own]--; sp.awaited[a][own] == 0 {
+			delete(sp.awaited[a], own)
+		}
+		if len(sp.awaited[a]) == 0 {
+			delete(sp.awaited, a)
+		}
+	}
+}
+
+// order moves a run, if it has a place, before the runs of those that wait for it, and
+// so on for a run that it waits for itself.
+func (sp *space) order(a awaited) {
+	moved := map[*run]bool{} // of executors that say they wait for each other, one is first
+	for todo := []awaited{a}; len(todo) > 0; {
+		a, todo = todo[0], todo[1:]
+		sh := sp.shares[a.name]
+		if sh == nil || sh.runs[a.id] == nil || sh.runs[a.id].place == 0 || moved[sh.runs[a.id]] {
+			continue
+		}
+		r := sh.runs[a.id]
+		for own := range sp.awaited[a] {
+			if r != own && r.place >= own.place && own.place > 0 {
+				r.place = own.place - 1
+				moved[r] = true
+			}
+		}
+		for next, by := range sp.awaited {
+			if moved[r] && by[r] > 0 {
+				todo = append(todo, next)
+			}
+		}
+	}
 }
 
 // wake wakes those that wait for a run of the namespace.
@@ -313,7 +364,7 @@ func (d *localDirectory) lost(ns string, match func(r *run) bool) []run {
 	return all
 }
 
-func (d *localDirectory) ended(ctx context.Context, ns, name, id string) error {
+func (d *localDirectory) ended(ctx context.Context, ns, name, id string, own func(r *run) bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	sp := d.space(ns)
@@ -322,6 +373,13 @@ func (d *localDirectory) ended(ctx context.Context, ns, name, id string) error {
 		sp.watches--
 		d.tidy(sp)
 	}()
+	for _, sh := range sp.shares {
+		for _, r := range sh.runs {
+			if own(r) {
+				defer sp.await(awaited{name, id}, r)()
+			}
+		}
+	}
 	for {
 		left := d.mayGoOn(sp, name, id)
 		if left <= 0 {

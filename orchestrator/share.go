@@ -228,9 +228,15 @@ func (sh *share) setKey(r *run, key ci.Attrs) {
 	r.key = key
 	if r.place == 0 {
 		sh.d.order++
-		r.place = sh.d.order
+		r.place = sh.d.order << placeBits
+	}
+	if sp := sh.d.spaces[sh.ns]; sp != nil {
+		sp.order(awaited{sh.m.name, r.id})
 	}
 }
+
+// placeBits leaves room before a place for those that turn out to be before it.
+const placeBits = 16
 
 // intend notes that the executor is going to run key as id, until release is
 // called. Then the executor's index tells what has become of the run: it may have

@@ -113,6 +113,34 @@ func TestRunnerKilled(t *testing.T) {
 	})
 }
 
+// To an orchestrator that is new, one that waits may come before the one that it waits
+// for. It stays behind that: if each waited for the other, neither would run.
+func TestWaiterIsBehind(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		a, b, c := m.stopped("a"), m.stopped("b"), m.waiter("c")
+		turns := later("b", c)
+		b.tree.add(askedRun, testCommit, "queued")
+		b.connect()
+		turns = append(turns, later("a", b)...)
+		a.tree.add(askedRun, testCommit, "queued")
+		a.connect()
+		if first := a.ask(""); first != "a" {
+			t.Errorf("a is told that it is the turn of %s, want a", first)
+		}
+		if first := m.waiter("d").ask(""); first != "a" {
+			t.Errorf("a new asker is told that it is the turn of %s, want a", first)
+		}
+		a.tree.add(askedRun, testCommit, "failed")
+		if got := <-turns[1]; got.first != "b" {
+			t.Errorf("when a has ended, b is told that it is the turn of %s, want b", got.first)
+		}
+		b.tree.add(askedRun, testCommit, "failed")
+		if got := <-turns[0]; got.first != "c" {
+			t.Errorf("when b has ended, c is told that it is the turn of %s, want c", got.first)
+		}
+	})
+}
+
 // A runner whose connection was lost and that comes back keeps its place: before
 // those that asked after it, and while it is away.
 func TestRunnerComesBack(t *testing.T) {
