@@ -60,6 +60,7 @@ are imported by tests alone. The top level has these folders and no other.
 	go test -count=1 -run 'TestScripts/^verify$' ./cmd       one story, cmd/testdata/verify.txt
 	go test -count=1 -run 'TestCases/^NAME$' ./mk            one case, mk/testdata/case/NAME.txt
 	go test -count=1 -run 'TestTraces/^flush$' ./proto/ninep one trace, proto/ninep/testdata/flush.txt
+	FLEET_SEED=7 go test -count=1 -run '^TestFleet$' ./cmd     a fleet that breaks as it did with that seed
 	go test -run=^$ -fuzz '^FuzzMask$' ./cmd/internal/executor
 
 Tests that run the go command or built programs need -count=1: the test cache does
