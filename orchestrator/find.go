@@ -25,6 +25,7 @@ const (
 	maxPairs    = 64                      // of a key; each is looked for in every run's
 	maxAnswers  = 256                     // lines read back
 	findTimeout = 1500 * time.Millisecond // for keys that have not been read yet
+	askAgain    = 10 * time.Second        // after which a run that is waited for is looked up at its executor
 )
 
 const findManual = `find - the executors that have a run with this key
@@ -144,7 +145,7 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 	d := v.c.s.dir
 	own := func(r *run) bool { return q.intent != "" && r.id == q.intent && r.share.m.conn == v.c }
 	if q.waitName != "" {
-		if err := d.ended(ctx, ns, q.waitName, q.waitID, own); err != nil {
+		if err := v.wait(ctx, ns, q, own); err != nil {
 			release()
 			return nil, nil, err
 		}
@@ -168,6 +169,28 @@ func (v *view) find(ctx context.Context, ns string, q question) (answer []byte, 
 		b = append(append(b, r.offer().String()...), '\n')
 	}
 	return b, release, nil
+}
+
+// wait waits until the run that q names has ended. A run that nobody says any more is
+// going to be run may be gone, of which no event tells: so its executor is asked for it
+// now and then.
+func (v *view) wait(ctx context.Context, ns string, q question, own func(r *run) bool) error {
+	d := v.c.s.dir
+	for {
+		soon, cancel := context.WithTimeout(ctx, askAgain)
+		err := d.ended(soon, ns, q.waitName, q.waitID, own)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		sh := d.share(ns, q.waitName)
+		if sh == nil || sh.intended(q.waitID) {
+			continue
+		}
+		if root := sh.getRoot(); root != nil {
+			sh.reread(root, q.waitID) // if that fails, the probe of the executor sees to it
+		}
+	}
 }
 
 // find answers the question that a channel carries. An intent lives until the

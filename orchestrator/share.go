@@ -142,6 +142,15 @@ func (sh *share) describe(line run) {
 	}
 }
 
+// intended reports whether an open find file says that the executor is going to run
+// the run of that id.
+func (sh *share) intended(id string) bool {
+	sh.d.mu.Lock()
+	defer sh.d.mu.Unlock()
+	r := sh.runs[id]
+	return r != nil && r.intents > 0
+}
+
 // forget drops a run that the executor turned out not to have.
 func (sh *share) forget(id string) {
 	sh.d.mu.Lock()

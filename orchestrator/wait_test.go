@@ -141,6 +141,26 @@ func TestWaiterIsBehind(t *testing.T) {
 	})
 }
 
+// A run that its executor has given up is not waited for, though no event tells of that.
+func TestRunIsGone(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		a, b := m.stopped("a"), m.waiter("b")
+		a.tree.add(askedRun, testCommit, "queued")
+		a.connect()
+		synctest.Wait()
+		if first := b.ask(""); first != "a" {
+			t.Fatalf("it is the turn of %s, want a", first)
+		}
+		turns := later("a", b)
+		a.tree.mu.Lock()
+		a.tree.files["index"] = ""
+		a.tree.mu.Unlock()
+		if got := <-turns[0]; got.first != "b" || got.took > askAgain {
+			t.Errorf("it is the turn of %s after %v, want b after %v", got.first, got.took, askAgain)
+		}
+	})
+}
+
 // A runner whose connection was lost and that comes back keeps its place: before
 // those that asked after it, and while it is away.
 func TestRunnerComesBack(t *testing.T) {
