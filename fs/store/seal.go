@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
@@ -325,18 +326,17 @@ func (r *Run) complaint(err error) []byte {
 // ssh-keygen -l prints it, or "" where it is none. That of a certificate is its
 // key's. It verifies nothing.
 func sigSigner(sig []byte) string {
-	b, err := sigKey(sig)
+	key, err := sigKey(sig)
 	if err != nil {
 		return ""
 	}
-	key, err := ssh.ParsePublicKey(b)
-	if err != nil {
-		return ""
+	if k, err := ssh.ParsePublicKey(key); err == nil {
+		if cert, ok := k.(*ssh.Certificate); ok {
+			key = cert.Key.Marshal()
+		}
 	}
-	if cert, ok := key.(*ssh.Certificate); ok {
-		key = cert.Key
-	}
-	return ssh.FingerprintSHA256(key)
+	d := sha256.Sum256(key)
+	return "SHA256:" + base64.RawStdEncoding.EncodeToString(d[:])
 }
 
 // sigKey returns the public key in an SSHSIG (PROTOCOL.sshsig of OpenSSH).
