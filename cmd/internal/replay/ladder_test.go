@@ -65,7 +65,7 @@ func TestClimb(t *testing.T) {
 		said               string // or the error
 		within             time.Duration
 	}{
-		{name: "all are quick", by: "direct", within: 100 * ms, direct: rungTest{opens: 60 * ms, comes: 40 * ms}},
+		{name: "all are quick", by: "direct", within: 100 * ms, direct: rungTest{opens: 50 * ms, comes: 40 * ms}},
 		{name: "no address", noAddress: true, by: "e2e", within: 60 * ms, e2e: rungTest{opens: 60 * ms}},
 		{name: "no SSH server", noAddress: true, by: "relay", within: 20 * ms, e2e: rungTest{err: refused, opens: 20 * ms}},
 		{name: "the order is the ladder's", ladder: "relay,e2e,direct", by: "relay", within: 10 * ms, relay: rungTest{comes: 10 * ms}},
