@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"9ci/orchestrator/internal/wire"
 )
@@ -28,7 +29,7 @@ func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
 func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, error) {
 	for _, ns := range a.Namespaces {
 		if !c.login.MayPublish(ns) {
-			return nil, fmt.Errorf("%s %s", wire.MayNotPublish, ns)
+			return nil, &spaceError{ns, fmt.Errorf("%s %s", wire.MayNotPublish, ns)}
 		}
 	}
 	c.mu.Lock()
@@ -57,7 +58,11 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	}
 	c.members[a.Name] = m
 	for _, sh := range fresh {
-		c.wg.Go(func() { sh.follow(c.s.log) })
+		c.audit(slog.LevelInfo, "join", sh.shared()...)
+		c.wg.Go(func() {
+			sh.follow(c.s.log) // until it leaves
+			c.audit(slog.LevelInfo, "leave", sh.shared()...)
+		})
 	}
 	return m, nil
 }

@@ -99,7 +99,7 @@ func (c *conn) keepalive(ctx context.Context) {
 // enter.
 func (c *conn) probe() {
 	if err := c.check(); err != nil {
-		c.log.Info("login ends", "err", err)
+		c.refused("login", err)
 		c.ssh.Close()
 		return
 	}
@@ -137,7 +137,7 @@ func (c *conn) check() error {
 // open accepts or refuses a channel that the client opens.
 func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 	if err := c.check(); err != nil {
-		c.log.Info("login ends", "err", err)
+		c.refused("login", err)
 		nc.Reject(ssh.Prohibited, err.Error())
 		c.ssh.Close()
 		return
@@ -192,7 +192,7 @@ func (c *conn) request(ctx context.Context, r *ssh.Request) {
 		}
 	}
 	if err != nil {
-		c.log.Debug("request", "type", r.Type, "err", err)
+		c.refusedRequest(r.Type, err)
 		reply = []byte(err.Error())
 	}
 	r.Reply(err == nil, reply)

@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 
@@ -13,7 +12,7 @@ import (
 // A reader of events that has fallen too far behind gets the present state, and
 // goes on from there.
 func TestEventBehind(t *testing.T) {
-	d := newLocalDirectory(slog.New(slog.DiscardHandler))
+	d := newLocalDirectory()
 	e := newEventFile(d.watch(hello), nil)
 	defer e.Close()
 	m := &member{name: "box", key: "k"}

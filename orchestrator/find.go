@@ -208,7 +208,11 @@ func (c *conn) find(ctx context.Context, nc ssh.NewChannel) {
 	v := newView(ctx, c)
 	defer v.close()
 	ns, err := ci.CleanNamespace(msg.Namespace)
-	if err != nil || !v.mayRead(ns) {
+	if err == nil && !v.mayRead(ns) {
+		c.mayNotRead(ns)
+		err = iofs.ErrNotExist
+	}
+	if err != nil {
 		wire.Refuse(nc, iofs.ErrNotExist)
 		return
 	}

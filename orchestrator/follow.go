@@ -129,7 +129,9 @@ func (sh *share) reread(root fs.Dir, id string) error {
 		return fmt.Errorf("index: %w", err)
 	}
 	if n := len(runs); n > 0 && runs[n-1].id == id {
-		sh.describe(runs[n-1])
+		if r := runs[n-1]; sh.describe(r) {
+			sh.adopted(&r)
+		}
 	} else {
 		sh.forget(id)
 	}

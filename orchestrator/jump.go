@@ -41,6 +41,8 @@ func (c *conn) reach(ctx context.Context, nc ssh.NewChannel) {
 	var sh *share
 	if c.login.MayRead(msg.Namespace) {
 		sh = c.s.dir.share(msg.Namespace, msg.Name)
+	} else {
+		c.mayNotRead(msg.Namespace)
 	}
 	if sh == nil {
 		nc.Reject(ssh.ConnectionFailed, errNoExecutor(msg.Name).Error())

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -34,7 +33,6 @@ const maxLost = 32 << 20
 
 // A localDirectory is the directory of a server that is alone.
 type localDirectory struct {
-	log   *slog.Logger
 	began time.Time
 
 	mu         sync.Mutex // guards what follows, and the state of spaces, members, shares and runs
@@ -46,8 +44,8 @@ type localDirectory struct {
 	events     fs.Feed // joins and leaves, of all namespaces
 }
 
-func newLocalDirectory(log *slog.Logger) *localDirectory {
-	return &localDirectory{log: log, began: time.Now(), spaces: map[string]*space{}, held: map[heldName]holder{}}
+func newLocalDirectory() *localDirectory {
+	return &localDirectory{began: time.Now(), spaces: map[string]*space{}, held: map[heldName]holder{}}
 }
 
 // A heldName is a name in a namespace.
@@ -209,7 +207,6 @@ func (d *localDirectory) addShare(ctx context.Context, m *member, ns string) *sh
 		m.shares = map[string]*share{}
 	}
 	m.shares[ns] = sh
-	d.log.Info("join", "namespace", ns, "executor", m.name, "generation", m.announced.Load().generation)
 	d.tell(sh, "join", sh.since)
 	return sh
 }
@@ -227,7 +224,6 @@ func (d *localDirectory) drop(sh *share, lost bool) {
 	clear(sh.runs)
 	sp.wake()
 	d.hold(sh.ns, sh.m)
-	d.log.Info("leave", "namespace", sh.ns, "executor", sh.m.name, "generation", sh.m.announced.Load().generation)
 	d.tell(sh, "leave", time.Now())
 	d.tidy(sp)
 }

@@ -53,7 +53,7 @@ func startMux(t testing.TB) *testMux {
 // start serves on l until the test ends.
 func (m *testMux) start(l net.Listener, o Options) {
 	m.t.Helper()
-	if testing.Verbose() {
+	if testing.Verbose() && o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(m.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	s, err := New(m.dir, o)

@@ -39,6 +39,7 @@ type Server struct {
 	sources access.Sources
 	dir     directory
 	log     *slog.Logger
+	audit   *audit
 	trace   io.Writer
 
 	startups atomic.Int64 // connections that have not authenticated
@@ -63,8 +64,9 @@ func New(dir string, o Options) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.audit = newAudit(s.log)
 	s.policy = access.NewKeys(filepath.Join(dir, authorizedKeysFile), o.Authorities, s.log)
-	s.dir = newLocalDirectory(s.log)
+	s.dir = newLocalDirectory()
 	s.config = door.Config(host, s.authenticate)
 	return s, nil
 }
@@ -79,7 +81,7 @@ type loginKey struct{}
 func (s *Server) authenticate(key ssh.PublicKey) (*ssh.Permissions, error) {
 	l, err := access.Enter(s.policy, key)
 	if err != nil {
-		return nil, err
+		return nil, &keyError{wire.Fingerprint(key), err}
 	}
 	p := &ssh.Permissions{ExtraData: map[any]any{loginKey{}: l}}
 	if cert, ok := key.(*ssh.Certificate); ok {
@@ -151,19 +153,19 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	s.startups.Add(-1)
 	if err != nil {
 		s.sources.Punish(nc.RemoteAddr(), err)
-		log.Debug("login", "err", err)
+		s.refusedLogin(nc.RemoteAddr(), err)
 		return
 	}
 	nc.SetDeadline(time.Time{})
 	c := newConn(s, sc, log)
 	if err := s.conns.enter(c.login.String()); err != nil {
-		log.Warn("login", "key", c.login.String(), "err", err)
+		c.refused("login", err)
 		nc.SetDeadline(time.Now().Add(refuseFor))
 		refuse(sc, chans, reqs, err)
 		return
 	}
 	defer s.conns.leave(c.login.String())
-	log.Debug("login", "key", c.login.String(), "uname", c.login.Name)
+	c.audit(slog.LevelInfo, "login")
 	c.serve(ctx, chans, reqs)
 }
 

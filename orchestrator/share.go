@@ -127,19 +127,23 @@ func (sh *share) update(id string, st ci.Status) bool {
 	return fresh
 }
 
-// describe takes what the index says of a run.
-func (sh *share) describe(line run) {
+// describe takes what the index says of a run, and reports whether it is news that
+// the run has ended.
+func (sh *share) describe(line run) bool {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
 	if sh.ctx.Err() != nil {
-		return
+		return false
 	}
+	old := sh.runs[line.id]
+	fresh := line.status.Finished() && (old == nil || !old.listed || old.status != line.status)
 	r := sh.put(line)
 	r.take(line)
 	if r.status.Finished() {
 		sh.tell(r)
 		sh.wake()
 	}
+	return fresh
 }
 
 // intended reports whether an open find file says that the executor is going to run

@@ -51,6 +51,7 @@ func (p place) find(ctx context.Context, name string) (fs.Node, error) {
 			return place{v: p.v, path: sub}.dir(), nil
 		}
 	}
+	p.v.noteWalk(ctx, sub)
 	return nil, iofs.ErrNotExist
 }
 

@@ -72,12 +72,17 @@ func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	if ns, err := ci.CleanNamespace(aname); err == nil && v.mayRead(ns) {
 		return place{v: v, path: ns, entered: true}.dir(), nil
 	}
-	return door.AsDir(fs.Walk(ctx, v.root(), aname))
+	return door.AsDir(fs.Walk(v.note(ctx, aname), v.root(), aname))
 }
 
 // walk returns what stands at a command's path. If namespace is not "", it is
 // the home namespace of the root.
 func (v *view) walk(ctx context.Context, namespace, path string) (fs.Node, error) {
+	if namespace != "" {
+		ctx = v.note(ctx, namespace)
+	} else {
+		ctx = v.note(ctx, path)
+	}
 	return door.Walk(ctx, place{v: v, home: namespace}.dir(), path)
 }
 
@@ -129,7 +134,12 @@ func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
 
 // export makes rwc the 9P server of an executor, until rwc hangs up or ctx is
 // done. It leaves rwc open: the session says there why an export ends.
-func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) error {
+func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) (err error) {
+	defer func() {
+		if err != nil {
+			v.c.refused("announce", err)
+		}
+	}()
 	a, err := v.c.exportPath(path)
 	if err != nil {
 		return err

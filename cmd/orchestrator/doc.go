@@ -1,7 +1,7 @@
 // Orchestrator is an SSH-authenticated 9P mux over the trees of the executors
 // that are connected to it.
 //
-//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-D]
+//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-log LEVEL] [-D]
 //
 // Executors dial it, say which namespaces they hold, and serve their tree on
 // the same connection. A client that may read a namespace sees all of its
@@ -14,6 +14,7 @@
 //	            $HOME or, if that is not absolute, the directory in the password file
 //	-ca FILE    trust SSH certificates that the keys in FILE have signed; its lines
 //	            are as in authorized_keys. A certificate without principals is refused
+//	-log LEVEL  debug, info, warn or error; default info
 //	-D          print 9P messages on standard error, one a line
 //
 // # Who may enter
@@ -82,6 +83,27 @@
 // read, with 75 if all that failed was that a server is busy, which may be tried
 // again, with 2 if they were misused, and with 127 if there is no such command. Busy
 // is "Resource temporarily unavailable" in 9P2000 and SFTP, and EAGAIN in 9P2000.L.
+//
+// # Log
+//
+// The log is on standard error, a line of attr=value for each event: time, level, msg
+// and what follows. Values are quoted as in Go where they have blanks or characters
+// that do not print. These lines, of level info and warn, are the audit. All have the
+// key (its fingerprint; of a login that was refused, all that were offered, with
+// commas), the principal (of a key, the comment of its line; of a certificate,
+// PRINCIPAL@FINGERPRINT of its authority) and the addr:
+//
+//	login    the key or certificate has logged in
+//	refuse   what=login, announce, forward or namespace was refused; err says why.
+//	         The client of a namespace= is told no more than "file not found"
+//	join     an executor= shows its runs in a namespace=; generation= counts
+//	leave    it no longer does
+//	adopt    it has a run= of a score= that another key, signer=, has signed: by its
+//	         own account, which nobody has checked here
+//
+// A key that has logged in gets 2048 such lines, and 2 more each second; an address
+// that has not gets 20, and 6 more each minute; all of these together get 1000, and
+// 10 more each second. missed= says how many lines before it were left out.
 //
 // # Files
 //

@@ -34,6 +34,7 @@ type options struct {
 	addrs       []string
 	state       string
 	authorities string
+	level       slog.Level
 	trace       bool
 }
 
@@ -45,6 +46,13 @@ func flags(o *options) *flag.FlagSet {
 	})
 	f.StringVar(&o.state, "state", "", "keep state in `DIR`")
 	f.StringVar(&o.authorities, "ca", "", "trust certificates of the keys in `FILE`")
+	f.Func("log", "log what is of `LEVEL` or above", func(s string) error {
+		switch s {
+		case "debug", "info", "warn", "error":
+			return o.level.UnmarshalText([]byte(s))
+		}
+		return errors.New("want debug, info, warn or error")
+	})
 	f.BoolVar(&o.trace, "D", false, "print 9P messages")
 	return f
 }
@@ -54,7 +62,9 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	var o options
 	f := flags(&o)
 	f.SetOutput(stderr)
-	f.Usage = func() { fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-D]") }
+	f.Usage = func() {
+		fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-log LEVEL] [-D]")
+	}
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
@@ -86,7 +96,7 @@ func serve(ctx context.Context, o options, stderr io.Writer) error {
 			return fmt.Errorf("-ca: %w", err)
 		}
 	}
-	log := slog.New(slog.NewTextHandler(stderr, nil))
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level}))
 	var trace io.Writer
 	if o.trace {
 		trace = stderr

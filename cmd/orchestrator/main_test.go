@@ -92,6 +92,7 @@ func TestMisused(t *testing.T) {
 	}{
 		{"-x", 2, "usage: orchestrator"},
 		{"word", 2, "usage: orchestrator"},
+		{"-log loud", 2, "want debug, info, warn or error"},
 		{"-a nonsense!x!y", 1, "bad address"},
 		{"-a tcp!127.0.0.1!0 -ca " + filepath.Join(dir, "none"), 1, "-ca: "},
 		{"-a tcp!127.0.0.1!0 -state " + filepath.Join(file, "x"), 1, "state: "},
@@ -101,6 +102,20 @@ func TestMisused(t *testing.T) {
 		status := run(ctx, strings.Fields(test.args), &stderr)
 		if status != test.status || !strings.Contains(stderr.String(), test.stderr) {
 			t.Errorf("orchestrator %s: status %d, %q; want %d, %q", test.args, status, &stderr, test.status, test.stderr)
+		}
+	}
+}
+
+// A level keeps what is below it out of the log.
+func TestLevel(t *testing.T) {
+	t.Setenv("STATE_DIRECTORY", filepath.Join(t.TempDir(), "state"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for level, want := range map[string]bool{"debug": true, "info": true, "warn": false, "error": false} {
+		var stderr bytes.Buffer
+		status := run(ctx, []string{"-log", level, "-a", "tcp!127.0.0.1!0"}, &stderr)
+		if got := strings.Contains(stderr.String(), "msg=listen"); status != 0 || got != want {
+			t.Errorf("-log %s: status %d, %q", level, status, &stderr)
 		}
 	}
 }
