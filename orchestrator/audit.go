@@ -48,15 +48,17 @@ const (
 // out: the next one of the same key or network says how many.
 type audit struct {
 	log       *slog.Logger
+	metrics   *metrics
 	keys      limit.Rate // by what access.Identity's Owner returns
 	networks  limit.Rate // of strangers
 	strangers limit.Rate // all; its one key is ""
 	walks     limit.Rate // as keys
 }
 
-func newAudit(log *slog.Logger) *audit {
+func newAudit(log *slog.Logger, m *metrics) *audit {
 	return &audit{
 		log:       log,
+		metrics:   m,
 		keys:      limit.Rate{Burst: auditBurst, PerSecond: auditRate},
 		networks:  limit.Rate{Burst: strangerBurst, PerSecond: strangerRate},
 		strangers: limit.Rate{Burst: strangersBurst, PerSecond: strangersRate},
@@ -68,6 +70,7 @@ func newAudit(log *slog.Logger) *audit {
 func (a *audit) of(l *access.Login, addr net.Addr, level slog.Level, msg string, attrs ...slog.Attr) {
 	missed, ok := a.keys.Take(l.Owner())
 	if !ok {
+		a.metrics.missed.Inc()
 		return
 	}
 	principal := l.Name
@@ -81,10 +84,11 @@ func (a *audit) of(l *access.Login, addr net.Addr, level slog.Level, msg string,
 // offered.
 func (a *audit) ofStranger(addr net.Addr, msg, keys string, attrs ...slog.Attr) {
 	missed, ok := a.networks.Take(network(addr))
-	if !ok {
-		return
+	if ok {
+		_, ok = a.strangers.Take("")
 	}
-	if _, ok := a.strangers.Take(""); !ok {
+	if !ok {
+		a.metrics.missed.Inc()
 		return
 	}
 	a.write(addr, slog.LevelWarn, msg, keys, "", missed, attrs)
@@ -137,9 +141,12 @@ func (s *Server) refusedLogin(addr net.Addr, err error) {
 	var late net.Error
 	switch {
 	case errors.As(err, &late) && late.Timeout():
+		s.metrics.logins.WithLabelValues("late").Inc()
+		s.metrics.refusals.WithLabelValues("login").Inc()
 		s.audit.ofStranger(addr, "refuse", "", slog.String("what", "login"), slog.String("err", "not logged in within the time that there is"))
 		return
 	case !errors.As(err, &auth):
+		s.metrics.logins.WithLabelValues("left").Inc()
 		s.log.Debug("login", "addr", addr.String(), "err", err)
 		return
 	}
@@ -154,9 +161,12 @@ func (s *Server) refusedLogin(addr net.Addr, err error) {
 		}
 	}
 	if len(keys) == 0 {
+		s.metrics.logins.WithLabelValues("left").Inc()
 		s.log.Debug("login", "addr", addr.String(), "err", err)
 		return
 	}
+	s.metrics.logins.WithLabelValues("refused").Inc()
+	s.metrics.refusals.WithLabelValues("login").Inc()
 	s.audit.ofStranger(addr, "refuse", strings.Join(keys, ","), slog.String("what", "login"), slog.String("err", clip(strings.Join(reasons, "; "))))
 }
 
@@ -168,6 +178,7 @@ func (c *conn) audit(level slog.Level, msg string, attrs ...slog.Attr) {
 // refused writes the line of something that the connection asked for and did not
 // get.
 func (c *conn) refused(what string, err error) {
+	c.s.metrics.refusals.WithLabelValues(what).Inc()
 	attrs := []slog.Attr{slog.String("what", what)}
 	var space *spaceError
 	if errors.As(err, &space) {

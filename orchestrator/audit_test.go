@@ -83,12 +83,8 @@ func (l *logbook) await(words ...string) string {
 func startAudited(t testing.TB) (*testMux, *logbook) {
 	t.Helper()
 	m := &testMux{t: t, dir: filepath.Join(t.TempDir(), "state"), home: t.TempDir()}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	book := newLogbook(t)
-	m.start(l, Options{Log: book.logger()})
+	m.start(listen(t), Options{Log: book.logger()})
 	return m, book
 }
 
@@ -188,7 +184,7 @@ func TestAuditIsOneLine(t *testing.T) {
 func TestAuditIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		book := newLogbook(t)
-		a := newAudit(book.logger())
+		a := newAudit(book.logger(), newMetrics(new(Server)))
 		addr := func(i int) net.Addr {
 			return &net.TCPAddr{IP: net.IPv4(10, byte(i>>16), byte(i>>8), byte(i)), Port: 1}
 		}

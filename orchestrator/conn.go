@@ -157,12 +157,15 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		return
 	}
 	if !c.in.Take() {
+		c.s.metrics.busy.WithLabelValues("channel").Inc()
 		wire.Refuse(nc, wire.ErrBusy)
 		return
 	}
+	metered := &meteredChannel{NewChannel: nc, c: c}
 	c.wg.Go(func() {
 		defer c.in.Give()
-		serve(ctx, nc)
+		defer c.s.live.close(metered)
+		serve(ctx, metered)
 	})
 }
 
@@ -207,9 +210,10 @@ func (c *conn) dial(ctx context.Context, kind string, payload []byte) (ssh.Chann
 		slots = c.doors
 	}
 	if !slots.Take() {
+		c.s.metrics.busy.WithLabelValues("executor").Inc()
 		return nil, wire.ErrBusy
 	}
-	return wire.OpenChannel(ctx, c.ssh, kind, payload, slots.Give)
+	return c.opened(ctx, kind, payload, slots)
 }
 
 // dialAnyway is dial that makes room: if all slots are taken, it ends a channel
@@ -223,7 +227,16 @@ func (c *conn) dialAnyway(ctx context.Context, kind string, payload []byte) (ssh
 	if !c.out.Await(ctx) {
 		return nil, wire.ErrBusy
 	}
-	return wire.OpenChannel(ctx, c.ssh, kind, payload, c.out.Give)
+	return c.opened(ctx, kind, payload, c.out)
+}
+
+// opened opens a channel that has one of the slots.
+func (c *conn) opened(ctx context.Context, kind string, payload []byte, slots wire.Slots) (ssh.Channel, error) {
+	ch, err := wire.OpenChannel(ctx, c.ssh, kind, payload, slots.Give)
+	if err != nil {
+		return nil, err
+	}
+	return &meter{Channel: ch, traffic: c.s.metrics.executor}, nil
 }
 
 // closeIdle ends a connection of a backend that no client uses, and reports

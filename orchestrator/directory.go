@@ -33,6 +33,9 @@ type directory interface {
 	// namespaces returns the exported namespaces to which may agrees, sorted.
 	namespaces(may func(ns string) bool) []string
 
+	// size returns how many executors there are, and how many namespaces they export.
+	size() (executors, namespaces int)
+
 	// share returns the executor of that name in ns, or nil.
 	share(ns, name string) *share
 

@@ -420,12 +420,15 @@ func (f *findFile) ask(ctx context.Context) error {
 	var answer []byte
 	release := func() {}
 	if err == nil {
+		began := time.Now()
 		answer, release, err = f.v.find(ctx, f.ns, q)
+		f.v.c.s.metrics.asked(q, began)
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if errors.Is(err, fs.ErrBusy) {
+		f.v.c.s.metrics.busy.WithLabelValues("find").Inc()
 		return err
 	}
 	if err != nil {

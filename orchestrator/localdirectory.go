@@ -302,6 +302,21 @@ func (d *localDirectory) namespaces(may func(ns string) bool) []string {
 	return all
 }
 
+func (d *localDirectory) size() (executors, namespaces int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	members := make(map[*member]bool)
+	for _, sp := range d.spaces {
+		if len(sp.shares) > 0 {
+			namespaces++
+		}
+		for _, sh := range sp.shares {
+			members[sh.m] = true
+		}
+	}
+	return len(members), namespaces
+}
+
 func (d *localDirectory) share(ns, name string) *share {
 	d.mu.Lock()
 	defer d.mu.Unlock()

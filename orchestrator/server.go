@@ -40,10 +40,16 @@ type Server struct {
 	dir     directory
 	log     *slog.Logger
 	audit   *audit
+	metrics *metrics
 	trace   io.Writer
 
-	startups atomic.Int64 // connections that have not authenticated
-	conns    tally        // connections that have
+	state       string // the directory
+	authorities string // as in Options
+
+	startups atomic.Int64                 // connections that have not authenticated
+	conns    tally                        // connections that have
+	live     live                         // these, and their channels
+	failed   atomic.Pointer[failedAccept] // of late
 }
 
 // Options are the optional settings of a Server.
@@ -60,11 +66,12 @@ func New(dir string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
-	s := &Server{host: host, log: o.Log, trace: o.Trace}
+	s := &Server{host: host, log: o.Log, trace: o.Trace, state: dir, authorities: o.Authorities}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.audit = newAudit(s.log)
+	s.metrics = newMetrics(s)
+	s.audit = newAudit(s.log, s.metrics)
 	s.policy = access.NewKeys(filepath.Join(dir, authorizedKeysFile), o.Authorities, s.log)
 	s.dir = newLocalDirectory()
 	s.config = door.Config(host, s.authenticate)
@@ -111,7 +118,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 				return err
 			}
 			// Out of descriptors, most likely, which passes.
-			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			delay = min(max(2*delay, 5*time.Millisecond), acceptWait)
+			s.failed.Store(&failedAccept{l.Addr(), err, time.Now()})
 			s.log.Error("accept", "err", err)
 			select {
 			case <-time.After(delay):
@@ -119,8 +127,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		delay = 0
+		if delay > 0 {
+			delay = 0
+			s.failed.Store(nil)
+		}
 		if !s.admit(nc.RemoteAddr()) {
+			s.metrics.dropped.Inc()
 			nc.Close()
 			continue
 		}
@@ -159,12 +171,17 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	nc.SetDeadline(time.Time{})
 	c := newConn(s, sc, log)
 	if err := s.conns.enter(c.login.String()); err != nil {
+		s.metrics.logins.WithLabelValues("busy").Inc()
+		s.metrics.busy.WithLabelValues("login").Inc()
 		c.refused("login", err)
 		nc.SetDeadline(time.Now().Add(refuseFor))
 		refuse(sc, chans, reqs, err)
 		return
 	}
 	defer s.conns.leave(c.login.String())
+	s.live.enter(c)
+	defer s.live.leave(c)
+	s.metrics.logins.WithLabelValues("accepted").Inc()
 	c.audit(slog.LevelInfo, "login")
 	c.serve(ctx, chans, reqs)
 }

@@ -1,7 +1,7 @@
 // Orchestrator is an SSH-authenticated 9P mux over the trees of the executors
 // that are connected to it.
 //
-//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-log LEVEL] [-D]
+//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-metrics ADDR] [-log LEVEL] [-D]
 //
 // Executors dial it, say which namespaces they hold, and serve their tree on
 // the same connection. A client that may read a namespace sees all of its
@@ -14,6 +14,9 @@
 //	            $HOME or, if that is not absolute, the directory in the password file
 //	-ca FILE    trust SSH certificates that the keys in FILE have signed; its lines
 //	            are as in authorized_keys. A certificate without principals is refused
+//	-metrics ADDR  serve HTTP for operators on a loopback address or a Unix socket: /metrics
+//	            in Prometheus's text format, and /healthz, which is 200 if clients can connect
+//	            and the state can be read, else 503 and why
 //	-log LEVEL  debug, info, warn or error; default info
 //	-D          print 9P messages on standard error, one a line
 //

@@ -34,6 +34,7 @@ type options struct {
 	addrs       []string
 	state       string
 	authorities string
+	metrics     string
 	level       slog.Level
 	trace       bool
 }
@@ -46,6 +47,7 @@ func flags(o *options) *flag.FlagSet {
 	})
 	f.StringVar(&o.state, "state", "", "keep state in `DIR`")
 	f.StringVar(&o.authorities, "ca", "", "trust certificates of the keys in `FILE`")
+	f.StringVar(&o.metrics, "metrics", "", "serve /metrics and /healthz on `ADDR`, of this machine alone")
 	f.Func("log", "log what is of `LEVEL` or above", func(s string) error {
 		switch s {
 		case "debug", "info", "warn", "error":
@@ -63,7 +65,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 	f := flags(&o)
 	f.SetOutput(stderr)
 	f.Usage = func() {
-		fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-log LEVEL] [-D]")
+		fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-metrics ADDR] [-log LEVEL] [-D]")
 	}
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -119,8 +121,19 @@ func serve(ctx context.Context, o options, stderr io.Writer) error {
 		listeners = append(listeners, l)
 		log.Info("listen", "addr", l.Addr().String(), "key", ssh.FingerprintSHA256(s.HostKey()), "state", o.state)
 	}
+	var metrics net.Listener
+	if o.metrics != "" {
+		if metrics, err = listenLocal(o.metrics); err != nil {
+			return err
+		}
+		defer metrics.Close()
+		log.Info("metrics", "addr", metrics.Addr().String())
+	}
 	var g *errgroup.Group
 	g, ctx = errgroup.WithContext(ctx)
+	if metrics != nil {
+		g.Go(func() error { return serveHTTP(ctx, metrics, s.Handler()) })
+	}
 	for _, l := range listeners {
 		g.Go(func() error { return s.Serve(ctx, l) })
 	}

@@ -95,6 +95,7 @@ func TestMisused(t *testing.T) {
 		{"-log loud", 2, "want debug, info, warn or error"},
 		{"-a nonsense!x!y", 1, "bad address"},
 		{"-a tcp!127.0.0.1!0 -ca " + filepath.Join(dir, "none"), 1, "-ca: "},
+		{"-a tcp!127.0.0.1!0 -metrics tcp!*!0", 1, "not an address of this machine alone"},
 		{"-a tcp!127.0.0.1!0 -state " + filepath.Join(file, "x"), 1, "state: "},
 		{"-a tcp!127.0.0.1!0", 0, "msg=listen"},
 	} {

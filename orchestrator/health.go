@@ -1,0 +1,35 @@
+package orchestrator
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Health returns nil if clients can connect and log in, else what is wrong: a
+// listener cannot accept, or the host key or a file that says which keys may enter
+// cannot be read.
+func (s *Server) Health() error {
+	if f := s.failed.Load(); f != nil && time.Since(f.at) < 2*acceptWait {
+		return fmt.Errorf("listener %s: %w", f.addr, f.err)
+	}
+	files := []string{filepath.Join(s.state, hostKeyFile), filepath.Join(s.state, authorizedKeysFile)}
+	if s.authorities != "" {
+		files = append(files, s.authorities)
+	}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return fmt.Errorf("state: %w", err)
+		}
+		_, err = f.Read(make([]byte, 1))
+		f.Close()
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("state: %w", err)
+		}
+	}
+	return nil
+}
