@@ -27,6 +27,9 @@ func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
 // join exports what a announces, reached by way of e. If the connection exports
 // a's name already, the namespaces of that export become those of a.
 func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, error) {
+	if c.s.stopping() {
+		return nil, errStopping
+	}
 	for _, ns := range a.Namespaces {
 		if !c.login.MayPublish(ns) {
 			return nil, &spaceError{ns, fmt.Errorf("%s %s", wire.MayNotPublish, ns)}

@@ -81,11 +81,16 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 	}
 }
 
-// keepalive probes the client now and then. It has a goroutine of its own: a
+// keepalive probes the client now and then, and tells it when the server stops. It has a goroutine of its own: a
 // client that does not read its answers can block serve.
 func (c *conn) keepalive(ctx context.Context) {
+	stop := c.s.stop.Done()
 	for {
 		select {
+		case <-stop:
+			stop = nil
+			c.ssh.SendRequest(wire.RequestStopping, false, nil)
+			continue
 		case <-time.After(keepaliveEvery + rand.N(keepaliveSpread)):
 		case <-c.suspects:
 		case <-ctx.Done():
@@ -154,6 +159,10 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		serve = c.find
 	default:
 		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", nc.ChannelType()))
+		return
+	}
+	if c.s.stopping() {
+		wire.Refuse(nc, errStopping)
 		return
 	}
 	if !c.in.Take() {

@@ -40,6 +40,11 @@
 // orchestrator's host key; namespaces, sorted; and name. What logs in may be another
 // key, or a certificate.
 //
+// An orchestrator that is about to end sends all clients the global request
+// stopping@9ci, and from then on refuses channels and announcements as busy; what is
+// under way goes on for a while. An executor connects again once its connection has
+// ended.
+//
 // The orchestrator opens channels of type 9p-export@9ci, each a 9P connection to the
 // export; ssh@9ci, to the executor's own SSH server; and door@9ci, which asks for the
 // way in there. All carry the name, the aname, the requester (the fingerprint of a

@@ -11,8 +11,11 @@ import (
 
 // Health returns nil if clients can connect and log in, else what is wrong: a
 // listener cannot accept, or the host key or a file that says which keys may enter
-// cannot be read.
+// cannot be read, or the server is stopping.
 func (s *Server) Health() error {
+	if s.stopping() {
+		return errStopping
+	}
 	if f := s.failed.Load(); f != nil && time.Since(f.at) < 2*acceptWait {
 		return fmt.Errorf("listener %s: %w", f.addr, f.err)
 	}

@@ -1,10 +1,13 @@
 package orchestrator
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/orchestrator/internal/wire"
 )
 
 // A meter is a channel whose bytes are counted.
@@ -13,6 +16,7 @@ type meter struct {
 	traffic traffic
 	moved   atomic.Uint64 // bytes, either way
 	writing atomic.Int64  // Writes that have not returned
+	hidden  bool          // it stands for bytes that pass elsewhere
 }
 
 func (m *meter) Read(p []byte) (int, error) {
@@ -44,7 +48,7 @@ func (n *meteredChannel) Accept() (ssh.Channel, <-chan *ssh.Request, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	n.m = &meter{Channel: ch, traffic: n.c.s.metrics.client}
+	n.m = &meter{Channel: ch, traffic: n.c.s.metrics.client, hidden: n.ChannelType() == wire.ChannelDoor}
 	n.c.s.live.open(n)
 	return n.m, reqs, nil
 }
@@ -84,6 +88,15 @@ func (l *live) close(n *meteredChannel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.channels, n)
+}
+
+// transfers returns the channels that may carry transfers.
+func (l *live) transfers() map[*meteredChannel]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := maps.Clone(l.channels)
+	maps.DeleteFunc(all, func(n *meteredChannel, _ bool) bool { return n.ChannelType() == wire.ChannelFind })
+	return all
 }
 
 // all returns the connections that have logged in.

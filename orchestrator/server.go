@@ -50,6 +50,9 @@ type Server struct {
 	conns    tally                        // connections that have
 	live     live                         // these, and their channels
 	failed   atomic.Pointer[failedAccept] // of late
+
+	stop context.Context // done when the server takes nothing new
+	end  func()          // ends stop
 }
 
 // Options are the optional settings of a Server.
@@ -70,6 +73,7 @@ func New(dir string, o Options) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.stop, s.end = context.WithCancel(context.Background())
 	s.metrics = newMetrics(s)
 	s.audit = newAudit(s.log, s.metrics)
 	s.policy = access.NewKeys(filepath.Join(dir, authorizedKeysFile), o.Authorities, s.log)
@@ -97,12 +101,13 @@ func (s *Server) authenticate(key ssh.PublicKey) (*ssh.Permissions, error) {
 	return p, nil
 }
 
-// Serve answers the connections that arrive on l until ctx is done. It closes l
-// and every connection, and returns only when each has ended. It may run on
+// Serve answers the connections that arrive on l until ctx is done. It closes l, at
+// Drain or then, and every connection, and returns only when each has ended. It may run on
 // several listeners at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(ctx, func() { l.Close() })()
+	defer context.AfterFunc(s.stop, func() { l.Close() })()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer l.Close()
@@ -112,6 +117,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		nc, err := l.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if s.stopping() {
+				<-ctx.Done() // what is under way goes on
 				return ctx.Err()
 			}
 			if errors.Is(err, net.ErrClosed) {
@@ -170,7 +179,12 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	}
 	nc.SetDeadline(time.Time{})
 	c := newConn(s, sc, log)
-	if err := s.conns.enter(c.login.String()); err != nil {
+	err = s.conns.enter(c.login.String())
+	if err == nil && s.stopping() {
+		s.conns.leave(c.login.String())
+		err = errStopping
+	}
+	if err != nil {
 		s.metrics.logins.WithLabelValues("busy").Inc()
 		s.metrics.busy.WithLabelValues("login").Inc()
 		c.refused("login", err)

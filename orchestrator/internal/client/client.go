@@ -11,6 +11,7 @@ import (
 	iofs "io/fs"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -46,6 +47,8 @@ type Link struct {
 	// RTT is about how long the peer's answers took while the connection was
 	// made. The package that dials sets it before the Link is used.
 	RTT time.Duration
+
+	stopping atomic.Bool // the orchestrator has said so
 
 	mu      sync.Mutex // guards what follows
 	exports map[string]*served
@@ -92,6 +95,9 @@ func (l *Link) Serve(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 			if !ok {
 				reqs = nil
 				continue
+			}
+			if r.Type == wire.RequestStopping {
+				l.stopping.Store(true)
 			}
 			r.Reply(false, nil) // a keepalive is content with that
 		}
@@ -276,6 +282,9 @@ func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve
 	joined()
 	select {
 	case <-l.done:
+		if l.stopping.Load() {
+			return fmt.Errorf("the orchestrator is stopping: %w", ErrLost)
+		}
 		return ErrLost
 	case <-ctx.Done():
 		l.ssh.SendRequest(wire.RequestWithdraw, false, []byte(a.Name))

@@ -21,6 +21,10 @@ const (
 	RequestAnnounce = "announce@9ci"
 	RequestWithdraw = "withdraw@9ci"
 
+	// The orchestrator tells all clients so, without a payload and wanting no
+	// answer, that it is about to end their connections.
+	RequestStopping = "stopping@9ci"
+
 	// The orchestrator opens these to an executor: a 9P connection to its tree,
 	// and a connection to its own SSH server. Both carry an ExportMsg.
 	ChannelExport = "9p-export@9ci"
