@@ -108,6 +108,72 @@
 // that has not gets 20, and 6 more each minute; all of these together get 1000, and
 // 10 more each second. missed= says how many lines before it were left out.
 //
+// # As a service
+//
+// At the first SIGINT or SIGTERM it takes no more connections, channels and
+// announcements, says so to all clients, which ask again, and lets transfers that are
+// under way go on for 30 s at most; a mount that does nothing is none. Executors
+// connect again. At the second it ends at once.
+//
+// It tells systemd when it is ready, alive and stopping (sd_notify(3)), and serves
+// sockets that systemd passes: by their FileDescriptorName, ssh instead of the default
+// of -a, and metrics. /etc/systemd/system/9ci-orchestrator.service:
+//
+//	[Unit]
+//	Description=9ci orchestrator
+//	After=network.target
+//
+//	[Service]
+//	Type=notify
+//	ExecStart=/usr/local/bin/orchestrator -metrics tcp!127.0.0.1!9222
+//	Restart=always
+//	WatchdogSec=60
+//	TimeoutStopSec=45
+//	DynamicUser=yes
+//	StateDirectory=9ci-orchestrator
+//	StateDirectoryMode=0700
+//	UMask=0077
+//	LimitNOFILE=65536
+//	CapabilityBoundingSet=
+//	LockPersonality=yes
+//	MemoryDenyWriteExecute=yes
+//	NoNewPrivileges=yes
+//	PrivateDevices=yes
+//	PrivateTmp=yes
+//	PrivateUsers=yes
+//	ProtectClock=yes
+//	ProtectControlGroups=yes
+//	ProtectHome=yes
+//	ProtectHostname=yes
+//	ProtectKernelLogs=yes
+//	ProtectKernelModules=yes
+//	ProtectKernelTunables=yes
+//	ProtectProc=invisible
+//	ProtectSystem=strict
+//	RemoveIPC=yes
+//	RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+//	RestrictNamespaces=yes
+//	RestrictRealtime=yes
+//	RestrictSUIDSGID=yes
+//	SystemCallArchitectures=native
+//	SystemCallFilter=@system-service
+//	SystemCallFilter=~@privileged @resources
+//	SystemCallErrorNumber=EPERM
+//
+//	[Install]
+//	WantedBy=multi-user.target
+//
+// A port below 1024, and a restart at which no connection is refused, need
+// 9ci-orchestrator.socket beside it:
+//
+//	[Socket]
+//	ListenStream=22
+//	FileDescriptorName=ssh
+//	Backlog=4096
+//
+//	[Install]
+//	WantedBy=sockets.target
+//
 // # Files
 //
 //	ssh_host_ed25519_key ssh_host_ed25519_key.pub
@@ -115,7 +181,7 @@
 //
 // # Exit status
 //
-// 0 after SIGINT or SIGTERM, 1 if it cannot serve, 2 if its flags are wrong.
+// 0 after one or two of SIGINT or SIGTERM, 1 if it cannot serve, 2 if its flags are wrong.
 //
 // # See also
 //

@@ -7,13 +7,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
@@ -24,9 +26,24 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], show.Err.Words()))
+	drain, end := signals()
+	os.Exit(run(drain, end, os.Args[1:], show.Err.Words()))
+}
+
+// signals returns a context that is done at the first SIGINT or SIGTERM, and one
+// that is done at the second.
+func signals() (first, second context.Context) {
+	first, cancelFirst := context.WithCancel(context.Background())
+	second, cancelSecond := context.WithCancel(context.Background())
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-c
+		cancelFirst()
+		<-c
+		cancelSecond()
+	}()
+	return first, second
 }
 
 // options are what the flags say.
@@ -59,8 +76,9 @@ func flags(o *options) *flag.FlagSet {
 	return f
 }
 
-// run serves until ctx is done, and returns the exit status.
-func run(ctx context.Context, args []string, stderr io.Writer) int {
+// run serves until drain is done and then what is under way has ended, or until end
+// is done. It returns the exit status.
+func run(drain, end context.Context, args []string, stderr io.Writer) int {
 	var o options
 	f := flags(&o)
 	f.SetOutput(stderr)
@@ -76,21 +94,28 @@ func run(ctx context.Context, args []string, stderr io.Writer) int {
 		f.Usage()
 		return 2
 	}
-	if err := serve(ctx, o, stderr); err != nil {
+	if err := serve(drain, end, o, stderr); err != nil {
 		fmt.Fprintln(stderr, "orchestrator:", strings.TrimPrefix(err.Error(), "orchestrator: "))
 		return 1
 	}
 	return 0
 }
 
-func serve(ctx context.Context, o options, stderr io.Writer) error {
+// drainFor is how long transfers that are under way at a signal may take.
+const drainFor = 30 * time.Second
+
+func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	if o.state == "" {
 		var err error
 		if o.state, err = defaultState(); err != nil {
 			return err
 		}
 	}
-	if len(o.addrs) == 0 {
+	sockets, err := passedSockets()
+	if err != nil {
+		return err
+	}
+	if len(o.addrs) == 0 && len(sockets.ssh) == 0 {
 		o.addrs = []string{"tcp!*!2222"}
 	}
 	if o.authorities != "" {
@@ -107,9 +132,9 @@ func serve(ctx context.Context, o options, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var listeners []net.Listener
+	listeners, metrics := sockets.ssh, sockets.metrics
 	defer func() {
-		for _, l := range listeners {
+		for _, l := range slices.Concat(listeners, metrics) {
 			l.Close()
 		}
 	}()
@@ -119,24 +144,40 @@ func serve(ctx context.Context, o options, stderr io.Writer) error {
 			return err
 		}
 		listeners = append(listeners, l)
-		log.Info("listen", "addr", l.Addr().String(), "key", ssh.FingerprintSHA256(s.HostKey()), "state", o.state)
 	}
-	var metrics net.Listener
 	if o.metrics != "" {
-		if metrics, err = listenLocal(o.metrics); err != nil {
+		l, err := listenLocal(o.metrics)
+		if err != nil {
 			return err
 		}
-		defer metrics.Close()
-		log.Info("metrics", "addr", metrics.Addr().String())
+		metrics = append(metrics, l)
 	}
-	var g *errgroup.Group
-	g, ctx = errgroup.WithContext(ctx)
-	if metrics != nil {
-		g.Go(func() error { return serveHTTP(ctx, metrics, s.Handler()) })
-	}
+	end, cancel := context.WithCancel(end)
+	defer cancel()
+	g, ctx := errgroup.WithContext(end)
 	for _, l := range listeners {
+		log.Info("listen", "addr", l.Addr().String(), "key", ssh.FingerprintSHA256(s.HostKey()), "state", o.state)
 		g.Go(func() error { return s.Serve(ctx, l) })
 	}
+	for _, l := range metrics {
+		log.Info("metrics", "addr", l.Addr().String())
+		g.Go(func() error { return serveHTTP(ctx, l, s.Handler()) })
+	}
+	g.Go(func() error { return watchdog(ctx, s) })
+	g.Go(func() error {
+		select {
+		case <-drain.Done():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		tell(daemon.SdNotifyStopping)
+		ctx, stop := context.WithTimeout(ctx, drainFor)
+		defer stop()
+		log.Info("drained", "left", s.Drain(ctx))
+		cancel()
+		return nil
+	})
+	tell(daemon.SdNotifyReady)
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}
