@@ -2,6 +2,7 @@
 // that are connected to it.
 //
 //	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-metrics ADDR] [-log LEVEL] [-D]
+//	orchestrator check [-state DIR] [-ca FILE]
 //
 // Executors dial it, say which namespaces they hold, and serve their tree on
 // the same connection. A client that may read a namespace sees all of its
@@ -38,6 +39,11 @@
 // A line with an option that is not known grants nothing. An edit counts at once.
 // A connection whose key may do something else now ends at its next channel, or
 // within 65 seconds. The user's name means nothing.
+//
+// Check reads these files and the host key, changes nothing, and prints what each
+// line grants, as FILE:LINE: and words, or what is wrong: a line that cannot be read,
+// has expired, repeats a key or can match no namespace, or a file that others may
+// write to or the service cannot read. Its status is 1 if something is wrong.
 //
 // # What they see
 //
@@ -181,7 +187,8 @@
 //
 // # Exit status
 //
-// 0 after one or two of SIGINT or SIGTERM, 1 if it cannot serve, 2 if its flags are wrong.
+// 0 after one or two of SIGINT or SIGTERM, 1 if it cannot serve or check finds
+// something wrong, 2 if its flags are wrong.
 //
 // # See also
 //

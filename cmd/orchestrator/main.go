@@ -27,7 +27,7 @@ import (
 
 func main() {
 	drain, end := signals()
-	os.Exit(run(drain, end, os.Args[1:], show.Err.Words()))
+	os.Exit(run(drain, end, os.Args[1:], show.Out.Words(), show.Err.Words()))
 }
 
 // signals returns a context that is done at the first SIGINT or SIGTERM, and one
@@ -58,12 +58,11 @@ type options struct {
 
 func flags(o *options) *flag.FlagSet {
 	f := flag.NewFlagSet("orchestrator", flag.ContinueOnError)
+	stateFlags(f, o)
 	f.Func("a", "listen on `ADDR`", func(s string) error {
 		o.addrs = append(o.addrs, s)
 		return nil
 	})
-	f.StringVar(&o.state, "state", "", "keep state in `DIR`")
-	f.StringVar(&o.authorities, "ca", "", "trust certificates of the keys in `FILE`")
 	f.StringVar(&o.metrics, "metrics", "", "serve /metrics and /healthz on `ADDR`, of this machine alone")
 	f.Func("log", "log what is of `LEVEL` or above", func(s string) error {
 		switch s {
@@ -76,14 +75,41 @@ func flags(o *options) *flag.FlagSet {
 	return f
 }
 
+// stateFlags are the flags that say where the state is.
+func stateFlags(f *flag.FlagSet, o *options) {
+	f.StringVar(&o.state, "state", "", "keep state in `DIR`")
+	f.StringVar(&o.authorities, "ca", "", "trust certificates of the keys in `FILE`")
+}
+
+func checkFlags(o *options) *flag.FlagSet {
+	f := flag.NewFlagSet("orchestrator check", flag.ContinueOnError)
+	stateFlags(f, o)
+	return f
+}
+
+// check prints what the state grants, and returns the exit status.
+func check(o options, stdout io.Writer) (int, error) {
+	if err := o.defaults(); err != nil {
+		return 1, err
+	}
+	if !orchestrator.Check(stdout, o.state, orchestrator.Options{Authorities: o.authorities}) {
+		return 1, nil
+	}
+	return 0, nil
+}
+
 // run serves until drain is done and then what is under way has ended, or until end
 // is done. It returns the exit status.
-func run(drain, end context.Context, args []string, stderr io.Writer) int {
+func run(drain, end context.Context, args []string, stdout, stderr io.Writer) int {
 	var o options
 	f := flags(&o)
+	checks := len(args) > 0 && args[0] == "check"
+	if checks {
+		f, args = checkFlags(&o), args[1:]
+	}
 	f.SetOutput(stderr)
 	f.Usage = func() {
-		fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-metrics ADDR] [-log LEVEL] [-D]")
+		fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-metrics ADDR] [-log LEVEL] [-D]\n       orchestrator check [-state DIR] [-ca FILE]")
 	}
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -93,6 +119,13 @@ func run(drain, end context.Context, args []string, stderr io.Writer) int {
 	if f.NArg() > 0 {
 		f.Usage()
 		return 2
+	}
+	if checks {
+		status, err := check(o, stdout)
+		if err != nil {
+			fmt.Fprintln(stderr, "orchestrator:", err)
+		}
+		return status
 	}
 	if err := serve(drain, end, o, stderr); err != nil {
 		fmt.Fprintln(stderr, "orchestrator:", strings.TrimPrefix(err.Error(), "orchestrator: "))
@@ -105,11 +138,8 @@ func run(drain, end context.Context, args []string, stderr io.Writer) int {
 const drainFor = 30 * time.Second
 
 func serve(drain, end context.Context, o options, stderr io.Writer) error {
-	if o.state == "" {
-		var err error
-		if o.state, err = defaultState(); err != nil {
-			return err
-		}
+	if err := o.defaults(); err != nil {
+		return err
 	}
 	sockets, err := passedSockets()
 	if err != nil {
@@ -182,6 +212,14 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		return err
 	}
 	return nil
+}
+
+// defaults sets what the flags leave open.
+func (o *options) defaults() (err error) {
+	if o.state == "" {
+		o.state, err = defaultState()
+	}
+	return err
 }
 
 // defaultState returns systemd's directory for the service, or one of the user's.

@@ -92,6 +92,8 @@ func TestMisused(t *testing.T) {
 	}{
 		{"-x", 2, "usage: orchestrator"},
 		{"word", 2, "usage: orchestrator"},
+		{"check word", 2, "orchestrator check [-state DIR]"},
+		{"check -a tcp!127.0.0.1!0", 2, "not defined: -a"},
 		{"-log loud", 2, "want debug, info, warn or error"},
 		{"-a nonsense!x!y", 1, "bad address"},
 		{"-a tcp!127.0.0.1!0 -ca " + filepath.Join(dir, "none"), 1, "-ca: "},
@@ -100,7 +102,7 @@ func TestMisused(t *testing.T) {
 		{"-a tcp!127.0.0.1!0", 0, "msg=listen"},
 	} {
 		var stderr bytes.Buffer
-		status := run(ctx, t.Context(), strings.Fields(test.args), &stderr)
+		status := run(ctx, t.Context(), strings.Fields(test.args), io.Discard, &stderr)
 		if status != test.status || !strings.Contains(stderr.String(), test.stderr) {
 			t.Errorf("orchestrator %s: status %d, %q; want %d, %q", test.args, status, &stderr, test.status, test.stderr)
 		}
@@ -114,7 +116,7 @@ func TestLevel(t *testing.T) {
 	cancel()
 	for level, want := range map[string]bool{"debug": true, "info": true, "warn": false, "error": false} {
 		var stderr bytes.Buffer
-		status := run(ctx, t.Context(), []string{"-log", level, "-a", "tcp!127.0.0.1!0"}, &stderr)
+		status := run(ctx, t.Context(), []string{"-log", level, "-a", "tcp!127.0.0.1!0"}, io.Discard, &stderr)
 		if got := strings.Contains(stderr.String(), "msg=listen"); status != 0 || got != want {
 			t.Errorf("-log %s: status %d, %q", level, status, &stderr)
 		}
