@@ -63,7 +63,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	for _, sh := range fresh {
 		c.audit(slog.LevelInfo, "join", sh.shared()...)
 		c.wg.Go(func() {
-			sh.follow(c.s.log) // until it leaves
+			sh.follow() // until it leaves
 			c.audit(slog.LevelInfo, "leave", sh.shared()...)
 		})
 	}

@@ -43,6 +43,11 @@ const (
 //	leave    it no longer does
 //	adopt    it has a run that the key of another signed, by its own account
 //
+// and for what went wrong with an executor or client:
+//
+//	follow   an executor's index or events cannot be read, and err says why
+//	silent   a client did not answer, and its connection ends
+//
 // Each has the key, the principal (of a key, the comment of its line) and the
 // address, and a namespace where there is one. Lines over the rates above are left
 // out: the next one of the same key or network says how many.
@@ -268,6 +273,11 @@ func (sh *share) shared() []slog.Attr {
 		slog.String("namespace", sh.ns), slog.String("executor", sh.m.name),
 		slog.Uint64("generation", sh.m.announced.Load().generation),
 	}
+}
+
+// unread writes the line of a share whose index or events cannot be read.
+func (sh *share) unread(level slog.Level, err error) {
+	sh.m.conn.audit(level, "follow", append(sh.shared(), slog.String("err", clip(err.Error())))...)
 }
 
 // adopted writes the line of a finished run of the share that its executor says

@@ -206,6 +206,31 @@ func TestAuditIsBounded(t *testing.T) {
 	})
 }
 
+// An executor that announces without end a tree that cannot be followed fills no
+// disk either.
+func TestAuditOfAnnouncements(t *testing.T) {
+	m, book := startAudited(t)
+	alice, _ := m.key(`namespace="`+hello+`"`, "alice")
+	client, err := ssh.Dial("tcp", m.addr, &ssh.ClientConfig{Auth: []ssh.AuthMethod{ssh.PublicKeys(alice)}, HostKeyCallback: ssh.FixedHostKey(m.s.HostKey())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	a := wire.Announce{Name: "box", Namespaces: []string{hello}}
+	for range auditBurst {
+		if ok, reason, err := client.SendRequest(wire.RequestAnnounce, true, a.Text()); !ok || err != nil {
+			t.Fatalf("announce: %s, %v", reason, err)
+		}
+		if _, _, err := client.SendRequest(wire.RequestWithdraw, true, []byte(a.Name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	book.await("msg=leave")
+	if found, _ := book.lines("executor=box"); len(found) > auditBurst*3/2 {
+		t.Errorf("%d lines, want about %d", len(found), auditBurst)
+	}
+}
+
 // enter attaches a namespace by its aname.
 func (m *testMux) enter(c *dial.Conn, aname string) (io.Closer, error) {
 	m.t.Helper()

@@ -109,7 +109,7 @@ func (c *conn) probe() {
 		return
 	}
 	t := time.AfterFunc(keepaliveAnswer, func() {
-		c.log.Info("keepalive", "err", errors.New("no answer"))
+		c.audit(slog.LevelInfo, "silent")
 		c.ssh.Close()
 	})
 	defer t.Stop()

@@ -30,8 +30,7 @@ const (
 
 // follow keeps the share's runs as the executor's index and event files tell of
 // them, until the share ends.
-func (sh *share) follow(log *slog.Logger) {
-	log = log.With("namespace", sh.ns, "executor", sh.m.name)
+func (sh *share) follow() {
 	delay := followRetry
 	for {
 		began := time.Now()
@@ -41,12 +40,12 @@ func (sh *share) follow(log *slog.Logger) {
 		}
 		if errors.Is(err, iofs.ErrNotExist) {
 			// A tree without an index is no ci(4), but it can be read.
-			log.Info("follow", "err", err)
+			sh.unread(slog.LevelInfo, err)
 			sh.replace(nil)
 			<-sh.ctx.Done()
 			return
 		}
-		log.Warn("follow", "err", err)
+		sh.unread(slog.LevelWarn, err)
 		if time.Since(began) > followRetries {
 			delay = followRetry
 		}

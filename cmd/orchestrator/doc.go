@@ -109,6 +109,8 @@
 //	leave    it no longer does
 //	adopt    it has a run= of a score= that another key, signer=, has signed: by its
 //	         own account, which nobody has checked here
+//	follow   its index or events cannot be read; err says why
+//	silent   a client did not answer, and its connection ends
 //
 // A key that has logged in gets 2048 such lines, and 2 more each second; an address
 // that has not gets 20, and 6 more each minute; all of these together get 1000, and
