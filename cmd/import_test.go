@@ -29,7 +29,8 @@ var may = map[string][]string{
 	"proto/...": {"fs", "proto/..."},
 
 	"orchestrator/...":          {"fs", "fs/ci", "proto/...", "orchestrator/..."},
-	"orchestrator/access":       {"fs", "fs/ci", "proto/...", "orchestrator/internal/..."},
+	"orchestrator/access":       {"fs", "fs/ci", "proto/...", "orchestrator/internal/...", "orchestrator/revoked"},
+	"orchestrator/revoked":      {},
 	"orchestrator/door":         {"fs", "fs/ci", "proto/...", "orchestrator/internal/...", "orchestrator/access"},
 	"orchestrator/dial":         {"fs", "fs/ci", "proto/...", "orchestrator/internal/..."},
 	"orchestrator/internal/...": {"fs", "fs/ci", "proto/...", "orchestrator/internal/..."},
