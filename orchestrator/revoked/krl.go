@@ -1,4 +1,4 @@
-package sign
+package revoked
 
 import (
 	"bytes"
@@ -90,26 +90,26 @@ func (c *certList) has(cert *ssh.Certificate) bool {
 
 var errKRL = errors.New("the KRL is cut short or damaged")
 
-func parseKRL(b []byte) (keyList, error) {
-	l := newKeyList()
+func parseKRL(b []byte) (*List, error) {
+	l := newList()
 	s := cryptobyte.String(b)
 	var format uint32
 	if !s.Skip(len(krlMagic)) || !s.ReadUint32(&format) {
-		return l, errKRL
+		return nil, errKRL
 	}
 	if format != 1 {
-		return l, fmt.Errorf("a KRL of format %d: this version of 9ci knows 1", format)
+		return nil, fmt.Errorf("a KRL of format %d: this version of 9ci knows 1", format)
 	}
 	var reserved, comment cryptobyte.String
 	// krl_version, generated_date, flags
 	if !s.Skip(3*8) || !readString(&s, &reserved) || !readString(&s, &comment) {
-		return l, errKRL
+		return nil, errKRL
 	}
 	for !s.Empty() {
 		var kind uint8
 		var body cryptobyte.String
 		if !s.ReadUint8(&kind) || !readString(&s, &body) {
-			return l, errKRL
+			return nil, errKRL
 		}
 		var err error
 		switch kind {
@@ -131,7 +131,7 @@ func parseKRL(b []byte) (keyList, error) {
 			err = fmt.Errorf("the KRL has a section of the unknown type %d", kind)
 		}
 		if err != nil {
-			return l, err
+			return nil, err
 		}
 	}
 	return l, nil

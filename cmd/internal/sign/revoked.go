@@ -1,31 +1,20 @@
 package sign
 
 import (
-	"bytes"
-	"crypto/sha1"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	iofs "io/fs"
 	"os"
-	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/orchestrator/revoked"
 )
 
 // A revokedList is a file of revoked keys.
 type revokedList struct {
 	name string
-	keys keyList
-}
-
-// A keyList is what a file of revoked keys says. A certificate is revoked with
-// its key, with the key of its authority, or by itself.
-type keyList struct {
-	blobs        map[string]bool // keys as they travel (RFC 4253 §6.6)
-	sha1, sha256 map[string]bool // digests of these
-	certs        []certList
+	keys *revoked.List
 }
 
 // RevokeFile takes a file of revoked keys. It is no error if the file does not
@@ -41,19 +30,10 @@ func (s *Signers) RevokeFile(name string) error {
 	return s.Revoke(name, b)
 }
 
-// Revoke takes the content of a file of revoked keys: a KRL, or text with a public
-// key or a SHA256:FINGERPRINT on each line, or lines as ssh-keygen -k reads them:
-//
-//	key: PUBLIC KEY
-//	sha1: PUBLIC KEY
-//	sha256: PUBLIC KEY
-//	hash: SHA256:FINGERPRINT
-//
-// A certificate behind key: is revoked alone, one without a word before it with
-// its key. What cannot be understood is an error, which calls the file by name: a
-// signer that was revoked must not count because of a slip of the pen.
+// Revoke takes the content of a file of revoked keys, as revoked.Parse reads it.
+// What cannot be understood is an error, which calls the file by name.
 func (s *Signers) Revoke(name string, b []byte) error {
-	keys, err := parseRevoked(b)
+	keys, err := revoked.Parse(b)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -64,93 +44,9 @@ func (s *Signers) Revoke(name string, b []byte) error {
 // revokedBy returns the name of a file that revokes the key, or "".
 func (s *Signers) revokedBy(key ssh.PublicKey) string {
 	for _, r := range s.revoked {
-		if r.keys.has(key) {
+		if r.keys.Has(key) {
 			return r.name
 		}
 	}
 	return ""
-}
-
-func (l *keyList) has(key ssh.PublicKey) bool {
-	if cert, ok := key.(*ssh.Certificate); ok {
-		for _, c := range l.certs {
-			if c.has(cert) {
-				return true
-			}
-		}
-		if l.hasPlain(cert.SignatureKey) {
-			return true
-		}
-	}
-	return l.hasPlain(plain(key))
-}
-
-func (l *keyList) hasPlain(key ssh.PublicKey) bool {
-	blob := key.Marshal()
-	one, two := sha1.Sum(blob), sha256.Sum256(blob)
-	return l.blobs[string(blob)] || l.sha1[string(one[:])] || l.sha256[string(two[:])]
-}
-
-func parseRevoked(b []byte) (keyList, error) {
-	if bytes.HasPrefix(b, []byte(krlMagic)) {
-		return parseKRL(b)
-	}
-	l := newKeyList()
-	for i, line := range strings.Split(string(b), "\n") {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
-			continue
-		}
-		if err := l.parseLine(line); err != nil {
-			return keyList{}, fmt.Errorf("line %d: %w", i+1, err)
-		}
-	}
-	return l, nil
-}
-
-func newKeyList() keyList {
-	return keyList{blobs: make(map[string]bool), sha1: make(map[string]bool), sha256: make(map[string]bool)}
-}
-
-func (l *keyList) parseLine(line string) error {
-	what, rest := "", line // as ssh-keygen -Y verify -r has it
-	if word, after, ok := strings.Cut(line, ":"); ok && !strings.ContainsAny(word, " \t") && word != "SHA256" {
-		what, rest = strings.ToLower(word), strings.TrimSpace(after)
-	}
-	if digest, ok := strings.CutPrefix(rest, "SHA256:"); ok && (what == "" || what == "hash") {
-		digest, _, _ = strings.Cut(digest, " ")
-		sum, err := base64.RawStdEncoding.Strict().DecodeString(strings.TrimRight(digest, "="))
-		if err != nil || len(sum) != sha256.Size {
-			return fmt.Errorf("%.80q is not a fingerprint SHA256:... as ssh-keygen -l prints it", rest)
-		}
-		l.sha256[string(sum)] = true
-		return nil
-	}
-	if what == "serial" || what == "id" {
-		return fmt.Errorf("the %s of a certificate needs its authority: make a KRL of this file with ssh-keygen -k -s CA.pub", what)
-	}
-	key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(rest))
-	if err != nil || len(options) > 0 {
-		return fmt.Errorf("%.80q is neither a public key nor a SHA256:FINGERPRINT", line)
-	}
-	blob := plain(key).Marshal()
-	switch what {
-	case "key":
-		if cert, ok := key.(*ssh.Certificate); ok { // the key's other certificates stay
-			l.certs = append(l.certs, certOf(cert))
-			break
-		}
-		fallthrough
-	case "":
-		l.blobs[string(blob)] = true
-	case "sha1":
-		sum := sha1.Sum(blob)
-		l.sha1[string(sum[:])] = true
-	case "sha256":
-		sum := sha256.Sum256(blob)
-		l.sha256[string(sum[:])] = true
-	default:
-		return fmt.Errorf("%.80q is not what ssh-keygen -k reads", line)
-	}
-	return nil
 }
