@@ -81,33 +81,46 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 	}
 }
 
-// keepalive probes the client now and then, and tells it when the server stops. It has a goroutine of its own: a
-// client that does not read its answers can block serve.
+// keepalive probes the client now and then, closes the connection as soon as its key
+// may not enter any more, and tells the client when the server stops. It has a
+// goroutine of its own: a client that does not read its answers can block serve.
 func (c *conn) keepalive(ctx context.Context) {
 	stop := c.s.stop.Done()
+	changed := c.s.policy.Changed()
+	every := func() time.Duration { return keepaliveEvery + rand.N(keepaliveSpread) }
+	t := time.NewTimer(every())
+	defer t.Stop()
 	for {
+		if err := c.check(); err != nil {
+			c.end(err)
+			return
+		}
 		select {
 		case <-stop:
 			stop = nil
 			c.ssh.SendRequest(wire.RequestStopping, false, nil)
 			continue
-		case <-time.After(keepaliveEvery + rand.N(keepaliveSpread)):
+		case <-changed:
+			changed = c.s.policy.Changed()
+			continue
+		case <-t.C:
 		case <-c.suspects:
 		case <-ctx.Done():
 			return
 		}
 		c.probe()
+		t.Reset(every())
 	}
 }
 
-// probe closes the connection unless the client answers and its key may still
-// enter.
+// end closes the connection of a key that may not enter any more.
+func (c *conn) end(err error) {
+	c.refused("login", err)
+	c.ssh.Close()
+}
+
+// probe closes the connection unless the client answers.
 func (c *conn) probe() {
-	if err := c.check(); err != nil {
-		c.refused("login", err)
-		c.ssh.Close()
-		return
-	}
 	t := time.AfterFunc(keepaliveAnswer, func() {
 		c.audit(slog.LevelInfo, "silent")
 		c.ssh.Close()
@@ -132,7 +145,7 @@ var errChanged = errors.New("what this key may do has changed")
 // check returns an error unless the connection's key may still do what it could
 // at the login: authorized_keys may have changed since, or a certificate expired.
 func (c *conn) check() error {
-	l, err := access.Enter(c.s.policy, c.login.Key)
+	l, err := access.Enter(c.s.policy, c.login.Key, c.ssh.RemoteAddr())
 	if err == nil && !reflect.DeepEqual(l, c.login) {
 		err = errChanged
 	}
@@ -142,9 +155,8 @@ func (c *conn) check() error {
 // open accepts or refuses a channel that the client opens.
 func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 	if err := c.check(); err != nil {
-		c.refused("login", err)
 		nc.Reject(ssh.Prohibited, err.Error())
-		c.ssh.Close()
+		c.end(err)
 		return
 	}
 	var serve func(context.Context, ssh.NewChannel)

@@ -172,7 +172,7 @@ func (m *testMux) exportTo(k ssh.Signer, name, ns string) {
 // testLogin returns the login of a key at m.
 func testLogin(t testing.TB, m *testMux, k ssh.Signer) *access.Login {
 	t.Helper()
-	l, err := access.Enter(m.s.policy, k.PublicKey())
+	l, err := access.Enter(m.s.policy, k.PublicKey(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,12 @@ func New(dir string, o Options) (*Server, error) {
 	s.stop, s.end = context.WithCancel(context.Background())
 	s.metrics = newMetrics(s)
 	s.audit = newAudit(s.log, s.metrics)
-	s.policy = access.NewKeys(filepath.Join(dir, authorizedKeysFile), o.Authorities, s.log)
+	s.policy, err = access.NewKeys(access.Files{
+		Keys: filepath.Join(dir, authorizedKeysFile), Authorities: o.Authorities, Revoked: filepath.Join(dir, revokedFile),
+	}, s.log)
+	if err != nil {
+		return nil, fmt.Errorf("orchestrator: state: %w", err)
+	}
 	s.dir = newLocalDirectory()
 	s.config = door.Config(host, s.authenticate)
 	return s, nil
@@ -88,9 +93,9 @@ func (s *Server) HostKey() ssh.PublicKey { return s.host.PublicKey() }
 // loginKey is the key of the *access.Login in ssh.Permissions.ExtraData.
 type loginKey struct{}
 
-// authenticate is asked for each key that a client offers.
-func (s *Server) authenticate(key ssh.PublicKey) (*ssh.Permissions, error) {
-	l, err := access.Enter(s.policy, key)
+// authenticate is asked for each key that a client at from offers.
+func (s *Server) authenticate(from net.Addr, key ssh.PublicKey) (*ssh.Permissions, error) {
+	l, err := access.Enter(s.policy, key, from)
 	if err != nil {
 		return nil, &keyError{wire.Fingerprint(key), err}
 	}
@@ -112,6 +117,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer wg.Wait()
 	defer l.Close()
 	defer cancel()
+	wg.Go(func() { s.watch(ctx) })
 	var delay time.Duration
 	for {
 		nc, err := l.Accept()
@@ -147,6 +153,25 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		}
 		s.startups.Add(1)
 		wg.Go(func() { s.serve(ctx, nc) })
+	}
+}
+
+// watchEvery is how often the files that say who may enter are looked at, besides
+// at each login and each channel.
+const watchEvery = time.Second
+
+// watch makes policy find that its files have changed though no client does
+// anything: connections wait on its Changed.
+func (s *Server) watch(ctx context.Context) {
+	t := time.NewTicker(watchEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			s.policy.Changed()
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 const (
 	hostKeyFile        = "ssh_host_ed25519_key"
 	authorizedKeysFile = "authorized_keys"
+	revokedFile        = "revoked"
 )
 
 // openState makes in dir what a first start needs, and returns the host key.

@@ -34,11 +34,26 @@
 //	                                     need a pattern that begins with local/
 //	read, publish                        only that right; with neither, both
 //	expiry-time="YYYYMMDD[HHMM[SS]][Z]"
+//	from="203.0.113.0/24,!203.0.113.9"   only from these addresses, ADDRESS/BITS, or addresses
+//	                                     with * and ?; a ! takes some out. Names of hosts are
+//	                                     not looked up
 //	cert-authority, principals="A,B"     certificates of this key, of these principals
 //
-// A line with an option that is not known grants nothing. An edit counts at once.
-// A connection whose key may do something else now ends at its next channel, or
-// within 65 seconds. The user's name means nothing.
+// A line that cannot be read, or has an option that is not known, is skipped, and
+// the log has its number. An edit counts at once: a connection whose key may do
+// something else now ends at its next channel, or within a second. The user's name
+// means nothing.
+//
+// A key or a certificate in the file revoked of the state directory may not enter, nor
+// may one whose authority is in it. The file is a KRL, as ssh-keygen -k makes it, or
+// text with a public key or a SHA256:FINGERPRINT on each line.
+//
+//	ssh-keygen -k -u -f revoked stolen.pub      -k -f revoked for a first one
+//
+// While one of these files cannot be read or is gone, what it said last stands, and
+// the log says so: to take all lines back, empty the file. A list of revoked keys that
+// cannot be understood counts as one that cannot be read. An orchestrator does not
+// start with a file that it cannot read.
 //
 // Check reads these files and the host key, changes nothing, and prints what each
 // line grants, as FILE:LINE: and words, or what is wrong: a line that cannot be read,
@@ -186,6 +201,7 @@
 //
 //	ssh_host_ed25519_key ssh_host_ed25519_key.pub
 //	authorized_keys
+//	revoked                           if there is one
 //
 // # Exit status
 //

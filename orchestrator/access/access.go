@@ -6,11 +6,14 @@
 // the two rights that there are, read and publish, in some namespaces. There are
 // no roles. Keys is the Policy of authorized_keys and of trusted authorities.
 //
-// Sources are where connections come from: a netblock that floods the server, or
-// guesses, has to wait.
+// Sources are where connections come from: an address that floods the server, or
+// guesses, has to wait, unless a key has logged in from it.
 package access
 
 import (
+	"fmt"
+	"net"
+
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
@@ -28,6 +31,10 @@ type Policy interface {
 	// Grant returns what id, which Identify has returned, may do at present. The
 	// error says why it may do nothing any more.
 	Grant(id Identity) (Grant, error)
+
+	// Changed returns a channel that is closed when any identity may have other
+	// grants than at present.
+	Changed() <-chan struct{}
 }
 
 // An Identity is a key that a client has shown, and its name.
@@ -60,8 +67,8 @@ type Login struct {
 	Grant
 }
 
-// Enter returns the login that p gives to key.
-func Enter(p Policy, key ssh.PublicKey) (*Login, error) {
+// Enter returns the login that p gives to key at an address.
+func Enter(p Policy, key ssh.PublicKey, from net.Addr) (*Login, error) {
 	id, err := p.Identify(key)
 	if err != nil {
 		return nil, err
@@ -69,6 +76,9 @@ func Enter(p Policy, key ssh.PublicKey) (*Login, error) {
 	g, err := p.Grant(id)
 	if err != nil {
 		return nil, err
+	}
+	if !g.From.Match(from) {
+		return nil, fmt.Errorf("the line of this key does not let it in from %v", from)
 	}
 	return &Login{id, g}, nil
 }

@@ -13,6 +13,7 @@ type Grant struct {
 	Read       bool
 	Publish    bool
 	Expires    time.Time // zero: never
+	From       Addresses // where it may log in from
 }
 
 // covers reports whether the grant is for ns. A namespace local/NAME is one

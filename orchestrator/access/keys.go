@@ -1,9 +1,7 @@
 package access
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	iofs "io/fs"
 	"log/slog"
 	"os"
@@ -12,36 +10,64 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"9ci/orchestrator/revoked"
 )
 
 // Keys are the keys and authorities that may enter: the lines of
-// authorized_keys, and of a file in which every key is an authority. They read
-// the files again when these have changed, so an edit counts at once.
+// authorized_keys, and of a file in which every key is an authority; but none that
+// is revoked. They read the files again when these have changed, so an edit counts
+// at once. While a file cannot be read or is gone, what it said last stands.
 type Keys struct {
-	log   *slog.Logger
-	files []keyfile
+	files   []*watched[lines] // the first line of a key counts
+	revoked *watched[*revoked.List]
 
-	mu    sync.Mutex // guards what follows
-	seen  []iofs.FileInfo
-	lines map[string]line // by the key's wire form; an authority has an "authority " before it
+	mu      sync.Mutex    // guards changed
+	changed chan struct{} // closed when a file says something else
 }
 
-type keyfile struct {
-	path        string
-	authorities bool // every key is an authority
+// lines are the lines of a file by the key's wire form. That of an authority has
+// an "authority " before it.
+type lines map[string]line
+
+// Files are the files of Keys.
+type Files struct {
+	Keys        string // authorized_keys
+	Authorities string // of keys that are trusted to sign certificates; "": none
+	Revoked     string // a KRL or public keys, as revoked.Parse reads them; "": none
 }
 
-// NewKeys returns the Policy of the file authorizedKeys and, unless it is "", of
-// the file authorities, whose keys are trusted to sign certificates. It logs
-// each line that it cannot read, now and after each edit; such a line grants
-// nothing, and neither does a file that is not there.
-func NewKeys(authorizedKeys, authorities string, log *slog.Logger) *Keys {
-	k := &Keys{log: log, files: []keyfile{{path: authorizedKeys}}}
-	if authorities != "" {
-		k.files = append(k.files, keyfile{path: authorities, authorities: true})
+// NewKeys returns the Policy of files. It logs each line that it cannot read, now
+// and after each edit; such a line grants nothing, and neither does a file that is
+// not there. A list of revoked keys that has an error counts as a whole or not at
+// all. It reports an error if a file is there and cannot be read.
+func NewKeys(f Files, log *slog.Logger) (*Keys, error) {
+	k := &Keys{changed: make(chan struct{})}
+	for _, from := range []keyfile{{path: f.Keys}, {path: f.Authorities, authorities: true}} {
+		if from.path == "" {
+			continue
+		}
+		w, err := watch(from.path, func(text []byte) (lines, error) { return from.parse(text, log), nil }, log)
+		if err != nil {
+			return nil, err
+		}
+		k.files = append(k.files, w)
 	}
+	if f.Revoked != "" {
+		var err error
+		if k.revoked, err = watch(f.Revoked, revoked.Parse, log); err != nil {
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+// Changed is Policy's.
+func (k *Keys) Changed() <-chan struct{} {
 	k.load()
-	return k
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.changed
 }
 
 // Identify is Policy's. The identity of a certificate is the first of its
@@ -74,19 +100,20 @@ func (k *Keys) Grant(id Identity) (Grant, error) {
 
 // line returns the line of a key, or that of a certificate's authority.
 func (k *Keys) line(key ssh.PublicKey) (line, error) {
-	lines := k.load()
+	all, gone := k.load()
+	if gone.Has(key) {
+		return line{}, errors.New("this key is revoked")
+	}
+	id, none := string(key.Marshal()), "this key is not in authorized_keys"
 	if cert, ok := key.(*ssh.Certificate); ok {
-		l, ok := lines[authorityPrefix+string(cert.SignatureKey.Marshal())]
-		if !ok {
-			return line{}, errors.New("certificate of an authority that is not trusted")
+		id, none = authorityPrefix+string(cert.SignatureKey.Marshal()), "certificate of an authority that is not trusted"
+	}
+	for _, lines := range all {
+		if l, ok := lines[id]; ok {
+			return l, nil
 		}
-		return l, nil
 	}
-	l, ok := lines[string(key.Marshal())]
-	if !ok {
-		return line{}, errors.New("this key is not in authorized_keys")
-	}
-	return l, nil
+	return line{}, errors.New(none)
 }
 
 // principal returns the first principal of cert that the authority of l may
@@ -109,70 +136,59 @@ func (l line) principal(cert *ssh.Certificate) (string, error) {
 
 const authorityPrefix = "authority "
 
-// load returns the lines as the files have them now.
-func (k *Keys) load() map[string]line {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	seen := make([]iofs.FileInfo, len(k.files))
-	for i, f := range k.files {
-		seen[i], _ = os.Stat(f.path)
-	}
-	if k.lines != nil && slices.EqualFunc(seen, k.seen, sameFile) {
-		return k.lines
-	}
-	lines := map[string]line{}
+// load returns what the files say now.
+func (k *Keys) load() (all []lines, gone *revoked.List) {
+	anew := false
 	for _, f := range k.files {
-		if err := readKeys(f, lines, k.log); err != nil && !errors.Is(err, iofs.ErrNotExist) {
-			k.log.Error("keys", "err", err)
-		}
+		l, fresh := f.get()
+		all, anew = append(all, l), anew || fresh
 	}
-	k.seen, k.lines = seen, lines
-	return lines
+	if k.revoked != nil {
+		l, fresh := k.revoked.get()
+		gone, anew = l, anew || fresh
+	}
+	if anew {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		close(k.changed)
+		k.changed = make(chan struct{})
+	}
+	return all, gone
 }
 
-func sameFile(a, b iofs.FileInfo) bool {
-	if a == nil || b == nil {
-		return a == nil && b == nil
-	}
-	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
+// A keyfile is a file of lines.
+type keyfile struct {
+	path        string
+	authorities bool // every key is an authority
 }
 
-// readKeys adds the lines of one file. A line that it cannot read is logged and
-// grants nothing.
-func readKeys(f keyfile, lines map[string]line, log *slog.Logger) error {
-	b, err := os.ReadFile(f.path)
-	if err != nil {
-		return err
-	}
-	n := 0
-	for text := range bytes.Lines(b) {
-		n++
-		text = bytes.TrimSpace(text)
-		if len(text) == 0 || text[0] == '#' {
-			continue
-		}
+// parse returns the lines of text. A line that it cannot read is logged and grants
+// nothing.
+func (f keyfile) parse(text []byte, log *slog.Logger) lines {
+	all := lines{}
+	eachLine(f.path, text, log, func(text []byte) error {
 		key, l, err := parseLine(text)
 		if err != nil {
-			log.Error("keys", "err", fmt.Errorf("%s:%d: %w", f.path, n, err))
-			continue
+			return err
 		}
 		id := string(key.Marshal())
 		if l.authority || f.authorities {
 			id = authorityPrefix + id
 		}
-		if _, ok := lines[id]; ok {
-			log.Error("keys", "err", fmt.Errorf("%s:%d: a second line for the same key", f.path, n))
-			continue
+		if _, ok := all[id]; ok {
+			return errors.New("it is the second one for the same key")
 		}
-		lines[id] = l
-	}
-	return nil
+		all[id] = l
+		return nil
+	})
+	return all
 }
 
 const authorizedKeysHead = `# Who may enter: a public key a line, as in sshd(8). Options, before the key:
 #	namespace="github.com/alice/hello"	only there; * matches in an element, a last ... all that follows
 #	read	publish				only that; with neither, both
 #	expiry-time="20270101Z"
+#	from="203.0.113.0/24,!203.0.113.9"	only from these addresses
 #	cert-authority,principals="github:123"	certificates that this key has signed
 # An edit counts at once.
 `

@@ -16,6 +16,7 @@ import (
 //	namespace="PATTERN"   a namespace the key is for; may be repeated
 //	read, publish         only these rights; with neither, both
 //	expiry-time="TIME"    YYYYMMDD[HHMM[SS]]Z
+//	from="ADDRESSES"      as parseAddresses reads it
 //	cert-authority        trusts certificates that the key has signed
 //	principals="A,B"      of which only these principals
 //
@@ -75,6 +76,15 @@ func (l *line) option(o string) error {
 			return err
 		}
 		l.Expires = t
+	case name == "from" && valued:
+		a, err := parseAddresses(value)
+		if err != nil {
+			return err
+		}
+		if l.From != nil {
+			return errors.New("a second from: give one list")
+		}
+		l.From = a
 	case valued:
 		return fmt.Errorf("option %s is not known", name)
 	case name == "read":

@@ -52,15 +52,15 @@ const (
 )
 
 // Config returns the configuration of a server with the host key host, where
-// authenticate is asked for each key that a client offers. The user's name means
-// nothing.
-func Config(host ssh.Signer, authenticate func(key ssh.PublicKey) (*ssh.Permissions, error)) *ssh.ServerConfig {
+// authenticate is asked for each key that a client at from offers. The user's name
+// means nothing.
+func Config(host ssh.Signer, authenticate func(from net.Addr, key ssh.PublicKey) (*ssh.Permissions, error)) *ssh.ServerConfig {
 	c := &ssh.ServerConfig{
 		Config:        ssh.Config{Ciphers: wire.Ciphers()},
 		MaxAuthTries:  maxAuthTries,
 		ServerVersion: wire.Version,
-		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			return authenticate(key)
+		PublicKeyCallback: func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			return authenticate(m.RemoteAddr(), key)
 		},
 	}
 	c.AddHostKey(host)

@@ -60,7 +60,7 @@ func testTree(open *sync.WaitGroup) *Tree {
 func connect(t *testing.T) *ssh.Client {
 	t.Helper()
 	host, key := newSigner(t), newSigner(t)
-	config := Config(host, func(k ssh.PublicKey) (*ssh.Permissions, error) {
+	config := Config(host, func(_ net.Addr, k ssh.PublicKey) (*ssh.Permissions, error) {
 		if string(k.Marshal()) != string(key.PublicKey().Marshal()) {
 			return nil, errors.New("another key")
 		}

@@ -26,7 +26,7 @@ import (
 // or without. What else the client may do is decided by that proof: an orchestrator
 // cannot make anybody the owner.
 func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.ExportMsg, serve ServeFunc) {
-	config := door.Config(host, func(key ssh.PublicKey) (*ssh.Permissions, error) {
+	config := door.Config(host, func(_ net.Addr, key ssh.PublicKey) (*ssh.Permissions, error) {
 		if !holds(msg, wire.Fingerprint(key)) {
 			return nil, errors.New("another key than the one at the orchestrator")
 		}
