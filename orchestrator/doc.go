@@ -24,8 +24,8 @@
 // names in both directions, every request has an end, and an executor that
 // replays a run verifies it. What is absent and what is forbidden answer alike.
 //
-// State is a directory of plain files: the host key and authorized_keys. All
-// else is rebuilt from the executors that are connected.
+// State is a directory of plain files: host keys, authorized_keys, revoked keys, and
+// rules for addresses. All else is rebuilt from the executors that are connected.
 //
 // # Wire
 //

@@ -20,7 +20,7 @@ import (
 )
 
 // A client that does not log in is put out when the grace is over, and costs its
-// netblock. After enough of them the netblock is not heard for a while.
+// address. After enough of them the address is not heard for a while.
 func TestHalfOpen(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
 		k, _ := m.key("", "alice")
@@ -29,7 +29,7 @@ func TestHalfOpen(t *testing.T) {
 			silent = append(silent, m.l.dialFrom("198.51.100.1"))
 		}
 		synctest.Wait()
-		if n := m.s.startups.Load(); n != 3 {
+		if n := m.s.sources.HalfOpen(); n != 3 {
 			t.Fatalf("%d half-open connections, want 3", n)
 		}
 		began := time.Now()
@@ -40,20 +40,20 @@ func TestHalfOpen(t *testing.T) {
 			t.Errorf("put out after %v, want %v", d, door.LoginGrace)
 		}
 		synctest.Wait()
-		if n := m.s.startups.Load(); n != 0 {
+		if n := m.s.sources.HalfOpen(); n != 0 {
 			t.Errorf("%d half-open connections are left", n)
 		}
-		// 3 times 10 s have gathered, of which 15 s are forgiven.
-		c := m.l.dialFrom("198.51.100.99")
+		// 3 times 10 s have gathered.
+		c := m.l.dialFrom("198.51.100.1")
 		if b, _ := io.ReadAll(c); len(b) > 0 {
-			t.Errorf("the netblock is heard at once: %q", b)
+			t.Errorf("the address is heard at once: %q", b)
 		}
 		m.login(k) // others are
-		time.Sleep(16 * time.Second)
-		c = m.l.dialFrom("198.51.100.99")
+		time.Sleep(31 * time.Second)
+		c = m.l.dialFrom("198.51.100.1")
 		b := make([]byte, 12)
 		if _, err := io.ReadFull(c, b); err != nil || string(b) != "SSH-2.0-9ci\r" {
-			t.Errorf("the netblock is not heard again: %q %v", b, err)
+			t.Errorf("the address is not heard again: %q %v", b, err)
 		}
 		c.Close()
 	})
@@ -77,7 +77,7 @@ func TestGarbage(t *testing.T) {
 			io.ReadAll(c)
 		}
 		synctest.Wait()
-		if n, s := m.s.conns.count(), m.s.startups.Load(); n != 0 || s != 0 {
+		if n, s := m.s.conns.count(), m.s.sources.HalfOpen(); n != 0 || s != 0 {
 			t.Errorf("%d connections and %d half-open ones are left", n, s)
 		}
 		l, _ := m.login(k)
@@ -85,7 +85,8 @@ func TestGarbage(t *testing.T) {
 	})
 }
 
-// Three keys that may not enter are enough.
+// Five keys that may not enter may come before one that may, and six are enough. A
+// password is none.
 func TestAuthTries(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
 		k, _ := m.key("", "alice")
@@ -93,18 +94,38 @@ func TestAuthTries(t *testing.T) {
 		for range 5 {
 			keys = append(keys, newSigner(t))
 		}
-		nc := m.l.dialFrom("198.51.100.1")
-		_, _, _, err := ssh.NewClientConn(nc, "mux:22", &ssh.ClientConfig{
-			Auth: []ssh.AuthMethod{ssh.PublicKeys(append(keys, k)...)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
-		})
-		if err == nil || !strings.Contains(err.Error(), "too many authentication failures") {
-			t.Errorf("a client with six keys: %v", err)
+		login := func(auth ssh.AuthMethod) error {
+			nc := m.l.dialFrom("198.51.100.1")
+			sc, _, _, err := ssh.NewClientConn(nc, "mux:22", &ssh.ClientConfig{Auth: []ssh.AuthMethod{auth}, HostKeyCallback: ssh.InsecureIgnoreHostKey()})
+			if err == nil {
+				sc.Close()
+			}
+			nc.Close()
+			return err
 		}
-		_, _, _, err = ssh.NewClientConn(m.l.dialFrom("198.51.100.1"), "mux:22", &ssh.ClientConfig{
-			Auth: []ssh.AuthMethod{ssh.Password("guess")}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
-		})
-		if err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
+		if err := login(ssh.PublicKeys(append(keys, newSigner(t), k)...)); err == nil || !strings.Contains(err.Error(), "too many authentication failures") {
+			t.Errorf("the seventh key: %v", err)
+		}
+		if err := login(ssh.PublicKeys(append(keys, k)...)); err != nil {
+			t.Errorf("the sixth key: %v", err)
+		}
+		if err := login(ssh.Password("guess")); err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
 			t.Errorf("a password: %v", err)
+		}
+	})
+}
+
+// A PROXY header from an address that is no balancer is garbage, though the ssh
+// package would skip the line.
+func TestProxyHeaderOfStranger(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		for _, b := range []string{"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\nSSH-2.0-x\r\n", "\nSSH-2.0-x\r\n", "S\nSSH-2.0-x\r\n"} {
+			c := m.l.dialFrom("198.51.100.1")
+			io.WriteString(c, b)
+			got, _ := io.ReadAll(c)
+			if !bytes.HasPrefix(got, []byte("SSH-2.0-9ci")) || bytes.Count(got, []byte("\n")) != 1 {
+				t.Errorf("to %q it answers %q", b, got)
+			}
 		}
 	})
 }
@@ -118,8 +139,8 @@ func TestFlood(t *testing.T) {
 			conns = append(conns, m.l.dialFrom(fmt.Sprintf("10.%d.%d.1", i/256, i%256)))
 		}
 		synctest.Wait()
-		if n := m.s.startups.Load(); n > startupsFull || n < startupsBegin {
-			t.Errorf("%d half-open connections, want %d to %d", n, startupsBegin, startupsFull)
+		if n := m.s.sources.HalfOpen(); n > 512 || n < 64 {
+			t.Errorf("%d half-open connections, want 64 to 512", n)
 		}
 		for _, c := range conns {
 			c.Close()

@@ -112,7 +112,7 @@ func (g *gauges) Collect(to chan<- prometheus.Metric) {
 	}
 	executors, namespaces := g.s.dir.size()
 	gauge(g.connections, len(conns))
-	gauge(g.unauthenticated, int(g.s.startups.Load()))
+	gauge(g.unauthenticated, g.s.sources.HalfOpen())
 	gauge(g.channels, in, "client")
 	gauge(g.channels, out, "orchestrator")
 	gauge(g.executors, executors)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"sync"
@@ -23,8 +22,6 @@ import (
 
 // Limits on connections as a whole.
 const (
-	startupsBegin = 64  // unauthenticated connections from which on some are dropped at random,
-	startupsFull  = 512 // and from which on all are
 	maxConns      = 16384
 	maxConnsOfKey = 4096 // of one key, so that it cannot take them all
 
@@ -36,7 +33,7 @@ type Server struct {
 	host    ssh.Signer
 	config  *ssh.ServerConfig
 	policy  access.Policy
-	sources access.Sources
+	sources *access.Sources
 	dir     directory
 	log     *slog.Logger
 	audit   *audit
@@ -46,10 +43,9 @@ type Server struct {
 	state       string // the directory
 	authorities string // as in Options
 
-	startups atomic.Int64                 // connections that have not authenticated
-	conns    tally                        // connections that have
-	live     live                         // these, and their channels
-	failed   atomic.Pointer[failedAccept] // of late
+	conns  tally                        // connections that have authenticated
+	live   live                         // these, and their channels
+	failed atomic.Pointer[failedAccept] // of late
 
 	stop context.Context // done when the server takes nothing new
 	end  func()          // ends stop
@@ -82,6 +78,9 @@ func New(dir string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
+	if s.sources, err = access.NewSources(filepath.Join(dir, sourcesFile), s.log); err != nil {
+		return nil, fmt.Errorf("orchestrator: state: %w", err)
+	}
 	s.dir = newLocalDirectory()
 	s.config = door.Config(host, s.authenticate)
 	return s, nil
@@ -110,6 +109,13 @@ func (s *Server) authenticate(from net.Addr, key ssh.PublicKey) (*ssh.Permission
 // Drain or then, and every connection, and returns only when each has ended. It may run on
 // several listeners at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	return s.accept(ctx, l, s.serve)
+}
+
+// accept is Serve for any protocol. It calls serve for each connection that the
+// sources admit, and closes the connection when serve returns or ctx is done. Serve
+// says how the login went: LoggedIn, or Failed.
+func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.Context, *access.Conn)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer context.AfterFunc(s.stop, func() { l.Close() })()
@@ -146,13 +152,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			delay = 0
 			s.failed.Store(nil)
 		}
-		if !s.admit(nc.RemoteAddr()) {
-			s.metrics.dropped.Inc()
-			nc.Close()
-			continue
-		}
-		s.startups.Add(1)
-		wg.Go(func() { s.serve(ctx, nc) })
+		wg.Go(func() {
+			defer nc.Close()
+			defer context.AfterFunc(ctx, func() { nc.Close() })()
+			c, err := s.sources.Admit(nc) // which logs what it refuses
+			if err != nil {
+				s.metrics.dropped.Inc()
+				return
+			}
+			defer c.Failed(access.Left) // if serve has said nothing
+			serve(ctx, c)
+		})
 	}
 }
 
@@ -175,34 +185,22 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
-// admit reports whether a new connection may go on. While many connections have
-// not authenticated it drops some, and then all, as sshd's MaxStartups does: so a
-// flood of half-open connections leaves a chance to all others.
-func (s *Server) admit(addr net.Addr) bool {
-	n := s.startups.Load()
-	if n >= startupsBegin && rand.Int64N(startupsFull-startupsBegin) < n-startupsBegin || n >= startupsFull {
-		return false
-	}
-	return s.sources.Admit(addr)
-}
-
 // serve serves one connection from its first byte to its last.
-func (s *Server) serve(ctx context.Context, nc net.Conn) {
-	defer nc.Close()
-	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	defer stop()
+func (s *Server) serve(ctx context.Context, nc *access.Conn) {
 	log := s.log.With("addr", nc.RemoteAddr().String())
 
 	// The ssh package itself waits for a silent client without end.
 	nc.SetDeadline(time.Now().Add(door.LoginGrace))
-	sc, chans, reqs, err := ssh.NewServerConn(nc, s.config)
-	s.startups.Add(-1)
+	k := &knock{Conn: nc}
+	sc, chans, reqs, err := ssh.NewServerConn(k, k.config(s.config))
 	if err != nil {
-		s.sources.Punish(nc.RemoteAddr(), err)
+		nc.Failed(k.failure(err))
 		s.refusedLogin(nc.RemoteAddr(), err)
 		return
 	}
 	nc.SetDeadline(time.Time{})
+	nc.LoggedIn()
+	defer nc.LoggedIn()
 	c := newConn(s, sc, log)
 	err = s.conns.enter(c.login.String())
 	if err == nil && s.stopping() {

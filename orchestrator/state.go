@@ -20,6 +20,7 @@ const (
 	hostKeyFile        = "ssh_host_ed25519_key"
 	authorizedKeysFile = "authorized_keys"
 	revokedFile        = "revoked"
+	sourcesFile        = "sources"
 )
 
 // openState makes in dir what a first start needs, and returns the host key.

@@ -50,7 +50,7 @@
 //
 //	ssh-keygen -k -u -f revoked stolen.pub      -k -f revoked for a first one
 //
-// While one of these files cannot be read or is gone, what it said last stands, and
+// While one of the files of this manual cannot be read or is gone, what it said last stands, and
 // the log says so: to take all lines back, empty the file. A list of revoked keys that
 // cannot be understood counts as one that cannot be read. An orchestrator does not
 // start with a file that it cannot read.
@@ -59,6 +59,31 @@
 // line grants, as FILE:LINE: and words, or what is wrong: a line that cannot be read,
 // has expired, repeats a key or can match no namespace, or a file that others may
 // write to or the service cannot read. Its status is 1 if something is wrong.
+//
+// # Where they come from
+//
+// A client has 120 seconds and six keys to log in with, as at sshd. An address that
+// fails to pays for it: 5 seconds for keys that may not enter, 10 for not being done
+// in time, 1 for what is not SSH, nothing for leaving before, as ssh-keyscan does. From
+// 15 seconds on the address is refused until its penalty is over, 10 minutes at most.
+// It is refused too if it opens more than 200 connections at once and 20 each second
+// after that, or holds more than 32 that have not logged in, or its /24 or /48 more than
+// 128. From 64 of these in all, new ones are dropped at random, and from 512 on each.
+//
+// An address from which a key has logged in is spared all of that for a day: others
+// behind it cannot keep it out. It may open ten times as many connections, and of 256
+// that have not logged in the oldest makes way. Loopback and Unix sockets have no
+// penalty. The log tells of each penalty, and once a minute of what an address is
+// refused.
+//
+// The file sources of the state directory has more to say, a line each; an edit counts
+// at once:
+//
+//	balancer ADDRESS[/BITS]...   these send a PROXY header, version 1 or 2, before all
+//	                             else: the client's address counts. Without one they
+//	                             are refused. From others such a header is garbage
+//	exempt ADDRESS[/BITS]...     these are never refused
+//	source BITS4 BITS6           how much of an address counts as one; default 32 64
 //
 // # What they see
 //
@@ -201,7 +226,7 @@
 //
 //	ssh_host_ed25519_key ssh_host_ed25519_key.pub
 //	authorized_keys
-//	revoked                           if there is one
+//	revoked sources                   if there are any
 //
 // # Exit status
 //

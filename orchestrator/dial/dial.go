@@ -43,7 +43,7 @@ var ErrKey = errors.New("this key may not enter")
 
 // Options are what a client logs in with, and checks the server by.
 type Options struct {
-	Signers []ssh.Signer // keys and certificates, tried in this order: three at most
+	Signers []ssh.Signer // keys and certificates, tried in this order: six at most
 
 	// Login, if set, is called for each connection instead of Signers: a
 	// certificate may have been renewed. If no signer may enter, its error

@@ -45,10 +45,12 @@ type Tree struct {
 }
 
 const (
-	// LoginGrace is how long a client may take to authenticate.
-	LoginGrace = 10 * time.Second
+	// LoginGrace is how long a client may take to authenticate, and maxAuthTries
+	// how many keys it may show, as of OpenSSH: people type passphrases, and
+	// agents hold several keys.
+	LoginGrace = 120 * time.Second
 
-	maxAuthTries = 3
+	maxAuthTries = 6
 )
 
 // Config returns the configuration of a server with the host key host, where
@@ -68,16 +70,17 @@ func Config(host ssh.Signer, authenticate func(from net.Addr, key ssh.PublicKey)
 }
 
 // Serve serves sessions on one connection until it hangs up or ctx is done. It
-// closes nc, and returns when all that it started has ended. Enter returns the
-// tree of a session; ctx is the session's.
-func Serve(ctx context.Context, nc net.Conn, config *ssh.ServerConfig, enter func(ctx context.Context) *Tree) {
+// closes nc, and returns when all that it started has ended. The client has to
+// authenticate within grace. Enter returns the tree of a session; ctx is the
+// session's.
+func Serve(ctx context.Context, nc net.Conn, config *ssh.ServerConfig, grace time.Duration, enter func(ctx context.Context) *Tree) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer nc.Close()
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
-	grace := time.AfterFunc(LoginGrace, func() { nc.Close() }) // nc may have no deadlines
+	late := time.AfterFunc(grace, func() { nc.Close() }) // nc may have no deadlines
 	sc, chans, reqs, err := ssh.NewServerConn(nc, config)
-	if !grace.Stop() || err != nil {
+	if !late.Stop() || err != nil {
 		return
 	}
 	var wg sync.WaitGroup

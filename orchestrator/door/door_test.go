@@ -79,7 +79,7 @@ func connect(t *testing.T) *ssh.Client {
 			return
 		}
 		var open sync.WaitGroup
-		Serve(context.Background(), nc, config, func(context.Context) *Tree { return testTree(&open) })
+		Serve(context.Background(), nc, config, LoginGrace, func(context.Context) *Tree { return testTree(&open) })
 		open.Wait()
 	}()
 	c, err := ssh.Dial("tcp", l.Addr().String(), &ssh.ClientConfig{
@@ -168,7 +168,7 @@ func TestLoginGrace(t *testing.T) {
 		near, far := net.Pipe()
 		defer far.Close()
 		began := time.Now()
-		Serve(t.Context(), near, Config(newSigner(t), nil), nil)
+		Serve(t.Context(), near, Config(newSigner(t), nil), LoginGrace, nil)
 		if d := time.Since(began); d != LoginGrace {
 			t.Errorf("put out after %v, want %v", d, LoginGrace)
 		}

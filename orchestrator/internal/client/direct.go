@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -17,8 +18,12 @@ import (
 )
 
 // maxDirect is how many connections a Direct has at once. One that does not log in
-// is among them for door.LoginGrace.
-const maxDirect = 256
+// is among them for directGrace: other executors connect there, which have their
+// keys at hand.
+const (
+	maxDirect   = 256
+	directGrace = 10 * time.Second
+)
 
 // maxDoorsOfOne is how many doors are open for one requester, so that it cannot have
 // all wire.MaxDoors.
@@ -111,7 +116,7 @@ func (d *Direct) serve(ctx context.Context, nc net.Conn) {
 		}
 		return &ssh.Permissions{}, nil
 	}
-	door.Serve(ctx, nc, config, func(ctx context.Context) *door.Tree {
+	door.Serve(ctx, nc, config, directGrace, func(ctx context.Context) *door.Tree {
 		return guestTree(ctx, requester(g.msg, d.host), g.msg.Aname, g.serve)
 	})
 }

@@ -32,7 +32,7 @@ func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.Exp
 		}
 		return &ssh.Permissions{}, nil
 	})
-	door.Serve(ctx, ChannelConn{Channel: ch}, config, func(ctx context.Context) *door.Tree {
+	door.Serve(ctx, ChannelConn{Channel: ch}, config, door.LoginGrace, func(ctx context.Context) *door.Tree {
 		return guestTree(ctx, requester(msg, host), msg.Aname, serve)
 	})
 }
