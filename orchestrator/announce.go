@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"golang.org/x/crypto/ssh"
+
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -44,7 +46,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		}
 		m = &member{name: a.Name, key: c.login.String(), conn: c, exporter: e, several: len(a.Namespaces) > 1}
 	}
-	key, err := a.Signer(c.ssh.SessionID(), c.s.HostKey())
+	key, err := c.signer(a)
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +70,17 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		})
 	}
 	return m, nil
+}
+
+// signer returns the key that a proves to hold. The proof names one of the server's
+// host keys, the one that the client was shown.
+func (c *conn) signer(a wire.Announce) (key ssh.PublicKey, err error) {
+	for _, k := range c.s.hosts {
+		if key, err = a.Signer(c.ssh.SessionID(), k.PublicKey()); err == nil {
+			break
+		}
+	}
+	return key, err
 }
 
 // withdraw ends what the connection exports under name.

@@ -41,6 +41,8 @@ type conn struct {
 
 	backends sync.Map // the keys are the *backends of all that it exports
 
+	proofs int // of host keys that it asked for
+
 	mu      sync.Mutex         // guards members
 	members map[string]*member // what the connection exports, by name
 }
@@ -61,6 +63,9 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 	defer c.leave()
 	defer c.ssh.Close()
 	c.wg.Go(func() { c.keepalive(ctx) })
+	// Before a session is answered: stock ssh asks for proofs then, and does not
+	// wait for them when its command has ended.
+	c.ssh.SendRequest(requestHostKeys, false, c.s.hosts.payload())
 	for chans != nil || reqs != nil {
 		select {
 		case nc, ok := <-chans:
@@ -205,6 +210,8 @@ func (c *conn) request(ctx context.Context, r *ssh.Request) {
 			reply, err = c.announce(ctx, r.Payload)
 		case wire.RequestWithdraw:
 			c.withdraw(string(r.Payload))
+		case requestHostKeysProve:
+			reply, err = c.proveHostKeys(r.Payload)
 		case "tcpip-forward":
 			err = c.forwardTCP(ctx, r.Payload)
 		case "streamlocal-forward@openssh.com":

@@ -72,6 +72,9 @@
 // refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is refused as
 // SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
 //
+// After a login the orchestrator sends hostkeys-00@openssh.com, and answers
+// hostkeys-prove-00@openssh.com, so that stock ssh learns of all its host keys.
+//
 // All else is stock: the subsystems 9p, sftp and 9p-export, the commands, forwardings
 // with -R and jumps with -J.
 package orchestrator

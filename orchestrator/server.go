@@ -30,7 +30,7 @@ const (
 
 // A Server is an orchestrator.
 type Server struct {
-	host    ssh.Signer
+	hosts   hostKeys
 	config  *ssh.ServerConfig
 	policy  access.Policy
 	sources *access.Sources
@@ -61,11 +61,11 @@ type Options struct {
 // New returns a server whose state is in dir. On a first start it makes dir, the
 // host key and authorized_keys.
 func New(dir string, o Options) (*Server, error) {
-	host, err := openState(dir)
+	hosts, err := openState(dir)
 	if err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
-	s := &Server{host: host, log: o.Log, trace: o.Trace, state: dir, authorities: o.Authorities}
+	s := &Server{hosts: hosts, log: o.Log, trace: o.Trace, state: dir, authorities: o.Authorities}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -82,12 +82,16 @@ func New(dir string, o Options) (*Server, error) {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
 	s.dir = newLocalDirectory()
-	s.config = door.Config(host, s.authenticate)
+	s.config = door.Config(hosts[0], s.authenticate)
+	for _, k := range hosts.shown() {
+		s.config.AddHostKey(k)
+	}
 	return s, nil
 }
 
-// HostKey returns the key by which clients know the server.
-func (s *Server) HostKey() ssh.PublicKey { return s.host.PublicKey() }
+// HostKey returns the key by which clients know the server, the first if it has
+// several.
+func (s *Server) HostKey() ssh.PublicKey { return s.hosts[0].PublicKey() }
 
 // loginKey is the key of the *access.Login in ssh.Permissions.ExtraData.
 type loginKey struct{}

@@ -23,16 +23,47 @@ const (
 	sourcesFile        = "sources"
 )
 
-// openState makes in dir what a first start needs, and returns the host key.
-func openState(dir string) (ssh.Signer, error) {
+// openState makes in dir what a first start needs, and returns the host keys: the
+// one of hostKeyFile first, then those of other files ssh_host_*_key by name.
+func openState(dir string) (hostKeys, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	host, err := hostKey(filepath.Join(dir, hostKeyFile))
+	first := filepath.Join(dir, hostKeyFile)
+	host, err := hostKey(first)
 	if err != nil {
 		return nil, err
 	}
-	return host, access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile))
+	hosts := hostKeys{host}
+	others, err := filepath.Glob(filepath.Join(dir, "ssh_host_*_key"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range others {
+		if path == first {
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		k, err := parseHostKey(path, b)
+		if err != nil {
+			return nil, err
+		}
+		if hosts.find(k.PublicKey().Marshal()) == nil {
+			hosts = append(hosts, k)
+		}
+	}
+	return hosts, access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile))
+}
+
+func parseHostKey(path string, b []byte) (ssh.Signer, error) {
+	s, err := ssh.ParsePrivateKey(b)
+	if err != nil {
+		return nil, fmt.Errorf("host key %s: %w", path, err)
+	}
+	return s, nil
 }
 
 // hostKey reads the host key, or makes one if there is none.
@@ -44,11 +75,7 @@ func hostKey(path string) (ssh.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := ssh.ParsePrivateKey(b)
-	if err != nil {
-		return nil, fmt.Errorf("host key %s: %w", path, err)
-	}
-	return s, nil
+	return parseHostKey(path, b)
 }
 
 // makeHostKey writes a new key and returns it. The key appears under its name as

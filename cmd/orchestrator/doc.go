@@ -133,6 +133,18 @@
 // again, with 2 if they were misused, and with 127 if there is no such command. Busy
 // is "Resource temporarily unavailable" in 9P2000 and SFTP, and EAGAIN in 9P2000.L.
 //
+// # Host keys
+//
+// Every file ssh_host_*_key of the state directory is a host key, read at the start. A
+// client is shown one of the type that it asks for: of several, ssh_host_ed25519_key
+// and then the first by name. After a login stock ssh learns the others and forgets
+// those that are gone (UpdateHostKeys); 9ci does not, and takes lines of known_hosts. So
+// a key is changed without a warning to anybody:
+//
+//	ssh-keygen -t ed25519 -N '' -f ssh_host_ed25519_next_key     and start again
+//	for s in '' .pub; do mv ssh_host_ed25519_next_key$s ssh_host_ed25519_key$s; done
+//	                                     weeks later, and start again
+//
 // # Log
 //
 // The log is on standard error, a line of attr=value for each event: time, level, msg
@@ -225,6 +237,7 @@
 // # Files
 //
 //	ssh_host_ed25519_key ssh_host_ed25519_key.pub
+//	ssh_host_*_key                    others
 //	authorized_keys
 //	revoked sources                   if there are any
 //
