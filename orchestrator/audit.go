@@ -150,6 +150,11 @@ func (s *Server) refusedLogin(addr net.Addr, err error) {
 		s.metrics.refusals.WithLabelValues("login").Inc()
 		s.audit.ofStranger(addr, "refuse", "", slog.String("what", "login"), slog.String("err", "not logged in within the time that there is"))
 		return
+	case errors.Is(err, errNotSSH):
+		s.metrics.logins.WithLabelValues("left").Inc()
+		s.metrics.refusals.WithLabelValues("login").Inc()
+		s.audit.ofStranger(addr, "refuse", "", slog.String("what", "login"), slog.String("err", errNotSSH.Error()))
+		return
 	case !errors.As(err, &auth):
 		s.metrics.logins.WithLabelValues("left").Inc()
 		s.log.Debug("login", "addr", addr.String(), "err", err)
