@@ -54,6 +54,8 @@ type client struct {
 	batches []batch
 	credit  int
 	held    int
+
+	countedFids, countedTags int // what the Quota has of them
 }
 
 // A batch is what a burst has for one session.
@@ -97,6 +99,15 @@ type mount struct {
 	qids []byte // of the names below the base of the root it was found from; the last is the backend's own
 }
 
+// salt returns what the qid.paths of m are rewritten with; m is nil in the local
+// tree.
+func (m *mount) salt() uint64 {
+	if m == nil {
+		return 0
+	}
+	return m.b.salt
+}
+
 // A fid is a client's. It is forwarded as n of session s.
 type fid struct {
 	s    *session
@@ -106,6 +117,7 @@ type fid struct {
 	path  []string // in the local tree; of a backend's fid where that is bound
 	m     *mount   // nil for a local one
 	depth int      // names below the mount
+	below []string // the first maxLocal of them
 
 	dir      bool // open, and a directory
 	unbound  bool // its walk failed or was flushed
@@ -190,9 +202,37 @@ func (c *client) read() error {
 	}
 }
 
+// count keeps the Quota up to date. c.mu is held.
+func (c *client) count() {
+	if q := c.srv.Quota; q != nil {
+		q.fids.Add(int64(len(c.fids) - c.countedFids))
+		q.requests.Add(int64(len(c.tags) - c.countedTags))
+		c.countedFids, c.countedTags = len(c.fids), len(c.tags)
+	}
+}
+
+// spent reports whether the client's requester may have no more fids, or requests
+// under way, at a session of m. c.mu is held.
+func (c *client) spent(m *mount, s *session, fid bool) bool {
+	q := c.srv.Quota
+	if q == nil || m == nil {
+		return false
+	}
+	fids, requests := q.fids.Load(), q.requests.Load()
+	switch {
+	case requests >= quotaRequests:
+		return true
+	case m.b.Own:
+		return false
+	}
+	return fid && fids >= fairFids && s.fids.InUse() >= crowdedFids ||
+		requests >= fairRequests && s.underWay() >= crowdedRequests
+}
+
 // send moves replies to out and has them written.
 func (c *client) send() {
 	c.mu.Lock()
+	c.count()
 	if c.closed {
 		c.mu.Unlock()
 		return
@@ -333,6 +373,7 @@ func (c *client) reset() {
 		}
 	}
 	c.fids, c.tags, c.mounts, c.local, c.roots = nil, nil, nil, nil, nil
+	c.count()
 	c.epoch++
 	c.credit, c.held, c.unsent = 0, 0, nil
 	c.mu.Unlock()
@@ -346,7 +387,6 @@ func (c *client) reset() {
 		}
 	}
 	for _, m := range mounts {
-		m.s.mounted(-1)
 		m.s.clunk(m.n)
 	}
 	if local != nil {

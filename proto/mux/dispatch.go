@@ -92,6 +92,10 @@ func (c *client) request(frame []byte) {
 		}
 	}
 	clunks := typ == plan9.Tclunk || typ == plan9.Tremove
+	if !clunks && c.spent(f.m, f.s, false) {
+		c.fail(tag, wire.ErrTooMuch)
+		return
+	}
 	if err := f.s.add(p); err != nil {
 		if clunks && err == errLost {
 			delete(c.fids, number)
@@ -240,7 +244,7 @@ func (c *client) answer(p *pending, frame []byte) {
 		c.fail(p.ctag, errLost)
 		return
 	}
-	if len(frame) > int(c.msize) || p.f != nil && saltQids(frame, p.f.dir, p.f.s.salt) != nil ||
+	if len(frame) > int(c.msize) || p.f != nil && saltQids(frame, p.f.dir, p.f.m.salt()) != nil ||
 		p.credit > 0 && !failed && len(frame) > p.credit+wire.IOHeader {
 		c.fail(p.ctag, fs.ErrIO)
 		return
@@ -267,7 +271,7 @@ func (c *client) undo(p *pending) {
 func (c *client) unbind(p *pending) {
 	f := p.f
 	if p.same != nil { // the walk was of a fid to itself, which stays as it was
-		f.path, f.depth = p.same.path, p.same.depth
+		f.path, f.depth, f.below = p.same.path, p.same.depth, p.same.below
 		return
 	}
 	f.unbound = true

@@ -26,6 +26,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"9ci/fs"
 	"9ci/proto/internal/wire"
@@ -42,6 +43,10 @@ type Server struct {
 	// client's where the connection is no Unix socket, and its Trace gets
 	// the messages of the client. Its Log is not used.
 	Local *ninep.Server
+
+	// Quota is that of the client's requester; nil: it may have what each of its
+	// clients may.
+	Quota *Quota
 
 	// Find returns the backend that is bound at a path, or nil. The path is
 	// the names below the root that an attach with an empty aname gets; they
@@ -64,6 +69,26 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 	return err
 }
 
+// A Quota is what one requester has, by all its clients together. The zero Quota
+// has nothing.
+type Quota struct{ fids, requests atomic.Int64 }
+
+// Limits of a Quota. A session that several requesters share is crowded when it has
+// half of what a server of package ninep grants one connection. From then on it
+// takes no more from a requester that has over a fair share, so that one that comes
+// later gets its own.
+const (
+	quotaFids     = 1 << 15
+	quotaRequests = 1 << 12
+
+	crowdedFids     = 1 << 15
+	crowdedRequests = 1 << 11
+	fairFids        = 1 << 10
+	fairRequests    = 1 << 6
+)
+
+func (q *Quota) full() bool { return q != nil && q.fids.Load() >= quotaFids }
+
 // A Backend is another server's tree. It dials its sessions when they are needed,
 // and again after they were lost. Any number of Servers may share one.
 type Backend struct {
@@ -71,13 +96,27 @@ type Backend struct {
 	// It is set before the Backend is used.
 	ReadOnly bool
 
-	dial  func(ctx context.Context, d ninep.Dialect) (io.ReadWriteCloser, error)
+	// Own says that the sessions are of one requester alone. It is set before
+	// the Backend is used.
+	Own bool
+
+	// Local reports whether the Server's local tree has what is at a path below
+	// the Backend's root, in place of the Backend. It is asked for paths of up to
+	// maxLocal names, and must not block. It is set before the Backend is used.
+	Local func(path []string) bool
+
 	aname string
 	salt  uint64 // tells the qid.paths of backends apart
+	*sessions
+}
 
-	mu       sync.Mutex // guards what follows
-	sessions map[ninep.Dialect]*dialled
-	closed   bool
+// sessions are those of one server, which the Backends of its trees share.
+type sessions struct {
+	dial func(ctx context.Context, d ninep.Dialect) (io.ReadWriteCloser, error)
+
+	mu     sync.Mutex // guards what follows
+	all    map[ninep.Dialect]*dialled
+	closed bool
 }
 
 // A dialled is a session, or will be.
@@ -94,20 +133,29 @@ type dialled struct {
 // wait too. Clients get its error, and fs.ErrIO with it. The connections are the
 // Backend's to close.
 func NewBackend(dial func(context.Context, ninep.Dialect) (io.ReadWriteCloser, error), aname string) *Backend {
-	return &Backend{
-		dial: dial, aname: aname, salt: rand.Uint64() & (1<<56 - 1),
-		sessions: make(map[ninep.Dialect]*dialled),
-	}
+	return newBackend(aname, &sessions{dial: dial, all: make(map[ninep.Dialect]*dialled)})
+}
+
+func newBackend(aname string, s *sessions) *Backend {
+	return &Backend{aname: aname, salt: rand.Uint64() & (1<<56 - 1), sessions: s}
+}
+
+// At returns the tree that aname names at b's server. It has the sessions of b,
+// which the Close of either ends, and what is set of b.
+func (b *Backend) At(aname string) *Backend {
+	a := newBackend(aname, b.sessions)
+	a.ReadOnly, a.Own, a.Local = b.ReadOnly, b.Own, b.Local
+	return a
 }
 
 // Close ends the sessions, and blocks until they have ended. Requests on what
 // clients have open there fail, and so do new walks, with fs.ErrIO. It returns
 // nil.
-func (b *Backend) Close() error {
+func (b *sessions) Close() error {
 	b.mu.Lock()
 	b.closed = true
 	var all []*dialled
-	for _, d := range b.sessions {
+	for _, d := range b.all {
 		all = append(all, d)
 	}
 	b.mu.Unlock()
@@ -119,31 +167,17 @@ func (b *Backend) Close() error {
 	return nil
 }
 
-// CloseIdle ends a session that no client has anything open or walked to in, and
-// reports whether there was one. It is dialled again when a client needs it; a
-// client that needs it at that very moment gets fs.ErrBusy.
-func (b *Backend) CloseIdle() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, d := range b.sessions {
-		if !d.over() && d.up() && d.s.hangup() {
-			return true
-		}
-	}
-	return false
-}
-
 // session returns the session of dialect d, for which several clients may wait.
-func (b *Backend) session(ctx context.Context, d ninep.Dialect) (*session, error) {
+func (b *sessions) session(ctx context.Context, d ninep.Dialect) (*session, error) {
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()
 		return nil, fmt.Errorf("backend is closed: %w", fs.ErrIO)
 	}
-	ds := b.sessions[d]
+	ds := b.all[d]
 	if ds == nil || ds.over() {
 		ds = &dialled{ready: make(chan struct{})}
-		b.sessions[d] = ds
+		b.all[d] = ds
 		go func() { // outlives the client that asked first: others wait for it too
 			ds.s, ds.err = b.open(context.WithoutCancel(ctx), d)
 			close(ds.ready)
@@ -155,16 +189,6 @@ func (b *Backend) session(ctx context.Context, d ninep.Dialect) (*session, error
 		return ds.s, ds.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	}
-}
-
-// up reports whether the session has been dialled.
-func (ds *dialled) up() bool {
-	select {
-	case <-ds.ready:
-		return true
-	default:
-		return false
 	}
 }
 
@@ -186,12 +210,12 @@ func (ds *dialled) over() bool {
 	}
 }
 
-func (b *Backend) open(ctx context.Context, d ninep.Dialect) (*session, error) {
+func (b *sessions) open(ctx context.Context, d ninep.Dialect) (*session, error) {
 	rwc, err := b.dial(ctx, d)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", fs.ErrIO, err)
 	}
-	return openSession(ctx, rwc, d, wire.MaxMsize, b.salt)
+	return openSession(ctx, rwc, d, wire.MaxMsize)
 }
 
 // local starts the session of one client with the local tree.
@@ -203,7 +227,7 @@ func (s *Server) local(ctx context.Context, d ninep.Dialect, msize uint32, peer 
 		srv.Serve(ctx, far)
 		close(ended)
 	}()
-	l, err := openSession(ctx, near, d, msize, 0)
+	l, err := openSession(ctx, near, d, msize)
 	if err != nil {
 		near.Close()
 		<-ended
@@ -211,10 +235,7 @@ func (s *Server) local(ctx context.Context, d ninep.Dialect, msize uint32, peer 
 	return l, ended, err
 }
 
-var (
-	errLost = fmt.Errorf("backend is gone: %w", fs.ErrIO)
-	errIdle = fmt.Errorf("backend was idle: %w", fs.ErrBusy)
-)
+var errLost = fmt.Errorf("backend is gone: %w", fs.ErrIO)
 
 // isError reports whether typ tells of an error.
 func isError(typ uint8) bool { return typ == plan9.Rerror || typ == wire.Rlerror }

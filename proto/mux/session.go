@@ -20,7 +20,6 @@ type session struct {
 	rwc     io.ReadWriteCloser
 	dialect ninep.Dialect
 	msize   uint32
-	salt    uint64
 	out     *wire.Sender
 	done    chan struct{} // closed by read when the session is over
 	wake    chan struct{} // has a value when out has more to flush
@@ -30,8 +29,6 @@ type session struct {
 	pending []*pending // by tag
 	tags    []uint16   // free ones below len(pending)
 	over    bool
-	idle    bool // over because nobody used it
-	mounts  int  // fids that are the roots of clients' mounts
 }
 
 // A pending is a request that a session has not answered.
@@ -66,9 +63,9 @@ const sessionBuffer = 32 << 10
 // maxPending leaves tags for the flushes of what is pending.
 const maxPending = 30000
 
-func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, msize uint32, salt uint64) (*session, error) {
+func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, msize uint32) (*session, error) {
 	s := &session{
-		rwc: rwc, dialect: d, msize: wire.MaxVersion, salt: salt, out: wire.NewSender(rwc),
+		rwc: rwc, dialect: d, msize: wire.MaxVersion, out: wire.NewSender(rwc),
 		done: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 	stop := context.AfterFunc(ctx, func() { rwc.Close() })
@@ -107,25 +104,11 @@ func (s *session) close() {
 	<-s.done
 }
 
-// hangup closes the session if no client has a fid of it but the root of a mount.
-// The next walk of such a client dials anew.
-func (s *session) hangup() bool {
-	s.mu.Lock()
-	// A fid that is about to be used is taken before its request is added.
-	s.idle = !s.over && len(s.pending) == len(s.tags) && s.fids.InUse() == s.mounts
-	idle := s.idle
-	s.mu.Unlock()
-	if idle {
-		s.close()
-	}
-	return idle
-}
-
-// mounted counts the roots of clients' mounts.
-func (s *session) mounted(n int) {
+// underWay returns how many requests have no answer.
+func (s *session) underWay() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mounts += n
+	return len(s.pending) - len(s.tags)
 }
 
 // add gives p a tag. It refuses a client's request when the tags that are left are
@@ -133,9 +116,6 @@ func (s *session) mounted(n int) {
 func (s *session) add(p *pending) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.idle {
-		return errIdle
-	}
 	if s.over {
 		return errLost
 	}

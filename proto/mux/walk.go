@@ -21,10 +21,14 @@ type place struct {
 	m     *mount   // of a backend, unless it is only known by its Backend
 	b     *Backend // nil in the local tree
 	depth int      // names below the mount
+	below []string // the first maxLocal of them
 }
 
+// maxLocal is how many names below a Backend's root Backend.Local is asked about.
+const maxLocal = 3
+
 func (f *fid) place() place {
-	p := place{path: f.path, m: f.m, depth: f.depth}
+	p := place{path: f.path, m: f.m, depth: f.depth, below: f.below}
 	if f.m != nil {
 		p.b = f.m.b
 	}
@@ -37,9 +41,16 @@ func (c *client) step(p place, root *root, name string) (next place, crossed boo
 	if p.b != nil {
 		switch {
 		case name != "..":
+			if p.depth < maxLocal {
+				p.below = append(slices.Clip(p.below), name)
+				if p.b.Local != nil && p.b.Local(p.below) {
+					return place{path: slices.Concat(p.path, p.below)}, true
+				}
+			}
 			p.depth++
 		case p.depth > 0:
 			p.depth--
+			p.below = p.below[:min(p.depth, len(p.below))]
 		default:
 			// Above a backend's root is what is above its directory.
 			return place{path: p.path[:len(p.path)-1]}, true
@@ -84,7 +95,7 @@ func (c *client) walk(frame []byte, f *fid) {
 	case old != nil || newfid == plan9.NOFID:
 		c.fail(tag, wire.ErrFidInUse)
 		return
-	case len(c.fids) >= maxFids:
+	case len(c.fids) >= maxFids || c.srv.Quota.full():
 		c.fail(tag, wire.ErrTooMuch)
 		return
 	}
@@ -100,7 +111,7 @@ func (c *client) walk(frame []byte, f *fid) {
 	w := &pending{typ: plan9.Twalk, c: c, epoch: c.epoch, ctag: tag, newfid: newfid}
 	switch {
 	case crossings == 0 && newfid == number:
-		w.f, w.same = f, &fid{path: f.path, depth: f.depth}
+		w.f, w.same = f, &fid{path: f.path, depth: f.depth, below: f.below}
 		c.forwardWalk(w, f.s, f.n, names, p)
 	case crossings == 0:
 		w.f = &fid{root: f.root}
@@ -137,14 +148,18 @@ func (c *client) forwardWalk(w *pending, s *session, from uint32, names []string
 		n = s.fids.New()
 	}
 	w.names = len(names)
-	if err := s.add(w); err != nil {
+	err := error(wire.ErrTooMuch)
+	if !c.spent(p.m, s, w.same == nil) {
+		err = s.add(w)
+	}
+	if err != nil {
 		if w.same == nil {
 			s.fids.Free(n)
 		}
 		c.fail(w.ctag, err)
 		return
 	}
-	w.f.s, w.f.n, w.f.path, w.f.m, w.f.depth = s, n, p.path, p.m, p.depth
+	w.f.s, w.f.n, w.f.path, w.f.m, w.f.depth, w.f.below = s, n, p.path, p.m, p.depth, p.below
 	c.fids[w.newfid] = w.f
 	c.tags[w.ctag] = &request{p: w}
 	c.forward(w, walkFrame(from, n, names))
@@ -182,7 +197,7 @@ func (c *client) walked(p *pending, frame []byte) (answered bool) {
 	b = le.AppendUint16(b, uint16(len(p.prefix)/qidSize+got))
 	b = append(b, p.prefix...)
 	if !failed {
-		saltQids(frame, false, p.f.s.salt)
+		saltQids(frame, false, p.f.m.salt())
 		b = append(b, frame[wire.HeaderSize+2:]...)
 	}
 	c.say(wire.End(b, 0))
@@ -219,7 +234,7 @@ func (c *client) walkSlowly(tag uint16, f *fid, newfid uint32, names []string) {
 			if same {
 				nf.s.clunk(nf.n)
 			}
-			nf.s, nf.n, nf.path, nf.m, nf.depth, w.owned = w.s, w.n, w.place.path, w.place.m, w.place.depth, false
+			nf.s, nf.n, nf.path, nf.m, nf.depth, nf.below, w.owned = w.s, w.n, w.place.path, w.place.m, w.place.depth, w.place.below, false
 		}
 		w.drop()
 		switch {
@@ -293,7 +308,7 @@ func (w *walker) walk(ctx context.Context, names []string) error {
 			if err := w.hop(ctx, part[:k-1]); err != nil {
 				return err
 			}
-			n, qids, err := w.c.call(ctx, w.c.localSession(), w.root.n, next.path[len(w.root.base):])
+			n, qids, err := w.c.call(ctx, w.c.localSession(), 0, w.root.n, next.path[len(w.root.base):])
 			if err != nil {
 				return err
 			}
@@ -314,7 +329,7 @@ func (w *walker) walk(ctx context.Context, names []string) error {
 			if err != nil {
 				return err
 			}
-			n, _, err := w.c.call(ctx, m.s, m.n, nil)
+			n, _, err := w.c.call(ctx, m.s, m.salt(), m.n, nil)
 			if err != nil {
 				return err
 			}
@@ -335,7 +350,7 @@ func (w *walker) hop(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	n, qids, err := w.c.call(ctx, w.s, w.n, names)
+	n, qids, err := w.c.call(ctx, w.s, w.place.m.salt(), w.n, names)
 	w.qids = append(w.qids, qids...)
 	if err != nil {
 		return err
@@ -344,9 +359,9 @@ func (w *walker) hop(ctx context.Context, names []string) error {
 	return nil
 }
 
-// call walks from a fid of s to a new one. The qids are those of the names
-// that were there; only if all were, n is the new fid.
-func (c *client) call(ctx context.Context, s *session, from uint32, names []string) (n uint32, qids []byte, err error) {
+// call walks from a fid of s to a new one. The qids, which it salts, are those of
+// the names that were there; only if all were, n is the new fid.
+func (c *client) call(ctx context.Context, s *session, salt uint64, from uint32, names []string) (n uint32, qids []byte, err error) {
 	if s == nil {
 		return 0, nil, errLost
 	}
@@ -363,7 +378,7 @@ func (c *client) call(ctx context.Context, s *session, from uint32, names []stri
 		}
 		return 0, nil, err
 	}
-	saltQids(rx, false, s.salt)
+	saltQids(rx, false, salt)
 	qids = rx[wire.HeaderSize+2:]
 	if len(qids) < qidSize*len(names) {
 		s.fids.Free(n)
@@ -416,7 +431,7 @@ func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
 		return nil, err
 	}
 	// The qids of the way there, for walks that are only forwarded.
-	n, qids, err := c.call(ctx, local, r.n, p.path[len(r.base):])
+	n, qids, err := c.call(ctx, local, 0, r.n, p.path[len(r.base):])
 	if err != nil {
 		return nil, err
 	}
@@ -434,7 +449,7 @@ func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
 		}
 		return nil, err
 	}
-	saltQids(rx, false, s.salt)
+	saltQids(rx, false, m.salt())
 	m.qids = append(qids[:len(qids)-qidSize:len(qids)-qidSize], rx[wire.HeaderSize:][:qidSize]...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -448,10 +463,8 @@ func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
 	}
 	key := mountKey{r, strings.Join(p.path, "/")}
 	if old := c.mounts[key]; old != nil { // its session is over, or its backend another
-		old.s.mounted(-1)
 		old.s.clunk(old.n)
 	}
-	s.mounted(1)
 	c.mounts[key] = m
 	p.m = m
 	return m, nil
@@ -506,7 +519,7 @@ func (c *client) attach(frame []byte) {
 		}
 		n := uint32(0)
 		if err == nil {
-			n, _, err = c.call(ctx, s, r.n, nil)
+			n, _, err = c.call(ctx, s, 0, r.n, nil)
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
