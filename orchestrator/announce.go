@@ -44,7 +44,10 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		if len(c.members) >= maxMembers {
 			return nil, fmt.Errorf("a connection exports %d trees at most", maxMembers)
 		}
-		m = &member{name: a.Name, key: c.login.String(), conn: c, exporter: e, several: len(a.Namespaces) > 1}
+		m = &member{name: a.Name, key: c.login.String(), conn: c, exporter: e}
+	}
+	if len(a.Namespaces) > 1 {
+		m.several.Store(true)
 	}
 	key, err := c.signer(a)
 	if err != nil {
@@ -63,6 +66,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	}
 	c.members[a.Name] = m
 	for _, sh := range fresh {
+		context.AfterFunc(sh.ctx, func() { m.leave(sh.ns) })
 		c.audit(slog.LevelInfo, "join", sh.shared()...)
 		c.wg.Go(func() {
 			sh.follow() // until it leaves

@@ -1,18 +1,12 @@
 package orchestrator
 
 import (
-	"context"
 	"io"
-	"maps"
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"9ci/orchestrator/access"
-	"9ci/orchestrator/internal/wire"
 	"9ci/proto/mux"
-	"9ci/proto/ninep"
 )
 
 // Proto/mux forwards a 9P session's messages for an executor's tree as they are:
@@ -21,79 +15,9 @@ import (
 // an export by stock ssh: it does not learn the requester, so the mux itself keeps
 // other keys than the exporter's from writing there.
 
-// A backend is what the sessions of one key have in common at one share: a
-// connection to the executor for each dialect.
-type backend struct {
-	*mux.Backend
-	refs int // sessions that hold it; guarded by backends' mu
-}
-
-// backends are the backends of one share.
-type backends struct {
-	mu    sync.Mutex          // guards what follows
-	byKey map[string]*backend // by the identity and the key of the login
-}
-
 // backendKey tells apart the logins that an executor tells apart: several keys may
 // have certificates of one identity.
 func backendKey(l *access.Login) string { return l.String() + " " + l.Owner() }
-
-// hold returns the backend of a login. The session must call letGo.
-func (sh *share) hold(l *access.Login) *backend {
-	key := backendKey(l)
-	sh.backends.mu.Lock()
-	defer sh.backends.mu.Unlock()
-	b := sh.backends.byKey[key]
-	if b == nil {
-		dial := func(ctx context.Context, _ ninep.Dialect) (io.ReadWriteCloser, error) { return sh.dial(ctx, l) }
-		b = &backend{Backend: mux.NewBackend(dial, sh.ns)}
-		b.ReadOnly = !sh.m.ownedBy(l) // an executor takes commands from its owner alone
-		if sh.backends.byKey == nil {
-			sh.backends.byKey = map[string]*backend{}
-		}
-		sh.backends.byKey[key] = b
-		sh.m.conn.backends.Store(b, nil)
-	}
-	b.refs++
-	return b
-}
-
-// letGo undoes hold. The last letGo closes the backend's connections.
-func (sh *share) letGo(l *access.Login, b *backend) {
-	sh.backends.mu.Lock()
-	b.refs--
-	last := b.refs == 0
-	if key := backendKey(l); last && sh.backends.byKey[key] == b {
-		delete(sh.backends.byKey, key)
-	}
-	sh.backends.mu.Unlock()
-	if last {
-		sh.m.conn.backends.Delete(b)
-		b.Close()
-	}
-}
-
-// dial opens a connection to the share's executor for a backend. The connection
-// ends with the share.
-func (sh *share) dial(ctx context.Context, l *access.Login) (io.ReadWriteCloser, error) {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	defer context.AfterFunc(sh.ctx, cancel)()
-	msg := sh.m.message(sh.ns, l)
-	ch, err := sh.m.conn.dialAnyway(ctx, wire.ChannelExport, ssh.Marshal(&msg))
-	if err != nil {
-		err = sh.m.fail(err)
-		sh.judge(err)
-		return nil, err
-	}
-	w := &watchedConn{ReadWriteCloser: ch, suspect: sh.m.conn.suspect}
-	w.first = time.AfterFunc(openTimeout, func() {
-		sh.judge(errSilent)
-		ch.Close()
-	})
-	w.stop = context.AfterFunc(sh.ctx, func() { ch.Close() })
-	return w, nil
-}
 
 // A watchedConn is a connection to an executor that is expected to answer. It is
 // closed if nothing has been read from it openTimeout after its dial. After that,
@@ -102,11 +26,20 @@ func (sh *share) dial(ctx context.Context, l *access.Login) (io.ReadWriteCloser,
 type watchedConn struct {
 	io.ReadWriteCloser
 	suspect func()
-	stop    func() bool
 	first   *time.Timer // closes it unless something is read
 
 	mu      sync.Mutex  // guards waiting
 	waiting *time.Timer // runs while something was written and nothing read since
+}
+
+func newWatchedConn(ch io.ReadWriteCloser, m *member) *watchedConn {
+	return &watchedConn{
+		ReadWriteCloser: ch, suspect: m.conn.suspect,
+		first: time.AfterFunc(openTimeout, func() {
+			m.judge(errSilent)
+			ch.Close()
+		}),
+	}
 }
 
 func (w *watchedConn) Write(p []byte) (int, error) {
@@ -138,23 +71,13 @@ func (w *watchedConn) rest() {
 }
 
 func (w *watchedConn) Close() error {
-	w.stop()
 	w.first.Stop()
 	w.rest()
 	return w.ReadWriteCloser.Close()
 }
 
 // A forwarder finds the backends of one session.
-type forwarder struct {
-	v    *view
-	mu   sync.Mutex // guards held
-	held map[*share]*backend
-	l    *access.Login // of the session
-}
-
-func newForwarder(v *view) *forwarder {
-	return &forwarder{v: v, held: map[*share]*backend{}, l: v.c.login}
-}
+type forwarder struct{ v *view }
 
 // find returns the backend at a path of the mux's tree that ends in n/<executor>,
 // or nil.
@@ -169,50 +92,18 @@ func (f *forwarder) find(path []string) *mux.Backend {
 	if _, ok := sh.m.exporter.(reverseExport); !ok {
 		return nil
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.held == nil {
+	r := f.v.reader(sh.m)
+	if r == nil {
 		return nil // closed
 	}
-	b := f.held[sh]
-	if b == nil {
-		b = sh.hold(f.l)
-		f.held[sh] = b
-	}
-	return b.Backend
-}
-
-// close lets go of all backends: the session has ended.
-func (f *forwarder) close() {
-	f.mu.Lock()
-	held := f.held
-	f.held = nil
-	f.mu.Unlock()
-	for sh, b := range held {
-		sh.letGo(f.l, b)
-	}
+	return r.at(sh.ns)
 }
 
 // abandon gives up executors that keep the session from ending: they have not
-// answered its flushes. Other sessions of the same key attach there anew.
+// answered its flushes. Other sessions attach there anew.
 func (f *forwarder) abandon() {
-	f.mu.Lock()
-	held := maps.Clone(f.held)
-	f.mu.Unlock()
-	for sh, b := range held {
-		sh.unlist(b)
-		b.Close()
-	}
-}
-
-// unlist keeps hold from finding b again.
-func (sh *share) unlist(b *backend) {
-	sh.backends.mu.Lock()
-	defer sh.backends.mu.Unlock()
-	for key, x := range sh.backends.byKey {
-		if x == b {
-			delete(sh.backends.byKey, key)
-		}
+	for _, r := range f.v.held() {
+		r.reset()
 	}
 }
 

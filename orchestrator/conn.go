@@ -39,7 +39,10 @@ type conn struct {
 
 	suspects chan struct{} // asks keepalive for a probe out of turn
 
-	backends sync.Map // the keys are the *backends of all that it exports
+	readersMu  sync.Mutex     // guards what follows, and the readers of members
+	seats      int            // readers that have channels of their own
+	carriedAll int            // connections to the executor's own SSH server,
+	carried    map[string]int // by requester
 
 	proofs int // of host keys that it asked for
 
@@ -233,48 +236,28 @@ func (c *conn) request(ctx context.Context, r *ssh.Request) {
 // until the channel is closed or, if the client never answers, until the
 // connection ends.
 func (c *conn) dial(ctx context.Context, kind string, payload []byte) (ssh.Channel, error) {
+	return c.dialThen(ctx, kind, payload, func() {})
+}
+
+// dialThen is dial that calls done when it gives the slot back.
+func (c *conn) dialThen(ctx context.Context, kind string, payload []byte, done func()) (ssh.Channel, error) {
 	slots := c.out
 	if kind == wire.ChannelDoor {
 		slots = c.doors
 	}
 	if !slots.Take() {
+		done()
 		c.s.metrics.busy.WithLabelValues("executor").Inc()
 		return nil, wire.ErrBusy
 	}
-	return c.opened(ctx, kind, payload, slots)
-}
-
-// dialAnyway is dial that makes room: if all slots are taken, it ends a channel
-// that no client has a file in, and waits for its slot. So more keys than there
-// are slots can read one executor, one after the other.
-func (c *conn) dialAnyway(ctx context.Context, kind string, payload []byte) (ssh.Channel, error) {
-	ch, err := c.dial(ctx, kind, payload)
-	if !errors.Is(err, wire.ErrBusy) || !c.closeIdle() {
-		return ch, err
-	}
-	if !c.out.Await(ctx) {
-		return nil, wire.ErrBusy
-	}
-	return c.opened(ctx, kind, payload, c.out)
-}
-
-// opened opens a channel that has one of the slots.
-func (c *conn) opened(ctx context.Context, kind string, payload []byte, slots wire.Slots) (ssh.Channel, error) {
-	ch, err := wire.OpenChannel(ctx, c.ssh, kind, payload, slots.Give)
+	ch, err := wire.OpenChannel(ctx, c.ssh, kind, payload, func() {
+		slots.Give()
+		done()
+	})
 	if err != nil {
 		return nil, err
 	}
 	return &meter{Channel: ch, traffic: c.s.metrics.executor}, nil
-}
-
-// closeIdle ends a connection of a backend that no client uses, and reports
-// whether there was one.
-func (c *conn) closeIdle() (found bool) {
-	c.backends.Range(func(b, _ any) bool {
-		found = b.(*backend).CloseIdle()
-		return !found
-	})
-	return found
 }
 
 // errSilent is the error of an executor that does not answer in time.

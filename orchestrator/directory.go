@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,8 +76,9 @@ type member struct {
 	key      string // the identity that announced it
 	conn     *conn
 	exporter exporter
-	several  bool // it announced more than one namespace at first
-	watched  watchLink
+	several  atomic.Bool        // it has announced more than one namespace: its root has them
+	readers  map[string]*reader // that sessions hold, by backendKey, "" the orchestrator's own; guarded by conn.readersMu
+	silent   atomic.Int64       // when the executor last did not answer, in Unix ns; 0 once it has
 
 	announced atomic.Pointer[announced]
 	shares    map[string]*share // by namespace; the directory's
@@ -99,13 +101,14 @@ func (m *member) ownedBy(l *access.Login) bool {
 
 // A share is what one member shows in one namespace.
 type share struct {
-	m        *member
-	ns       string
-	since    time.Time
-	ctx      context.Context // done when the share ends: readers through it are told so
-	cancel   context.CancelFunc
-	backends backends
-	silent   atomic.Int64 // when the executor last did not answer, in Unix ns; 0 once it has
+	m      *member
+	ns     string
+	since  time.Time
+	ctx    context.Context // done when the share ends: readers through it are told so
+	cancel context.CancelFunc
+
+	livesMu sync.Mutex       // guards lives
+	lives   map[string]*live // of runs' live files that are open, by path
 
 	d *localDirectory // whose mutex guards what follows
 	shareState
@@ -125,18 +128,18 @@ const muteFor = 30 * time.Second
 
 // judge notes what the error of an operation of the executor's says of it: whether
 // it answered in time. That a reader has gone says nothing.
-func (sh *share) judge(err error) {
+func (m *member) judge(err error) {
 	switch {
 	case errors.Is(err, errSilent):
-		sh.silent.Store(time.Now().UnixNano())
+		m.silent.Store(time.Now().UnixNano())
 	case !errors.Is(err, context.Canceled):
-		sh.silent.Store(0)
+		m.silent.Store(0)
 	}
 }
 
 // mute reports whether the executor did not answer of late.
-func (sh *share) mute(now time.Time) bool {
-	silent := sh.silent.Load()
+func (m *member) mute(now time.Time) bool {
+	silent := m.silent.Load()
 	return silent != 0 && now.Sub(time.Unix(0, silent)) < muteFor
 }
 

@@ -47,10 +47,14 @@
 //
 // The orchestrator opens channels of type 9p-export@9ci, each a 9P connection to the
 // export; ssh@9ci, to the executor's own SSH server; and door@9ci, which asks for the
-// way in there. All carry the name, the aname, the requester (the fingerprint of a
+// way in there. All carry the name, the namespace that will be attached ("" for any of
+// the export's), the requester (the fingerprint of a
 // key, or a principal and the fingerprint of its authority), the announcement's
 // generation, how many milliseconds the orchestrator waits for the answer, and the
-// key or certificate that logged in, by which an executor knows its owner.
+// key or certificate that logged in, by which an executor knows its owner. On one
+// connection there are 64 channels, and 256 of type door@9ci besides. The owner and
+// the first few requesters have 9p-export channels of their own; all others share
+// some, whose requester is "orchestrator".
 //
 // A client opens ssh@9ci and door@9ci too, with the namespace and the name of an
 // executor. If the client may read the namespace, the orchestrator opens the same to

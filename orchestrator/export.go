@@ -12,7 +12,6 @@ import (
 
 	"9ci/fs"
 	"9ci/orchestrator/access"
-	"9ci/orchestrator/door"
 	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
 )
@@ -146,66 +145,6 @@ func (e *stdioExport) attach(context.Context, wire.ExportMsg) (*link, error) {
 		return nil, err
 	}
 	return &link{root: l.root, done: l.done, hangup: func() {}}, nil
-}
-
-// A watchLink is the link by which the orchestrator itself reads a member's tree.
-// A member that exports several namespaces is read through its root: a channel
-// for each namespace would leave none for other requesters.
-type watchLink struct {
-	mu   sync.Mutex // guards what follows, and is held while the link is made
-	link *link
-	refs int
-}
-
-// attach returns a link to the share's tree.
-func (w *watchLink) attach(ctx context.Context, sh *share) (*link, error) {
-	if !sh.m.several {
-		return sh.m.attach(ctx, sh.ns, nil)
-	}
-	l, err := w.get(ctx, sh.m)
-	if err != nil {
-		return nil, err
-	}
-	hangup := sync.OnceFunc(func() { w.put(l) })
-	root, err := door.AsDir(fs.Walk(ctx, l.root, sh.ns))
-	if err != nil {
-		hangup()
-		return nil, err
-	}
-	return &link{root: root, done: l.done, hangup: hangup}, nil
-}
-
-func (w *watchLink) get(ctx context.Context, m *member) (*link, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.link != nil {
-		select {
-		case <-w.link.done:
-		default:
-			w.refs++
-			return w.link, nil
-		}
-	}
-	l, err := m.attach(ctx, "", nil)
-	if err != nil {
-		return nil, err
-	}
-	w.link, w.refs = l, 1
-	return l, nil
-}
-
-// put gives back a link that get returned.
-func (w *watchLink) put(l *link) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.link != l {
-		l.hangup() // it was down, and get has replaced it
-		return
-	}
-	if w.refs--; w.refs == 0 {
-		l.hangup()
-		w.link = nil
-	}
 }
 
 // A hangupCloser closes done at its Close.

@@ -287,7 +287,7 @@ func byUse(now time.Time) func(a, b run) int {
 	const passed, mute, running, queued, others = 0, 1, 2, 3, 4
 	rank := func(r run) int {
 		switch {
-		case r.status.State == "passed" && !r.share.mute(now):
+		case r.status.State == "passed" && !r.share.m.mute(now):
 			return passed
 		case r.status.State == "passed":
 			return mute
@@ -341,7 +341,7 @@ func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bo
 	runs := d.runs(ns, match)
 	now := time.Now()
 	unread := slices.DeleteFunc(slices.Clone(runs), func(r run) bool {
-		return r.key != nil || r.share.getRoot() == nil || r.share.mute(now)
+		return r.key != nil || r.share.getRoot() == nil || r.share.m.mute(now)
 	})
 	if len(unread) == 0 {
 		return runs
@@ -357,9 +357,9 @@ func withKeys(ctx context.Context, d directory, ns string, match func(r *run) bo
 	for sh, ids := range missing {
 		wg.Go(func() {
 			if sh.readKeys(ctx, ids) {
-				sh.judge(nil)
+				sh.m.judge(nil)
 			} else {
-				sh.judge(sh.m.fail(ctx.Err()))
+				sh.m.judge(sh.m.fail(ctx.Err()))
 			}
 		})
 	}

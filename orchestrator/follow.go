@@ -60,7 +60,9 @@ func (sh *share) follow() {
 
 // watch reads the share's index, and then its events until they end.
 func (sh *share) watch() error {
-	l, err := sh.m.watched.attach(sh.ctx, sh)
+	r := sh.m.hold(nil)
+	defer r.letGo()
+	l, err := r.attach(sh.ctx, sh)
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}

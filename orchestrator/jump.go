@@ -108,10 +108,17 @@ func (m *member) dialSSH(ctx context.Context, kind, ns string, l *access.Login) 
 	if _, ok := m.exporter.(reverseExport); !ok {
 		return nil, errors.New("the executor has no SSH server of its own")
 	}
+	release := func() {}
+	if kind == wire.ChannelSSH {
+		var err error
+		if release, err = m.conn.carryFor(l); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	msg := m.message(ns, l)
-	ch, err := m.conn.dial(ctx, kind, ssh.Marshal(&msg))
+	ch, err := m.conn.dialThen(ctx, kind, ssh.Marshal(&msg), release)
 	return ch, m.fail(err)
 }
 

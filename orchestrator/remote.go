@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -122,7 +123,7 @@ func (r remote) fail(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		err = r.sh.m.fail(err)
-		r.sh.judge(err)
+		r.sh.m.judge(err)
 		return err
 	case r.sh.ctx.Err() != nil:
 		return fmt.Errorf("the executor has left: %w", fs.ErrIO)
@@ -133,6 +134,7 @@ func (r remote) fail(err error) error {
 // A remoteDir is a directory of an executor's tree.
 type remoteDir struct {
 	remote
+	path   []string // below the executor, as far as isLive looks at it
 	dir    fs.Dir
 	listed atomic.Int64 // entries handed out since the listing began
 }
@@ -148,8 +150,15 @@ func (r *remoteDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 		return nil, r.fail(err)
 	}
 	sub := remote{r.v, r.sh, n}
+	path := r.path
+	if len(path) < 3 {
+		path = append(slices.Clip(path), name)
+	}
 	if d, ok := n.(fs.Dir); ok {
-		return &remoteDir{remote: sub, dir: d}, nil
+		return &remoteDir{remote: sub, path: path, dir: d}, nil
+	}
+	if isLive(path) && len(r.path) == 2 {
+		return liveNode{sub, strings.Join(path, "/")}, nil
 	}
 	return sub, nil
 }

@@ -105,8 +105,8 @@ func lookup(ctx context.Context, d directory, ns, rev string) []run {
 	// An executor that has not answered of late is asked last.
 	now := time.Now()
 	slices.SortStableFunc(all, func(a, b run) int {
-		switch mute := a.share.mute(now); {
-		case mute == b.share.mute(now):
+		switch mute := a.share.m.mute(now); {
+		case mute == b.share.m.mute(now):
 			return 0
 		case mute:
 			return 1

@@ -27,6 +27,27 @@ type testTree struct {
 	writes []string // "path: text"
 	user   fs.User  // of the last write
 	delay  func(ctx context.Context, path string) error
+	feeds  map[string]*fs.Feed // files that block, by path
+	reads  map[string]int      // of those
+}
+
+// feed gives the tree a file that blocks.
+func (t *testTree) feed(path string) *fs.Feed {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.feeds == nil {
+		t.feeds, t.reads = map[string]*fs.Feed{}, map[string]int{}
+	}
+	t.feeds[path] = &fs.Feed{}
+	t.files[path] = ""
+	return t.feeds[path]
+}
+
+// read returns how often a file that blocks has been read.
+func (t *testTree) read(path string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reads[path]
 }
 
 const (
@@ -166,7 +187,7 @@ func (f *testFile) Stat(context.Context) (fs.Stat, error) {
 	f.t.mu.Lock()
 	defer f.t.mu.Unlock()
 	st := fs.Stat{Name: path.Base(f.path), Mode: 0o444, Size: int64(len(f.t.files[f.path])), Path: testQid(f.path), ModTime: time.Unix(1, 0), Version: 1}
-	if f.path == "event" || f.path == "ctl" || f.path == "index" {
+	if f.path == "event" || f.path == "ctl" || f.path == "index" || f.t.feeds[f.path] != nil {
 		st.Version = 0
 	}
 	if f.path == "ctl" {
@@ -202,6 +223,15 @@ func (f *testFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
+	}
+	f.t.mu.Lock()
+	feed := f.t.feeds[f.path]
+	if feed != nil {
+		f.t.reads[f.path]++
+	}
+	f.t.mu.Unlock()
+	if feed != nil {
+		return feed.ReadAt(ctx, p, off)
 	}
 	if off >= int64(len(f.text)) {
 		return 0, io.EOF

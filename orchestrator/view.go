@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -25,8 +26,9 @@ type view struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu    sync.Mutex // guards peers
-	peers map[*share]*peer
+	mu      sync.Mutex // guards what follows
+	peers   map[*share]*peer
+	readers map[*member]*reader // nil once the view is closed
 }
 
 // A peer is a session's link to one executor.
@@ -37,7 +39,7 @@ type peer struct {
 }
 
 func newView(ctx context.Context, c *conn) *view {
-	v := &view{c: c, peers: map[*share]*peer{}}
+	v := &view{c: c, peers: map[*share]*peer{}, readers: map[*member]*reader{}}
 	v.ctx, v.cancel = context.WithCancel(ctx)
 	return v
 }
@@ -59,6 +61,35 @@ func (v *view) door() *door.Tree {
 func (v *view) close() {
 	v.cancel()
 	v.wg.Wait()
+	v.mu.Lock()
+	held := v.readers
+	v.readers = nil
+	v.mu.Unlock()
+	for _, r := range held {
+		r.letGo()
+	}
+}
+
+// reader returns what the session reads a member by, or nil if it has ended.
+func (v *view) reader(m *member) *reader {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.readers == nil {
+		return nil
+	}
+	r := v.readers[m]
+	if r == nil {
+		r = m.hold(v.c.login)
+		v.readers[m] = r
+	}
+	return r
+}
+
+// held returns the readers that the session holds.
+func (v *view) held() []*reader {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Collect(maps.Values(v.readers))
 }
 
 // root returns the tree of all namespaces.
@@ -124,8 +155,7 @@ func (v *view) shareAt(space []string, name string) *share {
 
 // serve9P serves the tree on rwc.
 func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
-	f := newForwarder(v)
-	defer f.close()
+	f := &forwarder{v}
 	h := &hangup{ReadWriteCloser: rwc, f: f.abandon}
 	defer h.done()
 	srv := mux.Server{Local: &ninep.Server{User: v.c.login.User(), Trace: v.c.s.trace, Attach: v.attach}, Find: f.find}
@@ -239,8 +269,14 @@ func (v *view) hold(sh *share, p *peer) {
 		defer v.mu.Unlock()
 		delete(v.peers, sh)
 	}()
-	l, err := sh.m.attach(v.ctx, sh.ns, v.c.login)
-	sh.judge(err)
+	r := v.reader(sh.m)
+	if r == nil {
+		p.err = context.Canceled
+		close(p.ready)
+		return
+	}
+	l, err := r.attach(v.ctx, sh)
+	sh.m.judge(err)
 	if err != nil {
 		p.err = err
 		close(p.ready)
