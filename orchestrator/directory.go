@@ -31,8 +31,16 @@ type directory interface {
 	// back.
 	leave(m *member, lost bool)
 
-	// namespaces returns the exported namespaces to which may agrees, sorted.
-	namespaces(may func(ns string) bool) []string
+	// namespaces returns up to n of the exported namespaces at and below a path
+	// that g may read, sorted.
+	namespaces(g access.Grant, path string, n int) []string
+
+	// next returns the names in the directory path that lead to exported
+	// namespaces which g may read, sorted.
+	next(g access.Grant, path string) []string
+
+	// exported reports whether an executor exports ns.
+	exported(ns string) bool
 
 	// size returns how many executors there are, and how many namespaces they export.
 	size() (executors, namespaces int)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -86,7 +87,7 @@ func (c *conn) jumpTo(name string) (*share, error) {
 		}
 	}
 	var found *share
-	for _, ns := range d.namespaces(g.MayRead) {
+	for _, ns := range d.namespaces(g.Grant, "", math.MaxInt) {
 		sh := d.share(ns, name)
 		if sh == nil {
 			continue

@@ -12,6 +12,7 @@ import (
 
 	"9ci/fs"
 	"9ci/fs/ci"
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -38,6 +39,7 @@ type localDirectory struct {
 	mu         sync.Mutex // guards what follows, and the state of spaces, members, shares and runs
 	lostBytes  int        // of the keys of lost runs
 	spaces     map[string]*space
+	root       branch // of the namespaces that are exported
 	held       map[heldName]holder
 	generation uint64  // of the newest announcement
 	order      uint64  // of the run learned of last
@@ -195,6 +197,7 @@ func (d *localDirectory) addShare(ctx context.Context, m *member, ns string) *sh
 	sh := &share{m: m, ns: ns, since: time.Now(), d: d, shareState: shareState{runs: map[string]*run{}}}
 	sh.ctx, sh.cancel = context.WithCancel(ctx)
 	sp.shares[m.name] = sh
+	d.root.add(ns)
 	if l := sp.lost[m.name]; l != nil && l.key == m.key { // it is back: its runs keep their places
 		d.forgetLost(sp, m.name)
 		for id, r := range l.runs {
@@ -217,6 +220,9 @@ func (d *localDirectory) drop(sh *share, lost bool) {
 	sh.cancel()
 	sp := d.spaces[sh.ns]
 	delete(sp.shares, sh.m.name)
+	if len(sp.shares) == 0 {
+		d.root.remove(sh.ns)
+	}
 	delete(sh.m.shares, sh.ns)
 	if lost {
 		d.remember(sp, sh)
@@ -289,17 +295,29 @@ func (d *localDirectory) leave(m *member, lost bool) {
 	}
 }
 
-func (d *localDirectory) namespaces(may func(ns string) bool) []string {
+func (d *localDirectory) namespaces(g access.Grant, path string, n int) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var all []string
-	for ns, sp := range d.spaces {
-		if len(sp.shares) > 0 && may(ns) {
-			all = append(all, ns)
+	all := map[string]bool{}
+	for ns := range d.root.readable(g, path) {
+		if all[ns] = true; len(all) == n {
+			break
 		}
 	}
-	slices.Sort(all)
-	return all
+	return slices.Sorted(maps.Keys(all))
+}
+
+func (d *localDirectory) next(g access.Grant, path string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(slices.Values(d.root.next(g, path)))
+}
+
+func (d *localDirectory) exported(ns string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sp := d.spaces[ns]
+	return sp != nil && len(sp.shares) > 0
 }
 
 func (d *localDirectory) size() (executors, namespaces int) {

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 
 	"9ci/fs/ci"
@@ -9,7 +10,7 @@ import (
 
 // status is the status of the root: what the session may know of the whole.
 func (v *view) status() []byte {
-	names := v.namespaces()
+	names := v.namespaces(math.MaxInt)
 	members := map[*member]bool{}
 	for _, ns := range names {
 		for _, sh := range v.c.s.dir.shares(ns) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	iofs "io/fs"
 	"slices"
-	"strings"
 
 	"9ci/fs"
 	"9ci/fs/ci"
@@ -46,10 +45,8 @@ func (p place) find(ctx context.Context, name string) (fs.Node, error) {
 		return fs.Walk(ctx, p.v.root(), home+"/"+name)
 	}
 	sub := join(p.path, name)
-	for _, ns := range p.v.namespaces() {
-		if ns == sub || strings.HasPrefix(ns, sub+"/") {
-			return place{v: p.v, path: sub}.dir(), nil
-		}
+	if p.v.leads(sub) {
+		return place{v: p.v, path: sub}.dir(), nil
 	}
 	p.v.noteWalk(ctx, sub)
 	return nil, iofs.ErrNotExist
@@ -67,7 +64,7 @@ func (p place) list(context.Context) ([]fs.Node, error) {
 	for _, name := range names {
 		all = append(all, p.own(name))
 	}
-	for _, name := range below(p.v.namespaces(), p.path) {
+	for _, name := range p.v.next(p.path) {
 		if !slices.Contains(names, name) {
 			all = append(all, place{v: p.v, path: join(p.path, name)}.dir())
 		}
@@ -131,24 +128,4 @@ func (p place) listMembers(context.Context) ([]fs.Node, error) {
 		all = append(all, &memberDir{v: p.v, sh: sh})
 	}
 	return all, nil
-}
-
-// below returns the next element of each of the sorted names that lie below
-// prefix, once.
-func below(names []string, prefix string) []string {
-	var next []string
-	for _, n := range names {
-		rest := n
-		if prefix != "" {
-			var ok bool
-			if rest, ok = strings.CutPrefix(n, prefix+"/"); !ok {
-				continue
-			}
-		}
-		elem, _, _ := strings.Cut(rest, "/")
-		if len(next) == 0 || next[len(next)-1] != elem {
-			next = append(next, elem)
-		}
-	}
-	return next
 }

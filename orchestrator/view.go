@@ -126,7 +126,7 @@ func (v *view) home(named string) (string, error) {
 	if ns := v.c.login.Home(); ns != "" {
 		return ns, nil
 	}
-	switch all := v.namespaces(); len(all) {
+	switch all := v.namespaces(2); len(all) {
 	case 0:
 		return "", iofs.ErrNotExist
 	case 1:
@@ -225,16 +225,44 @@ func (v *view) mayRead(ns string) bool { return v.c.login.MayRead(ns) }
 // and ns is exported or named by the key's line.
 func (v *view) has(ns string) bool {
 	g := v.c.login
-	return g.MayRead(ns) && (slices.Contains(g.Literals(), ns) || len(v.c.s.dir.shares(ns)) > 0)
+	return g.MayRead(ns) && (slices.Contains(g.Literals(), ns) || v.c.s.dir.exported(ns))
 }
 
-// namespaces returns the namespaces that the session sees, sorted.
-func (v *view) namespaces() []string {
-	all := v.c.s.dir.namespaces(v.mayRead)
-	if g := v.c.login; g.Read {
-		all = append(all, g.Literals()...)
-		slices.Sort(all)
+// namespaces returns up to n of the namespaces that the session sees, sorted.
+func (v *view) namespaces(n int) []string {
+	all := append(v.c.s.dir.namespaces(v.c.login.Grant, "", n), v.named()...)
+	slices.Sort(all)
+	all = slices.Compact(all)
+	return all[:min(n, len(all))]
+}
+
+// named returns the namespaces that the key's line names, whether or not they are
+// exported.
+func (v *view) named() []string {
+	if !v.c.login.Read {
+		return nil
 	}
+	return v.c.login.Literals()
+}
+
+// leads reports whether a path is a namespace that the session sees, or leads to
+// one.
+func (v *view) leads(path string) bool {
+	return slices.ContainsFunc(v.named(), func(ns string) bool { return ns == path || strings.HasPrefix(ns, path+"/") }) ||
+		len(v.c.s.dir.namespaces(v.c.login.Grant, path, 1)) > 0
+}
+
+// next returns the names in the directory path that lead to namespaces which the
+// session sees, sorted.
+func (v *view) next(path string) []string {
+	all := v.c.s.dir.next(v.c.login.Grant, path)
+	for _, ns := range v.named() {
+		if rest, ok := strings.CutPrefix(ns, strings.TrimPrefix(path+"/", "/")); ok {
+			name, _, _ := strings.Cut(rest, "/")
+			all = append(all, name)
+		}
+	}
+	slices.Sort(all)
 	return slices.Compact(all)
 }
 
