@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"9ci/fs"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -40,6 +43,9 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := c.members[a.Name]
+	if err := c.mayAnnounce(m, a.Namespaces); err != nil {
+		return nil, err
+	}
 	if m == nil {
 		if len(c.members) >= maxMembers {
 			return nil, fmt.Errorf("a connection exports %d trees at most", maxMembers)
@@ -65,6 +71,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		c.members = map[string]*member{}
 	}
 	c.members[a.Name] = m
+	m.namespaces = a.Namespaces
 	for _, sh := range fresh {
 		context.AfterFunc(sh.ctx, func() { m.leave(sh.ns) })
 		c.audit(slog.LevelInfo, "join", sh.shared()...)
@@ -85,6 +92,28 @@ func (c *conn) signer(a wire.Announce) (key ssh.PublicKey, err error) {
 		}
 	}
 	return key, err
+}
+
+// mayAnnounce returns an error if the connection or its requester announces too
+// often. Each namespace that comes or goes counts. M is what is exported under the
+// name, or nil.
+func (c *conn) mayAnnounce(m *member, namespaces []string) error {
+	n := 1
+	if m == nil {
+		n = len(namespaces)
+	} else {
+		for _, ns := range namespaces {
+			if !slices.Contains(m.namespaces, ns) {
+				n++
+			}
+		}
+		n += max(0, len(m.namespaces)+n-1-len(namespaces)) // those that go
+	}
+	now := time.Now()
+	if !c.announces.AllowN(now, min(n, announcesOfConn)) || !c.requester.announces.AllowN(now, min(n, announcesOfKey)) {
+		return fmt.Errorf("too many announcements of one key, wait before the next: %w", fs.ErrBusy)
+	}
+	return nil
 }
 
 // withdraw ends what the connection exports under name.

@@ -32,6 +32,7 @@ const (
 	walkRate        = 1.0
 	maxAuditText    = 300 // bytes of an attribute
 	maxRefusedPaths = 16  // elements of a path that are looked at
+	maxHidden       = 64  // namespaces below one
 )
 
 // An audit writes a line of the log for each thing that an operator may be asked
@@ -214,7 +215,7 @@ func (c *conn) refusedRequest(kind string, err error) {
 	case "tcpip-forward", "streamlocal-forward@openssh.com":
 		c.refused("forward", err)
 	default:
-		c.log.Debug("request", "type", kind, "err", err)
+		c.s.log.Debug("request", "addr", c.ssh.RemoteAddr().String(), "type", kind, "err", err)
 	}
 }
 
@@ -260,10 +261,7 @@ func (v *view) noteWalk(ctx context.Context, prefix string) {
 	if _, ok := v.c.s.audit.walks.Take(v.c.login.Owner()); !ok {
 		return
 	}
-	hidden := v.c.s.dir.namespaces(func(ns string) bool {
-		rest, ok := strings.CutPrefix(ns, prefix)
-		return ok && (rest == "" || rest[0] == '/') && !v.mayRead(ns)
-	})
+	hidden := slices.DeleteFunc(v.c.s.dir.namespaces(access.Grant{Read: true}, prefix, maxHidden), v.mayRead)
 	switch {
 	case slices.Contains(hidden, prefix):
 		v.c.mayNotRead(prefix)

@@ -166,11 +166,13 @@ type bubbleMux struct {
 }
 
 // inBubble runs f with a server on a clock that jumps.
-func inBubble(t *testing.T, f func(t *testing.T, m *bubbleMux)) {
+func inBubble(t *testing.T, f func(t *testing.T, m *bubbleMux)) { inBubbleOf(t, Options{}, f) }
+
+func inBubbleOf(t *testing.T, o Options, f func(t *testing.T, m *bubbleMux)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		m := &bubbleMux{testMux: &testMux{t: t, dir: filepath.Join(dir, "state"), home: dir}, l: newMemListener()}
-		m.start(m.l, Options{})
+		m.start(m.l, o)
 		f(t, m)
 	})
 }

@@ -110,8 +110,10 @@ func TestBusyOrchestrator(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {
 		k, _ := m.key("", "alice")
 		id := testLogin(t, m.testMux, k).String()
+		var r *requester
 		for range maxConnsOfKey {
-			if err := m.s.conns.enter(id); err != nil {
+			var err error
+			if r, err = m.s.conns.enter(id); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -141,11 +143,11 @@ func TestBusyOrchestrator(t *testing.T) {
 		if err := <-lost; !errors.Is(err, fs.ErrBusy) {
 			t.Errorf("Lost(%v), want %v", err, fs.ErrBusy)
 		}
-		m.s.conns.leave(id)
+		m.s.conns.leave(r)
 		<-joined
 		c.Close()
 		for range maxConnsOfKey - 1 {
-			m.s.conns.leave(id)
+			m.s.conns.leave(r)
 		}
 
 		l, _ = m.login(k)

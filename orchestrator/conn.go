@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/time/rate"
 
 	"9ci/fs"
 	"9ci/orchestrator/access"
@@ -30,12 +31,14 @@ const (
 type conn struct {
 	s     *Server
 	ssh   *ssh.ServerConn
-	log   *slog.Logger
 	wg    sync.WaitGroup // of all that the connection started
 	in    wire.Slots     // channels that the client opened
 	out   wire.Slots     // channels that the server opened
 	doors wire.Slots     // those of them that are doors
 	login *access.Login
+
+	requester *requester
+	announces *rate.Limiter // of this connection
 
 	suspects chan struct{} // asks keepalive for a probe out of turn
 
@@ -50,9 +53,9 @@ type conn struct {
 	members map[string]*member // what the connection exports, by name
 }
 
-func newConn(s *Server, sc *ssh.ServerConn, log *slog.Logger) *conn {
+func newConn(s *Server, sc *ssh.ServerConn, l *access.Login, r *requester) *conn {
 	return &conn{
-		s: s, ssh: sc, log: log, login: sc.Permissions.ExtraData[loginKey{}].(*access.Login),
+		s: s, ssh: sc, login: l, requester: r, announces: rate.NewLimiter(announcesPer, announcesOfConn),
 		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), suspects: make(chan struct{}, 1),
 	}
 }

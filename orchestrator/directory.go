@@ -88,6 +88,8 @@ type member struct {
 	readers  map[string]*reader // that sessions hold, by backendKey, "" the orchestrator's own; guarded by conn.readersMu
 	silent   atomic.Int64       // when the executor last did not answer, in Unix ns; 0 once it has
 
+	namespaces []string // that it exports, as its newest announcement has them; guarded by conn.mu
+
 	announced atomic.Pointer[announced]
 	shares    map[string]*share // by namespace; the directory's
 }

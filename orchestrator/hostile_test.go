@@ -291,18 +291,22 @@ func TestDeafExport(t *testing.T) {
 func TestTally(t *testing.T) {
 	var c tally
 	n := 0
-	for ; c.enter("a") == nil; n++ {
+	enter := func(key string) error {
+		_, err := c.enter(key)
+		return err
+	}
+	for ; enter("a") == nil; n++ {
 	}
 	if n != maxConnsOfKey {
 		t.Errorf("%d connections of one key, want %d", n, maxConnsOfKey)
 	}
-	for ; c.enter(fmt.Sprint(n)) == nil; n++ {
+	for ; enter(fmt.Sprint(n)) == nil; n++ {
 	}
 	if n != maxConns {
 		t.Errorf("%d connections, want %d", n, maxConns)
 	}
-	c.leave("a")
-	if err := c.enter("a"); err != nil || c.count() != maxConns {
+	c.leave(c.byKey["a"])
+	if err := enter("a"); err != nil || c.count() != maxConns {
 		t.Errorf("after one has left: %v, %d", err, c.count())
 	}
 }

@@ -53,14 +53,14 @@ func (n *meteredChannel) Accept() (ssh.Channel, <-chan *ssh.Request, error) {
 	return n.m, reqs, nil
 }
 
-// live is what a server has under way.
-type live struct {
+// underWay is what a server has under way.
+type underWay struct {
 	mu       sync.Mutex // guards what follows
 	conns    map[*conn]bool
 	channels map[*meteredChannel]bool // accepted, of clients
 }
 
-func (l *live) enter(c *conn) {
+func (l *underWay) enter(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conns == nil {
@@ -69,13 +69,13 @@ func (l *live) enter(c *conn) {
 	l.conns[c] = true
 }
 
-func (l *live) leave(c *conn) {
+func (l *underWay) leave(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.conns, c)
 }
 
-func (l *live) open(n *meteredChannel) {
+func (l *underWay) open(n *meteredChannel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.channels == nil {
@@ -84,14 +84,14 @@ func (l *live) open(n *meteredChannel) {
 	l.channels[n] = true
 }
 
-func (l *live) close(n *meteredChannel) {
+func (l *underWay) close(n *meteredChannel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.channels, n)
 }
 
 // transfers returns the channels that may carry transfers.
-func (l *live) transfers() map[*meteredChannel]bool {
+func (l *underWay) transfers() map[*meteredChannel]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := maps.Clone(l.channels)
@@ -100,7 +100,7 @@ func (l *live) transfers() map[*meteredChannel]bool {
 }
 
 // all returns the connections that have logged in.
-func (l *live) all() []*conn {
+func (l *underWay) all() []*conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := make([]*conn, 0, len(l.conns))

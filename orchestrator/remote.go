@@ -86,8 +86,12 @@ func (r remote) Open(ctx context.Context, mode fs.OpenMode) (fs.File, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
+	if err := r.v.c.requester.open(); err != nil {
+		return nil, err
+	}
 	f, err := r.n.Open(ctx, mode)
 	if err != nil {
+		r.v.c.requester.closed()
 		return nil, r.fail(err)
 	}
 	return &remoteFile{f, r}, nil
@@ -108,6 +112,11 @@ func (f *remoteFile) ReadAt(ctx context.Context, p []byte, off int64) (int, erro
 		err = f.r.fail(err)
 	}
 	return n, err
+}
+
+func (f *remoteFile) Close() error {
+	f.r.v.c.requester.closed()
+	return f.File.Close()
 }
 
 // renumber gives a file its number in the mux's tree: the numbers of two executors

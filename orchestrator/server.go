@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"9ci/fs"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/door"
 	"9ci/orchestrator/internal/wire"
@@ -44,7 +43,7 @@ type Server struct {
 	authorities string // as in Options
 
 	conns  tally                        // connections that have authenticated
-	live   live                         // these, and their channels
+	live   underWay                     // these, and their channels
 	failed atomic.Pointer[failedAccept] // of late
 
 	stop context.Context // done when the server takes nothing new
@@ -191,8 +190,6 @@ func (s *Server) watch(ctx context.Context) {
 
 // serve serves one connection from its first byte to its last.
 func (s *Server) serve(ctx context.Context, nc *access.Conn) {
-	log := s.log.With("addr", nc.RemoteAddr().String())
-
 	// The ssh package itself waits for a silent client without end.
 	nc.SetDeadline(time.Now().Add(door.LoginGrace))
 	k := &knock{Conn: nc}
@@ -205,10 +202,11 @@ func (s *Server) serve(ctx context.Context, nc *access.Conn) {
 	nc.SetDeadline(time.Time{})
 	nc.LoggedIn()
 	defer nc.LoggedIn()
-	c := newConn(s, sc, log)
-	err = s.conns.enter(c.login.String())
+	l := sc.Permissions.ExtraData[loginKey{}].(*access.Login)
+	r, err := s.conns.enter(l.String())
+	c := newConn(s, sc, l, r)
 	if err == nil && s.stopping() {
-		s.conns.leave(c.login.String())
+		s.conns.leave(r)
 		err = errStopping
 	}
 	if err != nil {
@@ -219,7 +217,7 @@ func (s *Server) serve(ctx context.Context, nc *access.Conn) {
 		refuse(sc, chans, reqs, err)
 		return
 	}
-	defer s.conns.leave(c.login.String())
+	defer s.conns.leave(r)
 	s.live.enter(c)
 	defer s.live.leave(c)
 	s.metrics.logins.WithLabelValues("accepted").Inc()
@@ -247,44 +245,4 @@ func refuse(sc ssh.Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, 
 			r.Reply(false, []byte(err.Error()))
 		}
 	}
-}
-
-// A tally counts connections, and those of each key.
-type tally struct {
-	mu    sync.Mutex // guards what follows
-	all   int
-	byKey map[string]int
-}
-
-func (t *tally) enter(key string) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case t.all >= maxConns:
-		return fmt.Errorf("too many connections: %w", fs.ErrBusy)
-	case t.byKey[key] >= maxConnsOfKey:
-		return fmt.Errorf("too many connections of one key: %w", fs.ErrBusy)
-	}
-	if t.byKey == nil {
-		t.byKey = map[string]int{}
-	}
-	t.all++
-	t.byKey[key]++
-	return nil
-}
-
-func (t *tally) leave(key string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.all--
-	if t.byKey[key]--; t.byKey[key] == 0 {
-		delete(t.byKey, key)
-	}
-}
-
-// count returns how many connections there are.
-func (t *tally) count() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.all
 }

@@ -158,7 +158,7 @@ func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
 	f := &forwarder{v}
 	h := &hangup{ReadWriteCloser: rwc, f: f.abandon}
 	defer h.done()
-	srv := mux.Server{Local: &ninep.Server{User: v.c.login.User(), Trace: v.c.s.trace, Attach: v.attach}, Find: f.find}
+	srv := mux.Server{Local: &ninep.Server{User: v.c.login.User(), Trace: v.c.s.trace, Attach: v.attach}, Quota: &v.c.requester.quota, Find: f.find}
 	return srv.Serve(ctx, h)
 }
 
