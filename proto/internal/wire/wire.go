@@ -135,6 +135,9 @@ type Reader struct {
 	r      io.Reader
 	buf    []byte
 	lo, hi int // unread bytes of buf
+
+	most  int // the size that buf may grow to; 0: it stays as it is
+	short int // reads of little, one after the other
 }
 
 // ReadBuffer is the size in bytes of the buffer of NewReader.
@@ -162,6 +165,36 @@ func NewReader(r io.Reader) *Reader { return NewReaderSize(r, ReadBuffer) }
 func NewReaderSize(r io.Reader, size int) *Reader {
 	size -= headroom
 	return &Reader{r: r, buf: NewBuffer(size)[:size]}
+}
+
+// NewReaderUpTo returns a Reader that reads up to size bytes at a time as long as so
+// many come, and has a buffer of a kilobyte while few do.
+func NewReaderUpTo(r io.Reader, size int) *Reader {
+	return &Reader{r: r, buf: NewBuffer(idleBuffer)[:idleBuffer], most: size - headroom}
+}
+
+// idleBuffer is the least size of a buffer that grows.
+const idleBuffer = 1024 - headroom
+
+// shortReads is after how many reads of little a buffer shrinks again.
+const shortReads = 16
+
+// fit grows or shrinks the buffer, which is empty, after a read of n bytes that had
+// room for all of it.
+func (fr *Reader) fit(n int) {
+	switch {
+	case n == len(fr.buf):
+		fr.short = 0
+		if n < fr.most {
+			fr.buf = NewBuffer(fr.most)[:fr.most]
+		}
+	case n > idleBuffer/2 || len(fr.buf) <= idleBuffer:
+		fr.short = 0
+	default:
+		if fr.short++; fr.short == shortReads {
+			fr.buf, fr.short = NewBuffer(idleBuffer)[:idleBuffer], 0
+		}
+	}
 }
 
 // Buffered reports whether Next has a whole frame and will not block.
@@ -205,10 +238,17 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 // frames.
 func (fr *Reader) fill(n int) error {
 	if fr.lo == fr.hi {
+		if fr.most > 0 && fr.hi > 0 {
+			fr.fit(fr.hi)
+		}
 		fr.lo, fr.hi = 0, 0
 	}
 	if len(fr.buf)-fr.lo < n {
-		fr.hi = copy(fr.buf, fr.buf[fr.lo:fr.hi])
+		old := fr.buf
+		if fr.hi == len(old) && len(old) < fr.most {
+			fr.buf, fr.short = NewBuffer(fr.most)[:fr.most], 0
+		}
+		fr.hi = copy(fr.buf, old[fr.lo:fr.hi])
 		fr.lo = 0
 	}
 	for fr.hi-fr.lo < n {
