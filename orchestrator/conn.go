@@ -40,7 +40,7 @@ type conn struct {
 	requester *requester
 	announces *rate.Limiter // of this connection
 
-	suspects chan struct{} // asks keepalive for a probe out of turn
+	keepalive keepalive
 
 	readersMu  sync.Mutex     // guards what follows, and the readers of members
 	seats      int            // readers that have channels of their own
@@ -54,10 +54,12 @@ type conn struct {
 }
 
 func newConn(s *Server, sc *ssh.ServerConn, l *access.Login, r *requester) *conn {
-	return &conn{
+	c := &conn{
 		s: s, ssh: sc, login: l, requester: r, announces: rate.NewLimiter(announcesPer, announcesOfConn),
-		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), suspects: make(chan struct{}, 1),
+		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors),
 	}
+	c.keepalive.c = c
+	return c
 }
 
 // serve answers channels and requests until the connection ends. It returns when
@@ -68,7 +70,8 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 	defer cancel()
 	defer c.leave()
 	defer c.ssh.Close()
-	c.wg.Go(func() { c.keepalive(ctx) })
+	c.keepalive.begin()
+	defer c.keepalive.end()
 	// Before a session is answered: stock ssh asks for proofs then, and does not
 	// wait for them when its command has ended.
 	c.ssh.SendRequest(requestHostKeys, false, c.s.hosts.payload())
@@ -85,42 +88,78 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 				reqs = nil
 				continue
 			}
-			c.request(ctx, r)
+			apart(func() { c.request(ctx, r) })
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// keepalive probes the client now and then, closes the connection as soon as its key
-// may not enter any more, and tells the client when the server stops. It has a
-// goroutine of its own: a client that does not read its answers can block serve.
-func (c *conn) keepalive(ctx context.Context) {
-	stop := c.s.stop.Done()
-	changed := c.s.policy.Changed()
-	every := func() time.Duration { return keepaliveEvery + rand.N(keepaliveSpread) }
-	t := time.NewTimer(every())
-	defer t.Stop()
+// A keepalive probes a client now and then. A probe has a goroutine of its own, for a
+// client that does not read its answers blocks it; an idle connection has none.
+type keepalive struct {
+	c *conn
+
+	mu    sync.Mutex // guards what follows
+	due   *time.Timer
+	now   bool // a probe is under way
+	again bool // and another is asked for
+	ended bool
+}
+
+func (k *keepalive) begin() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.due = time.AfterFunc(probeDelay(), k.ask)
+}
+
+// probeDelay is the time from one probe to the next.
+func probeDelay() time.Duration { return keepaliveEvery + rand.N(keepaliveSpread) }
+
+// ask has the client probed at once, or again if a probe is under way.
+func (k *keepalive) ask() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ended || k.due == nil {
+		return
+	}
+	if k.now {
+		k.again = true
+		return
+	}
+	k.now = true
+	k.c.wg.Go(k.probe)
+}
+
+func (k *keepalive) probe() {
 	for {
-		if err := c.check(); err != nil {
-			c.end(err)
-			return
+		k.c.probe()
+		k.mu.Lock()
+		if !k.again || k.ended {
+			break
 		}
-		select {
-		case <-stop:
-			stop = nil
-			c.ssh.SendRequest(wire.RequestStopping, false, nil)
-			continue
-		case <-changed:
-			changed = c.s.policy.Changed()
-			continue
-		case <-t.C:
-		case <-c.suspects:
-		case <-ctx.Done():
-			return
-		}
-		c.probe()
-		t.Reset(every())
+		k.again = false
+		k.mu.Unlock()
+	}
+	defer k.mu.Unlock()
+	k.now = false
+	if !k.ended {
+		k.due.Reset(probeDelay())
+	}
+}
+
+// end has no more probes begun.
+func (k *keepalive) end() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ended = true
+	k.due.Stop()
+}
+
+// recheck closes the connection unless its key may still enter.
+func (c *conn) recheck() {
+	if err := c.check(); err != nil {
+		c.end(err)
 	}
 }
 
@@ -130,8 +169,13 @@ func (c *conn) end(err error) {
 	c.ssh.Close()
 }
 
-// probe closes the connection unless the client answers.
+// probe closes the connection unless the client answers, and its key may still enter:
+// a line or a certificate may have expired.
 func (c *conn) probe() {
+	if err := c.check(); err != nil {
+		c.end(err)
+		return
+	}
 	t := time.AfterFunc(keepaliveAnswer, func() {
 		c.audit(slog.LevelInfo, "silent")
 		c.ssh.Close()
@@ -140,14 +184,9 @@ func (c *conn) probe() {
 	c.ssh.SendRequest("keepalive@openssh.com", true, nil)
 }
 
-// suspect asks keepalive to probe the client at once. It is called when an
-// operation that the client should have answered has timed out.
-func (c *conn) suspect() {
-	select {
-	case c.suspects <- struct{}{}:
-	default: // a probe is already asked for
-	}
-}
+// suspect has the client probed at once. It is called when an operation that the
+// client should have answered has timed out.
+func (c *conn) suspect() { c.keepalive.ask() }
 
 // errChanged ends a connection whose key may do something else now: its open
 // files and channels were granted by what the key could do before.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 const (
@@ -32,7 +33,11 @@ func (s *Server) stopping() bool { return s.stop.Err() != nil }
 // bytes the server does not see.
 func (s *Server) Drain(ctx context.Context) (left int) {
 	s.end()
-	s.log.Info("drain", "connections", len(s.live.all()))
+	all := s.live.all()
+	s.log.Info("drain", "connections", len(all))
+	for _, c := range all {
+		go c.ssh.SendRequest(wire.RequestStopping, false, nil) // which a client that does not read blocks
+	}
 	seen := make(map[*meteredChannel]progress)
 	tick := time.NewTicker(drainTick)
 	defer tick.Stop()

@@ -62,7 +62,9 @@ func (sh *share) follow() {
 func (sh *share) watch() error {
 	r := sh.m.hold(nil)
 	defer r.letGo()
-	l, err := r.attach(sh.ctx, sh)
+	var l *link
+	var err error
+	apart(func() { l, err = r.attach(sh.ctx, sh) })
 	if err != nil {
 		return fmt.Errorf("attach: %w", err)
 	}
@@ -71,21 +73,14 @@ func (sh *share) watch() error {
 	defer sh.setRoot(nil)
 	sh.setRoot(root)
 
-	// The event file is opened first, so that no event is lost between the two.
-	events, err := openFile(sh.ctx, root, "event")
+	var events fs.File
+	apart(func() { events, err = sh.begin(root) })
 	if err != nil {
-		return fmt.Errorf("event: %w", err)
+		return err
 	}
 	defer events.Close()
-	runs, err := readIndex(sh.ctx, root, "")
-	if err != nil {
-		return fmt.Errorf("index: %w", err)
-	}
-	sh.replace(runs)
-	sh.readKeys(sh.ctx, sh.keyless(keysAtJoin))
-
 	var text lineBuffer
-	buf := make([]byte, 8<<10)
+	buf := make([]byte, 1<<10) // small: there is one for each idle executor
 	for off := int64(0); ; {
 		n, err := events.ReadAt(sh.ctx, buf, off)
 		off += int64(n)
@@ -104,6 +99,22 @@ func (sh *share) watch() error {
 			return fmt.Errorf("event: %w", err)
 		}
 	}
+}
+
+// begin opens the share's event file and reads its index.
+func (sh *share) begin(root fs.Dir) (events fs.File, err error) {
+	// The event file is opened first, so that no event is lost between the two.
+	if events, err = openFile(sh.ctx, root, "event"); err != nil {
+		return nil, fmt.Errorf("event: %w", err)
+	}
+	runs, err := readIndex(sh.ctx, root, "")
+	if err != nil {
+		events.Close()
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	sh.replace(runs)
+	sh.readKeys(sh.ctx, sh.keyless(keysAtJoin))
+	return events, nil
 }
 
 // event takes one line of the executor's event file. For a run that is new or has

@@ -173,15 +173,21 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.
 // at each login and each channel.
 const watchEvery = time.Second
 
-// watch makes policy find that its files have changed though no client does
-// anything: connections wait on its Changed.
+// watch has policy find that its files have changed though no client does anything,
+// and ends the connections of keys that may not enter any more.
 func (s *Server) watch(ctx context.Context) {
+	changed := s.policy.Changed()
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
 			s.policy.Changed()
+		case <-changed:
+			changed = s.policy.Changed()
+			for _, c := range s.live.all() {
+				c.recheck()
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -193,7 +199,13 @@ func (s *Server) serve(ctx context.Context, nc *access.Conn) {
 	// The ssh package itself waits for a silent client without end.
 	nc.SetDeadline(time.Now().Add(door.LoginGrace))
 	k := &knock{Conn: nc}
-	sc, chans, reqs, err := ssh.NewServerConn(k, k.config(s.config))
+	var (
+		sc    *ssh.ServerConn
+		chans <-chan ssh.NewChannel
+		reqs  <-chan *ssh.Request
+		err   error
+	)
+	apart(func() { sc, chans, reqs, err = ssh.NewServerConn(k, k.config(s.config)) })
 	if err != nil {
 		nc.Failed(k.failure(err))
 		s.refusedLogin(nc.RemoteAddr(), err)
@@ -222,7 +234,17 @@ func (s *Server) serve(ctx context.Context, nc *access.Conn) {
 	defer s.live.leave(c)
 	s.metrics.logins.WithLabelValues("accepted").Inc()
 	c.audit(slog.LevelInfo, "login")
+	c.recheck() // the files may have changed before live knew of it
 	c.serve(ctx, chans, reqs)
+}
+
+// apart runs f on a goroutine of its own and waits for it. The stack that f needs goes
+// with that goroutine: one that waits for ever after stays as small as it was, and
+// there are as many of those as connections.
+func apart(f func()) {
+	var wg sync.WaitGroup
+	wg.Go(f)
+	wg.Wait()
 }
 
 // refuse tells a client why it may not stay, in answer to all that it asks until
