@@ -21,23 +21,6 @@ import (
 	"9ci/proto/ninep"
 )
 
-// One connection made and ended: TCP, SSH handshake, authentication.
-func BenchmarkSetup(b *testing.B) {
-	m := startMux(b)
-	k, _ := m.key("", "alice")
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			c, err := dial.Dial(b.Context(), "ssh://"+m.addr, dial.Options{Signers: []ssh.Signer{k}, KnownHosts: m.hosts})
-			if err != nil {
-				b.Error(err)
-				return
-			}
-			c.Close()
-		}
-	})
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "setups/s")
-}
-
 // What an idle connection holds in the server. The clients are another process.
 func BenchmarkIdleConnection(b *testing.B) {
 	if addr := os.Getenv("ORCHESTRATOR_IDLE"); addr != "" {
