@@ -22,6 +22,7 @@ const (
 	maxRequests = 8192    // unanswered
 	maxHeld     = 4 << 20 // bytes of requests that follow a walk across a boundary
 	maxRoots    = 64      // attaches
+	maxAliases  = 1024    // of which it is remembered where they lead
 
 	// budget is the bytes of data that a client may have asked for. Beyond
 	// it a read asks for no more than leastRead, which is never an error.
@@ -49,6 +50,7 @@ type client struct {
 	tags    map[uint16]*request
 	roots   []*root
 	mounts  map[mountKey]*mount
+	aliases map[mountKey]*alias
 	unsent  []byte // replies that are not in out yet
 	closed  bool   // wake is
 	batches []batch
@@ -116,8 +118,10 @@ type fid struct {
 
 	path  []string // in the local tree; of a backend's fid where that is bound
 	m     *mount   // nil for a local one
-	depth int      // names below the mount
-	below []string // the first maxLocal of them
+	a     *alias   // nil unless it is at an alias, where it is a local one, or below
+	depth int      // names below the mount, or the alias
+	below []string // of those below the mount the first maxLocal
+	attr  uint32   // of one at an alias that is open at the backend: its number at the local session
 
 	dir      bool // open, and a directory
 	unbound  bool // its walk failed or was flushed
@@ -346,6 +350,7 @@ func (c *client) version(frame []byte) error {
 		c.fids = make(map[uint32]*fid)
 		c.tags = make(map[uint16]*request)
 		c.mounts = make(map[mountKey]*mount)
+		c.aliases = make(map[mountKey]*alias)
 		c.mu.Unlock()
 		c.msize = msize
 	}
@@ -372,7 +377,7 @@ func (c *client) reset() {
 			flushes = append(flushes, r.p.s.flush(r.p))
 		}
 	}
-	c.fids, c.tags, c.mounts, c.local, c.roots = nil, nil, nil, nil, nil
+	c.fids, c.tags, c.mounts, c.aliases, c.local, c.roots = nil, nil, nil, nil, nil, nil
 	c.count()
 	c.epoch++
 	c.credit, c.held, c.unsent = 0, 0, nil

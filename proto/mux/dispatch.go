@@ -67,6 +67,7 @@ func (c *client) request(frame []byte) {
 		return
 	}
 	p := &pending{typ: typ, c: c, epoch: c.epoch, ctag: tag, f: f}
+	s, n := f.s, f.n
 	switch typ {
 	case wire.Txattrwalk: // would make a fid
 		c.fail(tag, wire.ErrUnsupported)
@@ -81,9 +82,25 @@ func (c *client) request(frame []byte) {
 	case plan9.Tread, wire.Treaddir:
 		p.credit = c.grant(frame, f.s)
 	case plan9.Topen, wire.Tlopen:
-		if f.m != nil && f.m.b.ReadOnly && opensToWrite(frame) {
+		m := f.m
+		moves := f.atAlias() && f.attr == 0
+		if moves {
+			m = f.a.m
+		}
+		switch {
+		case m != nil && m.b.ReadOnly && opensToWrite(frame):
 			c.fail(tag, iofs.ErrPermission)
 			return
+		case moves && c.spent(m, m.s, true):
+			c.fail(tag, wire.ErrTooMuch)
+			return
+		case moves:
+			c.openAlias(frame, f)
+			return
+		}
+	case plan9.Tstat, wire.Tgetattr, wire.Treadlink:
+		if f.attr != 0 {
+			s, n = c.local, f.attr
 		}
 	case plan9.Twrite:
 		if len(frame) > int(f.s.msize) { // more than its iounit
@@ -92,11 +109,11 @@ func (c *client) request(frame []byte) {
 		}
 	}
 	clunks := typ == plan9.Tclunk || typ == plan9.Tremove
-	if !clunks && c.spent(f.m, f.s, false) {
+	if !clunks && c.spent(f.m, s, false) {
 		c.fail(tag, wire.ErrTooMuch)
 		return
 	}
-	if err := f.s.add(p); err != nil {
+	if err := s.add(p); err != nil {
 		if clunks && err == errLost {
 			delete(c.fids, number)
 			c.say(wire.End(wire.Begin(nil, typ+1, tag), 0))
@@ -109,11 +126,22 @@ func (c *client) request(frame []byte) {
 		delete(c.fids, number)
 		f.clunking = true
 		p.newfid = number
+		if f.attr != 0 {
+			c.clunk(c.local, f.attr)
+		}
 	}
 	c.credit += p.credit
 	c.tags[tag] = &request{p: p}
-	le.PutUint32(frame[atFid:], f.n)
+	le.PutUint32(frame[atFid:], n)
 	c.forward(p, frame)
+}
+
+// clunk gives fid n of s back behind the requests of the burst.
+func (c *client) clunk(s *session, n uint32) {
+	p := &pending{typ: plan9.Tclunk, f: &fid{s: s, n: n}}
+	if s.add(p) == nil {
+		c.forward(p, wire.End(le.AppendUint32(wire.Begin(nil, plan9.Tclunk, 0), n), 0))
+	}
 }
 
 // grant lowers the count of a read to what the client's credit and the
@@ -235,22 +263,27 @@ func (c *client) answer(p *pending, frame []byte) {
 	case plan9.Topen, wire.Tlopen:
 		if !failed {
 			p.f.dir = frame[wire.HeaderSize]&plan9.QTDIR != 0
-			if at := frame[atIounit:]; p.f.s.msize < c.msize && le.Uint32(at) == 0 {
-				le.PutUint32(at, p.f.s.msize-wire.IOHeader)
-			}
+			c.limit(frame, p.s)
 		}
 	}
 	if frame == nil {
 		c.fail(p.ctag, errLost)
 		return
 	}
-	if len(frame) > int(c.msize) || p.f != nil && saltQids(frame, p.f.dir, p.f.m.salt()) != nil ||
+	if len(frame) > int(c.msize) || p.f != nil && saltQids(frame, p.f.dir, p.salt()) != nil ||
 		p.credit > 0 && !failed && len(frame) > p.credit+wire.IOHeader {
 		c.fail(p.ctag, fs.ErrIO)
 		return
 	}
 	le.PutUint16(frame[5:], p.ctag)
 	c.say(frame)
+}
+
+// limit lowers the iounit of an Ropen or Rlopen of s to what s can carry.
+func (c *client) limit(frame []byte, s *session) {
+	if at := frame[atIounit:]; s.msize < c.msize && le.Uint32(at) == 0 {
+		le.PutUint32(at, s.msize-wire.IOHeader)
+	}
 }
 
 // undo takes back the effect that a request was given in advance of its answer,
@@ -271,7 +304,7 @@ func (c *client) undo(p *pending) {
 func (c *client) unbind(p *pending) {
 	f := p.f
 	if p.same != nil { // the walk was of a fid to itself, which stays as it was
-		f.path, f.depth, f.below = p.same.path, p.same.depth, p.same.below
+		f.path, f.depth, f.below, f.a = p.same.path, p.same.depth, p.same.below, p.same.a
 		return
 	}
 	f.unbound = true

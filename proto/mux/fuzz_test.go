@@ -8,8 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	"9ci/fs"
-	"9ci/proto/internal/testtree"
 	"9ci/proto/internal/wire"
 	"9ci/proto/ninep"
 
@@ -60,9 +58,12 @@ func FuzzMux(f *testing.F) {
 	f.Add(slices.Concat(version, attach, in, walkFrame(1, 1, []string{"..", ".."}), clunkFrame(1), in, version))
 	flush := wire.End(le.AppendUint16(wire.Begin(nil, plan9.Tflush, 9), 0), 0)
 	f.Add(slices.Concat(version, attach, in, flush, out, flush, clunkFrame(2), in))
+	last := walkFrame(0, 1, []string{"ci", "last"})
+	open := wire.End(append(le.AppendUint32(wire.Begin(nil, plan9.Topen, 0), 1), plan9.OREAD), 0)
+	f.Add(slices.Concat(version, attach, last, walkFrame(1, 2, []string{"stdout"}), open, clunkFrame(1), walkFrame(2, 3, []string{"..", ".."}), flush))
+	f.Add(slices.Concat(version, attach, walkFrame(0, 1, []string{"ci", "last", "..", "last", "artifacts"}), last, clunkFrame(1), last, open, flush, last, version))
 	f.Fuzz(func(t *testing.T, says []byte) {
-		a, _ := testtree.New()
-		m, _ := newMux(t, map[string]fs.Dir{"a": a})
+		m, _, _ := newAliasMux(t, 1)
 		near, far := net.Pipe()
 		done := make(chan struct{})
 		go func() {
@@ -73,7 +74,7 @@ func FuzzMux(f *testing.F) {
 		near.Write(says)
 		near.Close()
 		<-done
-		if got, err := read(t.Context(), client9(t, m, ninep.Plan9).Root(), "n/a/ci/last/status"); err != nil || got != "passed 0 1.500 -\n" {
+		if got, err := read(t.Context(), client9(t, m, ninep.Plan9).Root(), "ci/last/stdout"); err != nil || got != "of a\n" {
 			t.Errorf("afterwards: %q, %v", got, err)
 		}
 	})

@@ -1,7 +1,9 @@
 // Package mux is a 9P mux: one tree that is made of a local tree and of the
 // trees of other servers, its backends, bound at directories of the local one.
 //
-// A walk that comes to such a directory goes on at the backend. From there on
+// A walk that comes to such a directory goes on at the backend, and so does one
+// that goes on through an alias, a link of the local tree that leads to a file
+// below such a directory. From there on
 // the mux forwards messages as they are: it rewrites tags, fids and the paths of
 // qids in place, and translates nothing. So a backend has one session for each
 // dialect, which all clients share. The local tree is served by package ninep,
@@ -54,6 +56,13 @@ type Server struct {
 	// each name of a walk with the client's lock held: it must not block. A
 	// nil Find finds none.
 	Find func(path []string) *Backend
+
+	// Alias reports whether a path may be that of an alias: a directory of the
+	// local tree that is a symbolic link in 9P2000.L. If its target is below a
+	// directory at which Find has a backend, what is below the alias is that
+	// backend's. Where it leads is looked up once for each version. Alias is
+	// called as Find is. A nil Alias knows none.
+	Alias func(path []string) (version uint64, ok bool)
 }
 
 // Serve answers the requests that arrive on rwc until rwc hangs up, its client
@@ -199,15 +208,7 @@ func (ds *dialled) over() bool {
 	default:
 		return false
 	}
-	if ds.s == nil {
-		return true
-	}
-	select {
-	case <-ds.s.done:
-		return true
-	default:
-		return false
-	}
+	return ds.s == nil || ds.s.ended()
 }
 
 func (b *sessions) open(ctx context.Context, d ninep.Dialect) (*session, error) {

@@ -44,6 +44,7 @@ type pending struct {
 	newfid uint32  // of a walk, the client's number for f
 	prefix []byte  // of a walk, the qids of the names before the boundary
 	names  int     // of a walk, those that are forwarded
+	skip   int     // of these, the first that are an alias's target and not the client's
 	same   *fid    // of a walk of f to itself, f as it was
 	epoch  int     // the client's
 
@@ -102,6 +103,14 @@ func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, m
 func (s *session) close() {
 	s.rwc.Close()
 	<-s.done
+}
+
+// ended reports whether the session takes no more requests. A client whose request
+// has failed because of that finds it so.
+func (s *session) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
 }
 
 // underWay returns how many requests have no answer.
@@ -208,6 +217,20 @@ func (s *session) call(ctx context.Context, frame []byte) ([]byte, error) {
 		<-s.flush(p)
 		return nil, ctx.Err()
 	}
+}
+
+// ask is call that makes an error of an R-message that is one.
+func (s *session) ask(ctx context.Context, frame []byte) ([]byte, error) {
+	rx, err := s.call(ctx, frame)
+	if err == nil && isError(rx[4]) {
+		err = remoteError(rx)
+	}
+	return rx, err
+}
+
+// attach makes n a fid of the root of the tree aname.
+func (s *session) attach(ctx context.Context, n uint32, uname, aname string) ([]byte, error) {
+	return s.ask(ctx, attachFrame(s.dialect, n, uname, aname))
 }
 
 // flush asks the server to forget p. The channel is closed when it has.

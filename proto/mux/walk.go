@@ -20,56 +20,79 @@ type place struct {
 	path  []string // in the local tree, or of the mount
 	m     *mount   // of a backend, unless it is only known by its Backend
 	b     *Backend // nil in the local tree
-	depth int      // names below the mount
-	below []string // the first maxLocal of them
+	a     *alias   // at an alias, which is in the local tree, or below it
+	depth int      // names below the mount, or the alias
+	below []string // of those below the mount the first maxLocal
+
+	unresolved bool   // a local one that may be at an alias of that version
+	version    uint64 //
 }
 
 // maxLocal is how many names below a Backend's root Backend.Local is asked about.
 const maxLocal = 3
 
 func (f *fid) place() place {
-	p := place{path: f.path, m: f.m, depth: f.depth, below: f.below}
+	p := place{path: f.path, m: f.m, a: f.a, depth: f.depth, below: f.below}
 	if f.m != nil {
 		p.b = f.m.b
 	}
 	return p
 }
 
+// down returns the place of name below p, which is a backend's. local reports
+// whether Backend.Local leaves it to the local tree.
+func (p place) down(name string) (next place, local bool) {
+	if above := p.a.depth(); above+p.depth < maxLocal {
+		p.below = append(slices.Clip(p.below), name)
+		if p.b.Local != nil && p.b.Local(p.below) {
+			return place{path: slices.Concat(p.path, p.below[above:])}, true
+		}
+	}
+	p.depth++
+	return p, false
+}
+
+// salt returns what the qid.paths of the files below p are rewritten with.
+func (p place) salt() uint64 {
+	if p.a != nil && p.depth > 0 {
+		return p.a.salt
+	}
+	return p.m.salt()
+}
+
 // step returns the place that name leads to from p, for a fid of root. crossed
-// reports whether that is in another tree.
+// reports whether that is in another tree, or unresolved. c.mu is held.
 func (c *client) step(p place, root *root, name string) (next place, crossed bool) {
-	if p.b != nil {
+	switch {
+	case p.a != nil && p.depth == 0 && name != "..": // on through an alias
+		next, local := place{path: p.path, m: p.a.m, b: p.a.m.b, a: p.a, below: p.a.below()}.down(name)
+		if local {
+			return c.localPlace(next.path, root)
+		}
+		return next, true
+	case p.a != nil && p.depth == 1 && name == "..": // back to it
+		next, _ = c.localPlace(p.path, root)
+		return next, true
+	case p.b != nil:
 		switch {
 		case name != "..":
-			if p.depth < maxLocal {
-				p.below = append(slices.Clip(p.below), name)
-				if p.b.Local != nil && p.b.Local(p.below) {
-					return place{path: slices.Concat(p.path, p.below)}, true
-				}
-			}
-			p.depth++
+			return p.down(name)
 		case p.depth > 0:
 			p.depth--
-			p.below = p.below[:min(p.depth, len(p.below))]
+			p.below = p.below[:min(p.a.depth()+p.depth, len(p.below))]
 		default:
 			// Above a backend's root is what is above its directory.
 			return place{path: p.path[:len(p.path)-1]}, true
 		}
 		return p, false
 	}
-	if name == ".." {
-		if len(p.path) > len(root.base) {
-			p.path = p.path[:len(p.path)-1]
-		}
-	} else {
-		p.path = append(slices.Clip(p.path), name)
+	path := p.path
+	if name != ".." {
+		path = append(slices.Clip(path), name)
+	} else if len(path) > len(root.base) {
+		path = path[:len(path)-1]
 	}
-	if c.srv.Find != nil {
-		if b := c.srv.Find(p.path); b != nil {
-			return place{path: p.path, b: b}, true
-		}
-	}
-	return p, false
+	return c.localPlace(path, root)
 }
 
 // walk forwards a Twalk if that is enough: if it stays in its tree, or enters a
@@ -77,6 +100,10 @@ func (c *client) step(p place, root *root, name string) (next place, crossed boo
 func (c *client) walk(frame []byte, f *fid) {
 	tag := le.Uint16(frame[5:])
 	number, newfid := le.Uint32(frame[atFid:]), le.Uint32(frame[atNewfid:])
+	if f.attr != 0 {
+		c.fail(tag, wire.ErrOpen)
+		return
+	}
 	d := wire.Decoder{B: frame[atNewfid+4:]}
 	names := make([]string, d.U16())
 	for i := range names {
@@ -100,23 +127,37 @@ func (c *client) walk(frame []byte, f *fid) {
 		return
 	}
 
+	if f.atAlias() && !f.a.leads() {
+		if a := c.aliases[mountKey{f.root, strings.Join(f.path, "/")}]; a != nil && a.m != nil {
+			f.a = a
+		}
+	}
 	p, crossings, entered := f.place(), 0, 0
 	for i, name := range names {
 		var crossed bool
 		if p, crossed = c.step(p, f.root, name); crossed {
 			crossings++
 			entered = i + 1
+			if p.a != nil { // the name is the first below it
+				entered = i
+			}
 		}
 	}
 	w := &pending{typ: plan9.Twalk, c: c, epoch: c.epoch, ctag: tag, newfid: newfid}
 	switch {
 	case crossings == 0 && newfid == number:
-		w.f, w.same = f, &fid{path: f.path, depth: f.depth, below: f.below}
+		w.f, w.same = f, &fid{path: f.path, depth: f.depth, below: f.below, a: f.a}
 		c.forwardWalk(w, f.s, f.n, names, p)
 	case crossings == 0:
 		w.f = &fid{root: f.root}
 		c.forwardWalk(w, f.s, f.n, names, p)
-	case crossings == 1 && p.b != nil && newfid != number && !slices.Contains(names[:entered], "..") && c.mounted(&p, f.root):
+	case crossings == 1 && p.b != nil && p.a != nil && p.a.leads() && newfid != number &&
+		!slices.Contains(names[:entered], "..") && len(p.a.names)+len(names)-entered <= plan9.MAXWELEM:
+		w.f = &fid{root: f.root}
+		w.prefix = p.a.qids[qidSize*(len(f.path)-len(f.root.base)):]
+		w.skip = len(p.a.names)
+		c.forwardWalk(w, p.m.s, p.m.n, slices.Concat(p.a.names, names[entered:]), p)
+	case crossings == 1 && p.b != nil && p.a == nil && newfid != number && !slices.Contains(names[:entered], "..") && c.mounted(&p, f.root):
 		w.f = &fid{root: f.root}
 		w.prefix = p.m.qids[qidSize*(len(f.path)-len(f.root.base)):]
 		c.forwardWalk(w, p.m.s, p.m.n, names[entered:], p)
@@ -131,10 +172,8 @@ func (c *client) mounted(p *place, r *root) bool {
 	if m == nil || m.b != p.b {
 		return false
 	}
-	select {
-	case <-m.s.done:
+	if m.s.ended() {
 		return false
-	default:
 	}
 	p.m = m
 	return true
@@ -159,7 +198,7 @@ func (c *client) forwardWalk(w *pending, s *session, from uint32, names []string
 		c.fail(w.ctag, err)
 		return
 	}
-	w.f.s, w.f.n, w.f.path, w.f.m, w.f.depth, w.f.below = s, n, p.path, p.m, p.depth, p.below
+	w.f.s, w.f.n, w.f.path, w.f.m, w.f.a, w.f.depth, w.f.below = s, n, p.path, p.m, p.a, p.depth, p.below
 	c.fids[w.newfid] = w.f
 	c.tags[w.ctag] = &request{p: w}
 	c.forward(w, walkFrame(from, n, names))
@@ -177,7 +216,7 @@ func walkFrame(from, to uint32, names []string) []byte {
 }
 
 // walked looks at the answer to a forwarded walk, and answers it itself where
-// names before a boundary belong to it.
+// names before a boundary belong to it, or names of an alias's target do not.
 func (c *client) walked(p *pending, frame []byte) (answered bool) {
 	got := 0
 	failed := frame == nil || isError(frame[4])
@@ -187,19 +226,29 @@ func (c *client) walked(p *pending, frame []byte) (answered bool) {
 	if failed || got < p.names {
 		c.unbind(p)
 	}
-	if frame == nil || len(p.prefix) == 0 {
+	if frame == nil || len(p.prefix) == 0 && p.skip == 0 {
 		return false
+	}
+	if p.skip > 0 && got < p.skip && (!failed || errors.Is(remoteError(frame), iofs.ErrNotExist)) {
+		p.f.a.gone = true
+		c.fail(p.ctag, errMoved)
+		return true
 	}
 	if failed && !errors.Is(remoteError(frame), iofs.ErrNotExist) {
 		return false // a walk that ends short would say that the name is not there
 	}
-	b := wire.Begin(nil, plan9.Rwalk, p.ctag)
-	b = le.AppendUint16(b, uint16(len(p.prefix)/qidSize+got))
-	b = append(b, p.prefix...)
+	var qids []byte // of the client's names
 	if !failed {
-		saltQids(frame, false, p.f.m.salt())
-		b = append(b, frame[wire.HeaderSize+2:]...)
+		saltQids(frame, false, p.salt())
+		qids = frame[wire.HeaderSize+2+qidSize*p.skip:]
 	}
+	if len(p.prefix)+len(qids) == 0 && p.names > p.skip {
+		c.fail(p.ctag, iofs.ErrNotExist) // as for every walk whose first name is not there
+		return true
+	}
+	b := wire.Begin(nil, plan9.Rwalk, p.ctag)
+	b = le.AppendUint16(b, uint16((len(p.prefix)+len(qids))/qidSize))
+	b = append(append(b, p.prefix...), qids...)
 	c.say(wire.End(b, 0))
 	return true
 }
@@ -234,7 +283,8 @@ func (c *client) walkSlowly(tag uint16, f *fid, newfid uint32, names []string) {
 			if same {
 				nf.s.clunk(nf.n)
 			}
-			nf.s, nf.n, nf.path, nf.m, nf.depth, nf.below, w.owned = w.s, w.n, w.place.path, w.place.m, w.place.depth, w.place.below, false
+			nf.s, nf.n, nf.path, nf.m, nf.a = w.s, w.n, w.place.path, w.place.m, w.place.a
+			nf.depth, nf.below, w.owned = w.place.depth, w.place.below, false
 		}
 		w.drop()
 		switch {
@@ -294,16 +344,41 @@ func (w *walker) move(s *session, n uint32, owned bool) {
 // walk walks as far as it can. Its error is that of the first name that has no
 // qid.
 func (w *walker) walk(ctx context.Context, names []string) error {
+	if err := w.refresh(ctx); err != nil {
+		return err
+	}
 	for len(names) > 0 {
 		// As far as the tree goes.
 		k, next, crossed := 0, w.place, false
+		w.c.mu.Lock()
 		for k < len(names) && !crossed {
 			next, crossed = w.c.step(next, w.root, names[k])
 			k++
 		}
+		w.c.mu.Unlock()
 		part := names[:k]
 		names = names[k:]
 		switch {
+		case crossed && next.b != nil && next.a != nil: // through an alias
+			if err := w.hop(ctx, part[:k-1]); err != nil {
+				return err
+			}
+			n, err := w.c.enter(ctx, next.a)
+			if err != nil {
+				return err
+			}
+			w.move(next.m.s, n, true)
+			w.place = next
+			if err := w.hop(ctx, part[k-1:]); err != nil {
+				return err
+			}
+		case crossed && next.b == nil && w.place.b == nil: // to what may be an alias
+			if err := w.hop(ctx, part); err != nil {
+				return err
+			}
+			if err := w.resolve(ctx, &next); err != nil {
+				return err
+			}
 		case crossed && next.b == nil: // out of a backend
 			if err := w.hop(ctx, part[:k-1]); err != nil {
 				return err
@@ -320,6 +395,11 @@ func (w *walker) walk(ctx context.Context, names []string) error {
 			}
 			w.move(w.c.localSession(), n, true)
 			w.qids = append(w.qids, q...)
+			if next.unresolved {
+				if err := w.resolve(ctx, &next); err != nil {
+					return err
+				}
+			}
 		case crossed: // into one: its directory must be there in the local tree
 			if err := w.hop(ctx, part); err != nil {
 				return err
@@ -350,7 +430,7 @@ func (w *walker) hop(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	n, qids, err := w.c.call(ctx, w.s, w.place.m.salt(), w.n, names)
+	n, qids, err := w.c.call(ctx, w.s, w.place.salt(), w.n, names)
 	w.qids = append(w.qids, qids...)
 	if err != nil {
 		return err
@@ -366,10 +446,7 @@ func (c *client) call(ctx context.Context, s *session, salt uint64, from uint32,
 		return 0, nil, errLost
 	}
 	n = s.fids.New()
-	rx, err := s.call(ctx, walkFrame(from, n, names))
-	if err == nil && isError(rx[4]) {
-		err = remoteError(rx)
-	}
+	rx, err := s.ask(ctx, walkFrame(from, n, names))
 	if err != nil {
 		if ctx.Err() != nil {
 			s.clunk(n) // whatever became of it
@@ -407,10 +484,7 @@ func (c *client) rootQid(ctx context.Context, r *root) ([]byte, error) {
 	if s.dialect == ninep.DotL {
 		b = le.AppendUint64(b, 0x7ff)
 	}
-	rx, err := s.call(ctx, wire.End(b, 0))
-	if err == nil && isError(rx[4]) {
-		err = remoteError(rx)
-	}
+	rx, err := s.ask(ctx, wire.End(b, 0))
 	if err != nil || len(rx) < wire.HeaderSize+at+qidSize {
 		return nil, fmt.Errorf("%w: %w", fs.ErrIO, err)
 	}
@@ -430,17 +504,19 @@ func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The qids of the way there, for walks that are only forwarded.
-	n, qids, err := c.call(ctx, local, 0, r.n, p.path[len(r.base):])
-	if err != nil {
-		return nil, err
+	// The qids of the way there, for walks that are only forwarded. From a root
+	// that an alias leads out of no other way leads there.
+	var qids []byte
+	if len(p.path) > len(r.base) && slices.Equal(p.path[:len(r.base)], r.base) {
+		var n uint32
+		if n, qids, err = c.call(ctx, local, 0, r.n, p.path[len(r.base):]); err != nil {
+			return nil, err
+		}
+		local.clunk(n)
+		qids = qids[:len(qids)-qidSize]
 	}
-	local.clunk(n)
 	m := &mount{b: p.b, s: s, n: s.fids.New()}
-	rx, err := s.call(ctx, attachFrame(d, m.n, r.uname, p.b.aname))
-	if err == nil && isError(rx[4]) {
-		err = remoteError(rx)
-	}
+	rx, err := s.attach(ctx, m.n, r.uname, p.b.aname)
 	if err != nil {
 		if ctx.Err() != nil {
 			s.clunk(m.n)
@@ -450,7 +526,7 @@ func (c *client) mount(ctx context.Context, p *place, r *root) (*mount, error) {
 		return nil, err
 	}
 	saltQids(rx, false, m.salt())
-	m.qids = append(qids[:len(qids)-qidSize:len(qids)-qidSize], rx[wire.HeaderSize:][:qidSize]...)
+	m.qids = append(slices.Clip(qids), rx[wire.HeaderSize:][:qidSize]...)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mounts == nil {
@@ -510,13 +586,10 @@ func (c *client) attach(frame []byte) {
 	c.roots = append(c.roots, r)
 	f = &fid{root: r, busy: true}
 	c.fids[number] = f
-	s, dialect := c.local, c.dialect
+	s := c.local
 	c.background(tag, func(ctx context.Context, req *request) {
 		r.n = s.fids.New()
-		rx, err := s.call(ctx, attachFrame(dialect, r.n, uname, aname))
-		if err == nil && isError(rx[4]) {
-			err = remoteError(rx)
-		}
+		rx, err := s.attach(ctx, r.n, uname, aname)
 		n := uint32(0)
 		if err == nil {
 			n, _, err = c.call(ctx, s, 0, r.n, nil)
