@@ -11,7 +11,7 @@ import (
 
 // Proto/mux forwards a 9P session's messages for an executor's tree as they are:
 // a burst stays a burst, and nothing waits for a round trip of the mux's own.
-// Commands, sftp and ci/<rev> read through remote instead. So do all sessions at
+// Commands and sftp read through remote instead. So do all sessions at
 // an export by stock ssh: it does not learn the requester, so the mux itself keeps
 // other keys than the exporter's from writing there.
 
@@ -85,7 +85,11 @@ func (f *forwarder) find(path []string) *mux.Backend {
 	if len(path) < 2 || path[len(path)-2] != "n" {
 		return nil
 	}
-	sh := f.v.shareAt(path[:len(path)-2], path[len(path)-1])
+	ns, ok := f.v.spaceAt(path[:len(path)-2])
+	if !ok {
+		return nil
+	}
+	sh := f.v.c.s.dir.share(ns, path[len(path)-1])
 	if sh == nil {
 		return nil
 	}
@@ -97,6 +101,19 @@ func (f *forwarder) find(path []string) *mux.Backend {
 		return nil // closed
 	}
 	return r.at(sh.ns)
+}
+
+// alias reports whether a path of the mux's tree ends in ci/<rev> or
+// artifacts/<rev>, and returns the version of what the namespace has of runs.
+func (f *forwarder) alias(path []string) (version uint64, ok bool) {
+	if len(path) < 2 || path[len(path)-2] != "ci" && path[len(path)-2] != "artifacts" {
+		return 0, false
+	}
+	ns, ok := f.v.spaceAt(path[:len(path)-2])
+	if !ok {
+		return 0, false
+	}
+	return f.v.c.s.dir.version(ns)
 }
 
 // abandon gives up executors that keep the session from ending: they have not

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sync/errgroup"
 
 	"9ci/fs"
 	"9ci/orchestrator/dial"
@@ -122,6 +124,86 @@ func cpuTime() time.Duration {
 	var u syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// Ten thousand small files by the name of a revision, beside the same by their
+// executor's: both are forwarded as they are. All is one process.
+func BenchmarkRevision(b *testing.B) {
+	m := startMux(b)
+	k, _ := m.key("", "alice")
+	tree := newTestTree()
+	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	dir := b.TempDir()
+	for i := range 10000 {
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), make([]byte, 2000), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	disk, err := os.OpenRoot(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer disk.Close()
+	ev := watchEvents(b, m.tree(m.dial(k), hello))
+	m.export(m.dial(k), dial.Announce{Name: "a", Namespaces: []string{hello}},
+		graft{tree.root(), []string{"ci", "3f2a9c1d0b7e.1", "artifacts"}, fs.DiskDir(disk, "/")})
+	ev.await("passed")
+	var took, used [2]time.Duration
+	for b.Loop() {
+		for i, path := range []string{"n/a/ci/3f2a9c1d0b7e.1/artifacts", "ci/last/artifacts", "artifacts/last"} {
+			began, cpu := time.Now(), cpuTime()
+			readAll(b, m.tree(m.dial(k), hello), path)
+			took[min(i, 1)] += time.Since(began)
+			used[min(i, 1)] += cpuTime() - cpu
+		}
+	}
+	b.ReportMetric(took[1].Seconds()/2/took[0].Seconds(), "time/direct")
+	b.ReportMetric(used[1].Seconds()/2/used[0].Seconds(), "cpu/direct")
+}
+
+// readAll reads the files of a directory, many at once.
+func readAll(b *testing.B, root fs.Dir, path string) {
+	d, err := fs.WalkDir(b.Context(), root, path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var all errgroup.Group
+	all.SetLimit(256)
+	files := 0
+	for st, err := range fs.Entries(b.Context(), d) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		files++
+		all.Go(func() error {
+			n, err := fs.Child(b.Context(), d, st)
+			if err == nil {
+				_, err = fs.ReadAll(b.Context(), n)
+			}
+			return err
+		})
+	}
+	if err := all.Wait(); err != nil || files != 10000 {
+		b.Fatal(files, err)
+	}
+}
+
+// A graft is a tree that has another in the place of one of its directories.
+type graft struct {
+	fs.Dir
+	at  []string
+	sub fs.Dir
+}
+
+func (g graft) Walk(ctx context.Context, name string) (fs.Node, error) {
+	n, err := g.Dir.Walk(ctx, name)
+	switch {
+	case err != nil || name != g.at[0]:
+		return n, err
+	case len(g.at) == 1:
+		return g.sub, nil
+	}
+	return graft{n.(fs.Dir), g.at[1:], g.sub}, nil
 }
 
 // One question, of a connected client, to a mux that knows 1000 runs of ten

@@ -55,6 +55,10 @@ type directory interface {
 	// be quick, and must neither keep nor change the run.
 	runs(ns string, match func(r *run) bool) []run
 
+	// version returns a number that is another after each change of what a
+	// revision may name in ns. ok reports whether ns is exported.
+	version(ns string) (n uint64, ok bool)
+
 	// lost is runs of the executors that may come back.
 	lost(ns string, match func(r *run) bool) []run
 

@@ -43,6 +43,7 @@ type localDirectory struct {
 	held       map[heldName]holder
 	generation uint64  // of the newest announcement
 	order      uint64  // of the run learned of last
+	versions   uint64  // of the space made last
 	events     fs.Feed // joins and leaves, of all namespaces
 }
 
@@ -67,6 +68,7 @@ type space struct {
 	watches int                      // that have not been closed
 	lost    map[string]*lost         // by the executor's name
 	awaited map[awaited]map[*run]int // how often each asker's own run says that it waits
+	version uint64                   // another after each wake, and in each space of the same name
 	changed chan struct{}            // closed and forgotten when a run has changed or gone; nil: nobody waits for that
 }
 
@@ -120,8 +122,10 @@ func (sp *space) order(a awaited) {
 	}
 }
 
-// wake wakes those that wait for a run of the namespace.
+// wake wakes those that wait for a run of the namespace, and has revisions looked
+// up anew.
 func (sp *space) wake() {
+	sp.version++
 	if sp.changed != nil {
 		close(sp.changed)
 		sp.changed = nil
@@ -179,7 +183,8 @@ func (d *localDirectory) mayHold(ns, name, key string) error {
 func (d *localDirectory) space(ns string) *space {
 	sp := d.spaces[ns]
 	if sp == nil {
-		sp = &space{ns: ns, shares: map[string]*share{}}
+		d.versions++
+		sp = &space{ns: ns, shares: map[string]*share{}, version: d.versions << 32}
 		d.spaces[ns] = sp
 	}
 	return sp
@@ -369,6 +374,16 @@ func (d *localDirectory) runs(ns string, match func(r *run) bool) []run {
 		}
 	}
 	return all
+}
+
+func (d *localDirectory) version(ns string) (uint64, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	sp := d.spaces[ns]
+	if sp == nil || len(sp.shares) == 0 {
+		return 0, false
+	}
+	return sp.version, true
 }
 
 func (d *localDirectory) lost(ns string, match func(r *run) bool) []run {

@@ -244,6 +244,7 @@ func (sh *share) setKey(r *run, key ci.Attrs) {
 		r.place = sh.d.order << placeBits
 	}
 	if sp := sh.d.spaces[sh.ns]; sp != nil {
+		sp.version++ // of a revision's runs those of the default targets come first
 		sp.order(awaited{sh.m.name, r.id})
 	}
 }

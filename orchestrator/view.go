@@ -136,21 +136,17 @@ func (v *view) home(named string) (string, error) {
 	}
 }
 
-// shareAt returns the executor of that name in the namespace of the elements
-// space, or in the home namespace if there are none. It returns nil if there is no
-// such executor, or the session may not read it.
-func (v *view) shareAt(space []string, name string) *share {
-	ns := strings.Join(space, "/")
+// spaceAt returns the namespace of the elements space, or the home namespace if
+// there are none. ok reports whether the session may read it.
+func (v *view) spaceAt(space []string) (ns string, ok bool) {
+	ns = strings.Join(space, "/")
 	if ns == "" {
 		var err error
 		if ns, err = v.home(""); err != nil {
-			return nil
+			return "", false
 		}
 	}
-	if !v.mayRead(ns) {
-		return nil
-	}
-	return v.c.s.dir.share(ns, name)
+	return ns, v.mayRead(ns)
 }
 
 // serve9P serves the tree on rwc.
@@ -158,7 +154,7 @@ func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
 	f := &forwarder{v}
 	h := &hangup{ReadWriteCloser: rwc, f: f.abandon}
 	defer h.done()
-	srv := mux.Server{Local: &ninep.Server{User: v.c.login.User(), Trace: v.c.s.trace, Attach: v.attach}, Quota: &v.c.requester.quota, Find: f.find}
+	srv := mux.Server{Local: &ninep.Server{User: v.c.login.User(), Trace: v.c.s.trace, Attach: v.attach}, Quota: &v.c.requester.quota, Find: f.find, Alias: f.alias}
 	return srv.Serve(ctx, h)
 }
 
