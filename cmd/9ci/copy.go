@@ -25,8 +25,9 @@ import (
 // to, with modes and times. If d is an alias, the directory is copied; an alias
 // below d is copied as a link. What is there already is replaced, but no directory
 // by another file, nor the other way round. A peer chooses the names in a tree:
-// os.Root keeps the copy below to.
-func copyTree(ctx context.Context, d fs.Dir, from, to string) error {
+// os.Root keeps the copy below to. If tar is not nil, what is in the directory is read
+// from there.
+func copyTree(ctx context.Context, d fs.Dir, tar *runTar, from, to string) error {
 	st, err := d.Stat(ctx)
 	if err != nil {
 		return fmt.Errorf("%s: %w", from, err)
@@ -44,7 +45,12 @@ func copyTree(ctx context.Context, d fs.Dir, from, to string) error {
 	}
 	defer parent.Close()
 	c := copier{root: parent, name: filepath.Base(abs), from: from, to: to}
-	return c.copy(ctx, func(ctx context.Context) error { return c.node(ctx, d, st, c.name) })
+	return c.copy(ctx, func(ctx context.Context) error {
+		if tar != nil {
+			return c.run(ctx, d, st, tar)
+		}
+		return c.node(ctx, d, st, c.name)
+	})
 }
 
 // copyEntries copies what is in a directory, named from, into an open one. If owned
@@ -138,10 +144,7 @@ func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) e
 	d, isDir := n.(fs.Dir)
 	switch {
 	case st.Mode&iofs.ModeSymlink != 0:
-		if err := c.replace(name, func() error { return c.root.Symlink(st.Target, name) }); err != nil {
-			return c.writing(name, err)
-		}
-		return c.time(name, st)
+		return c.link(name, st)
 	case isDir:
 		if err := c.dir(name); err != nil {
 			return c.writing(name, err)
@@ -162,6 +165,13 @@ func (c *copier) node(ctx context.Context, n fs.Node, st fs.Stat, name string) e
 		return nil
 	}
 	return c.file(st, name, func(w io.Writer) error { return copyFile(ctx, w, n) })
+}
+
+func (c *copier) link(name string, st fs.Stat) error {
+	if err := c.replace(name, func() error { return c.root.Symlink(st.Target, name) }); err != nil {
+		return c.writing(name, err)
+	}
+	return c.time(name, st)
 }
 
 func (c *copier) entries(ctx context.Context, d fs.Dir, name string) error {
@@ -226,13 +236,19 @@ func (c *copier) file(st fs.Stat, name string, fill func(io.Writer) error) error
 		return c.writing(name, err)
 	}
 	rerr, werr := fillFile(f, fill)
+	if rerr == nil && werr == nil {
+		werr = f.Chmod(c.mode(st, 0o400))
+		if werr == nil {
+			werr = setTime(int(f.Fd()), "", st, unix.AT_EMPTY_PATH)
+		}
+	}
 	if err := errors.Join(werr, f.Close()); err != nil {
 		return c.writing(name, err)
 	}
 	if rerr != nil {
 		return c.reading(name, rerr)
 	}
-	return c.meta(name, st, 0o400)
+	return nil
 }
 
 // fillFile has fill write an empty file, and tells what fill could not read from
@@ -261,34 +277,43 @@ func (o *outcome) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// meta gives a file its mode and time. An owned copy has the bits of owner too. It
-// leaves out setuid and setgid: the copy is the user's, the program a peer's.
-func (c *copier) meta(name string, st fs.Stat, owner iofs.FileMode) error {
-	mode := st.Mode.Perm()
+// mode returns the mode of a copy. An owned one has the bits of owner too. It leaves
+// out setuid and setgid: the copy is the user's, the program a peer's.
+func (c *copier) mode(st fs.Stat, owner iofs.FileMode) iofs.FileMode {
 	if c.owned {
-		mode |= owner
+		return st.Mode.Perm() | owner
 	}
-	if err := c.root.Chmod(name, mode); err != nil {
+	return st.Mode.Perm()
+}
+
+// meta gives a directory its mode and time.
+func (c *copier) meta(name string, st fs.Stat, owner iofs.FileMode) error {
+	if err := c.root.Chmod(name, c.mode(st, owner)); err != nil {
 		return c.writing(name, err)
 	}
 	return c.time(name, st)
 }
 
-// time gives a file, or a link itself, its time.
+// time gives a directory, or a link itself, its time.
 func (c *copier) time(name string, st fs.Stat) error {
 	dir, err := c.root.Open(filepath.Dir(name))
 	if err != nil {
 		return c.writing(name, err)
 	}
 	defer dir.Close()
-	ts, err := unix.TimeToTimespec(st.ModTime)
-	if err == nil {
-		err = unix.UtimesNanoAt(int(dir.Fd()), filepath.Base(name), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
-	}
-	if err != nil {
+	if err := setTime(int(dir.Fd()), filepath.Base(name), st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return c.writing(name, err)
 	}
 	return nil
+}
+
+// setTime is utimensat(2).
+func setTime(dir int, name string, st fs.Stat, flags int) error {
+	ts, err := unix.TimeToTimespec(st.ModTime)
+	if err != nil {
+		return err
+	}
+	return unix.UtimesNanoAt(dir, name, []unix.Timespec{ts, ts}, flags)
 }
 
 // copyOne copies a file, named from, to the file name to, with its mode and time. As

@@ -92,7 +92,7 @@ func TestCopy(t *testing.T) {
 	if err := errors.Join(os.Chtimes(many, when, when), os.Chmod(many, 0o555), lutimes(filepath.Join(from, "link"))); err != nil {
 		t.Fatal(err)
 	}
-	if err := copyTree(t.Context(), importDir(t, from), "from", to); err != nil {
+	if err := copyTree(t.Context(), importDir(t, from), nil, "from", to); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(os.Chmod(filepath.Join(to, "many"), 0o755), os.WriteFile(filepath.Join(to, "size"), []byte("more than there was\n"), 0o644),
@@ -100,7 +100,7 @@ func TestCopy(t *testing.T) {
 		os.Remove(filepath.Join(to, "empty")), os.Symlink(filepath.Join(from, "size"), filepath.Join(to, "empty"))); err != nil {
 		t.Fatal(err)
 	}
-	if err := copyTree(t.Context(), importDir(t, from), "from", to); err != nil {
+	if err := copyTree(t.Context(), importDir(t, from), nil, "from", to); err != nil {
 		t.Fatal(err)
 	}
 	n := 0
@@ -148,7 +148,7 @@ func TestCopy(t *testing.T) {
 	if err := errors.Join(os.Chmod(many, 0o755), os.WriteFile(filepath.Join(many, "secret"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	err := copyTree(t.Context(), importDir(t, from), "from", to+"2")
+	err := copyTree(t.Context(), importDir(t, from), nil, "from", to+"2")
 	if !errors.Is(err, iofs.ErrPermission) || !strings.HasPrefix(err.Error(), "from/many/secret: ") {
 		t.Errorf("copyTree = %v, want %v for from/many/secret", err, iofs.ErrPermission)
 	}
@@ -166,7 +166,7 @@ func TestCopy(t *testing.T) {
 		if err := errors.Join(os.RemoveAll(name), make()); err != nil {
 			t.Fatal(err)
 		}
-		err := copyTree(t.Context(), importDir(t, from), "from", to)
+		err := copyTree(t.Context(), importDir(t, from), nil, "from", to)
 		if _, ok := errors.AsType[*writeError](err); !ok || !strings.HasPrefix(err.Error(), name+": it is there and "+tt.want) {
 			t.Errorf("copyTree = %v, want one of writing %s, that it %s", err, name, tt.want)
 		}
@@ -174,7 +174,7 @@ func TestCopy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := copyTree(t.Context(), importDir(t, from), "from", filepath.Join(to, "none", "such")); err == nil || !strings.HasPrefix(err.Error(), filepath.Join(to, "none")+": ") {
+	if err := copyTree(t.Context(), importDir(t, from), nil, "from", filepath.Join(to, "none", "such")); err == nil || !strings.HasPrefix(err.Error(), filepath.Join(to, "none")+": ") {
 		t.Errorf("copyTree to a directory that is not there = %v", err)
 	}
 }
@@ -196,7 +196,7 @@ func TestCopyOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	for dst, copied := range map[string]string{"new": "new", "old": "old", "link": "target", "dir": "dir/a"} {
-		if err := copyTo(t.Context(), n, "x/a", filepath.Join(to, dst)); err != nil {
+		if err := copyTo(t.Context(), n, place{}, "x/a", filepath.Join(to, dst)); err != nil {
 			t.Errorf("copyTo %s = %v", dst, err)
 			continue
 		}
@@ -209,7 +209,7 @@ func TestCopyOne(t *testing.T) {
 			t.Errorf("%s is %v, %v, want -r--r--r-- of %v", copied, fi, err, when)
 		}
 	}
-	if err := copyTo(t.Context(), n, "x/a", "/dev/null"); err != nil {
+	if err := copyTo(t.Context(), n, place{}, "x/a", "/dev/null"); err != nil {
 		t.Errorf("copyTo /dev/null = %v", err)
 	}
 	for dst, want := range map[string]string{
@@ -217,7 +217,7 @@ func TestCopyOne(t *testing.T) {
 		filepath.Join(to, "none/such"):    filepath.Join(to, "none/such") + ": no such file or directory",
 		filepath.Join(to, "target/below"): filepath.Join(to, "target/below") + ": not a directory",
 	} {
-		err := copyTo(t.Context(), n, "x/a", dst)
+		err := copyTo(t.Context(), n, place{}, "x/a", dst)
 		if _, ok := errors.AsType[*writeError](err); !ok || err.Error() != want {
 			t.Errorf("copyTo %s = %v, want %s", dst, err, want)
 		}
@@ -229,7 +229,7 @@ func TestCopyOne(t *testing.T) {
 func TestCopyRuns(t *testing.T) {
 	_, tree := treetest.New(t)
 	to, id := tempDir(t), treetest.PassedCommit[:12]+".1"
-	if err := copyTree(t.Context(), tree, "/", filepath.Join(to, "all")); err != nil {
+	if err := copyTree(t.Context(), tree, nil, "/", filepath.Join(to, "all")); err != nil {
 		t.Fatal(err)
 	}
 	name := filepath.Join(to, "all", "artifacts", id)
@@ -240,7 +240,7 @@ func TestCopyRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := copyTree(t.Context(), alias, "ci/x", filepath.Join(to, "run")); err != nil {
+	if err := copyTree(t.Context(), alias, nil, "ci/x", filepath.Join(to, "run")); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{filepath.Join(name, "size"), filepath.Join(to, "run/artifacts/size")} {
@@ -263,7 +263,7 @@ func TestCopyHoles(t *testing.T) {
 	if err := errors.Join(err, f.Truncate(size), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if err := copyTree(t.Context(), importDir(t, from), "from", filepath.Join(to, "copy")); err != nil {
+	if err := copyTree(t.Context(), importDir(t, from), nil, "from", filepath.Join(to, "copy")); err != nil {
 		t.Fatal(err)
 	}
 	fi, err := os.Stat(filepath.Join(to, "copy/hole"))
@@ -287,7 +287,7 @@ func TestCopyHoles(t *testing.T) {
 	if err := errors.Join(os.Mkdir(hooks, 0o755), os.Symlink("hooks", filepath.Join(to, "link"))); err != nil {
 		t.Fatal(err)
 	}
-	if err := copyTree(t.Context(), importDir(t, from), "from", filepath.Join(to, "link")); err == nil || !strings.Contains(err.Error(), "link: it is there and is not a directory") {
+	if err := copyTree(t.Context(), importDir(t, from), nil, "from", filepath.Join(to, "link")); err == nil || !strings.Contains(err.Error(), "link: it is there and is not a directory") {
 		t.Errorf("copyTree to a link = %v", err)
 	}
 	if list, err := os.ReadDir(hooks); err != nil || len(list) > 0 {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -23,7 +24,7 @@ func cpCommand(ctx context.Context, args []string) (int, error) {
 		return failed(1, err)
 	}
 	defer p.close()
-	if err = copyTo(ctx, n, from, to); err != nil {
+	if err = copyTo(ctx, n, p, from, to); err != nil {
 		if _, ok := errors.AsType[*writeError](err); ok {
 			return exitError, err
 		}
@@ -32,9 +33,9 @@ func cpCommand(ctx context.Context, args []string) (int, error) {
 	return 0, nil
 }
 
-// copyTo copies a node, named from, to the file to, or into it if that is a
-// directory. All that is in a tree comes into the directory itself.
-func copyTo(ctx context.Context, n fs.Node, from, to string) error {
+// copyTo copies a node of a place, named from, to the file to, or into it if that is
+// a directory. All that is in a tree comes into the directory itself.
+func copyTo(ctx context.Context, n fs.Node, p place, from, to string) error {
 	d, isDir := n.(fs.Dir)
 	if st, err := os.Stat(to); err == nil && st.IsDir() {
 		name := path.Base(path.Clean("/" + from))
@@ -49,7 +50,14 @@ func copyTo(ctx context.Context, n fs.Node, from, to string) error {
 		to = filepath.Join(to, name)
 	}
 	if isDir {
-		return copyTree(ctx, d, from, to)
+		tar, err := findTar(ctx, p)
+		if err != nil {
+			return fmt.Errorf("%s: %w", from, bare(err))
+		}
+		if tar != nil {
+			defer tar.close()
+		}
+		return copyTree(ctx, d, tar, from, to)
 	}
 	return copyOne(ctx, n, from, to)
 }

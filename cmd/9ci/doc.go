@@ -163,8 +163,10 @@ code.
 
 Cp copies a file, or a directory with all that is in it, into DIR or, if there is no
 such directory, to that name. The copy has the modes, but for setuid and setgid, and the
-times, of links too: the copy of a run verifies. A copy is written over the files that
-are there, but no file takes the place of a directory, nor the other way round.
+times, of links too: the copy of a run verifies. A sealed run is copied from its tar,
+which is one stream, and so are its artifacts if they are most of that. A copy is
+written over the files that are there, but no file takes the place of a directory, nor
+the other way round.
 
 Mount shows a tree as a FUSE file system at DIR, until it is unmounted or a signal
 comes.

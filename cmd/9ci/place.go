@@ -27,6 +27,7 @@ import (
 // A place is a tree that answers. The caller closes it.
 type place struct {
 	root  fs.Dir
+	name  string // what was looked up there, clean and relative
 	close func()
 	done  <-chan struct{} // closed when the tree does not answer any more; nil if that cannot be
 }
@@ -60,7 +61,8 @@ func (s search) find(ctx context.Context, name string) (fs.Node, place, error) {
 	}
 	var first error
 	for i, p := range ps {
-		n, err := s.walk(ctx, p.root, path.Clean("/" + name)[1:])
+		p.name = path.Clean("/" + name)[1:]
+		n, err := s.walk(ctx, p.root, p.name)
 		if err == nil {
 			for _, q := range ps[i+1:] {
 				q.close()
@@ -315,7 +317,7 @@ func dialPlace(ctx context.Context, connect func(context.Context, string) (net.C
 		conn.Close()
 		return place{}, fmt.Errorf("%s: %w", addr, err)
 	}
-	return place{c.Root(), func() { c.Close() }, c.Done()}, nil
+	return place{root: c.Root(), close: func() { c.Close() }, done: c.Done()}, nil
 }
 
 // dialError says of an error of dialling what the user can do.
@@ -371,7 +373,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 		conn.Close()
 		return place{}, "", err
 	}
-	return place{client.Root(), func() { conn.Close(); client.Close() }, client.Done()}, rest, nil
+	return place{root: client.Root(), close: func() { conn.Close(); client.Close() }, done: client.Done()}, rest, nil
 }
 
 // splitNamespace cuts a path at the orchestrator behind its namespace, which it
