@@ -52,12 +52,21 @@ type client struct {
 	mounts  map[mountKey]*mount
 	aliases map[mountKey]*alias
 	unsent  []byte // replies that are not in out yet
+	lent    lent   // if its s is set, unsent is that part of its buffer
 	closed  bool   // wake is
 	batches []batch
+	scratch []byte // of a frame that is being made
 	credit  int
 	held    int
 
 	countedFids, countedTags int // what the Quota has of them
+}
+
+// A lent is a part of a session's buffer. The reader of the session sends it before it
+// reads on.
+type lent struct {
+	s          *session
+	start, end int
 }
 
 // A batch is what a burst has for one session.
@@ -178,7 +187,7 @@ func (c *client) read() error {
 	for {
 		if !fr.Buffered() {
 			c.flushBatches()
-			c.send()
+			c.send(nil)
 			if err := c.out.Room(); err != nil {
 				return err
 			}
@@ -233,20 +242,33 @@ func (c *client) spent(m *mount, s *session, fid bool) bool {
 		requests >= fairRequests && s.underWay() >= crowdedRequests
 }
 
-// send moves replies to out and has them written.
-func (c *client) send() {
+// send moves replies to out and has them written. by is the session whose reader
+// calls it, which alone sends what is lent of its buffer, or nil.
+func (c *client) send(by *session) {
 	c.mu.Lock()
 	c.count()
 	if c.closed {
+		c.unsent, c.lent = nil, lent{}
 		c.mu.Unlock()
 		return
 	}
-	if len(c.unsent) > 0 {
-		c.out.Put(c.unsent)
+	b := c.unsent
+	direct := false
+	switch {
+	case c.lent.s == nil:
+		if len(b) > 0 {
+			c.out.Put(b)
+		}
 		c.unsent = nil
+	case c.lent.s == by:
+		if direct = c.out.Claim(); !direct {
+			c.own()
+			c.out.Put(c.unsent)
+		}
+		c.unsent, c.lent = nil, lent{}
 	}
 	c.mu.Unlock()
-	if c.out.TryFlush() {
+	if direct && c.out.WriteClaimed(b) || !direct && c.out.TryFlush() {
 		return
 	}
 	// It must be waited for, which is the writer's to do.
@@ -264,18 +286,41 @@ func (c *client) send() {
 // say queues a whole R-message. c.mu is held.
 func (c *client) say(frame []byte) {
 	c.trace("->", frame)
-	if len(frame) > sessionBuffer {
+	c.own()
+	c.unsent = append(c.unsent, frame...)
+}
+
+// own makes unsent the client's own.
+func (c *client) own() {
+	if c.unsent == nil || c.lent.s != nil {
+		c.unsent = append(wire.GetBufferFor(len(c.unsent)), c.unsent...)
+		c.lent = lent{}
+	}
+}
+
+// pass queues the R-message that s has read last, in the buffer of s if nothing else
+// is queued: what comes in one piece goes out so. c.mu is held.
+func (c *client) pass(s *session, frame []byte) {
+	start, end, ok := s.in.Place()
+	switch {
+	case !ok: // the frame is ours
+		c.trace("->", frame)
 		if len(c.unsent) > 0 {
+			c.own()
 			c.out.Put(c.unsent)
 			c.unsent = nil
 		}
-		c.out.Put(frame) // the session's reader has given it away
-		return
+		c.out.Put(frame)
+	case c.unsent == nil:
+		c.trace("->", frame)
+		c.unsent, c.lent = frame, lent{s, start, end}
+	case c.lent.s == s && c.lent.end == start:
+		c.trace("->", frame)
+		c.lent.end = end
+		c.unsent = s.in.Bytes(c.lent.start, end)
+	default:
+		c.say(frame)
 	}
-	if c.unsent == nil {
-		c.unsent = wire.GetBuffer()
-	}
-	c.unsent = append(c.unsent, frame...)
 }
 
 func (c *client) fail(tag uint16, err error) {
@@ -380,7 +425,7 @@ func (c *client) reset() {
 	c.fids, c.tags, c.mounts, c.aliases, c.local, c.roots = nil, nil, nil, nil, nil, nil
 	c.count()
 	c.epoch++
-	c.credit, c.held, c.unsent = 0, 0, nil
+	c.credit, c.held, c.unsent, c.lent = 0, 0, nil, lent{}
 	c.mu.Unlock()
 	c.slow.Wait()
 	for _, f := range flushes {

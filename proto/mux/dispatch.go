@@ -131,7 +131,8 @@ func (c *client) request(frame []byte) {
 		}
 	}
 	c.credit += p.credit
-	c.tags[tag] = &request{p: p}
+	p.of.p = p
+	c.tags[tag] = &p.of
 	le.PutUint32(frame[atFid:], n)
 	c.forward(p, frame)
 }
@@ -276,7 +277,7 @@ func (c *client) answer(p *pending, frame []byte) {
 		return
 	}
 	le.PutUint16(frame[5:], p.ctag)
-	c.say(frame)
+	c.pass(p.s, frame)
 }
 
 // limit lowers the iounit of an Ropen or Rlopen of s to what s can carry.
@@ -326,7 +327,7 @@ func (c *client) background(tag uint16, do func(ctx context.Context, r *request)
 		defer cancel()
 		do(ctx, r)
 		c.flushBatches()
-		c.send()
+		c.send(nil)
 	})
 }
 

@@ -20,6 +20,7 @@ type session struct {
 	rwc     io.ReadWriteCloser
 	dialect ninep.Dialect
 	msize   uint32
+	in      *wire.Reader // read's
 	out     *wire.Sender
 	done    chan struct{} // closed by read when the session is over
 	wake    chan struct{} // has a value when out has more to flush
@@ -46,6 +47,7 @@ type pending struct {
 	names  int     // of a walk, those that are forwarded
 	skip   int     // of these, the first that are an alias's target and not the client's
 	same   *fid    // of a walk of f to itself, f as it was
+	of     request // the client's, which is forwarded
 	epoch  int     // the client's
 
 	answer chan []byte // the mux's own: gets the R-message, or is closed
@@ -57,9 +59,12 @@ type pending struct {
 	flushes  int // Tflushes that name the tag: until they are answered it is not free
 }
 
-// sessionBuffer is what a session reads at a time. Larger answers are passed on
-// without a copy.
-const sessionBuffer = 32 << 10
+// A session reads sessionBuffer bytes at a time or, once an answer was larger than
+// that, largeBuffer. An answer that is larger still has a buffer of its own.
+const (
+	sessionBuffer = 32 << 10
+	largeBuffer   = 160 << 10 // an answer of 128 KiB, which most clients ask for, and some more
+)
 
 // maxPending leaves tags for the flushes of what is pending.
 const maxPending = 30000
@@ -93,8 +98,9 @@ func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, m
 		rwc.Close()
 		return nil, fmt.Errorf("backend does not speak %s but %q with messages of %d: %w", d, version, got, fs.ErrIO)
 	}
-	s.msize = got
-	go s.read(fr)
+	s.msize, s.in = got, fr
+	fr.Most = largeBuffer
+	go s.read()
 	go s.write()
 	return s, nil
 }
@@ -257,12 +263,13 @@ func (s *session) clunk(n uint32) {
 
 // read hands each answer to the client or call that waits for it, until the
 // session ends. It trusts no length, tag or type.
-func (s *session) read(fr *wire.Reader) {
+func (s *session) read() {
+	fr := s.in
 	var touched []*client // have replies that were not sent yet
 	for {
 		if !fr.Buffered() {
 			for i, c := range touched {
-				c.send()
+				c.send(s)
 				touched[i] = nil
 			}
 			touched = touched[:0]
@@ -276,7 +283,7 @@ func (s *session) read(fr *wire.Reader) {
 		}
 		if err != nil {
 			for _, c := range touched {
-				c.send()
+				c.send(s)
 			}
 			s.end()
 			return
@@ -327,7 +334,7 @@ func (s *session) end() {
 		case p == nil || p.answered:
 		case p.c != nil:
 			p.c.answer(p, nil)
-			p.c.send()
+			p.c.send(nil)
 		case p.answer != nil:
 			close(p.answer)
 		}

@@ -105,13 +105,14 @@ func (c *client) walk(frame []byte, f *fid) {
 		return
 	}
 	d := wire.Decoder{B: frame[atNewfid+4:]}
-	names := make([]string, d.U16())
-	for i := range names {
-		names[i] = d.Str()
-	}
-	if len(names) > plan9.MAXWELEM {
+	n := int(d.U16())
+	if n > plan9.MAXWELEM {
 		c.fail(tag, wire.ErrTooManyNames)
 		return
+	}
+	names := make([]string, n)
+	for i := range names {
+		names[i] = d.Str()
 	}
 	old := c.fids[newfid]
 	switch {
@@ -200,12 +201,17 @@ func (c *client) forwardWalk(w *pending, s *session, from uint32, names []string
 	}
 	w.f.s, w.f.n, w.f.path, w.f.m, w.f.a, w.f.depth, w.f.below = s, n, p.path, p.m, p.a, p.depth, p.below
 	c.fids[w.newfid] = w.f
-	c.tags[w.ctag] = &request{p: w}
-	c.forward(w, walkFrame(from, n, names))
+	w.of.p = w
+	c.tags[w.ctag] = &w.of
+	c.scratch = appendWalk(c.scratch[:0], from, n, names)
+	c.forward(w, c.scratch)
 }
 
-func walkFrame(from, to uint32, names []string) []byte {
-	b := wire.Begin(nil, plan9.Twalk, 0)
+func walkFrame(from, to uint32, names []string) []byte { return appendWalk(nil, from, to, names) }
+
+// appendWalk appends a Twalk to b, which is empty.
+func appendWalk(b []byte, from, to uint32, names []string) []byte {
+	b = wire.Begin(b, plan9.Twalk, 0)
 	b = le.AppendUint32(b, from)
 	b = le.AppendUint32(b, to)
 	b = le.AppendUint16(b, uint16(len(names)))

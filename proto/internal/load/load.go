@@ -25,8 +25,8 @@ var le = binary.LittleEndian
 
 // The tree has many small files, and a large one.
 const (
-	files = 10000
-	size  = 1 << 30
+	files    = 10000
+	fileSize = 1 << 30
 )
 
 // Dir makes the tree that is to be served: big, and small/0 to small/9999.
@@ -41,7 +41,7 @@ func Dir(b *testing.B) string {
 	for i := range block {
 		block[i] = byte(rand.Int())
 	}
-	for range size / len(block) {
+	for range fileSize / len(block) {
 		if _, err := f.Write(block); err != nil {
 			b.Fatal(err)
 		}
@@ -70,18 +70,70 @@ func dial(b *testing.B, sock string) net.Conn {
 	}
 }
 
-// cpuTime is what a process has used of the processors: utime and stime of
-// proc(5), in ticks of 10 ms.
-func cpuTime(pid int) time.Duration {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	_, rest, _ := strings.Cut(string(b), ") ")
-	f := strings.Fields(rest)
-	if len(f) < 13 {
-		return 0
+// cpuTime is what the threads of a process have used of the processors, as
+// schedstat of proc(5) has it to the nanosecond.
+func cpuTime(pid int) (used time.Duration) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, name := range threads {
+		b, _ := os.ReadFile(name)
+		first, _, _ := strings.Cut(string(b), " ")
+		n, _ := strconv.ParseInt(first, 10, 64)
+		used += time.Duration(n)
 	}
-	u, _ := strconv.Atoi(f[11])
-	s, _ := strconv.Atoi(f[12])
-	return time.Duration(u+s) * 10 * time.Millisecond
+	return used
+}
+
+// Compare has servers that are there at the sockets, each below its base, bear the
+// same loads, in turns of a few milliseconds: so they find the same machine, however
+// busy others keep it. The metrics are what the first one does in a time and with a
+// processor by what the second does.
+func Compare(b *testing.B, one, two Peer) {
+	peers := []Peer{one, two}
+	for _, load := range []struct {
+		name string
+		size int // of a read
+		do   func(g *generator, size, n, ops int)
+	}{
+		{"read4k", 4 << 10, (*generator).reads},
+		{"read64k", 64 << 10, (*generator).reads},
+		{"read1m", wire.MaxMsize - wire.IOHeader, (*generator).reads},
+		{"stat", 0, func(g *generator, _, n, ops int) { g.stat(n, ops) }},
+		{"small", 0, func(g *generator, _, n, ops int) { g.readSmall(n, ops) }},
+	} {
+		for _, n := range []int{1, 8, 32} {
+			b.Run(fmt.Sprintf("%s/%d", load.name, n), func(b *testing.B) {
+				var gens [2]*generator
+				for i, p := range peers {
+					conn := dial(b, p.Sock)
+					defer conn.Close()
+					gens[i] = newGeneratorSize(b, conn, "", p.Base, wire.MaxMsize)
+					gens[i].rpc(AppendWalk(nil, 0, root, 1000, "big"))
+					gens[i].rpc(AppendFid(nil, wire.Tlopen, 0, 1000, 0, 0, 0, 0))
+				}
+				var took, used [2]time.Duration
+				b.ResetTimer()
+				turn := min(max(8*n, 4<<20/max(load.size, 16<<10)), b.N)
+				for done := 0; done < b.N; done += turn {
+					for i, g := range gens {
+						cpu, began := cpuTime(peers[i].Process), time.Now()
+						load.do(g, load.size, n, turn)
+						took[i] += time.Since(began)
+						used[i] += cpuTime(peers[i].Process) - cpu
+					}
+				}
+				b.ReportMetric(took[1].Seconds()/took[0].Seconds(), "speed/"+two.Name)
+				b.ReportMetric(used[0].Seconds()/max(used[1].Seconds(), 1e-9), "cpu/"+two.Name)
+			})
+		}
+	}
+}
+
+// A Peer is a server that Compare measures.
+type Peer struct {
+	Name    string
+	Sock    string
+	Base    []string
+	Process int // its id
 }
 
 // Server starts cmd, which serves the tree at sock, below base, and has it
@@ -126,8 +178,12 @@ type generator struct {
 }
 
 func newGenerator(b testing.TB, conn io.ReadWriter, aname string, base []string) *generator {
+	return newGeneratorSize(b, conn, aname, base, 64<<10)
+}
+
+func newGeneratorSize(b testing.TB, conn io.ReadWriter, aname string, base []string, msize uint32) *generator {
 	g := &generator{b: b, conn: conn, fr: wire.NewReaderSize(conn, 256<<10)}
-	v := le.AppendUint32(wire.Begin(nil, plan9.Tversion, plan9.NOTAG), 64<<10)
+	v := le.AppendUint32(wire.Begin(nil, plan9.Tversion, plan9.NOTAG), msize)
 	g.rpc(wire.End(wire.AppendString(v, "9P2000.L"), 0))
 	a := le.AppendUint32(wire.Begin(nil, plan9.Tattach, 0), 0)
 	a = le.AppendUint32(a, plan9.NOFID)
@@ -234,6 +290,26 @@ func (g *generator) open(b *testing.B, name string) (fid uint32) {
 	return 1000
 }
 
+// reads reads the file at fid 1000 from random places, total times size bytes.
+// A read that was answered with less goes on where that ended, as all clients do.
+func (g *generator) reads(size, n, total int) {
+	type at struct{ off, left int64 }
+	slots := make([]at, n)
+	g.run(n, total, func(out []byte, slot, op, i int, rx []byte) []byte {
+		s := &slots[slot]
+		if i == 0 {
+			*s = at{rand.Int64N(fileSize/int64(size)) * int64(size), int64(size)}
+		} else {
+			got := int64(len(rx) - 11)
+			s.off, s.left = s.off+got, s.left-got
+		}
+		if s.left == 0 {
+			return out
+		}
+		return AppendRead(out, plan9.Tread, slot, 1000, s.off, int(s.left))
+	})
+}
+
 func (g *generator) sequential(b *testing.B, n int) {
 	fid := g.open(b, "big")
 	const chunk = 64<<10 - wire.IOHeader // diod's msize is at most 64 KiB
@@ -246,7 +322,7 @@ func (g *generator) sequential(b *testing.B, n int) {
 			}
 			return out
 		}
-		return AppendRead(out, plan9.Tread, slot, fid, int64(op)<<16%size, chunk)
+		return AppendRead(out, plan9.Tread, slot, fid, int64(op)<<16%fileSize, chunk)
 	})
 	b.StopTimer()
 }
@@ -258,14 +334,16 @@ func (g *generator) random(b *testing.B, n int) {
 		if i > 0 {
 			return out
 		}
-		return AppendRead(out, plan9.Tread, slot, fid, rand.Int64N(size/4096)*4096, 4096)
+		return AppendRead(out, plan9.Tread, slot, fid, rand.Int64N(fileSize/4096)*4096, 4096)
 	})
 	b.StopTimer()
 }
 
 // stats walks to a file, stats it, and clunks it.
-func (g *generator) stats(b *testing.B, n int) {
-	g.run(n, b.N, func(out []byte, slot, op, i int, rx []byte) []byte {
+func (g *generator) stats(b *testing.B, n int) { g.stat(n, b.N) }
+
+func (g *generator) stat(n, total int) {
+	g.run(n, total, func(out []byte, slot, op, i int, rx []byte) []byte {
 		fid := uint32(slot) + 1
 		switch i {
 		case 0:
@@ -300,7 +378,13 @@ func (g *generator) small(b *testing.B, n int) {
 			listed++
 		}
 	}
-	g.run(n, b.N, func(out []byte, slot, op, i int, rx []byte) []byte {
+	g.readSmall(n, b.N)
+	g.rpc(AppendFid(nil, plan9.Tclunk, 0, 1000))
+}
+
+// readSmall reads small files, total of them.
+func (g *generator) readSmall(n, total int) {
+	g.run(n, total, func(out []byte, slot, op, i int, rx []byte) []byte {
 		fid := uint32(slot) + 1
 		switch i {
 		case 0:
@@ -314,5 +398,4 @@ func (g *generator) small(b *testing.B, n int) {
 		}
 		return out
 	})
-	g.rpc(AppendFid(nil, plan9.Tclunk, 0, 1000))
 }

@@ -250,6 +250,41 @@ func (s *Sender) TryFlush() bool {
 	return len(s.queue) == 0
 }
 
+// Claim makes the caller the one that writes, if nothing is queued and no other
+// goroutine writes. WriteClaimed must follow. What is put meanwhile goes out behind.
+func (s *Sender) Claim() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writing || s.err != nil || s.sock == nil || len(s.queue) > 0 {
+		return false
+	}
+	s.writing = true
+	return true
+}
+
+// WriteClaimed is TryFlush for whole frames that stay the caller's, after Claim. Only
+// what the peer does not take at once is copied.
+func (s *Sender) WriteClaimed(b []byte) bool {
+	n, err := s.tryWrite(b)
+	var rest []byte
+	if n < len(b) {
+		rest = append(GetBuffer(), b[n:]...)
+	}
+	s.mu.Lock()
+	s.writing = false
+	switch {
+	case err != nil:
+		s.fail(err)
+	case rest != nil && s.err == nil:
+		s.queue = append([]piece{{b: rest}}, s.queue...)
+		s.queued += len(rest)
+	}
+	s.room.Broadcast()
+	more := len(s.queue) > 0
+	s.mu.Unlock()
+	return !more || rest == nil && s.TryFlush()
+}
+
 // tryWrite makes one attempt that does not wait.
 func (s *Sender) tryWrite(b []byte) (n int, err error) {
 	werr := s.sock.Write(func(fd uintptr) bool {

@@ -132,11 +132,16 @@ type Reader struct {
 	// of a frame. It should close what the Reader reads from.
 	Stalled func()
 
+	// Most, if set, is the size to which the buffer grows for frames that are longer
+	// than it.
+	Most int
+
 	r      io.Reader
 	buf    []byte
 	lo, hi int // unread bytes of buf
+	at     int // where the last frame is in buf; -1: it is not there
 
-	most  int // the size that buf may grow to; 0: it stays as it is
+	upTo  int // the size that buf may grow to while much comes; 0: it stays as it is
 	short int // reads of little, one after the other
 }
 
@@ -170,7 +175,7 @@ func NewReaderSize(r io.Reader, size int) *Reader {
 // NewReaderUpTo returns a Reader that reads up to size bytes at a time as long as so
 // many come, and has a buffer of a kilobyte while few do.
 func NewReaderUpTo(r io.Reader, size int) *Reader {
-	return &Reader{r: r, buf: NewBuffer(idleBuffer)[:idleBuffer], most: size - headroom}
+	return &Reader{r: r, buf: NewBuffer(idleBuffer)[:idleBuffer], upTo: size - headroom}
 }
 
 // idleBuffer is the least size of a buffer that grows.
@@ -185,8 +190,8 @@ func (fr *Reader) fit(n int) {
 	switch {
 	case n == len(fr.buf):
 		fr.short = 0
-		if n < fr.most {
-			fr.buf = NewBuffer(fr.most)[:fr.most]
+		if n < fr.upTo {
+			fr.buf = NewBuffer(fr.upTo)[:fr.upTo]
 		}
 	case n > idleBuffer/2 || len(fr.buf) <= idleBuffer:
 		fr.short = 0
@@ -203,6 +208,14 @@ func (fr *Reader) Buffered() bool {
 	return n >= 4 && uint32(n) >= le.Uint32(fr.buf[fr.lo:])
 }
 
+// Place returns where in the buffer the frame is that Next returned last. ok is false
+// if it is not there: then it is the caller's. The bytes of the buffer stay as they are
+// as long as Buffered reports true.
+func (fr *Reader) Place() (start, end int, ok bool) { return fr.at, fr.lo, fr.at >= 0 }
+
+// Bytes returns the bytes between two places in the buffer.
+func (fr *Reader) Bytes(start, end int) []byte { return fr.buf[start:end:end] }
+
 // Next returns the next frame, of at least a header and at most max bytes. It
 // blocks until the frame is there. The frame is valid until the following call; one that is
 // longer than the Reader's buffer is the caller's to keep, or to give to
@@ -217,15 +230,21 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 		return nil, ErrFrame
 	}
 	n := int(size)
+	if n > len(fr.buf) && n <= fr.Most {
+		b := NewBuffer(fr.Most)[:fr.Most]
+		fr.hi = copy(b, fr.buf[fr.lo:fr.hi])
+		fr.lo, fr.buf = 0, b
+	}
 	if n <= len(fr.buf) {
 		if err := fr.fill(n); err != nil {
 			return nil, err
 		}
-		b := fr.buf[fr.lo : fr.lo+n : fr.lo+n]
+		fr.at = fr.lo
 		fr.lo += n
-		return b, nil
+		return fr.Bytes(fr.at, fr.lo), nil
 	}
-	b := Grow(GetBuffer(), n)
+	fr.at = -1
+	b := GetBufferFor(n)[:n]
 	got := copy(b, fr.buf[fr.lo:fr.hi])
 	fr.lo, fr.hi = 0, 0
 	if _, err := io.ReadFull(rest{fr}, b[got:]); err != nil {
@@ -238,15 +257,15 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 // frames.
 func (fr *Reader) fill(n int) error {
 	if fr.lo == fr.hi {
-		if fr.most > 0 && fr.hi > 0 {
+		if fr.upTo > 0 && fr.hi > 0 {
 			fr.fit(fr.hi)
 		}
 		fr.lo, fr.hi = 0, 0
 	}
 	if len(fr.buf)-fr.lo < n {
 		old := fr.buf
-		if fr.hi == len(old) && len(old) < fr.most {
-			fr.buf, fr.short = NewBuffer(fr.most)[:fr.most], 0
+		if fr.hi == len(old) && len(old) < fr.upTo {
+			fr.buf, fr.short = NewBuffer(fr.upTo)[:fr.upTo], 0
 		}
 		fr.hi = copy(fr.buf, old[fr.lo:fr.hi])
 		fr.lo = 0
