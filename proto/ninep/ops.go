@@ -202,7 +202,10 @@ func (r *request) walk1(e *elem, name string) (*elem, error) {
 
 // bind gives e to newfid, or to the fid itself where they are the same.
 func (r *request) bind(e *elem) {
-	e.st.Name, e.st.Target = "", ""
+	if e.st.Name != "" || e.st.Target != "" { // which no fid needs; e may be another's too
+		e = &elem{e.node, e.parent, e.st}
+		e.st.Name, e.st.Target = "", ""
+	}
 	c := r.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
