@@ -26,7 +26,7 @@ func (c *conn) announce(ctx context.Context, payload []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fmt.Appendf(nil, "generation=%d", m.announced.Load().generation), nil
+	return wire.Joined{Generation: m.announced.Load().generation, Shown: m.name}.Text(), nil
 }
 
 // join exports what a announces, reached by way of e. If the connection exports
@@ -50,7 +50,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		if len(c.members) >= maxMembers {
 			return nil, fmt.Errorf("a connection exports %d trees at most", maxMembers)
 		}
-		m = &member{name: a.Name, key: c.login.String(), conn: c, exporter: e}
+		m = &member{announcedAs: a.Name, key: c.login.String(), conn: c, exporter: e}
 	}
 	if len(a.Namespaces) > 1 {
 		m.several.Store(true)
@@ -72,6 +72,9 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	}
 	c.members[a.Name] = m
 	m.namespaces = a.Namespaces
+	if m.name != a.Name {
+		c.tellSecond(m, fresh)
+	}
 	for _, sh := range fresh {
 		context.AfterFunc(sh.ctx, func() { m.leave(sh.ns) })
 		c.audit(slog.LevelInfo, "join", sh.shared()...)
@@ -114,6 +117,21 @@ func (c *conn) mayAnnounce(m *member, namespaces []string) error {
 		return fmt.Errorf("too many announcements of one key, wait before the next: %w", fs.ErrBusy)
 	}
 	return nil
+}
+
+// tellSecond tells the executors that have the name that m announced of m.
+func (c *conn) tellSecond(m *member, fresh []*share) {
+	told := map[*member]bool{m: true}
+	for _, sh := range fresh {
+		first := c.s.dir.share(sh.ns, m.announcedAs)
+		if first == nil || told[first.m] {
+			continue
+		}
+		told[first.m] = true
+		c.wg.Go(func() {
+			first.m.conn.ssh.SendRequest(wire.RequestSecond, false, wire.Second{Name: m.announcedAs, Shown: m.name}.Text())
+		})
+	}
 }
 
 // withdraw ends what the connection exports under name.

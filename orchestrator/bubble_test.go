@@ -213,11 +213,19 @@ func (m *bubbleMux) loginAs(s, key ssh.Signer) (testLink, *memConn) {
 // exportOn serves tree on a link until the test ends.
 func (m *bubbleMux) exportOn(l testLink, a wire.Announce, tree fs.Dir) error {
 	m.t.Helper()
+	return m.exportTold(l, a, client.Told{Joined: func(string) {}}, tree)
+}
+
+// exportTold is exportOn that tells what the orchestrator tells.
+func (m *bubbleMux) exportTold(l testLink, a wire.Announce, told client.Told, tree fs.Dir) error {
+	m.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	m.t.Cleanup(cancel)
 	joined := make(chan error, 2)
+	named := told.Joined
+	told.Joined = func(shown string) { named(shown); joined <- nil }
 	go func() {
-		joined <- l.Export(ctx, a, func() { joined <- nil }, func(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {
+		joined <- l.Export(ctx, a, told, func(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User) {
 			srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree, nil }}
 			srv.Serve(ctx, rwc)
 		})

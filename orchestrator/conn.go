@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -40,6 +41,12 @@ type conn struct {
 	requester *requester
 	announces *rate.Limiter // of this connection
 
+	asking chan struct{} // holds a token while ask waits for an answer
+
+	heard atomic.Int64 // when the client last answered a probe, in Unix ns; 0 if never
+
+	silent atomic.Bool // the connection was closed because the client did not answer
+
 	keepalive keepalive
 
 	readersMu  sync.Mutex     // guards what follows, and the readers of members
@@ -56,7 +63,7 @@ type conn struct {
 func newConn(s *Server, sc *ssh.ServerConn, l *access.Login, r *requester) *conn {
 	c := &conn{
 		s: s, ssh: sc, login: l, requester: r, announces: rate.NewLimiter(announcesPer, announcesOfConn),
-		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors),
+		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), asking: make(chan struct{}, 1),
 	}
 	c.keepalive.c = c
 	return c
@@ -178,10 +185,52 @@ func (c *conn) probe() {
 	}
 	t := time.AfterFunc(keepaliveAnswer, func() {
 		c.audit(slog.LevelInfo, "silent")
-		c.ssh.Close()
+		c.hangUp()
 	})
 	defer t.Stop()
-	c.ssh.SendRequest("keepalive@openssh.com", true, nil)
+	c.ask()
+}
+
+// ask waits until the client has answered a request that means nothing, or the
+// connection has ended.
+func (c *conn) ask() {
+	c.asking <- struct{}{}
+	defer func() { <-c.asking }()
+	if _, _, err := c.ssh.SendRequest("keepalive@openssh.com", true, nil); err == nil {
+		c.heard.Store(time.Now().UnixNano())
+	}
+}
+
+// hangUp closes the connection: the client does not answer.
+func (c *conn) hangUp() {
+	c.silent.Store(true)
+	c.ssh.Close()
+}
+
+// askAll asks the clients that export members whether they are connected, and
+// hangs up on those that do not answer in openTimeout.
+func askAll(members map[*member]bool) {
+	asked := map[*conn]bool{}
+	var wg sync.WaitGroup
+	for m := range members {
+		if o := m.conn; !asked[o] {
+			asked[o] = true
+			wg.Go(func() {
+				t := time.AfterFunc(openTimeout, o.hangUp)
+				defer t.Stop()
+				o.ask()
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// aliveFor is for how long a client that has answered counts as connected.
+const aliveFor = 10 * time.Second
+
+func (c *conn) alive(now time.Time) bool {
+	heard := c.heard.Load()
+	return heard != 0 && now.Sub(time.Unix(0, heard)) < aliveFor
 }
 
 // suspect has the client probed at once. It is called when an operation that the
@@ -258,9 +307,9 @@ func (c *conn) request(ctx context.Context, r *ssh.Request) {
 		case requestHostKeysProve:
 			reply, err = c.proveHostKeys(r.Payload)
 		case "tcpip-forward":
-			err = c.forwardTCP(ctx, r.Payload)
+			err = c.explain(ctx, c.forwardTCP(ctx, r.Payload))
 		case "streamlocal-forward@openssh.com":
-			err = c.forwardUnix(ctx, r.Payload)
+			err = c.explain(ctx, c.forwardUnix(ctx, r.Payload))
 		case "cancel-tcpip-forward", "cancel-streamlocal-forward@openssh.com":
 			c.cancelForward(r.Type, r.Payload)
 		default:

@@ -21,9 +21,12 @@ import (
 // run that a directory has returned may have left since.
 type directory interface {
 	// join makes the namespaces of a what m exports, and counts it as a new
-	// generation. Signer is the fingerprint that a proves, or "". It returns the shares that are new; they end when ctx is done.
-	// A name that belongs to another key in one of the namespaces refuses the
-	// whole.
+	// generation. Signer is the fingerprint that a proves, or "". It returns the
+	// shares that are new; they end when ctx is done. It names m as announced or,
+	// where an executor of that name and key is connected that is another one,
+	// by wire.Shown; it may have to ask whether that one still is, which takes
+	// openTimeout at most. A name that belongs to another key in one of the
+	// namespaces refuses the whole.
 	join(ctx context.Context, m *member, a wire.Announce, signer string) ([]*share, error)
 
 	// leave ends all that m shares. If the connection was lost, which nobody
@@ -84,13 +87,14 @@ type watch struct {
 
 // A member is one export of one connection.
 type member struct {
-	name     string
-	key      string // the identity that announced it
-	conn     *conn
-	exporter exporter
-	several  atomic.Bool        // it has announced more than one namespace: its root has them
-	readers  map[string]*reader // that sessions hold, by backendKey, "" the orchestrator's own; guarded by conn.readersMu
-	silent   atomic.Int64       // when the executor last did not answer, in Unix ns; 0 once it has
+	name        string // below n; join of the directory gives it
+	announcedAs string
+	key         string // the identity that announced it
+	conn        *conn
+	exporter    exporter
+	several     atomic.Bool        // it has announced more than one namespace: its root has them
+	readers     map[string]*reader // that sessions hold, by backendKey, "" the orchestrator's own; guarded by conn.readersMu
+	silent      atomic.Int64       // when the executor last did not answer, in Unix ns; 0 once it has
 
 	namespaces []string // that it exports, as its newest announcement has them; guarded by conn.mu
 
@@ -102,6 +106,8 @@ type member struct {
 type announced struct {
 	generation uint64
 	address    string
+	instance   string
+	boot       string
 	signer     string // the fingerprint of the key that signs its runs, which it has proved; or ""
 	adopts     bool
 }

@@ -12,7 +12,10 @@
 //     package access.
 //   - A member is one connected export. Its generation number tells it from an
 //     earlier connection of the same name. A name belongs, within a namespace,
-//     to the key that announced it.
+//     to the key that announced it, and for a minute after: another key is
+//     refused, and of those that were refused and still ask, the first gets it
+//     then. A second executor of that name and key is NAME+2, the next NAME+3:
+//     so cloned machines all show.
 //   - A share is what one member shows in one namespace: the runs that its
 //     index and event files tell of.
 //
@@ -32,13 +35,22 @@
 // SSH (RFC 4251 to 4254) with what OpenSSH adds, and names of 9ci's own. A client
 // announces an export by the global request announce@9ci, whose payload is attr=value
 // lines (name, namespaces, address, proof; adopts=1 if it adopts the passed runs of
-// others), and withdraws it by withdraw@9ci with the name. The status of a namespace
+// others; instance, boot and had), and withdraws it by withdraw@9ci with the name. The
+// answer has generation and name, the name below n. The status of a namespace
 // names those that adopt: an executor that is to leave waits until find has the score
 // of its run at one of them. The proof is an SSHSIG (namespace announce@9ci), in
 // base64, by the key that signs the executor's runs, of attr=value lines: session,
 // the identifier of the connection in hexadecimal; host, the fingerprint of the
 // orchestrator's host key; namespaces, sorted; and name. What logs in may be another
 // key, or a certificate.
+//
+// Instance is a random word that a process keeps when it connects again, boot one of
+// this start of the machine, and had the name by which the process was shown last. The
+// same instance takes its old connection's place at once. Another one takes the name
+// of an executor that does not answer within 5 s and, within 45 s after a connection
+// broke, that of one of the same boot; later, any that is free. Else it gets a number,
+// and the executor that has the name is told by the request second@9ci, whose payload
+// is attr=value lines: name, and second, the name of the other. Stock ssh says neither.
 //
 // An orchestrator that is about to end sends all clients the global request
 // stopping@9ci, and from then on refuses channels and announcements as busy; what is

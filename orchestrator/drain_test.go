@@ -58,7 +58,7 @@ func TestDrain(t *testing.T) {
 		ended := make(chan error, 1)
 		joined := make(chan bool)
 		go func() {
-			ended <- a.Export(context.Background(), wire.Announce{Name: "box", Namespaces: []string{hello}}, func() { close(joined) }, serveTree(tree))
+			ended <- a.Export(context.Background(), wire.Announce{Name: "box", Namespaces: []string{hello}}, client.Told{Joined: func(string) { close(joined) }}, serveTree(tree))
 		}()
 		<-joined
 		b, _ := m.login(k)

@@ -44,7 +44,7 @@ func (m *member) attach(ctx context.Context, ns string, l *access.Login) (*link,
 // message returns what a channel to the executor begins with.
 func (m *member) message(ns string, l *access.Login) wire.ExportMsg {
 	msg := wire.ExportMsg{
-		Name:       m.name,
+		Name:       m.announcedAs,
 		Aname:      ns,
 		Requester:  self,
 		Generation: m.announced.Load().generation,

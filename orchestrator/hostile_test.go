@@ -15,6 +15,7 @@ import (
 
 	"9ci/fs"
 	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/client"
 	"9ci/orchestrator/internal/wire"
 	"9ci/proto/ninep"
 )
@@ -341,7 +342,7 @@ func TestDeafExecutorHoldsNobody(t *testing.T) {
 		joined := make(chan bool, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go l.Export(ctx, wire.Announce{Name: "deaf", Namespaces: []string{hello}}, func() { joined <- true },
+		go l.Export(ctx, wire.Announce{Name: "deaf", Namespaces: []string{hello}}, client.Told{Joined: func(string) { joined <- true }},
 			func(ctx context.Context, rwc io.ReadWriteCloser, _ string, user fs.User) {
 				srv := ninep.Server{User: user, Attach: func(context.Context, string, string) (fs.Dir, error) { return tree.root(), nil }}
 				srv.Serve(ctx, &deafConn{rwc, deaf, end})

@@ -41,35 +41,65 @@ type localDirectory struct {
 	spaces     map[string]*space
 	root       branch // of the namespaces that are exported
 	held       map[heldName]holder
-	generation uint64  // of the newest announcement
-	order      uint64  // of the run learned of last
-	versions   uint64  // of the space made last
-	events     fs.Feed // joins and leaves, of all namespaces
+	awaited    map[heldName][]claim // the first comes next
+	generation uint64               // of the newest announcement
+	order      uint64               // of the run learned of last
+	versions   uint64               // of the space made last
+	events     fs.Feed              // joins and leaves, of all namespaces
 }
 
 func newLocalDirectory() *localDirectory {
-	return &localDirectory{began: time.Now(), spaces: map[string]*space{}, held: map[heldName]holder{}}
+	return &localDirectory{began: time.Now(), spaces: map[string]*space{}, held: map[heldName]holder{}, awaited: map[heldName][]claim{}}
 }
 
 // A heldName is a name in a namespace.
 type heldName struct{ ns, name string }
 
-// A holder is the key that a name belongs to, for a while.
+// A holder is the key that a name belongs to, for a while. If the connection broke,
+// the name is kept until lost for the executor that had it. It is not if the executor
+// had fallen silent: most often its machine was started again, and asks for the name.
 type holder struct {
-	key   string
-	until time.Time
+	key            string
+	until          time.Time
+	lost           time.Time
+	instance, boot string
+}
+
+// keepsFrom reports whether the name is kept from the executor that announces a.
+func (h holder) keepsFrom(a wire.Announce, now time.Time) bool {
+	return now.Before(h.lost) && a.Instance != h.instance && (a.Boot == "" || a.Boot != h.boot)
+}
+
+// A claim is of a key that was refused a name which belongs to another.
+type claim struct {
+	key  string
+	last time.Time // when it was
+}
+
+// maxWaiters is how many waiters of one name are remembered, and maxAwaited of how
+// many names.
+const (
+	maxWaiters = 16
+	maxAwaited = 4096
+)
+
+// A family is the executors of one name in a namespace: NAME, NAME+2 and so on.
+type family struct {
+	key string // that of all
+	n   int    // how many are connected
 }
 
 // A space is one namespace that is exported or watched.
 type space struct {
-	ns      string
-	shares  map[string]*share // by the executor's name
-	events  fs.Feed
-	watches int                      // that have not been closed
-	lost    map[string]*lost         // by the executor's name
-	awaited map[awaited]map[*run]int // how often each asker's own run says that it waits
-	version uint64                   // another after each wake, and in each space of the same name
-	changed chan struct{}            // closed and forgotten when a run has changed or gone; nil: nobody waits for that
+	ns       string
+	shares   map[string]*share  // by the executor's name
+	families map[string]*family // by the name that executors announce
+	events   fs.Feed
+	watches  int                      // that have not been closed
+	lost     map[string]*lost         // by the executor's name
+	awaited  map[awaited]map[*run]int // how often each asker's own run says that it waits
+	version  uint64                   // another after each wake, and in each space of the same name
+	changed  chan struct{}            // closed and forgotten when a run has changed or gone; nil: nobody waits for that
 }
 
 // An awaited is a run that askers wait for.
@@ -144,13 +174,11 @@ type lost struct {
 func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce, signer string) ([]*share, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, ns := range a.Namespaces {
-		if err := d.mayHold(ns, m.name, m.key); err != nil {
-			return nil, err
-		}
+	if err := d.name(ctx, m, a); err != nil {
+		return nil, err
 	}
 	d.generation++
-	m.announced.Store(&announced{d.generation, a.Address, signer, a.Adopts})
+	m.announced.Store(&announced{d.generation, a.Address, a.Instance, a.Boot, signer, a.Adopts})
 	for _, ns := range slices.Collect(maps.Keys(m.shares)) {
 		if !slices.Contains(a.Namespaces, ns) {
 			d.drop(m.shares[ns], false)
@@ -167,16 +195,146 @@ func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce, s
 
 // mayHold returns why key cannot have name in ns.
 func (d *localDirectory) mayHold(ns, name, key string) error {
+	h := heldName{ns, name}
+	now := time.Now()
 	owner := ""
-	if sp := d.spaces[ns]; sp != nil && sp.shares[name] != nil {
-		owner = sp.shares[name].m.key
-	} else if h, ok := d.held[heldName{ns, name}]; ok && time.Now().Before(h.until) {
-		owner = h.key
+	if sp := d.spaces[ns]; sp != nil && sp.families[name] != nil {
+		owner = sp.families[name].key
+	} else if x, ok := d.held[h]; ok && now.Before(x.until) {
+		owner = x.key
 	}
-	if owner == "" || owner == key {
+	if owner == key {
 		return nil
 	}
-	return fmt.Errorf("the name %s in %s belongs to another key", name, ns)
+	waiters := slices.DeleteFunc(d.awaited[h], func(w claim) bool { return now.Sub(w.last) >= lostFor })
+	if owner == "" && (len(waiters) == 0 || waiters[0].key == key) {
+		return nil
+	}
+	d.await(h, waiters, claim{key, now})
+	if owner == "" {
+		return fmt.Errorf("the name %s in %s is for another key, which has asked for it before", name, ns)
+	}
+	return fmt.Errorf("the name %s in %s belongs to another key: it is free %v after that has left", name, ns, nameHeld)
+}
+
+// await notes that w waits for a name, behind those that do already.
+func (d *localDirectory) await(h heldName, waiters []claim, w claim) {
+	if i := slices.IndexFunc(waiters, func(x claim) bool { return x.key == w.key }); i >= 0 {
+		waiters[i].last = w.last
+	} else if len(waiters) < maxWaiters {
+		waiters = append(waiters, w)
+	}
+	if len(d.awaited) >= maxAwaited {
+		maps.DeleteFunc(d.awaited, func(_ heldName, ws []claim) bool {
+			return !slices.ContainsFunc(ws, func(x claim) bool { return w.last.Sub(x.last) < lostFor })
+		})
+		if len(d.awaited) >= maxAwaited {
+			return
+		}
+	}
+	d.awaited[h] = waiters
+}
+
+// served ends the waiting of a key, which has got the name.
+func (d *localDirectory) served(h heldName, key string) {
+	waiters := slices.DeleteFunc(d.awaited[h], func(w claim) bool { return w.key == key })
+	if len(waiters) == 0 {
+		delete(d.awaited, h)
+		return
+	}
+	d.awaited[h] = waiters
+}
+
+// name gives m its name: that by which it was shown before, else the first of its
+// family that no other executor has. An executor is another one if its instance is,
+// and if it answers: a connection that does not is dropped, and its name is free.
+func (d *localDirectory) name(ctx context.Context, m *member, a wire.Announce) error {
+	for {
+		for _, ns := range a.Namespaces {
+			if err := d.mayHold(ns, a.Name, m.key); err != nil {
+				return err
+			}
+		}
+		name, doubtful := d.choose(m, a)
+		if name == "" {
+			return fmt.Errorf("%d executors of the name %s and this key are connected: at most %d", wire.MaxNumber, a.Name, wire.MaxNumber)
+		}
+		if len(doubtful) == 0 {
+			if m.name != "" && name != m.name {
+				return fmt.Errorf("%s is the name of another executor in one of the namespaces: announce them on connections of their own", m.name)
+			}
+			m.name = name
+			return nil
+		}
+		d.mu.Unlock()
+		askAll(doubtful)
+		d.mu.Lock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		for o := range doubtful {
+			if !o.conn.silent.Load() {
+				continue
+			}
+			for _, sh := range slices.Collect(maps.Values(o.shares)) {
+				d.drop(sh, true)
+			}
+		}
+	}
+}
+
+// choose returns the name that m would get, or "" if there is none, and those that
+// have a name before it, but may be connected no more.
+func (d *localDirectory) choose(m *member, a wire.Announce) (name string, doubtful map[*member]bool) {
+	now := time.Now()
+	if m.name != "" {
+		a.Had = m.name
+	}
+	if a.Had != "" && len(d.others(m, a, a.Had)) == 0 && !d.kept(a, a.Had, now) {
+		return a.Had, nil
+	}
+	for n := 1; n <= wire.MaxNumber; n++ {
+		name := wire.Shown(a.Name, n)
+		others := d.others(m, a, name)
+		for _, o := range others {
+			if !o.conn.alive(now) {
+				if doubtful == nil {
+					doubtful = map[*member]bool{}
+				}
+				doubtful[o] = true
+			}
+		}
+		if len(others) == 0 && !d.kept(a, name, now) {
+			return name, doubtful
+		}
+	}
+	return "", doubtful
+}
+
+// others returns the executors other than m's that have a name in the namespaces of
+// a, which m announces.
+func (d *localDirectory) others(m *member, a wire.Announce, name string) []*member {
+	var all []*member
+	for _, ns := range a.Namespaces {
+		sp := d.spaces[ns]
+		if sp == nil || sp.shares[name] == nil {
+			continue
+		}
+		o := sp.shares[name].m
+		if o != m && (a.Instance == "" || o.announced.Load().instance != a.Instance) {
+			all = append(all, o)
+		}
+	}
+	return all
+}
+
+// kept reports whether a name is kept for a lost executor in one of the namespaces
+// of a, and a is another's.
+func (d *localDirectory) kept(a wire.Announce, name string, now time.Time) bool {
+	return slices.ContainsFunc(a.Namespaces, func(ns string) bool {
+		h, ok := d.held[heldName{ns, name}]
+		return ok && h.keepsFrom(a, now)
+	})
 }
 
 // space returns the namespace, which it makes if it is not known.
@@ -184,7 +342,7 @@ func (d *localDirectory) space(ns string) *space {
 	sp := d.spaces[ns]
 	if sp == nil {
 		d.versions++
-		sp = &space{ns: ns, shares: map[string]*share{}, version: d.versions << 32}
+		sp = &space{ns: ns, shares: map[string]*share{}, families: map[string]*family{}, version: d.versions << 32}
 		d.spaces[ns] = sp
 	}
 	return sp
@@ -203,6 +361,13 @@ func (d *localDirectory) addShare(ctx context.Context, m *member, ns string) *sh
 	sh.ctx, sh.cancel = context.WithCancel(ctx)
 	sp.shares[m.name] = sh
 	d.root.add(ns)
+	f := sp.families[m.announcedAs]
+	if f == nil {
+		f = &family{key: m.key}
+		sp.families[m.announcedAs] = f
+		d.served(heldName{ns, m.announcedAs}, m.key)
+	}
+	f.n++
 	if l := sp.lost[m.name]; l != nil && l.key == m.key { // it is back: its runs keep their places
 		d.forgetLost(sp, m.name)
 		for id, r := range l.runs {
@@ -229,18 +394,23 @@ func (d *localDirectory) drop(sh *share, lost bool) {
 		d.root.remove(sh.ns)
 	}
 	delete(sh.m.shares, sh.ns)
+	if f := sp.families[sh.m.announcedAs]; f.n > 1 {
+		f.n--
+	} else {
+		delete(sp.families, sh.m.announcedAs)
+	}
 	if lost {
 		d.remember(sp, sh)
 	}
 	clear(sh.runs)
 	sp.wake()
-	d.hold(sh.ns, sh.m)
+	d.hold(sh, lost)
 	d.tell(sh, "leave", time.Now())
 	d.tidy(sp)
 }
 
 // hold keeps a name that is given up for its key.
-func (d *localDirectory) hold(ns string, m *member) {
+func (d *localDirectory) hold(sh *share, lost bool) {
 	now := time.Now()
 	if len(d.held) >= maxHeld {
 		maps.DeleteFunc(d.held, func(_ heldName, h holder) bool { return !now.Before(h.until) })
@@ -248,7 +418,17 @@ func (d *localDirectory) hold(ns string, m *member) {
 			return
 		}
 	}
-	d.held[heldName{ns, m.name}] = holder{key: m.key, until: now.Add(nameHeld)}
+	h := holder{key: sh.m.key, until: now.Add(nameHeld)}
+	if first := (heldName{sh.ns, sh.m.announcedAs}); first.name != sh.m.name {
+		was := d.held[first]
+		was.key, was.until = h.key, h.until
+		d.held[first] = was
+	}
+	if lost && !sh.m.conn.silent.Load() {
+		a := sh.m.announced.Load()
+		h.lost, h.instance, h.boot = now.Add(lostFor), a.instance, a.boot
+	}
+	d.held[heldName{sh.ns, sh.m.name}] = h
 }
 
 // remember keeps the runs of a lost share that have not ended, for lostFor.

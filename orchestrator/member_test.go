@@ -119,58 +119,6 @@ func TestClientKeepalive(t *testing.T) {
 	})
 }
 
-// A name in a namespace is its first key's: another key is refused, also for a
-// while after the executor has left; the same key takes over.
-func TestNameIsItsKeys(t *testing.T) {
-	inBubble(t, func(t *testing.T, m *bubbleMux) {
-		ka, _ := m.key("", "alice")
-		kb, _ := m.key(`namespace="..., local/*"`, "bob")
-		a1, _ := m.login(ka)
-		a2, _ := m.login(ka)
-		b, _ := m.login(kb)
-		one, two := newTestTree(), newTestTree()
-		one.files["status"], two.files["status"] = "one\n", "two\n"
-		box := wire.Announce{Name: "box", Namespaces: []string{hello}}
-		if err := m.exportOn(a1, box, one.root()); err != nil {
-			t.Fatal(err)
-		}
-		root := m.treeOn(b, hello)
-		if got := read(t, root, "n/box/status"); got != "one\n" {
-			t.Errorf("status = %q", got)
-		}
-		var refused *dial.RefusedError
-		if err := m.exportOn(b, box, two.root()); !errors.As(err, &refused) || !strings.Contains(err.Error(), "belongs to another key") {
-			t.Errorf("another key: %v", err)
-		}
-		// In another namespace the name is free.
-		if err := m.exportOn(b, wire.Announce{Name: "box", Namespaces: []string{"local/x"}}, two.root()); err != nil {
-			t.Errorf("another namespace: %v", err)
-		}
-		if err := m.exportOn(a2, box, two.root()); err != nil {
-			t.Fatal(err)
-		}
-		if got := read(t, root, "n/box/status"); got != "two\n" {
-			t.Errorf("after the same key came anew: %q", got)
-		}
-		// The connection that was replaced ends, and takes nothing with it.
-		a1.Close()
-		synctest.Wait()
-		if got := read(t, root, "n/box/status"); got != "two\n" {
-			t.Errorf("after the old connection ended: %q", got)
-		}
-		a2.Close()
-		synctest.Wait()
-		b2, _ := m.login(kb)
-		if err := m.exportOn(b2, box, two.root()); !errors.As(err, &refused) {
-			t.Errorf("another key, at once: %v", err)
-		}
-		time.Sleep(nameHeld)
-		if err := m.exportOn(b2, box, two.root()); err != nil {
-			t.Errorf("another key, after a minute: %v", err)
-		}
-	})
-}
-
 // What may be published is what the key's line says, as it is now.
 func TestPublishRight(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {

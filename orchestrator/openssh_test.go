@@ -256,10 +256,24 @@ func TestOpenSSHExport(t *testing.T) {
 
 	m := startMux(t)
 	_, file := m.key(`namespace="`+hello+`"`, "alice@laptop")
-	for _, forward := range []string{"8080:127.0.0.1:80", "/tmp/x:/tmp/y", "/9p/github.com/other/repo:/tmp/y"} {
-		out, err := m.openssh(t.Context(), file, "-N", "-o", "ExitOnForwardFailure=yes", "-R", forward, "127.0.0.1").CombinedOutput()
-		if err == nil {
-			t.Errorf("ssh -R %s: %q, want a refusal", forward, out)
+	other, _ := m.key("", "other")
+	m.exportTo(other, "taken", hello)
+	for forward, why := range map[string]string{
+		"8080:127.0.0.1:80":                  "forwarding of port 8080: only 564, to export",
+		"/tmp/x:/tmp/y":                      "only 9p[/NAMESPACE[/n/NAME]], to export",
+		"/9p/github.com/other/repo:/tmp/y":   "this key may not publish github.com/other/repo",
+		"/9p/" + hello + "/n/taken:/tmp/y":   "the name taken in " + hello + " belongs to another key",
+		"/9p/" + hello + "/n/taken+2:/tmp/y": `executor name "taken+2": want letters`,
+	} {
+		cmd := m.openssh(t.Context(), file, "-N", "-o", "ExitOnForwardFailure=yes", "-R", forward, "127.0.0.1")
+		var errs bytes.Buffer
+		cmd.Stderr = &errs
+		if err := cmd.Run(); err == nil {
+			t.Errorf("ssh -R %s: no error, want a refusal", forward)
+		}
+		said := strings.ReplaceAll(strings.ReplaceAll(errs.String(), "\r", ""), "\nWARNING: Server requests forwarding for unknown path", "")
+		if !strings.Contains(said, why) {
+			t.Errorf("ssh -R %s: stderr %q, want %q", forward, &errs, why)
 		}
 	}
 }

@@ -80,6 +80,39 @@ func (c *conn) forwardUnix(ctx context.Context, payload []byte) error {
 	return err
 }
 
+// maxWarning is how many bytes of a path stock ssh prints in a warning.
+const maxWarning = 100
+
+// explain has stock ssh print why a forwarding is refused, and returns err. A refusal
+// carries no reason (RFC 4254 §4), ssh shows a debug message only with -v, and to
+// disconnect would end the other forwardings. But ssh warns of a channel for a path
+// that it does not forward (OpenSSH's channel_connect_by_listen_path), and prints
+// the path: this one is the reason. The channel is refused, and nothing else comes
+// of it.
+func (c *conn) explain(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	line := ""
+	for word := range strings.FieldsSeq(err.Error()) {
+		if line != "" && len(line)+1+len(word) > maxWarning {
+			c.warn(ctx, line)
+			line = ""
+		}
+		line = strings.TrimSpace(line + " " + word)
+	}
+	c.warn(ctx, line)
+	return err
+}
+
+func (c *conn) warn(ctx context.Context, line string) {
+	if ch, err := c.dial(ctx, "forwarded-streamlocal@openssh.com", ssh.Marshal(&forwardedUnixMsg{Path: line})); err == nil {
+		ch.Close()
+	}
+}
+
 // cancelForward undoes forwardTCP and forwardUnix.
 func (c *conn) cancelForward(kind string, payload []byte) {
 	var name string

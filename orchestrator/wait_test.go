@@ -45,7 +45,7 @@ func (m *bubbleMux) stopped(name string) *waiter {
 func (w *waiter) connect() {
 	w.m.t.Helper()
 	w.link, _ = w.m.login(w.key)
-	if err := w.m.exportOn(w.link, wire.Announce{Name: w.name, Namespaces: []string{hello}}, w.tree.root()); err != nil {
+	if err := w.m.exportOn(w.link, wire.Announce{Name: w.name, Namespaces: []string{hello}, Instance: "i" + w.name}, w.tree.root()); err != nil {
 		w.m.t.Fatal(err)
 	}
 	w.root = w.m.treeOn(w.link, hello)

@@ -92,7 +92,9 @@
 //	    ci/REV/             the best finished run by commit, tree, a prefix of
 //	                        seven or more digits, score, or last
 //	    artifacts/REV/      what it left
-//	    n/EXECUTOR/         the whole tree of one executor, ci(4)
+//	    n/EXECUTOR/         the whole tree of one executor, ci(4): HOST for a daemon,
+//	                        HOST.PID for others; the second of a name and key is NAME+2,
+//	                        the third NAME+3, and both are told
 //	    find                write attr=value pairs of a key, read a line for each run
 //	    status event        the executors that are connected, and by a line adopts=NAME
 //	                        those that adopt the runs of others; joins, leaves, results
@@ -127,6 +129,10 @@
 // If a stock client that exports does not name its namespace or itself, these come
 // from its key's line: from namespace=, and from the host in a comment user@host.
 // A 9P server that knows no namespaces is exported by its root.
+// A name is its key's, and for a minute after its executors have left: another key is
+// refused, and has it then if it asks again, as a daemon does. Why -R is refused, ssh
+// prints as "WARNING: Server requests forwarding for unknown path", for want of a
+// message of its own.
 //
 // These commands exit with 0, with 1 if one of the files is not there or cannot be
 // read, with 75 if all that failed was that a server is busy, which may be tried

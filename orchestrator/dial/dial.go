@@ -5,6 +5,7 @@ package dial
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -70,6 +71,7 @@ type Options struct {
 // use makes it anew.
 type Conn struct {
 	addr, namespace string
+	instance        string // by which the orchestrator knows this Conn when it is back
 	user            string
 	opts            Options
 	log             *slog.Logger
@@ -105,7 +107,7 @@ func Dial(ctx context.Context, rawURL string, o Options) (*Conn, error) {
 // Open returns a Conn that connects when it is first used. Its only error is of
 // rawURL.
 func Open(rawURL string, o Options) (*Conn, error) {
-	c := &Conn{opts: o, log: o.Log, turn: make(chan struct{}, 1), made: make(chan struct{}), exports: map[string]int{}}
+	c := &Conn{opts: o, log: o.Log, instance: crand.Text(), turn: make(chan struct{}, 1), made: make(chan struct{}), exports: map[string]int{}}
 	c.turn <- struct{}{}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if c.log == nil {

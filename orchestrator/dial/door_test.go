@@ -82,7 +82,7 @@ func (s *spy) serve(nc net.Conn, config *ssh.ServerConfig) {
 				s.mu.Unlock()
 				s.joined <- true
 			}
-			r.Reply(true, nil)
+			r.Reply(true, wire.Joined{Generation: 1, Shown: "box"}.Text())
 		}
 	})
 	key := sc.Permissions.ExtraData["key"].(ssh.PublicKey)

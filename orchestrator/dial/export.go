@@ -3,11 +3,15 @@ package dial
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"sync"
 	"time"
 
 	"9ci/orchestrator/internal/client"
@@ -27,6 +31,20 @@ type Announce struct {
 	// Joined, if set, is called each time the orchestrator has taken the
 	// announcement: from then on others see the executor.
 	Joined func()
+
+	// Named, if set, is called before Joined with the name that the executor has
+	// below n: Name, or NAME+2 and so on if others of this name and key are
+	// connected.
+	Named func(shown string)
+
+	// Second, if set, is called with the name of another executor that has come
+	// with this name and key. It must not block.
+	Second func(shown string)
+
+	// Waits says that an announcement that is refused is made again, too: what
+	// the key may do may change, and a name that belongs to another key may
+	// become free.
+	Waits bool
 
 	// Lost, if set, is called with the reason each time a connection could not
 	// be made or was lost. Export then connects again.
@@ -140,6 +158,16 @@ func (c *Conn) soon(ctx context.Context) (*client.Link, error) {
 
 var errConnect = fmt.Errorf("it did not let this executor in within %v: %w", connectTimeout, context.DeadlineExceeded)
 
+// boot returns a word for this start of the machine, or "".
+var boot = sync.OnceValue(func() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // random(4)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(append(b, "9ci"...)) // machine-id(5): such an id is told to nobody as it is
+	return hex.EncodeToString(sum[:16])
+})
+
 // Backoff of reconnects: each delay is drawn from zero up to a bound that
 // doubles, so that executors that lost the same orchestrator do not come back
 // together.
@@ -153,10 +181,11 @@ const (
 // orchestrator is lost or cannot be made, Export tries again, without end.
 //
 // It reports a RefusedError if the orchestrator does not take the announcement
-// and has never taken it before; a refusal after that is tried again. It reports
+// and has never taken it before, unless a.Waits; a refusal after that is tried
+// again. It reports
 // net.ErrClosed when the Conn is closed.
 func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
-	what := wire.Announce{Name: a.Name, Namespaces: a.Namespaces, Address: a.Address, Adopts: a.Adopts}
+	what := wire.Announce{Name: a.Name, Namespaces: a.Namespaces, Address: a.Address, Adopts: a.Adopts, Instance: c.instance, Boot: boot()}
 	if d := c.opts.Direct; d != nil && what.Address == "" {
 		what.Address = d.Address()
 	}
@@ -176,8 +205,11 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 		}
 	}()
 	joined := false
-	join := func() {
-		joined = true
+	join := func(shown string) {
+		joined, what.Had = true, shown
+		if a.Named != nil {
+			a.Named(shown)
+		}
 		if a.Joined != nil {
 			a.Joined()
 		}
@@ -188,7 +220,7 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 		l, err := c.connect(ctx)
 		next := c.next()
 		if err == nil {
-			err = l.Export(ctx, what, join, serve)
+			err = l.Export(ctx, what, client.Told{Joined: join, Second: a.Second}, serve)
 		}
 		var refused *RefusedError
 		switch {
@@ -196,7 +228,7 @@ func (c *Conn) Export(ctx context.Context, a Announce, serve ServeFunc) error {
 			return ctx.Err()
 		case c.ctx.Err() != nil:
 			return fmt.Errorf("orchestrator: %s: %w", c.addr, net.ErrClosed)
-		case !joined && errors.As(err, &refused):
+		case !joined && !a.Waits && errors.As(err, &refused):
 			return fmt.Errorf("orchestrator: %s: %w", c.addr, err)
 		}
 		if time.Since(began) > backoffMost {

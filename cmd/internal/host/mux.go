@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,20 +31,22 @@ import (
 // and does nothing.
 type mux struct {
 	conn      *dial.Conn
-	name      string // of our tree, below n
+	name      string // that we announce: of our tree, below n
 	namespace string
 	tree      fs.Dir
 	adopts    bool // see Options
 	asks      bool // this process looks for a replay at once, and tells what is wrong then
 	say       func(format string, args ...any)
 	joined    chan struct{}  // closed when our tree is at the orchestrator
-	refused   chan struct{}  // closed when it will not be
+	refused   chan struct{}  // closed when it will not be, for now
 	wg        sync.WaitGroup // of export
 	opening   sync.WaitGroup // of trees
 	answered  atomic.Bool    // the orchestrator has, once
 
-	mu     sync.Mutex // guards client
+	mu     sync.Mutex // guards what follows
 	client *ninep.Client
+	shown  string          // the name below n: ours, or one with a number
+	others map[string]bool // of our name, that the user was told of
 }
 
 // newMux returns a mux that has not dialled yet. The name of our tree is HOST for a
@@ -102,7 +105,7 @@ func (m *mux) root(ctx context.Context) (fs.Dir, error) {
 	}
 	c, err := ImportTree(ctx, m.conn, m.namespace)
 	if err != nil {
-		return nil, m.named(err)
+		return nil, m.absent(err)
 	}
 	m.client = c
 	m.answered.Store(true)
@@ -124,15 +127,15 @@ func (m *mux) find(ctx context.Context, question []byte, within time.Duration) (
 	if err == nil {
 		m.answered.Store(true)
 	}
-	return answer, release, m.named(err)
+	return answer, release, m.absent(err)
 }
 
 // openTimeout is how long the tree may take to open behind find.
 const openTimeout = 5 * time.Second
 
-// named returns what is to be done about a namespace local/NAME that is not
+// absent returns what is to be done about a namespace local/NAME that is not
 // there, or err.
-func (m *mux) named(err error) error {
+func (m *mux) absent(err error) error {
 	if ci.LocalNamespace(m.namespace) && errors.Is(err, iofs.ErrNotExist) {
 		return m.unnamed()
 	}
@@ -188,8 +191,10 @@ func (m *mux) way(ctx context.Context, rung, executor string) (tree fs.Dir, end 
 // unnamed is the error of a namespace local/NAME that no grant at the orchestrator
 // names.
 func (m *mux) unnamed() error {
-	return fmt.Errorf("%s is not there: add a remote origin, so that clones share a namespace, or have namespace=%q put before this executor's key in authorized_keys", m.namespace, m.namespace)
+	return fmt.Errorf("%s %w: add a remote origin, so that clones share a namespace, or have namespace=%q put before this executor's key in authorized_keys", m.namespace, errUnnamed, m.namespace)
 }
+
+var errUnnamed = errors.New("is not there")
 
 // export shows our tree at the orchestrator until ctx is done. It tells the user
 // once each time the connection is lost or cannot be made.
@@ -198,15 +203,26 @@ func (m *mux) export(ctx context.Context) {
 		return
 	}
 	m.wg.Go(func() {
-		defer close(m.refused)
+		refuse := sync.OnceFunc(func() { close(m.refused) })
+		defer refuse()
 		down := m.asks // the search for a replay tells what is wrong at first
 		first := sync.OnceFunc(func() { close(m.joined) })
+		var refused string // why, as the user was told
 		a := dial.Announce{
 			Name:       m.name,
 			Namespaces: []string{m.namespace},
 			Adopts:     m.adopts,
+			Waits:      !m.asks,
+			Named:      m.named,
 			Joined:     func() { down = false; first() },
+			Second:     m.second,
 			Lost: func(err error) {
+				err = m.local(err)
+				if _, ok := errors.AsType[*dial.RefusedError](err); ok || errors.Is(err, errUnnamed) {
+					refuse()
+					down = err.Error() == refused
+					refused = err.Error()
+				}
 				if !down {
 					m.say("%v: it is tried again", err)
 				}
@@ -214,16 +230,53 @@ func (m *mux) export(ctx context.Context) {
 			},
 		}
 		err := m.conn.Export(ctx, a, m.serve)
-		if refused, ok := errors.AsType[*dial.RefusedError](err); ok && refused.Forbidden() && ci.LocalNamespace(m.namespace) {
-			if m.asks {
-				return // the search for a replay tells it
-			}
-			err = fmt.Errorf("orchestrator: %w", m.unnamed())
-		}
-		if ctx.Err() == nil {
+		if err := m.local(err); ctx.Err() == nil && !errors.Is(err, errUnnamed) { // that, the search for a replay tells
 			m.say("%v", err)
 		}
 	})
+}
+
+// maxOthers is of how many others of its name an executor tells.
+const maxOthers = 16
+
+// named takes the name that our tree has at the orchestrator.
+func (m *mux) named(shown string) {
+	m.mu.Lock()
+	was := m.shown
+	m.shown = shown
+	m.mu.Unlock()
+	switch {
+	case shown == cmp.Or(was, m.name):
+	case shown == m.name:
+		m.say("orchestrator: this executor is %s there again", shown)
+	default:
+		m.say("orchestrator: this executor is %s there: another of the name %s and this key is connected", shown, m.name)
+	}
+}
+
+// second tells the user of another executor of our name.
+func (m *mux) second(shown string) {
+	m.mu.Lock()
+	fresh := !m.others[shown] && len(m.others) < maxOthers
+	if fresh {
+		if m.others == nil {
+			m.others = map[string]bool{}
+		}
+		m.others[shown] = true
+	}
+	m.mu.Unlock()
+	if fresh {
+		m.say("orchestrator: another executor of the name %s and this key is connected: it is %s there", m.name, shown)
+	}
+}
+
+// local returns what is to be done about a namespace local/NAME that this key may
+// not export, or err.
+func (m *mux) local(err error) error {
+	if refused, ok := errors.AsType[*dial.RefusedError](err); ok && refused.Forbidden() && ci.LocalNamespace(m.namespace) {
+		return fmt.Errorf("orchestrator: %w", m.unnamed())
+	}
+	return err
 }
 
 // myName returns our name below n. It waits until our tree is there, for
@@ -236,8 +289,13 @@ func (m *mux) myName(ctx context.Context) (string, error) {
 	defer cancel()
 	select {
 	case <-m.joined:
-		return m.name, nil
+		return m.shownName(), nil
 	case <-m.refused:
+		select {
+		case <-m.joined: // since
+			return m.shownName(), nil
+		default:
+		}
 		return "", errors.New("the orchestrator does not take our tree")
 	case <-ctx.Done():
 		if context.Cause(ctx) == errJoin {
@@ -245,6 +303,12 @@ func (m *mux) myName(ctx context.Context) (string, error) {
 		}
 		return "", ctx.Err()
 	}
+}
+
+func (m *mux) shownName() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.shown
 }
 
 // joinTimeout is how long a run waits for our tree to appear at an orchestrator

@@ -60,7 +60,19 @@ type Link struct {
 type served struct {
 	ctx   context.Context
 	serve ServeFunc
+	told  Told
 	wg    sync.WaitGroup // of connections that are served; grows under the link's mu
+}
+
+// Told is what the orchestrator says of an export.
+type Told struct {
+	// Joined is called with the name below n when the orchestrator has taken the
+	// announcement.
+	Joined func(shown string)
+
+	// Second, if set, is called with the name of another executor that has
+	// announced the same name with the same key. It must not block.
+	Second func(shown string)
 }
 
 // New returns the link of a connection to the orchestrator of the host key peer.
@@ -96,11 +108,28 @@ func (l *Link) Serve(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 				reqs = nil
 				continue
 			}
-			if r.Type == wire.RequestStopping {
+			switch r.Type {
+			case wire.RequestStopping:
 				l.stopping.Store(true)
+			case wire.RequestSecond:
+				l.second(r.Payload)
 			}
 			r.Reply(false, nil) // a keepalive is content with that
 		}
+	}
+}
+
+// second takes a wire.RequestSecond.
+func (l *Link) second(payload []byte) {
+	s, err := wire.ParseSecond(payload)
+	if err != nil {
+		return
+	}
+	l.mu.Lock()
+	e := l.exports[s.Name]
+	l.mu.Unlock()
+	if e != nil && e.told.Second != nil {
+		e.told.Second(s.Shown)
 	}
 }
 
@@ -238,14 +267,14 @@ func holds(msg wire.ExportMsg, fingerprint string) bool {
 }
 
 // Export serves what a announces until ctx is done or the connection ends. It
-// calls joined when the orchestrator has taken the announcement, and reports a
+// tells told what the orchestrator says of it, and reports a
 // RefusedError if it does not, fs.ErrBusy if it does not for now, or ErrLost.
-func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve ServeFunc) error {
+func (l *Link) Export(ctx context.Context, a wire.Announce, told Told, serve ServeFunc) error {
 	if err := a.Check(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	e := &served{ctx: ctx, serve: serve}
+	e := &served{ctx: ctx, serve: serve, told: told}
 	l.mu.Lock()
 	if l.exports[a.Name] != nil {
 		l.mu.Unlock()
@@ -276,10 +305,14 @@ func (l *Link) Export(ctx context.Context, a wire.Announce, joined func(), serve
 	} else if !ok {
 		return &RefusedError{Reason: string(reply)}
 	}
+	joined, err := wire.ParseJoined(reply, a.Name)
+	if err != nil {
+		return err
+	}
 	for _, ns := range a.Namespaces {
 		defer l.show(ns)()
 	}
-	joined()
+	told.Joined(joined.Shown)
 	select {
 	case <-l.done:
 		if l.stopping.Load() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -24,6 +25,7 @@ const (
 	MaxAnnounce = 128 << 10 // bytes
 	maxShares   = 1024      // namespaces of one export
 	maxAddress  = 255       // bytes
+	maxInstance = 64        // bytes
 )
 
 // MayNotPublish begins the reason of a refusal where the key has no right to
@@ -36,6 +38,13 @@ type Announce struct {
 	Namespaces []string // each is an aname that the export takes
 	Address    string   // host:port where others reach the executor directly; "" if they cannot
 	Adopts     bool     // it adopts the passed runs of others
+
+	// Instance is another word for each process, which keeps it when it connects
+	// again: by it the orchestrator tells an executor that is back from a second
+	// one. Boot is one for each start of the machine: it tells a process that
+	// was started again. Had is the name under which the process was shown last.
+	// Each is "" if it is not known.
+	Instance, Boot, Had string
 
 	// Proof is made by Prove: the key that signs the executor's runs. Without
 	// it, the executor signs none that others wait for.
@@ -52,6 +61,11 @@ func (a Announce) Text() []byte {
 	}
 	if a.Adopts {
 		attrs = append(attrs, ci.Attr{Name: "adopts", Value: "1"})
+	}
+	for _, x := range []ci.Attr{{Name: "instance", Value: a.Instance}, {Name: "boot", Value: a.Boot}, {Name: "had", Value: a.Had}} {
+		if x.Value != "" {
+			attrs = append(attrs, x)
+		}
 	}
 	return attrs.Text()
 }
@@ -130,6 +144,7 @@ func ParseAnnounce(b []byte) (Announce, error) {
 	a := Announce{
 		Name: attrs.Get("name"), Address: attrs.Get("address"),
 		Proof: attrs.Get("proof"), Adopts: attrs.Get("adopts") == "1",
+		Instance: attrs.Get("instance"), Boot: attrs.Get("boot"), Had: attrs.Get("had"),
 	}
 	if a.Namespaces, err = ci.SplitWords(attrs.Get("namespaces")); err != nil {
 		return Announce{}, fmt.Errorf("announcement: %w", err)
@@ -151,6 +166,14 @@ func (a *Announce) Check() error {
 	}
 	if err := checkAddress(a.Address); err != nil {
 		return err
+	}
+	for _, word := range []string{a.Instance, a.Boot} {
+		if len(word) > maxInstance || strings.ContainsFunc(word, notAlnum) {
+			return fmt.Errorf("announcement: instance or boot %.80q: want %d letters and digits at most", word, maxInstance)
+		}
+	}
+	if a.Had != "" && !IsShown(a.Had, a.Name) {
+		return fmt.Errorf("announcement: had %.80q is no name that %s is shown by", a.Had, a.Name)
 	}
 	clean := make([]string, len(a.Namespaces))
 	for i, ns := range a.Namespaces {
@@ -180,17 +203,43 @@ func ValidName(s string) bool {
 	return fs.CheckName(s) == nil && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-// maxName is how many bytes the name of an executor may have.
-const maxName = 255
+// maxName is how many bytes the name of an executor may have: with a number it is
+// still the name of a file.
+const maxName = 255 - len("+9999")
+
+// MaxNumber is how many executors of one name and key a namespace may have.
+const MaxNumber = 9999
 
 // CheckExecutor returns why name cannot be an executor's. The name stands in
-// lines of text, so it is a host name and a process id and nothing else.
+// lines of text, so it is a host name and a process id and nothing else. A + is
+// the orchestrator's own: see Shown.
 func CheckExecutor(name string) error {
-	bad := func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '.' || r == '-' || r == '_')
-	}
+	bad := func(r rune) bool { return notAlnum(r) && r != '.' && r != '-' && r != '_' }
 	if len(name) > maxName || strings.Trim(name, ".") == "" || strings.ContainsFunc(name, bad) {
-		return fmt.Errorf("executor name %q: want letters, digits, dots, dashes and underlines", name)
+		return fmt.Errorf("executor name %.300q: want letters, digits, dots, dashes and underlines, %d at most", name, maxName)
 	}
 	return nil
+}
+
+func notAlnum(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9')
+}
+
+// Shown returns the name that the orchestrator shows the nth executor by of those
+// that announce the same name with the same key: NAME, NAME+2, NAME+3 and so on.
+func Shown(name string, n int) string {
+	if n == 1 {
+		return name
+	}
+	return fmt.Sprintf("%s+%d", name, n)
+}
+
+// IsShown reports whether an executor that announces name may be shown as shown.
+func IsShown(shown, name string) bool {
+	digits, ok := strings.CutPrefix(shown, name+"+")
+	if !ok {
+		return shown == name
+	}
+	n, err := strconv.Atoi(digits)
+	return err == nil && n >= 2 && n <= MaxNumber && digits == strconv.Itoa(n)
 }

@@ -16,7 +16,7 @@ import (
 // What 9ci adds to SSH (RFC 4250 §4.6.1: private names have an @).
 const (
 	// A client announces what it exports, and withdraws it by name. The payload
-	// of the first is an Announce as text, the reply "generation=N"; the payload
+	// of the first is an Announce as text, the reply a Joined as text; the payload
 	// of a refusal is the reason.
 	RequestAnnounce = "announce@9ci"
 	RequestWithdraw = "withdraw@9ci"
@@ -24,6 +24,10 @@ const (
 	// The orchestrator tells all clients so, without a payload and wanting no
 	// answer, that it is about to end their connections.
 	RequestStopping = "stopping@9ci"
+
+	// The orchestrator tells a client that another executor of the same key has
+	// announced the name of an export. The payload is a Second as text.
+	RequestSecond = "second@9ci"
 
 	// The orchestrator opens these to an executor: a 9P connection to its tree,
 	// and a connection to its own SSH server. Both carry an ExportMsg.
