@@ -192,13 +192,15 @@ func (c *conn) probe() {
 }
 
 // ask waits until the client has answered a request that means nothing, or the
-// connection has ended.
-func (c *conn) ask() {
+// connection has ended, and reports which.
+func (c *conn) ask() (answered bool) {
 	c.asking <- struct{}{}
 	defer func() { <-c.asking }()
-	if _, _, err := c.ssh.SendRequest("keepalive@openssh.com", true, nil); err == nil {
-		c.heard.Store(time.Now().UnixNano())
+	if _, _, err := c.ssh.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+		return false
 	}
+	c.heard.Store(time.Now().UnixNano())
+	return true
 }
 
 // hangUp closes the connection: the client does not answer.

@@ -154,12 +154,8 @@ func (sh *share) reread(root fs.Dir, id string) error {
 // executor that does not tell, the run is forgotten; of one whose connection is
 // lost, it stays while the executor may come back.
 func (sh *share) settle(root fs.Dir, id string) {
-	if sh.reread(root, id) == nil {
-		return
-	}
-	// That the connection is lost is learnt by its goroutines in any order: the
-	// share may not know it yet.
-	if _, _, err := sh.m.conn.ssh.SendRequest("keepalive@openssh.com", true, nil); err == nil && sh.ctx.Err() == nil {
+	// The connection may have ended before the share: leave is still to come.
+	if err := sh.reread(root, id); err != nil && sh.m.conn.ask() && sh.ctx.Err() == nil {
 		sh.forget(id)
 	}
 }
