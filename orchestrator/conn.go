@@ -191,16 +191,16 @@ func (c *conn) probe() {
 	c.ask()
 }
 
-// ask waits until the client has answered a request that means nothing, or the
-// connection has ended, and reports which.
-func (c *conn) ask() (answered bool) {
+// ask waits until the client has answered a request that means nothing, and reports
+// true, or the connection has ended.
+func (c *conn) ask() bool {
 	c.asking <- struct{}{}
 	defer func() { <-c.asking }()
-	if _, _, err := c.ssh.SendRequest("keepalive@openssh.com", true, nil); err != nil {
-		return false
+	_, _, err := c.ssh.SendRequest("keepalive@openssh.com", true, nil)
+	if err == nil {
+		c.heard.Store(time.Now().UnixNano())
 	}
-	c.heard.Store(time.Now().UnixNano())
-	return true
+	return err == nil
 }
 
 // hangUp closes the connection: the client does not answer.

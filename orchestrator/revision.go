@@ -1,8 +1,10 @@
 package orchestrator
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	iofs "io/fs"
 	"slices"
 	"strings"
@@ -127,4 +129,47 @@ func ambiguous(runs []run, rev string) bool {
 		}
 	}
 	return len(full) > 1
+}
+
+// await returns the path of a run of rev in a namespace: one that is under way, else
+// the best that has ended, else the first to come, for which it waits.
+func (v *view) await(ctx context.Context, namespace, rev string) (string, error) {
+	ns, err := v.home(namespace)
+	if err != nil {
+		return "", err
+	}
+	if ns, err = ci.CleanNamespace(ns); err != nil || !v.mayRead(ns) {
+		return "", iofs.ErrNotExist
+	}
+	if rev != "last" && (len(rev) < 7 || !ci.IsHex(rev)) {
+		return "", fmt.Errorf("%.80q is known to an executor alone: want last, or seven or more digits of a commit, a tree or a score", rev)
+	}
+	d := v.c.s.dir
+	w := d.watch(ns)
+	defer w.close()
+	_, off := w.state()
+	for buf := make([]byte, 4096); ; {
+		under := d.runs(ns, func(r *run) bool { return !r.status.Finished() && (rev == "last" || r.begins(rev)) })
+		if len(under) > 0 {
+			r := slices.MaxFunc(under, func(a, b run) int { return cmp.Compare(a.order, b.order) })
+			return ns + r.path(), nil
+		}
+		if best := lookup(ctx, d, ns, rev); len(best) > 0 {
+			return ns + best[0].path(), nil
+		}
+		n, err := w.lines.ReadAt(ctx, buf, off)
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		if off += int64(n); err != nil { // too far behind
+			_, off = w.state()
+		}
+	}
+}
+
+// begins reports whether rev is a name of a run that has not ended. Its commit may
+// not be known yet but by the digits that its id begins with.
+func (r *run) begins(rev string) bool {
+	digits, _, _ := strings.Cut(r.id, ".")
+	return r.named(rev) || strings.HasPrefix(digits, rev) || strings.HasPrefix(rev, digits)
 }

@@ -22,6 +22,7 @@ type testTree struct {
 	mu     sync.Mutex
 	files  map[string]string
 	links  map[string]string
+	grows  map[string]bool // files whose open files see what is added
 	events []string
 	more   chan struct{}
 	writes []string // "path: text"
@@ -57,7 +58,7 @@ const (
 )
 
 func newTestTree() *testTree {
-	return &testTree{files: map[string]string{"index": "", "ctl": "the manual\n", "status": "mode=run\n"}, links: map[string]string{}, more: make(chan struct{})}
+	return &testTree{files: map[string]string{"index": "", "ctl": "the manual\n", "status": "mode=run\n"}, links: map[string]string{}, grows: map[string]bool{}, more: make(chan struct{})}
 }
 
 // testKey returns the key of a run of a commit.
@@ -92,6 +93,14 @@ func (t *testTree) add(id, commit, state string) {
 	t.events = append(t.events, id+" "+status+"\n")
 	close(t.more)
 	t.more = make(chan struct{})
+}
+
+// grow adds text to a file that may change or, if it does not go on, may not after.
+func (t *testTree) grow(path, text string, goesOn bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.files[path] += text
+	t.grows[path] = goesOn
 }
 
 func (t *testTree) root() fs.Dir { return &testDir{t: t} }
@@ -187,7 +196,7 @@ func (f *testFile) Stat(context.Context) (fs.Stat, error) {
 	f.t.mu.Lock()
 	defer f.t.mu.Unlock()
 	st := fs.Stat{Name: path.Base(f.path), Mode: 0o444, Size: int64(len(f.t.files[f.path])), Path: testQid(f.path), ModTime: time.Unix(1, 0), Version: 1}
-	if f.path == "event" || f.path == "ctl" || f.path == "index" || f.t.feeds[f.path] != nil {
+	if f.path == "event" || f.path == "ctl" || f.path == "index" || f.t.grows[f.path] || f.t.feeds[f.path] != nil {
 		st.Version = 0
 	}
 	if f.path == "ctl" {
@@ -225,6 +234,9 @@ func (f *testFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 		}
 	}
 	f.t.mu.Lock()
+	if f.t.grows[f.path] {
+		f.text = f.t.files[f.path]
+	}
 	feed := f.t.feeds[f.path]
 	if feed != nil {
 		f.t.reads[f.path]++

@@ -51,6 +51,7 @@ func (v *view) door() *door.Tree {
 		Whoami:  v.whoami(),
 		Trace:   v.c.s.trace,
 		Walk:    v.walk,
+		Await:   v.await,
 		Serve9P: v.serve9P,
 		Export:  v.export,
 		Close:   v.close,

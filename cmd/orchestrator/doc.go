@@ -107,9 +107,16 @@
 //
 // # With stock OpenSSH
 //
-//	ssh HOST cat ci/REV/stdout       also ls, stat, wait and whoami; a path that begins with
-//	                                 ci, n or artifacts is in the key's home namespace, or in
-//	                                 the one that namespace=NS before the paths names
+//	ssh HOST cat ci/REV/stdout       also ls [-1adl], find [-name] [-type] [-maxdepth], tail [-f]
+//	                                 [-n N] [-c N], stat and whoami; a path that begins with ci,
+//	                                 n or artifacts is in the key's home namespace, or in the one
+//	                                 that namespace=NS before the paths names. * ? and [] stand
+//	                                 for what directories list, and quotes quote, as in sh(1)
+//	ssh HOST wait REV                waits for a run that is under way or, if none is, for the
+//	                                 first to come unless one has ended; prints its status, and
+//	                                 exits with 0 if it passed. Also the path of a run
+//	ssh HOST tail -f PATH            what a file has, and what comes until its run has ended
+//	ssh -t HOST COMMAND              the same on a terminal: lines end in CR LF, ^C ends it
 //	sftp, scp, sshfs HOST:           the tree, read-only, where nothing blocks: live and event end at
 //	                                 their current end, and wait cannot be opened before the run has
 //	                                 ended: ssh HOST wait PATH-OF-RUN waits

@@ -31,6 +31,12 @@ type Tree struct {
 	// namespace has are looked up in it.
 	Walk func(ctx context.Context, namespace, path string) (fs.Node, error)
 
+	// Await returns the path of the run that the command wait waits for, of a
+	// revision in the namespace, or if that is "" in the key's own. It blocks
+	// until there is one. Nil: Walk's tree is that of an executor, whose files
+	// tell.
+	Await func(ctx context.Context, namespace, rev string) (path string, err error)
+
 	// Serve9P serves the tree on rwc until it hangs up, and closes it.
 	Serve9P func(ctx context.Context, rwc io.ReadWriteCloser) error
 

@@ -25,72 +25,84 @@ const (
 )
 
 // commands are all that ssh HOST COMMAND can run.
-var commands = []struct {
+func commands() []command {
+	return []command{
+		{"cat", "PATH...", "the bytes of files", 1, (*session).cat},
+		{"tail", "[-f] [-n N] [-c N] PATH...", "their ends; -f: and what comes, until the run has ended", 1, (*session).tail},
+		{"ls", "[-1adl] [PATH...]", "the names in directories", 0, (*session).ls},
+		{"find", "[PATH...] [-name PATTERN] [-type f|d|l] [-maxdepth N]", "the paths below directories", 0, (*session).find},
+		{"stat", "PATH...", "mode, size, time and name", 1, (*session).stat},
+		{"scp", "-f PATH...", "what scp -O runs here to copy files", 1, (*session).scp},
+		{"wait", "REV|PATH", "wait for a run, the first if there is none, print its status; 0 if it passed", 1, (*session).wait},
+		{"whoami", "", "this key, and what it may do", 0, (*session).whoami},
+	}
+}
+
+// A command is a row of commands.
+type command struct {
 	name, args, what string
 	min              int // arguments
 	do               func(s *session, out io.Writer, args []string) int
-}{
-	{"cat", "PATH...", "the bytes of files", 1, (*session).cat},
-	{"ls", "[-l] [PATH...]", "the names in directories", 0, (*session).ls},
-	{"stat", "PATH...", "mode, size, time and name", 1, (*session).stat},
-	{"scp", "-f PATH...", "what scp -O runs here to copy files", 1, (*session).scp},
-	{"wait", "PATH", "wait until a run has ended, print its status; 0 if it passed", 1, (*session).wait},
-	{"whoami", "", "this key, and what it may do", 0, (*session).whoami},
 }
 
 // exec runs a command line.
 func (s *session) exec(text string) int {
-	words, err := splitCommand(text)
+	line, err := splitCommand(text)
 	if err != nil {
-		fmt.Fprintf(s.ch.Stderr(), "%v\n", err)
+		fmt.Fprintf(s.stderr(), "%v\n", err)
 		return exitUsage
 	}
-	if len(words) == 0 {
+	if len(line) == 0 {
 		return s.help()
 	}
-	if len(words) > 1 {
-		if ns, ok := strings.CutPrefix(words[1], "namespace="); ok {
+	if len(line) > 1 {
+		if ns, ok := strings.CutPrefix(line[1].text, "namespace="); ok {
 			s.namespace = ns
-			words = slices.Delete(words, 1, 2)
+			line = slices.Delete(line, 1, 2)
 		}
 	}
-	for _, c := range commands {
+	words, err := s.expand(line)
+	if err != nil {
+		fmt.Fprintf(s.stderr(), "%s: %v\n", line[0].text, err)
+		return exitUsage
+	}
+	for _, c := range commands() {
 		if c.name != words[0] {
 			continue
 		}
 		if len(words)-1 < c.min {
-			fmt.Fprintf(s.ch.Stderr(), "usage: %s %s\n", c.name, c.args)
+			fmt.Fprintf(s.stderr(), "usage: %s %s\n", c.name, c.args)
 			return exitUsage
 		}
-		out := bufio.NewWriterSize(s.ch, 32<<10)
+		out := bufio.NewWriterSize(s.stdout(), 32<<10)
 		status := c.do(s, out, words[1:])
 		if err := out.Flush(); err != nil && status == exitOK {
 			status = exitFail
 		}
 		return status
 	}
-	fmt.Fprintf(s.ch.Stderr(), "%s: there is no such command here\n", words[0])
-	s.usage(s.ch.Stderr())
+	fmt.Fprintf(s.stderr(), "%s: there is no such command here\n", words[0])
+	s.usage(s.stderr())
 	return exitUnknown
 }
 
 // help answers a login without a command.
 func (s *session) help() int {
-	fmt.Fprintf(s.ch, "This is 9ci. It has no shell, only these commands; namespace=NS before a PATH says where ci, n and artifacts are:\r\n")
-	s.usage(s.ch)
+	fmt.Fprintf(s.stdout(), "This is 9ci. It has no shell, only these commands; namespace=NS before a PATH says where ci, n and artifacts are:\n")
+	s.usage(s.stdout())
 	return exitOK
 }
 
 func (s *session) usage(w io.Writer) {
-	for _, c := range commands {
-		fmt.Fprintf(w, "\t%-22s %s\r\n", c.name+" "+c.args, c.what)
+	for _, c := range commands() {
+		fmt.Fprintf(w, "\t%-27s %s\n", c.name+" "+c.args, c.what)
 	}
 }
 
 // complain prints an error about a file as the Unix command of that name does. It
 // returns what status, that of the command so far, comes to.
 func (s *session) complain(name, path string, err error, status int) int {
-	fmt.Fprintf(s.ch.Stderr(), "%s: %s: %s\n", name, path, errorText(err))
+	fmt.Fprintf(s.stderr(), "%s: %s: %s\n", name, path, errorText(err))
 	return worse(status, err)
 }
 
@@ -139,64 +151,121 @@ func copyFile(ctx context.Context, out io.Writer, n fs.Node) error {
 		return err
 	}
 	defer f.Close()
+	_, err = copyFrom(ctx, out, f, 0)
+	return err
+}
+
+// copyFrom is copyFile of an open file from an offset on. It returns the offset of
+// the end.
+func copyFrom(ctx context.Context, out io.Writer, f fs.File, off int64) (int64, error) {
 	b := make([]byte, 64<<10)
-	for off := int64(0); ; {
+	for {
 		n, err := f.ReadAt(ctx, b, off)
 		if n > 0 {
 			if _, err := out.Write(b[:n]); err != nil {
-				return err
+				return off, err
 			}
 			off += int64(n)
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
 		}
 		if n < len(b) {
 			if b, ok := out.(*bufio.Writer); ok {
 				b.Flush() // it may be long until there is more
 			}
 		}
+		if err == io.EOF {
+			return off, nil
+		}
+		if err != nil {
+			return off, err
+		}
 	}
 }
 
 func (s *session) ls(out io.Writer, args []string) int {
-	long := len(args) > 0 && args[0] == "-l"
-	if long {
+	var o listing
+	for len(args) > 0 && len(args[0]) > 1 && args[0][0] == '-' {
+		flags := args[0][1:]
 		args = args[1:]
+		if flags == "-" {
+			break
+		}
+		for _, f := range flags {
+			switch f {
+			case 'l':
+				o.long = true
+			case 'a':
+				o.dots = true
+			case 'd':
+				o.self = true
+			case '1':
+			default:
+				return s.misused("ls", fmt.Errorf("there is no flag -%c", f))
+			}
+		}
 	}
 	if len(args) == 0 {
 		args = []string{"/"}
 	}
+	o.header = len(args) > 1
 	status := exitOK
 	for _, path := range args {
-		if err := s.list(out, path, long, len(args) > 1); err != nil {
+		if err := s.list(out, path, o); err != nil {
 			status = s.complain("ls", path, err, status)
 		}
 	}
 	return status
 }
 
+// A listing is how ls lists.
+type listing struct {
+	long   bool
+	dots   bool // . and .. too: the other names are listed in any case
+	self   bool // a directory itself, not its entries
+	header bool // the path before them
+}
+
+// misused prints how a command is used.
+func (s *session) misused(name string, err error) int {
+	for _, c := range commands() {
+		if c.name == name {
+			fmt.Fprintf(s.stderr(), "%s: %v; usage: %s %s\n", name, err, name, c.args)
+		}
+	}
+	return exitUsage
+}
+
 // list writes the entries of a directory, or the file itself.
-func (s *session) list(out io.Writer, path string, long, header bool) error {
+func (s *session) list(out io.Writer, path string, o listing) error {
 	n, err := s.tree.Walk(s.ctx, s.namespace, path)
 	if err != nil {
 		return err
 	}
 	d, ok := n.(fs.Dir)
-	if !ok {
+	if !ok || o.self {
 		st, err := n.Stat(s.ctx)
 		if err != nil {
 			return err
 		}
 		st.Name = path
-		writeStat(out, st, long)
+		writeStat(out, st, o.long)
 		return nil
 	}
-	if header {
+	if o.header {
 		fmt.Fprintf(out, "%s:\n", path)
+	}
+	if o.dots {
+		for _, name := range []string{".", ".."} {
+			n, err := s.tree.Walk(s.ctx, s.namespace, path+"/"+name)
+			if err != nil {
+				return err
+			}
+			st, err := n.Stat(s.ctx)
+			if err != nil {
+				return err
+			}
+			st.Name = name
+			writeStat(out, st, o.long)
+		}
 	}
 	for after := uint64(0); ; {
 		page, err := d.ReadDir(s.ctx, after, 256)
@@ -207,7 +276,7 @@ func (s *session) list(out io.Writer, path string, long, header bool) error {
 			return nil
 		}
 		for _, st := range page {
-			writeStat(out, st, long)
+			writeStat(out, st, o.long)
 		}
 		after = page[len(page)-1].Cookie
 	}
@@ -244,25 +313,6 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 		fmt.Fprintf(w, " -> %s", st.Target)
 	}
 	fmt.Fprintln(w)
-}
-
-// wait blocks until the run at a path has ended, prints its status, and succeeds
-// if it passed.
-func (s *session) wait(out io.Writer, args []string) int {
-	path := args[0]
-	n, err := s.tree.Walk(s.ctx, s.namespace, path+"/wait")
-	var b strings.Builder
-	if err == nil {
-		err = copyFile(s.ctx, &b, n)
-	}
-	if err != nil {
-		return s.complain("wait", path, err, exitOK)
-	}
-	io.WriteString(out, b.String())
-	if st, err := ci.ParseStatus(b.String()); err != nil || st.State != "passed" {
-		return exitFail
-	}
-	return exitOK
 }
 
 func (s *session) whoami(out io.Writer, _ []string) int {

@@ -58,7 +58,7 @@ func (s *session) scp(out io.Writer, args []string) int {
 		return c.refuse(strings.Join(args, " "))
 	}
 	if !from || len(args) == 0 {
-		fmt.Fprint(s.ch.Stderr(), "usage: scp -O [-p] [-r] HOST:PATH... DIR, at the client\n")
+		fmt.Fprint(s.stderr(), "usage: scp -O [-p] [-r] HOST:PATH... DIR, at the client\n")
 		return exitUsage
 	}
 	if c.answer() != nil { // the client is ready

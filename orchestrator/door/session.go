@@ -1,6 +1,7 @@
 package door
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -22,6 +23,8 @@ type session struct {
 
 	namespace string // where the command looks up ci, n and artifacts; "" for the key's own
 
+	pty bool // the client has a terminal, which is set raw: lines end in CR LF, and ^C comes as a byte
+
 	exited sync.Once
 }
 
@@ -41,6 +44,11 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 	defer ch.Close()
 	started := false
 	for r := range reqs {
+		if r.Type == "pty-req" && !started {
+			s.pty = true
+			r.Reply(true, nil)
+			continue
+		}
 		run := s.program(r)
 		if run == nil || started {
 			r.Reply(false, nil)
@@ -48,6 +56,9 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 		}
 		started = true
 		r.Reply(true, nil)
+		if s.pty && r.Type != "subsystem" {
+			wg.Go(func() { s.interrupt(cancel) })
+		}
 		wg.Go(func() { s.exit(run()) })
 	}
 }
@@ -69,7 +80,55 @@ func (s *session) program(r *ssh.Request) func() int {
 	case "subsystem":
 		return s.subsystem(arg.Text)
 	}
-	return nil // env, pty-req and signal are refused
+	return nil // env, window-change and signal are refused
+}
+
+// What a terminal sends for its keys, and what its lines end in (termios(3)).
+const (
+	ctrlC         = 0x03
+	ctrlBackslash = 0x1c
+
+	exitInterrupted = 130 // as a shell has it
+)
+
+// interrupt ends the program when ^C is typed. It returns when the channel is
+// closed.
+func (s *session) interrupt(cancel func()) {
+	b := make([]byte, 256)
+	for {
+		n, err := s.ch.Read(b)
+		if bytes.ContainsAny(b[:n], string([]byte{ctrlC, ctrlBackslash})) {
+			s.exit(exitInterrupted)
+			cancel()
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// stdout returns where a command prints.
+func (s *session) stdout() io.Writer { return s.terminal(s.ch) }
+
+// stderr returns where a command complains.
+func (s *session) stderr() io.Writer { return s.terminal(s.ch.Stderr()) }
+
+func (s *session) terminal(w io.Writer) io.Writer {
+	if s.pty {
+		return crlf{w}
+	}
+	return w
+}
+
+// A crlf writes LF as CR LF, as a terminal's driver does (ONLCR).
+type crlf struct{ w io.Writer }
+
+func (c crlf) Write(p []byte) (int, error) {
+	if _, err := c.w.Write(bytes.ReplaceAll(p, []byte("\n"), []byte("\r\n"))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // subsystem returns the program of a subsystem, or nil.
@@ -147,7 +206,7 @@ func (s *session) export(path string) int {
 
 // fail prints why a program ends, and returns its exit status.
 func (s *session) fail(program string, err error) int {
-	io.WriteString(s.ch.Stderr(), program+": "+err.Error()+"\n")
+	io.WriteString(s.stderr(), program+": "+err.Error()+"\n")
 	return worse(exitOK, err)
 }
 
