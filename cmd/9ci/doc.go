@@ -231,6 +231,10 @@ These say whom to trust. A .env comes last, and one that git tracks does not set
 	CI_SIGNERS         none             an allowed_signers file, besides ~/.config/9ci/allowed_signers
 	CI_ORCHESTRATOR    none             ssh://HOST[:PORT][/NAMESPACE]
 
+These start a program of the host. No .env sets them:
+
+	CI_PROXY_COMMAND   none             connects to the orchestrator: ssh -W %h:%p BASTION; %r is the user
+
 These limit what a .env that git tracks asks for. No .env sets them:
 
 	CI_MAX_TIMEOUT     6h               or another time; 0: no limit
@@ -240,6 +244,16 @@ These limit what a .env that git tracks asks for. No .env sets them:
 A file has lines NAME=VALUE, which are read as sh(1) reads assignments, and has 1 MiB
 at most. Nothing is expanded but a leading ~/ of a path. A value in quotes may go on
 over several lines. Other lines are skipped.
+
+CI_PROXY_COMMAND is a command whose standard input and output are the connection to
+the orchestrator, as ProxyCommand in ssh_config(5): "ssh -W %h:%p bastion" has ssh's
+own configuration, jumps and proxies, "nc -X connect -x PROXY:3128 %h %p" is by an
+HTTP proxy. $SHELL runs it; %h, %p and %r are the orchestrator's host and port and the
+user; what it writes to standard error is printed once. Peers that have an address of
+their own are still dialled there, unless CI_LADDER has no direct.
+
+The orchestrator's host key is to be in ~/.ssh/known_hosts or in
+/etc/ssh/ssh_known_hosts, as itself or by an authority, and revoked in neither.
 
 A .env is read if it is a plain file of the user with one name, and if other users can
 neither write nor replace it. Otherwise a warning says why it is not read. A .env that

@@ -57,13 +57,21 @@ type Options struct {
 	Key ssh.Signer
 
 	KnownHosts string       // a known_hosts file; one that is not there knows no host
+	MoreHosts  []string     // more such files, which errors do not say to write to
 	Log        *slog.Logger // of reconnects; nil: nowhere
 
 	// Direct, if not nil, lets those in at its address for whom the orchestrator
 	// opens a Door to what this client exports.
 	Direct *Direct
 
-	// Dial connects to host:port; nil: over TCP.
+	// Proxy is a command whose standard input and output are the connection, in
+	// place of TCP, as ProxyCommand in ssh_config(5); "" or none: there is none.
+	// ProxySaid, if set, is called with each line that it writes to standard
+	// error, once.
+	Proxy     string
+	ProxySaid func(line string)
+
+	// Dial connects to host:port; nil: by Proxy, or over TCP.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -79,6 +87,8 @@ type Conn struct {
 	ctx    context.Context // done when the Conn is closed
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // of the links
+
+	said said // what the proxy has written
 
 	turn chan struct{} // holds a token unless a goroutine connects; guards link
 	link *client.Link
@@ -232,12 +242,16 @@ const (
 var errHungUp = errors.New("it hung up: it is no SSH server, or has too many connections already")
 
 func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
-	hosts, err := openKnownHosts(c.opts.KnownHosts)
+	hosts, err := openKnownHosts(c.opts.KnownHosts, c.opts.MoreHosts...)
 	if err != nil {
 		return nil, err
 	}
 	connect := c.opts.Dial
-	if connect == nil {
+	switch {
+	case connect != nil:
+	case c.opts.Proxy != "" && c.opts.Proxy != "none":
+		connect = c.proxy
+	default:
 		connect = new(net.Dialer).DialContext
 	}
 	nc, err := connect(ctx, "tcp", c.addr)
@@ -267,8 +281,11 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 		err = fmt.Errorf("the handshake took too long: %w", ctx.Err())
 	case err != nil && strings.Contains(err.Error(), "unable to authenticate"): // the package has no error for it
 		err = keyError(signers, problem)
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		err = fmt.Errorf("%w: %w", errHungUp, err)
+		if p, ok := nc.(*proxied); ok {
+			err = p.failed(err)
+		}
 	}
 	if err != nil {
 		nc.Close()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -21,28 +22,39 @@ var (
 	ErrHostKeyChanged = errors.New("the host key has changed")
 )
 
-// A knownHosts is a known_hosts file, as sshd(8) describes it.
+// A knownHosts is known_hosts files, as sshd(8) describes them. A host is known if one
+// of them knows it, and a key is revoked if one of them revokes it.
 type knownHosts struct {
-	path    string
+	path    string              // of the first, the user's own
 	is      ssh.HostKeyCallback // nil if there is no file
+	paths   []string            // of those that are there
+	lines   map[string][]string // of each of these
 	skipped []string            // the lines that cannot be read, and why
 }
 
-// openKnownHosts reads the file. A line that cannot be read names no host; if it
-// revokes a key, it is an error.
-func openKnownHosts(path string) (*knownHosts, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return &knownHosts{path: path}, nil
+// openKnownHosts reads the files. One that is not there knows no host. A line that
+// cannot be read names no host; if it revokes a key, it is an error.
+func openKnownHosts(path string, more ...string) (*knownHosts, error) {
+	k := &knownHosts{path: path, lines: map[string][]string{}}
+	for _, p := range append([]string{path}, more...) {
+		text, err := os.ReadFile(p)
+		if errors.Is(err, iofs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		k.paths = append(k.paths, p)
+		k.lines[p] = strings.Split(string(text), "\n")
 	}
-	if err != nil {
-		return nil, err
-	}
-	k := &knownHosts{path: path}
-	if k.is, err = knownhosts.New(path); err == nil {
+	if len(k.paths) == 0 {
 		return k, nil
 	}
-	// The package takes a file or none of it.
+	var err error
+	if k.is, err = knownhosts.New(k.paths...); err == nil {
+		return k, nil
+	}
+	// The package takes all lines or none.
 	dir, err := os.MkdirTemp("", "known_hosts")
 	if err != nil {
 		return nil, err
@@ -55,21 +67,42 @@ func openKnownHosts(path string) (*knownHosts, error) {
 		}
 		return err
 	}
-	lines := strings.Split(string(text), "\n")
-	for i, line := range lines {
-		err := read(line)
-		if err == nil {
-			continue
+	var good []string // of all files, each line at the place that it has in k.lines[path]
+	for _, p := range k.paths {
+		for i, line := range k.lines[p] {
+			err := read(line)
+			if err == nil {
+				good = append(good, line)
+				continue
+			}
+			_, why, _ := strings.Cut(err.Error(), "f:1: ")
+			why = fmt.Sprintf("%s:%d: %s", p, i+1, cmp.Or(strings.TrimPrefix(why, "knownhosts: "), err.Error()))
+			if strings.HasPrefix(strings.TrimSpace(line), "@revoked") {
+				return nil, fmt.Errorf("%s: it revokes a key that cannot be read: mend the line, or take it out", why)
+			}
+			k.skipped = append(k.skipped, why)
+			good = append(good, "")
 		}
-		_, why, _ := strings.Cut(err.Error(), "f:1: ")
-		why = fmt.Sprintf("%s:%d: %s", path, i+1, cmp.Or(strings.TrimPrefix(why, "knownhosts: "), err.Error()))
-		if strings.HasPrefix(strings.TrimSpace(line), "@revoked") {
-			return nil, fmt.Errorf("%s: it revokes a key that cannot be read: mend the line, or take it out", why)
-		}
-		k.skipped = append(k.skipped, why)
-		lines[i] = ""
 	}
-	return k, read(strings.Join(lines, "\n"))
+	return k, read(strings.Join(good, "\n"))
+}
+
+// where returns the file and the line of a known key, and whether the key is an
+// authority's.
+func (k *knownHosts) where(w knownhosts.KnownKey) (path string, line int, authority bool) {
+	path, line = w.Filename, w.Line
+	if _, ok := k.lines[path]; !ok { // all files, one behind the other
+		for _, p := range k.paths {
+			if path = p; line <= len(k.lines[p]) {
+				break
+			}
+			line -= len(k.lines[p])
+		}
+	}
+	if all := k.lines[path]; line >= 1 && line <= len(all) {
+		authority = strings.HasPrefix(strings.TrimSpace(all[line-1]), "@cert-authority")
+	}
+	return path, line, authority
 }
 
 // check returns nil if key is the one by which the host at addr is known, and else
@@ -78,7 +111,7 @@ func (k *knownHosts) check(addr string, remote net.Addr, key ssh.PublicKey) erro
 	if k.is == nil {
 		return k.unknown(addr, key)
 	}
-	err := k.is(addr, remote, key)
+	err := k.ask(addr, remote, key)
 	var ke *knownhosts.KeyError
 	switch {
 	case err == nil:
@@ -86,10 +119,17 @@ func (k *knownHosts) check(addr string, remote net.Addr, key ssh.PublicKey) erro
 	case errors.As(err, &ke) && len(ke.Want) == 0:
 		return k.unknown(addr, key)
 	case errors.As(err, &ke):
-		w := ke.Want[0]
-		return fmt.Errorf("%w: it is %s %s, and %s:%d has %s %s; if that is right: ssh-keygen -R %s -f %s, then %s", ErrHostKeyChanged,
-			key.Type(), ssh.FingerprintSHA256(key), k.path, w.Line, w.Key.Type(), ssh.FingerprintSHA256(w.Key),
-			shellQuote(knownhosts.Normalize(addr)), k.name(), k.command(addr, key))
+		for _, w := range ke.Want {
+			path, line, authority := k.where(w)
+			if authority {
+				continue
+			}
+			return fmt.Errorf("%w: it is %s %s, and %s:%d has %s %s; if that is right: ssh-keygen -R %s -f %s, then %s", ErrHostKeyChanged,
+				key.Type(), ssh.FingerprintSHA256(key), path, line, w.Key.Type(), ssh.FingerprintSHA256(w.Key),
+				shellQuote(knownhosts.Normalize(addr)), k.name(path), k.command(addr, key))
+		}
+		path, line, _ := k.where(ke.Want[0])
+		return fmt.Errorf("%w; it has no certificate of the authority in %s:%d", k.unknown(addr, key), path, line)
 	}
 	return err
 }
@@ -113,17 +153,17 @@ func (k *knownHosts) command(addr string, key ssh.PublicKey) string {
 	if port != "22" {
 		s += " -p " + port
 	}
-	return s + " " + host + " >> " + k.name()
+	return s + " " + host + " >> " + k.name(k.path)
 }
 
-// name returns the file's path as a shell takes it.
-func (k *knownHosts) name() string {
+// name returns a file's path as a shell takes it.
+func (k *knownHosts) name(path string) string {
 	if home, err := os.UserHomeDir(); err == nil {
-		if rest, ok := strings.CutPrefix(k.path, home+"/"); ok {
+		if rest, ok := strings.CutPrefix(path, home+"/"); ok {
 			return "~/" + rest
 		}
 	}
-	return shellQuote(k.path)
+	return shellQuote(path)
 }
 
 func shellQuote(s string) string {
@@ -133,9 +173,49 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// algorithms returns the key types by which the host is known, or nil if it is not
-// known: a server that has several keys shows the one that can be checked.
+// ask is k.is. Like ssh, it looks for a host at another port than 22 by its name alone
+// too, if it is not known with the port.
+func (k *knownHosts) ask(addr string, remote net.Addr, key ssh.PublicKey) error {
+	err := k.is(addr, remote, key)
+	host, port, serr := net.SplitHostPort(addr)
+	if err == nil || serr != nil || port == "22" {
+		return err
+	}
+	var ke *knownhosts.KeyError
+	if _, cert := key.(*ssh.Certificate); cert || errors.As(err, &ke) && len(ke.Want) == 0 {
+		if plain := k.is(net.JoinHostPort(host, "22"), remote, key); plain == nil || !errors.As(plain, &ke) {
+			return plain
+		}
+	}
+	return err
+}
+
+// algorithms returns the algorithms of host keys, the best first: those by which the
+// host is known, so that a server that has several keys shows the one that can be
+// checked. Certificates are among them if an authority is known.
 func (k *knownHosts) algorithms(addr string, remote net.Addr) []string {
+	all := ssh.SupportedAlgorithms().HostKeys
+	isCert := func(a string) bool { return strings.Contains(a, "-cert-") }
+	certs := slices.DeleteFunc(slices.Clone(all), func(a string) bool { return !isCert(a) })
+	plain := slices.DeleteFunc(all, isCert)
+	var known []string
+	authorities := false
+	for _, w := range k.want(addr, remote) {
+		if _, _, authority := k.where(w); authority {
+			authorities = true
+		} else {
+			known = append(known, algorithms(w.Key.Type())...)
+		}
+	}
+	algos := append(known, slices.DeleteFunc(plain, func(a string) bool { return slices.Contains(known, a) })...)
+	if authorities {
+		return append(certs, algos...)
+	}
+	return algos
+}
+
+// want returns what the files have for the host.
+func (k *knownHosts) want(addr string, remote net.Addr) []knownhosts.KnownKey {
 	if k.is == nil {
 		return nil
 	}
@@ -147,11 +227,10 @@ func (k *knownHosts) algorithms(addr string, remote net.Addr) []string {
 	if !errors.As(k.is(addr, remote, nobody), &ke) {
 		return nil
 	}
-	var algos []string
-	for _, w := range ke.Want {
-		algos = append(algos, algorithms(w.Key.Type())...)
+	if host, port, err := net.SplitHostPort(addr); len(ke.Want) == 0 && err == nil && port != "22" {
+		return k.want(net.JoinHostPort(host, "22"), remote)
 	}
-	return algos
+	return ke.Want
 }
 
 // algorithms returns the algorithms by which a server proves a key of that type.

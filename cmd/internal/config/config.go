@@ -53,6 +53,7 @@ type Config struct {
 	Key          string        // the private key that signs and logs in
 	Signers      string        // one more allowed_signers file, or empty
 	Orchestrator string        // a URL without a password, or empty
+	ProxyCommand string        // connects to it; as dial.Options has it
 	MaxTimeout   time.Duration // limits of a tracked .env
 	MaxMemory    int64
 	MaxCPUs      int
@@ -162,7 +163,7 @@ func (l *loader) warnRefused() {
 		switch v := lookup(name); {
 		case v == nil && l.tracked:
 			refused = append(refused, l.unknown(name))
-		case v != nil && (v.from == limit || v.from != repository && l.tracked):
+		case v != nil && (v.from >= starts || v.from != repository && l.tracked):
 			refused = append(refused, name)
 		}
 	}
@@ -170,7 +171,7 @@ func (l *loader) warnRefused() {
 	case len(refused) > 0 && l.tracked:
 		l.say("%s: ignored %s: a .env that git tracks sets %s and nothing else", l.dot.name, list(refused), list(names(repository)))
 	case len(refused) > 0:
-		l.say("%s: ignored %s: it is set in the environment or in ~/.config/9ci/env", l.dot.name, list(refused))
+		l.say("%s: ignored %s: only the environment and ~/.config/9ci/env set that", l.dot.name, list(refused))
 	}
 }
 
@@ -244,7 +245,7 @@ func (l *loader) find(name string, v *variable) (found, bool) {
 	}
 	files := []*envFile{l.dot, l.own}
 	switch {
-	case l.tracked && (v == nil || v.from != repository), v != nil && v.from == limit:
+	case l.tracked && (v == nil || v.from != repository), v != nil && v.from >= starts:
 		files[0] = nil
 	case v != nil && v.from == trust:
 		files[0], files[1] = l.own, l.dot

@@ -258,14 +258,14 @@ func TestLadder(t *testing.T) {
 // and it raises no limit.
 func TestUntracked(t *testing.T) {
 	d := newDesk(t)
-	d.env("CI_NET=all\nCI_ENV=A\nA=a\nCI_KEY=/dotenv\nCI_SIGNERS=/dotenv\nCI_TIMEOUT=99h\nCI_MAX_TIMEOUT=9h\nCI_MEMORY=900G\n")
-	c := d.load(1, ".env: ignored CI_MAX_TIMEOUT: it is set in the environment or in ~/.config/9ci/env")
-	if c.Net != "all" || c.Timeout != 99*time.Hour || c.Memory != 900<<30 || strings.Join(c.Env, " ") != "A=a" || c.Key != "/dotenv" || c.Signers != "/dotenv" {
+	d.env("CI_NET=all\nCI_ENV=A\nA=a\nCI_KEY=/dotenv\nCI_SIGNERS=/dotenv\nCI_TIMEOUT=99h\nCI_MAX_TIMEOUT=9h\nCI_MEMORY=900G\nCI_PROXY_COMMAND=id\n")
+	c := d.load(1, ".env: ignored CI_MAX_TIMEOUT and CI_PROXY_COMMAND: only the environment and ~/.config/9ci/env set that")
+	if c.Net != "all" || c.Timeout != 99*time.Hour || c.Memory != 900<<30 || strings.Join(c.Env, " ") != "A=a" || c.Key != "/dotenv" || c.Signers != "/dotenv" || c.ProxyCommand != "" {
 		t.Errorf("with a .env of one's own: %+v", c)
 	}
-	d.own("CI_NET=none\nCI_KEY=/own\nCI_SIGNERS=/own\n")
+	d.own("CI_NET=none\nCI_KEY=/own\nCI_SIGNERS=/own\nCI_PROXY_COMMAND='ssh -W %h:%p bastion'\n")
 	t.Setenv("CI_SIGNERS", "/environment")
-	if c := d.load(1); c.Net != "all" || c.Key != "/own" || c.Signers != "/environment" {
+	if c := d.load(1); c.Net != "all" || c.Key != "/own" || c.Signers != "/environment" || c.ProxyCommand != "ssh -W %h:%p bastion" {
 		t.Errorf("with all three: %+v", c)
 	}
 }

@@ -29,7 +29,8 @@ const (
 	repository scope = iota // all, a .env that git tracks included
 	own                     // all but a .env that git tracks
 	trust                   // the same, but .env comes last
-	limit                   // the environment and ~/.config/9ci/env
+	starts                  // the environment and ~/.config/9ci/env: what a .env names must not be run
+	limit                   // the same
 )
 
 // A variable is a row of the table. All there is to say of a variable stands in
@@ -129,6 +130,10 @@ var table = []*variable{
 		doc:   "ssh://HOST[:PORT][/NAMESPACE]",
 		field: func(c *Config) field { return (*address)(&c.Orchestrator) }},
 
+	{name: "CI_PROXY_COMMAND", from: starts,
+		doc:   "connects to the orchestrator: ssh -W %h:%p BASTION; %r is the user",
+		field: func(c *Config) field { return (*text)(&c.ProxyCommand) }},
+
 	{name: "CI_MAX_TIMEOUT", dflt: "6h", from: limit,
 		doc:   "or another time; 0: no limit",
 		field: func(c *Config) field { return (*duration)(&c.MaxTimeout) }},
@@ -170,6 +175,7 @@ var groups = []struct {
 	{repository, "Any source sets these, a .env that git tracks too, within the CI_MAX_ limits:"},
 	{own, "These a .env that git tracks does not set:"},
 	{trust, "These say whom to trust. A .env comes last, and one that git tracks does not set them:"},
+	{starts, "These start a program of the host. No .env sets them:"},
 	{limit, "These limit what a .env that git tracks asks for. No .env sets them:"},
 }
 
@@ -196,7 +202,7 @@ func Example() string {
 	var b strings.Builder
 	b.WriteString("# 9ci's configuration here: go doc 9ci/cmd/9ci\n")
 	for _, g := range groups {
-		if g.of == limit {
+		if g.of >= starts {
 			continue
 		}
 		fmt.Fprintf(&b, "\n# %s\n", g.text)
@@ -424,6 +430,14 @@ func (f *words) set(text string) error {
 		}
 	}
 	*f = list
+	return nil
+}
+
+// text is any text.
+type text string
+
+func (f *text) set(s string) error {
+	*f = text(s)
 	return nil
 }
 

@@ -55,7 +55,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	if c.Orchestrator == "" {
 		return nil, nil
 	}
-	opts, err := DialOptions(key, c.Key)
+	opts, err := DialOptions(key, c)
 	if err != nil {
 		return nil, err
 	}
@@ -80,15 +80,18 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	return m, nil
 }
 
-// DialOptions are how this user, whose key of the file name signs runs, connects to
-// an orchestrator: with the certificate that stands beside the key at the time, or
-// with the key.
-func DialOptions(key ssh.Signer, name string) (dial.Options, error) {
+// DialOptions are how this user, whose key c.Key signs runs, connects to an
+// orchestrator: with the certificate that stands beside the key at the time, or with
+// the key.
+func DialOptions(key ssh.Signer, c *config.Config) (dial.Options, error) {
 	dir, err := home.Dir()
 	return dial.Options{
 		Key:        key,
-		Login:      func() ([]ssh.Signer, error) { return sign.Logins(key, name) },
+		Login:      func() ([]ssh.Signer, error) { return sign.Logins(key, c.Key) },
 		KnownHosts: filepath.Join(dir, ".ssh", "known_hosts"),
+		MoreHosts:  []string{"/etc/ssh/ssh_known_hosts"},
+		Proxy:      c.ProxyCommand,
+		ProxySaid:  func(line string) { fmt.Fprintf(os.Stderr, "9ci: CI_PROXY_COMMAND: %s\n", line) },
 	}, err
 }
 
