@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -45,6 +46,7 @@ func TestOpenSSHJump(t *testing.T) {
 	_, another := m.key(`namespace="`+hello+`"`, "carol")
 	tree := newTestTree()
 	tree.add("3f2a9c1d0b7e.1", testCommit, "passed")
+	tree.links["ci/3f2a9c1d0b7e"] = "3f2a9c1d0b7e.1"
 	m.export(m.dial(ke), dial.Announce{Name: "box.7", Namespaces: []string{hello}}, tree.root())
 	config := m.sshConfig(file, file, map[string]ssh.PublicKey{"box.7": ke.PublicKey()})
 	run := func(config string, args ...string) (string, error) {
@@ -55,6 +57,7 @@ func TestOpenSSHJump(t *testing.T) {
 	for command, want := range map[string]string{
 		"cat ci/3f2a9c1d0b7e.1/stdout":               "ok 3f2a9c1d0b7e.1\n",
 		"cat " + hello + "/ci/3f2a9c1d0b7e.1/stdout": "ok 3f2a9c1d0b7e.1\n",
+		"wait 3f2a9c1d0b7e":                          "passed 0 41.250 2026-11-24T21:00:00Z\n",
 		"wait ci/3f2a9c1d0b7e.1":                     "passed 0 41.250 2026-11-24T21:00:00Z\n",
 		"ls ci":                                      "3f2a9c1d0b7e.1\n",
 		"whoami":                                     "namespaces=" + hello + "\n",
@@ -66,6 +69,14 @@ func TestOpenSSHJump(t *testing.T) {
 	if out, err := run(config, "cat ci/0000000/stdout"); err == nil || !strings.Contains(out, "file not found") {
 		t.Errorf("a file that is not there: %q, %v", out, err)
 	}
+	// The executor's own files tell of the first run to come.
+	wait := exec.CommandContext(t.Context(), "ssh", "-F", config, "-J", "mux", "box.7", "wait 0123456")
+	p := startPipe(t, wait)
+	tree.add("0123456789ab.1", "0123456789abcdef0123456789abcdef01234567", "boot")
+	if out, err := io.ReadAll(p); string(out) != "boot - 41.250 2026-11-24T21:00:00Z\n" {
+		t.Errorf("wait for the first run = %q, %v", out, err)
+	}
+	wait.Wait()
 	// 9P end to end.
 	cmd := exec.CommandContext(t.Context(), "ssh", "-F", config, "-J", "mux", "-s", "box.7", "9p")
 	cl, err := ninep.Import(t.Context(), startPipe(t, cmd), ninep.ImportOptions{Aname: hello})
