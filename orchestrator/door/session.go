@@ -45,8 +45,8 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 	started := false
 	for r := range reqs {
 		if r.Type == "pty-req" && !started {
-			s.pty = true
-			r.Reply(true, nil)
+			s.pty = ssh.Unmarshal(r.Payload, new(ptyMsg)) == nil
+			r.Reply(s.pty, nil)
 			continue
 		}
 		run := s.program(r)
@@ -81,6 +81,13 @@ func (s *session) program(r *ssh.Request) func() int {
 		return s.subsystem(arg.Text)
 	}
 	return nil // env, window-change and signal are refused
+}
+
+// A ptyMsg asks for a terminal (RFC 4254 §6.2). None of it matters here.
+type ptyMsg struct {
+	Term                         string
+	Columns, Rows, Width, Height uint32
+	Modes                        string
 }
 
 // What a terminal sends for its keys, and what its lines end in (termios(3)).
