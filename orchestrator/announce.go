@@ -87,8 +87,11 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 }
 
 // signer returns the key that a proves to hold. The proof names one of the server's
-// host keys, the one that the client was shown.
+// host keys, the one that the client was shown, and over TLS none.
 func (c *conn) signer(a wire.Announce) (key ssh.PublicKey, err error) {
+	if c.overTLS() {
+		return a.Signer(c.ssh.SessionID(), nil)
+	}
 	for _, k := range c.s.hosts {
 		if key, err = a.Signer(c.ssh.SessionID(), k.PublicKey()); err == nil {
 			break

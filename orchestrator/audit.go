@@ -140,6 +140,9 @@ type keyError struct {
 func (e *keyError) Error() string { return e.err.Error() }
 func (e *keyError) Unwrap() error { return e.err }
 
+// errLate is why a client that has not logged in within door.LoginGrace is put out.
+const errLate = "not logged in within the time that there is"
+
 // refusedLogin writes the line of a connection that ended before it was let in,
 // unless it offered no key and hung up in time, as scanners do.
 func (s *Server) refusedLogin(addr net.Addr, err error) {
@@ -149,7 +152,7 @@ func (s *Server) refusedLogin(addr net.Addr, err error) {
 	case errors.As(err, &late) && late.Timeout():
 		s.metrics.logins.WithLabelValues("late").Inc()
 		s.metrics.refusals.WithLabelValues("login").Inc()
-		s.audit.ofStranger(addr, "refuse", "", slog.String("what", "login"), slog.String("err", "not logged in within the time that there is"))
+		s.audit.ofStranger(addr, "refuse", "", slog.String("what", "login"), slog.String("err", errLate))
 		return
 	case errors.Is(err, errNotSSH):
 		s.metrics.logins.WithLabelValues("left").Inc()

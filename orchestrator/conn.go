@@ -31,11 +31,12 @@ const (
 // A conn is one client's connection.
 type conn struct {
 	s     *Server
-	ssh   *ssh.ServerConn
-	wg    sync.WaitGroup // of all that the connection started
-	in    wire.Slots     // channels that the client opened
-	out   wire.Slots     // channels that the server opened
-	doors wire.Slots     // those of them that are doors
+	ssh   ssh.Conn
+	enter func() (*access.Login, error) // what the login is at present
+	wg    sync.WaitGroup                // of all that the connection started
+	in    wire.Slots                    // channels that the client opened
+	out   wire.Slots                    // channels that the server opened
+	doors wire.Slots                    // those of them that are doors
 	login *access.Login
 
 	requester *requester
@@ -60,18 +61,24 @@ type conn struct {
 	members map[string]*member // what the connection exports, by name
 }
 
-func newConn(s *Server, sc *ssh.ServerConn, l *access.Login, r *requester) *conn {
+// newConn returns a connection that has logged in as login. Enter returns what that
+// login is at a later time.
+func newConn(s *Server, sc ssh.Conn, login *access.Login, enter func() (*access.Login, error), r *requester) *conn {
 	c := &conn{
-		s: s, ssh: sc, login: l, requester: r, announces: rate.NewLimiter(announcesPer, announcesOfConn),
+		s: s, ssh: sc, login: login, enter: enter, requester: r, announces: rate.NewLimiter(announcesPer, announcesOfConn),
 		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), asking: make(chan struct{}, 1),
 	}
 	c.keepalive.c = c
 	return c
 }
 
+// overTLS reports whether the client has come by TLS, not SSH.
+func (c *conn) overTLS() bool { return c.login.URI != "" }
+
 // serve answers channels and requests until the connection ends. It returns when
-// all that they started has ended.
-func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+// all that they started has ended. Over TLS, where there are no reqs, asks are the
+// requests.
+func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, asks <-chan ask) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer c.wg.Wait()
 	defer cancel()
@@ -79,9 +86,11 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 	defer c.ssh.Close()
 	c.keepalive.begin()
 	defer c.keepalive.end()
-	// Before a session is answered: stock ssh asks for proofs then, and does not
-	// wait for them when its command has ended.
-	c.ssh.SendRequest(requestHostKeys, false, c.s.hosts.payload())
+	if !c.overTLS() {
+		// Before a session is answered: stock ssh asks for proofs then, and does not
+		// wait for them when its command has ended.
+		c.ssh.SendRequest(requestHostKeys, false, c.s.hosts.payload())
+	}
 	for chans != nil || reqs != nil {
 		select {
 		case nc, ok := <-chans:
@@ -96,6 +105,11 @@ func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-ch
 				continue
 			}
 			apart(func() { c.request(ctx, r) })
+		case a := <-asks:
+			apart(func() {
+				ok, reply := c.answer(ctx, a.kind, a.payload)
+				a.answer <- answer{ok, reply}
+			})
 		case <-ctx.Done():
 			return
 		}
@@ -246,7 +260,7 @@ var errChanged = errors.New("what this key may do has changed")
 // check returns an error unless the connection's key may still do what it could
 // at the login: authorized_keys may have changed since, or a certificate expired.
 func (c *conn) check() error {
-	l, err := access.Enter(c.s.policy, c.login.Key, c.ssh.RemoteAddr())
+	l, err := c.enter()
 	if err == nil && !reflect.DeepEqual(l, c.login) {
 		err = errChanged
 	}
@@ -270,6 +284,8 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		serve = c.reach
 	case wire.ChannelFind:
 		serve = c.find
+	case wire.ChannelImport:
+		serve = c.import9P
 	default:
 		nc.Reject(ssh.UnknownChannelType, fmt.Sprintf("channel type %q is not known", nc.ChannelType()))
 		return
@@ -296,33 +312,56 @@ func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {
 	door.Session(ctx, nc, func(ctx context.Context) *door.Tree { return newView(ctx, c).door() })
 }
 
+// import9P serves the mux's tree on a channel of its own.
+func (c *conn) import9P(ctx context.Context, nc ssh.NewChannel) {
+	ch, reqs, err := nc.Accept()
+	if err != nil {
+		return
+	}
+	c.wg.Go(func() { ssh.DiscardRequests(reqs) })
+	c.serveView(ctx, func(ctx context.Context, v *view) error { return v.serve9P(ctx, ch) })
+}
+
+// serveView runs serve with a view of its own.
+func (c *conn) serveView(ctx context.Context, serve func(context.Context, *view) error) error {
+	v := newView(ctx, c)
+	defer v.close()
+	return serve(ctx, v)
+}
+
 // request answers a global request. SSH has no tags for these: answers go in the
 // order of the requests (RFC 4254 §4).
 func (c *conn) request(ctx context.Context, r *ssh.Request) {
-	reply, err := []byte(nil), c.check()
+	ok, reply := c.answer(ctx, r.Type, r.Payload)
+	r.Reply(ok, reply)
+}
+
+// answer returns the answer to a global request of that kind.
+func (c *conn) answer(ctx context.Context, kind string, payload []byte) (ok bool, reply []byte) {
+	err := c.check()
 	if err == nil {
-		switch r.Type {
+		switch kind {
 		case wire.RequestAnnounce:
-			reply, err = c.announce(ctx, r.Payload)
+			reply, err = c.announce(ctx, payload)
 		case wire.RequestWithdraw:
-			c.withdraw(string(r.Payload))
+			c.withdraw(string(payload))
 		case requestHostKeysProve:
-			reply, err = c.proveHostKeys(r.Payload)
+			reply, err = c.proveHostKeys(payload)
 		case "tcpip-forward":
-			err = c.explain(ctx, c.forwardTCP(ctx, r.Payload))
+			err = c.explain(ctx, c.forwardTCP(ctx, payload))
 		case "streamlocal-forward@openssh.com":
-			err = c.explain(ctx, c.forwardUnix(ctx, r.Payload))
+			err = c.explain(ctx, c.forwardUnix(ctx, payload))
 		case "cancel-tcpip-forward", "cancel-streamlocal-forward@openssh.com":
-			c.cancelForward(r.Type, r.Payload)
+			c.cancelForward(kind, payload)
 		default:
-			err = fmt.Errorf("request %q is not known", r.Type)
+			err = fmt.Errorf("request %q is not known", kind)
 		}
 	}
 	if err != nil {
-		c.refusedRequest(r.Type, err)
+		c.refusedRequest(kind, err)
 		reply = []byte(err.Error())
 	}
-	r.Reply(err == nil, reply)
+	return err == nil, reply
 }
 
 // dial opens a channel to the client. It holds one of the connection's slots

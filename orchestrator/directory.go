@@ -116,6 +116,9 @@ type announced struct {
 // takes: it holds the key that signs the executor's runs or, if that is not known,
 // the key that announced it.
 func (m *member) ownedBy(l *access.Login) bool {
+	if l.URI != "" && l.URI == m.conn.login.URI {
+		return true
+	}
 	return l.Owner() == cmp.Or(m.announced.Load().signer, m.conn.login.Owner())
 }
 

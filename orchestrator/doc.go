@@ -27,8 +27,9 @@
 // names in both directions, every request has an end, and an executor that
 // replays a run verifies it. What is absent and what is forbidden answer alike.
 //
-// State is a directory of plain files: host keys, authorized_keys, revoked keys, and
-// rules for addresses. All else is rebuilt from the executors that are connected.
+// State is a directory of plain files: host keys, authorized_keys, revoked keys, rules
+// for addresses, and for TLS the files of package access. All else is rebuilt from the
+// executors that are connected.
 //
 // # Wire
 //
@@ -84,12 +85,38 @@
 // is written to the file find, and reads the answer from it up to the end of file. An
 // empty line ends the answer: without it the connection was lost before all had come.
 // So an answer is one round trip away, and eight from a start without a connection. An
-// intent lives as long as the channel, and a client that closes it waits no more. A namespace that is absent or forbidden is
+// intent lives until the client ends its side of the channel, which a client that waits
+// no more does too. A namespace that is absent or forbidden is
 // refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is refused as
 // SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
 //
 // After a login the orchestrator sends hostkeys-00@openssh.com, and answers
 // hostkeys-prove-00@openssh.com, so that stock ssh learns of all its host keys.
+//
+// # Wire over TLS
+//
+// TLS 1.3 (RFC 8446) with a certificate of the client's, whose only URI, ci:NAME or
+// spiffe://..., is its identity (package access). What flows is told by the protocol
+// that the client names (RFC 7301):
+//
+//   - 9p, or none: one 9P connection to the mux's tree.
+//   - 9p-export, or 9p-export/NAMESPACE[/n/NAME]: the client is the 9P server of an
+//     executor. All requesters share this connection.
+//   - 9ci, for clients of ours: the server sends one message, which is why it refuses
+//     the client, or empty. Then the streams of yamux carry the channels and global
+//     requests above (package tlsmux). A stream begins with a message of SSH's form
+//     (RFC 4251 §5): string type, and the rest is what the channel is opened with. The
+//     answer is uint32 reason, string message; reason 0 opens the channel, any other
+//     is of RFC 4254 §5.1. Data follows as it is. The stream of type requests@9ci has
+//     the global requests of one side, each string name, boolean want reply, and the
+//     rest its payload; the replies are boolean success, and the rest. A message has
+//     its length before it, in four bytes, and 256 KiB at most. The channel 9p@9ci is
+//     a 9P connection to the mux's tree, in the place of a session with the subsystem.
+//
+// In the proof of an announcement, session is the tls-exporter value of the connection
+// (RFC 9266), and host is empty. The requester of a channel is the identity, with no
+// key: that identity is the owner of what it has announced, besides the key of the
+// proof. So ssh@9ci and door@9ci are refused to a client over TLS.
 //
 // All else is stock: the subsystems 9p, sftp and 9p-export, the commands, forwardings
 // with -R and jumps with -J.

@@ -51,7 +51,10 @@ func (m *member) message(ns string, l *access.Login) wire.ExportMsg {
 		Millis:     uint32(openTimeout.Milliseconds()),
 	}
 	if l != nil {
-		msg.Requester, msg.Key = l.String(), string(l.Key.Marshal())
+		msg.Requester = l.String()
+		if l.Key != nil {
+			msg.Key = string(l.Key.Marshal())
+		}
 	}
 	return msg
 }

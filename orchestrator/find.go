@@ -223,8 +223,9 @@ func (c *conn) find(ctx context.Context, nc ssh.NewChannel) {
 	accept := sync.OnceValues(func() (ssh.Channel, error) {
 		ch, reqs, err := nc.Accept()
 		if err == nil {
+			c.wg.Go(func() { ssh.DiscardRequests(reqs) })
 			wg.Go(func() {
-				ssh.DiscardRequests(reqs) // until the client closes the channel
+				io.Copy(io.Discard, ch) // until the client ends its side
 				cancel()
 			})
 		}

@@ -99,12 +99,15 @@ func signAs(k ssh.Signer, data []byte, rsa string) (*ssh.Signature, error) {
 
 // proveHostKeys answers a requestHostKeysProve on c. Serve alone calls it.
 func (c *conn) proveHostKeys(payload []byte) ([]byte, error) {
+	if c.overTLS() {
+		return nil, errors.New("over TLS there are no host keys")
+	}
 	if c.proofs++; c.proofs > maxProofs {
 		return nil, errors.New("too many proofs of host keys")
 	}
 	// OpenSSH wants the algorithm of the handshake if that was one of RSA.
 	rsa := ssh.KeyAlgoRSASHA512
-	if a, ok := c.ssh.Conn.(ssh.AlgorithmsConnMetadata); ok && a.Algorithms().HostKey == ssh.KeyAlgoRSASHA256 {
+	if a, ok := c.ssh.(ssh.AlgorithmsConnMetadata); ok && a.Algorithms().HostKey == ssh.KeyAlgoRSASHA256 {
 		rsa = ssh.KeyAlgoRSASHA256
 	}
 	return c.s.hosts.prove(payload, c.ssh.SessionID(), rsa)

@@ -55,6 +55,10 @@ func (c *conn) reach(ctx context.Context, nc ssh.NewChannel) {
 // carry splices a client's channel to one of that kind, ChannelSSH or ChannelDoor,
 // to the executor. It ends with the share, and with either connection.
 func (c *conn) carry(ctx context.Context, nc ssh.NewChannel, sh *share, kind string) {
+	if c.login.Key == nil {
+		wire.Refuse(nc, errors.New("a TLS certificate opens no way to an executor's own SSH server, which lets in the key that has logged in here"))
+		return
+	}
 	out, err := sh.m.dialSSH(ctx, kind, sh.ns, c.login)
 	if err != nil {
 		wire.Refuse(nc, err)

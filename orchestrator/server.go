@@ -32,6 +32,7 @@ type Server struct {
 	hosts   hostKeys
 	config  *ssh.ServerConfig
 	policy  access.Policy
+	tls     *access.TLS // nil: no TLS
 	sources *access.Sources
 	dir     directory
 	log     *slog.Logger
@@ -52,6 +53,7 @@ type Server struct {
 
 // Options are the optional settings of a Server.
 type Options struct {
+	TLS         bool         // ServeTLS is going to be called
 	Authorities string       // a file of keys, as in authorized_keys, whose certificates are trusted; "": none
 	Log         *slog.Logger // nil: nowhere
 	Trace       io.Writer    // 9P messages, one a line; nil: nowhere
@@ -85,6 +87,11 @@ func New(dir string, o Options) (*Server, error) {
 	for _, k := range hosts.shown() {
 		s.config.AddHostKey(k)
 	}
+	if o.TLS {
+		if s.tls, err = access.NewTLS(dir, s.log); err != nil {
+			return nil, fmt.Errorf("orchestrator: TLS: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -112,13 +119,13 @@ func (s *Server) authenticate(from net.Addr, key ssh.PublicKey) (*ssh.Permission
 // Drain or then, and every connection, and returns only when each has ended. It may run on
 // several listeners at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	return s.accept(ctx, l, s.serve)
+	return s.accept(ctx, l, s.policy, s.serve)
 }
 
 // accept is Serve for any protocol. It calls serve for each connection that the
 // sources admit, and closes the connection when serve returns or ctx is done. Serve
-// says how the login went: LoggedIn, or Failed.
-func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.Context, *access.Conn)) error {
+// says how the login went: LoggedIn, or Failed. Policy says who may log in.
+func (s *Server) accept(ctx context.Context, l net.Listener, policy changing, serve func(context.Context, *access.Conn)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer context.AfterFunc(s.stop, func() { l.Close() })()
@@ -126,7 +133,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.
 	defer wg.Wait()
 	defer l.Close()
 	defer cancel()
-	wg.Go(func() { s.watch(ctx) })
+	wg.Go(func() { s.watch(ctx, policy) })
 	var delay time.Duration
 	for {
 		nc, err := l.Accept()
@@ -173,18 +180,21 @@ func (s *Server) accept(ctx context.Context, l net.Listener, serve func(context.
 // at each login and each channel.
 const watchEvery = time.Second
 
+// A changing is an access.Policy or an *access.TLS.
+type changing interface{ Changed() <-chan struct{} }
+
 // watch has policy find that its files have changed though no client does anything,
 // and ends the connections of keys that may not enter any more.
-func (s *Server) watch(ctx context.Context) {
-	changed := s.policy.Changed()
+func (s *Server) watch(ctx context.Context, policy changing) {
+	changed := policy.Changed()
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-			s.policy.Changed()
+			policy.Changed()
 		case <-changed:
-			changed = s.policy.Changed()
+			changed = policy.Changed()
 			for _, c := range s.live.all() {
 				c.recheck()
 			}
@@ -215,27 +225,45 @@ func (s *Server) serve(ctx context.Context, nc *access.Conn) {
 	nc.LoggedIn()
 	defer nc.LoggedIn()
 	l := sc.Permissions.ExtraData[loginKey{}].(*access.Login)
-	r, err := s.conns.enter(l.String())
-	c := newConn(s, sc, l, r)
-	if err == nil && s.stopping() {
-		s.conns.leave(r)
-		err = errStopping
-	}
+	enter := func() (*access.Login, error) { return access.Enter(s.policy, l.Key, nc.RemoteAddr()) }
+	r, err := s.enter(l)
+	c := newConn(s, sc.Conn, l, enter, r)
 	if err != nil {
-		s.metrics.logins.WithLabelValues("busy").Inc()
-		s.metrics.busy.WithLabelValues("login").Inc()
-		c.refused("login", err)
+		c.busy(err)
 		nc.SetDeadline(time.Now().Add(refuseFor))
 		refuse(sc, chans, reqs, err)
 		return
 	}
 	defer s.conns.leave(r)
-	s.live.enter(c)
-	defer s.live.leave(c)
-	s.metrics.logins.WithLabelValues("accepted").Inc()
-	c.audit(slog.LevelInfo, "login")
+	defer c.begin()()
+	c.serve(ctx, chans, reqs, nil)
+}
+
+// enter counts a connection that has logged in. S.conns.leave must be called, unless
+// enter reports an error.
+func (s *Server) enter(l *access.Login) (*requester, error) {
+	r, err := s.conns.enter(l.String())
+	if err == nil && s.stopping() {
+		s.conns.leave(r)
+		return nil, errStopping
+	}
+	return r, err
+}
+
+// busy writes the line of a connection that may not stay, as enter says.
+func (c *conn) busy(err error) {
+	c.s.metrics.logins.WithLabelValues("busy").Inc()
+	c.s.metrics.busy.WithLabelValues("login").Inc()
+	c.refused("login", err)
+}
+
+// begin makes the connection known, until end is called.
+func (c *conn) begin(attrs ...slog.Attr) (end func()) {
+	c.s.live.enter(c)
+	c.s.metrics.logins.WithLabelValues("accepted").Inc()
+	c.audit(slog.LevelInfo, "login", attrs...)
 	c.recheck() // the files may have changed before live knew of it
-	c.serve(ctx, chans, reqs)
+	return func() { c.s.live.leave(c) }
 }
 
 // apart runs f on a goroutine of its own and waits for it. The stack that f needs goes

@@ -4,7 +4,8 @@
 // A client shows a key or a certificate (it may show several, one after the
 // other). A Policy makes of it an Identity and says what that may do: a Grant of
 // the two rights that there are, read and publish, in some namespaces. There are
-// no roles. Keys is the Policy of authorized_keys and of trusted authorities.
+// no roles. Keys is the Policy of authorized_keys and of trusted authorities. TLS
+// does the same for the certificates of mutual TLS.
 //
 // Sources are where connections come from: an address that floods the server, or
 // guesses, has to wait, unless a key has logged in from it.
@@ -39,14 +40,19 @@ type Policy interface {
 
 // An Identity is a key that a client has shown, and its name.
 type Identity struct {
-	Key  ssh.PublicKey
-	Name string // the comment of the key's line, or the principal of the certificate
+	Key  ssh.PublicKey // nil with a URI
+	URI  string        // the identity in a TLS certificate; "" over SSH
+	Name string        // the comment of the key's line, the principal of the certificate, or the URI's last element
 }
 
 // String returns the name of the identity in lines and logs. It is the key's
 // fingerprint. The key of a certificate may be another one every hour: its name
-// is PRINCIPAL@FINGERPRINT, with the fingerprint of its authority.
+// is PRINCIPAL@FINGERPRINT, with the fingerprint of its authority. Over TLS the name
+// is the URI, which is never one of these.
 func (id Identity) String() string {
+	if id.URI != "" {
+		return id.URI
+	}
 	if cert, ok := id.Key.(*ssh.Certificate); ok {
 		return id.Name + "@" + ssh.FingerprintSHA256(cert.SignatureKey)
 	}
@@ -54,9 +60,14 @@ func (id Identity) String() string {
 }
 
 // Owner returns the fingerprint of the key that the client holds, with or without
-// a certificate. It tells whether two logins are of one owner; what a login may do
-// depends on its identity.
-func (id Identity) Owner() string { return wire.Fingerprint(id.Key) }
+// a certificate, or over TLS its URI. It tells whether two logins are of one owner;
+// what a login may do depends on its identity.
+func (id Identity) Owner() string {
+	if id.URI != "" {
+		return id.URI
+	}
+	return wire.Fingerprint(id.Key)
+}
 
 // User returns the identity as trees know it.
 func (id Identity) User() fs.User { return fs.User{Name: id.String(), UID: -1} }

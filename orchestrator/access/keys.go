@@ -195,7 +195,10 @@ const authorizedKeysHead = `# Who may enter: a public key a line, as in sshd(8).
 
 // MakeAuthorizedKeys makes the file path, which then grants nothing and says how
 // to write a line, unless it is there.
-func MakeAuthorizedKeys(path string) error {
+func MakeAuthorizedKeys(path string) error { return makeFile(path, authorizedKeysHead) }
+
+// makeFile makes a file with that text, unless it is there.
+func makeFile(path, text string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, iofs.ErrExist) {
 		return nil
@@ -203,6 +206,6 @@ func MakeAuthorizedKeys(path string) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(authorizedKeysHead)
+	_, err = f.WriteString(text)
 	return errors.Join(err, f.Close())
 }

@@ -64,6 +64,9 @@ type Options struct {
 	// opens a Door to what this client exports.
 	Direct *Direct
 
+	// TLS has the files by which a connection to tls:// is made.
+	TLS TLSFiles
+
 	// Proxy is a command whose standard input and output are the connection, in
 	// place of TCP, as ProxyCommand in ssh_config(5); "" or none: there is none.
 	// ProxySaid, if set, is called with each line that it writes to standard
@@ -79,6 +82,7 @@ type Options struct {
 // use makes it anew.
 type Conn struct {
 	addr, namespace string
+	tls             bool   // over TLS
 	instance        string // by which the orchestrator knows this Conn when it is back
 	user            string
 	opts            Options
@@ -98,11 +102,12 @@ type Conn struct {
 	exports map[string]int // calls of Export that go on, by namespace
 }
 
-// Dial connects to the orchestrator at rawURL, ssh://[USER@]HOST[:PORT][/NAMESPACE].
-// The default port is 22, as for any ssh URL.
+// Dial connects to the orchestrator at rawURL, ssh://[USER@]HOST[:PORT][/NAMESPACE] or
+// tls://HOST:PORT[/NAMESPACE]. The default port is 22, as for any ssh URL; TLS has none.
 //
 // It reports ErrUnknownHost or ErrHostKeyChanged if the host key is not the one in
-// known_hosts, and ErrKey if no signer may enter.
+// known_hosts, ErrKey if no signer may enter, and ErrCertificate if a TLS certificate
+// may not.
 func Dial(ctx context.Context, rawURL string, o Options) (*Conn, error) {
 	c, err := Open(rawURL, o)
 	if err != nil {
@@ -129,17 +134,17 @@ func Open(rawURL string, o Options) (*Conn, error) {
 	return c, nil
 }
 
-// ParseURL reads the URL of an orchestrator, ssh://[USER@]HOST[:PORT][/PATH].
-// A key logs in, so a password has no place in it. No error repeats the URL: if it
+// ParseURL reads the URL of an orchestrator, ssh://[USER@]HOST[:PORT][/PATH] or
+// tls://HOST:PORT[/PATH]. A key or a certificate logs in, so a password has no place in it. No error repeats the URL: if it
 // was mistyped, a password may stand anywhere in it.
 func ParseURL(rawURL string) (*url.URL, error) {
 	u, err := url.Parse(rawURL)
-	if err == nil && u.Scheme == "tls" {
-		return nil, errors.New("this version of 9ci has no mutual TLS: want ssh://HOST[:PORT][/NAMESPACE]")
-	}
-	if err != nil || u.Scheme != "ssh" || u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery ||
+	if err != nil || u.Scheme != "ssh" && u.Scheme != "tls" || u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery ||
 		strings.ContainsAny(rawURL, "#") || strings.ContainsAny(u.Path, "@:") {
-		return nil, errors.New("want ssh://HOST[:PORT][/NAMESPACE]")
+		return nil, errors.New("want ssh://HOST[:PORT][/NAMESPACE] or tls://HOST:PORT[/NAMESPACE]")
+	}
+	if u.Scheme == "tls" && (u.User != nil || u.Port() == "") {
+		return nil, errors.New("want tls://HOST:PORT[/NAMESPACE]: a certificate logs in, and no user, and there is no port by default")
 	}
 	if _, ok := u.User.Password(); ok {
 		return nil, errors.New("it has a password, and a key logs in: leave the password out, as in ssh://HOST[:PORT][/NAMESPACE]")
@@ -156,6 +161,7 @@ func (c *Conn) parse(rawURL string) error {
 	if port == "" {
 		port = "22"
 	}
+	c.tls = u.Scheme == "tls"
 	c.addr = net.JoinHostPort(u.Hostname(), port)
 	c.user = "9ci"
 	if name := u.User.Username(); name != "" {
@@ -206,7 +212,7 @@ func (c *Conn) connect(ctx context.Context) (*client.Link, error) {
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
 	l, err := c.handshake(ctx)
-	for tries := 1; errors.Is(err, errHungUp) && tries < dialTries; tries++ {
+	for tries := 1; (errors.Is(err, errHungUp) || errors.Is(err, errHungUpTLS)) && tries < dialTries; tries++ {
 		select {
 		case <-time.After(dialAgain/2 + rand.N(dialAgain/2)):
 		case <-ctx.Done():
@@ -241,11 +247,8 @@ const (
 
 var errHungUp = errors.New("it hung up: it is no SSH server, or has too many connections already")
 
-func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
-	hosts, err := openKnownHosts(c.opts.KnownHosts, c.opts.MoreHosts...)
-	if err != nil {
-		return nil, err
-	}
+// transport connects to the orchestrator's address.
+func (c *Conn) transport(ctx context.Context) (net.Conn, error) {
 	connect := c.opts.Dial
 	switch {
 	case connect != nil:
@@ -254,7 +257,18 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	default:
 		connect = new(net.Dialer).DialContext
 	}
-	nc, err := connect(ctx, "tcp", c.addr)
+	return connect(ctx, "tcp", c.addr)
+}
+
+func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
+	if c.tls {
+		return c.handshakeTLS(ctx)
+	}
+	hosts, err := openKnownHosts(c.opts.KnownHosts, c.opts.MoreHosts...)
+	if err != nil {
+		return nil, err
+	}
+	nc, err := c.transport(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -295,17 +309,22 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 		sc.Close()
 		return nil, ctx.Err()
 	}
+	l := client.New(sc, peer, c.key(signers))
+	l.Direct = c.opts.Direct
+	l.RTT = time.Since(began) / handshakeTrips
+	c.wg.Go(func() { l.Serve(chans, reqs) })
+	return l, nil
+}
+
+// key returns the key that signs the runs of what is exported, or nil.
+func (c *Conn) key(signers []ssh.Signer) ssh.Signer {
 	key := c.opts.Key
 	for i := 0; key == nil && i < len(signers); i++ {
 		if _, ok := signers[i].PublicKey().(*ssh.Certificate); !ok {
 			key = signers[i]
 		}
 	}
-	l := client.New(sc, peer, key)
-	l.Direct = c.opts.Direct
-	l.RTT = time.Since(began) / handshakeTrips
-	c.wg.Go(func() { l.Serve(chans, reqs) })
-	return l, nil
+	return key
 }
 
 // signers returns what this client logs in with. If some of it cannot be used, the

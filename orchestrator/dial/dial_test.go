@@ -23,7 +23,12 @@ func TestParseURL(t *testing.T) {
 		"ssh://h/u:secret@h/b":    "want ssh://HOST",
 		"ssh:u:secret@h":          "want ssh://HOST",
 		"https://u:secret@h":      "want ssh://HOST",
-		"tls://u:secret@h":        "no mutual TLS",
+		"tls://h:5640/a/b/c":      "",
+		"tls://[::1]:5640":        "",
+		"tls://u:secret@h:1":      "no user",
+		"tls://secret@h:1":        "no user",
+		"tls://h":                 "no port by default",
+		"tls://h:secret":          "want ssh://HOST",
 		"secret":                  "want ssh://HOST",
 		"":                        "want ssh://HOST",
 	} {

@@ -28,6 +28,10 @@ func NewDirect(host ssh.Signer, address string) (*Direct, error) {
 // ErrNoAddress is the error of a Door that leads to no address.
 var ErrNoAddress = errors.New("the executor has no address of its own")
 
+// errNoDoors is the error of a Door over TLS: an executor's own SSH server lets in a
+// key that has logged in to the orchestrator.
+var errNoDoors = errors.New("an orchestrator at tls:// relays, and opens no way to an executor's own SSH server")
+
 // A Door is an executor's own SSH server, which lets this client in as long as the
 // Door is open. It must be closed, which ends the connections that were made by it.
 type Door struct {
@@ -44,6 +48,9 @@ type Door struct {
 // this client in. The orchestrator answers if this client may read the namespace;
 // what it says of the executor is the executor's host key, and its address.
 func (c *Conn) Door(ctx context.Context, namespace, name string) (*Door, error) {
+	if c.tls {
+		return nil, errNoDoors
+	}
 	l, err := c.connect(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("orchestrator: %s: %w", c.addr, err)

@@ -1,5 +1,5 @@
-// Package client is one SSH connection of an executor, or of a client that only
-// reads, to an orchestrator. Dial makes such connections, and makes them anew.
+// Package client is one connection of an executor, or of a client that only reads, to
+// an orchestrator, over SSH or TLS. Dial makes such connections, and makes them anew.
 package client
 
 import (
@@ -30,10 +30,10 @@ const (
 // be attached.
 type ServeFunc func(ctx context.Context, rwc io.ReadWriteCloser, aname string, user fs.User)
 
-// A Link is one SSH connection.
+// A Link is one connection.
 type Link struct {
 	ssh   ssh.Conn
-	peer  ssh.PublicKey // the orchestrator's host key
+	peer  ssh.PublicKey // the orchestrator's host key; nil over TLS
 	key   ssh.Signer    // signs this executor's runs, and is the host key of its own SSH server; nil: it has neither
 	done  chan struct{} // closed when the connection has ended
 	slots wire.Slots    // channels that the orchestrator opened
@@ -43,6 +43,10 @@ type Link struct {
 	// Direct, if not nil, is where clients may enter without the orchestrator. It
 	// is set before Serve.
 	Direct *Direct
+
+	// Identity is the client's own over TLS, in its certificate; "" over SSH. It is
+	// set before Serve.
+	Identity string
 
 	// RTT is about how long the peer's answers took while the connection was
 	// made. The package that dials sets it before the Link is used.
@@ -75,7 +79,8 @@ type Told struct {
 	Second func(shown string)
 }
 
-// New returns the link of a connection to the orchestrator of the host key peer.
+// New returns the link of a connection to the orchestrator of the host key peer, nil
+// over TLS.
 // Key signs the runs of what is exported, and is the host key of the executor's own
 // SSH server; it is no certificate. If it is nil, what is exported has neither.
 // Serve must be called.
@@ -108,18 +113,24 @@ func (l *Link) Serve(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 				reqs = nil
 				continue
 			}
-			switch r.Type {
-			case wire.RequestStopping:
-				l.stopping.Store(true)
-			case wire.RequestSecond:
-				l.second(r.Payload)
-			}
+			l.Request(r.Type, r.Payload)
 			r.Reply(false, nil) // a keepalive is content with that
 		}
 	}
 }
 
-// second takes a wire.RequestSecond.
+// Request takes a global request of the orchestrator's, which has no reply but a
+// denial. Serve calls it for those that come as an ssh.Request.
+func (l *Link) Request(kind string, payload []byte) {
+	switch kind {
+	case wire.RequestStopping:
+		l.stopping.Store(true)
+	case wire.RequestSecond:
+		l.second(payload)
+	}
+}
+
+// second tells an export of a wire.RequestSecond.
 func (l *Link) second(payload []byte) {
 	s, err := wire.ParseSecond(payload)
 	if err != nil {
@@ -147,9 +158,16 @@ func (l *Link) keepalive() {
 	}
 }
 
-// Import opens a session with the subsystem 9p: a 9P connection to the mux's
-// tree.
+// Import opens a 9P connection to the mux's tree: over SSH, a session with the
+// subsystem 9p.
 func (l *Link) Import(ctx context.Context) (io.ReadWriteCloser, error) {
+	if l.Identity != "" {
+		ch, err := wire.OpenChannel(ctx, l.ssh, wire.ChannelImport, nil, func() {})
+		if err != nil {
+			return nil, err
+		}
+		return wire.NewConn(ch), nil
+	}
 	ch, err := wire.OpenChannel(ctx, l.ssh, "session", nil, func() {})
 	if err != nil {
 		return nil, fmt.Errorf("open a session: %w", err)
@@ -242,7 +260,11 @@ func (l *Link) open(nc ssh.NewChannel) {
 		l.wg.Go(func() { ssh.DiscardRequests(reqs) })
 		switch kind {
 		case wire.ChannelExport:
-			e.serve(e.ctx, ch, msg.Aname, requester(msg, l.key))
+			user := requester(msg, l.key)
+			if l.Identity != "" && msg.Requester == l.Identity {
+				user.Anonymous = false // it is this executor's own
+			}
+			e.serve(e.ctx, ch, msg.Aname, user)
 		case wire.ChannelSSH:
 			serveSSH(e.ctx, ch, l.key, msg, e.serve)
 		case wire.ChannelDoor:

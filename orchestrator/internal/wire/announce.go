@@ -74,11 +74,17 @@ func (a Announce) Text() []byte {
 const proofNamespace = "announce@9ci"
 
 // proven is what a Proof signs: one connection (RFC 4253 §7.2) to one orchestrator,
-// and what is shown there. So a copy proves nothing elsewhere.
+// and what is shown there. So a copy proves nothing elsewhere. Over TLS there is no
+// host key: the session is then the tls-exporter value (RFC 9266), on which the
+// server's certificate bears too.
 func (a Announce) proven(session []byte, host ssh.PublicKey) io.Reader {
+	fingerprint := ""
+	if host != nil {
+		fingerprint = ssh.FingerprintSHA256(host)
+	}
 	return bytes.NewReader(ci.Attrs{
 		{Name: "session", Value: hex.EncodeToString(session)},
-		{Name: "host", Value: ssh.FingerprintSHA256(host)},
+		{Name: "host", Value: fingerprint},
 		{Name: "namespaces", Value: ci.QuoteWords(a.Namespaces)},
 		{Name: "name", Value: a.Name},
 	}.Text())
@@ -86,7 +92,7 @@ func (a Announce) proven(session []byte, host ssh.PublicKey) io.Reader {
 
 // Prove sets a.Proof, which says that key signs the executor's runs. A must have
 // been checked. Session is the identifier of the connection, and host the
-// orchestrator's host key there.
+// orchestrator's host key there, nil over TLS.
 func (a *Announce) Prove(key ssh.Signer, session []byte, host ssh.PublicKey) error {
 	sig, err := sshsig.Sign(a.proven(session, host), key, sshsig.HashSHA512, proofNamespace)
 	if err != nil {
@@ -97,7 +103,7 @@ func (a *Announce) Prove(key ssh.Signer, session []byte, host ssh.PublicKey) err
 }
 
 // Signer returns the key that a proves to hold, on the connection of that identifier
-// to the orchestrator of that host key; nil if a has no proof.
+// to the orchestrator of that host key, nil over TLS. It returns nil if a has no proof.
 func (a Announce) Signer(session []byte, host ssh.PublicKey) (ssh.PublicKey, error) {
 	if a.Proof == "" {
 		return nil, nil

@@ -40,6 +40,10 @@ const (
 	// orchestrator opens the channel with an ExportMsg.
 	ChannelDoor = "door@9ci"
 
+	// A client opens this for a 9P connection to the mux's tree where there are no
+	// SSH sessions: over TLS.
+	ChannelImport = "9p@9ci"
+
 	// A client opens this to ask find of a namespace, in one round trip. It
 	// carries a FindMsg, and the orchestrator sends the answer down the channel,
 	// and AnswerEnd: without it the answer is not whole. An intent lives as long
