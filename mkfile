@@ -7,7 +7,7 @@ FUZZTIME=1m
 
 # Debian packages: what 9ci runs, and the peers its tests run beside it.
 NEEDS=git openssh-client qemu-system-x86 mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
-PEERS=9base binutils curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server rc rsync socat sshfs systemd
+PEERS=9base binutils curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server openssl rc rsync socat sshfs systemd
 
 all:V:
 	rev=$(git describe --always --dirty 2>/dev/null || echo unknown)

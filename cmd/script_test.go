@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -257,7 +258,8 @@ func sealRun(ctx context.Context, dir, repository string, by store.SignFunc, lef
 }
 
 // startOrchestrator starts an orchestrator on a port of its own. The users named
-// after this may enter it. Its log is orchestrator.log.
+// after this may enter it. Its log is orchestrator.log. With the word tls, alice and
+// bob may enter by certificates of the CA whose key is ca.key, and nobody by a key.
 func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	work := ts.Getenv("WORK")
 	state, logName := filepath.Join(work, "orchestrator"), filepath.Join(work, "orchestrator.log")
@@ -265,6 +267,11 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(bin, "orchestrator"), "-a", "tcp!127.0.0.1!0", "-state", state)
+	overTLS := len(args) > 0 && args[0] == "tls"
+	if overTLS {
+		cmd.Args = append(cmd.Args, "-tls", "tcp!127.0.0.1!0")
+		ts.Check(makeAuthority(work, state))
+	}
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
 	cmd.Stderr = log
 	ts.Check(cmd.Start())
@@ -288,6 +295,34 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(ssh, "known_hosts"), fmt.Appendf(nil, "[%s]:%s %s", host, port, key), 0o600))
 	ts.Setenv("CI_ORCHESTRATOR", "ssh://"+addr)
 	ts.Setenv("ORCHESTRATOR", addr)
+	if overTLS {
+		waitFor(ts, false, []string{logName, "tls="})
+		text, err := os.ReadFile(logName)
+		ts.Check(err)
+		_, addr, _ := strings.Cut(string(text), "tls=")
+		addr, _, _ = strings.Cut(addr, " ")
+		ts.Setenv("CI_ORCHESTRATOR", "tls://"+addr)
+	}
+}
+
+// makeAuthority makes a CA, what an orchestrator with TLS has of it in its state
+// directory, and lines for alice and bob.
+func makeAuthority(work, state string) error {
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return err
+	}
+	req := []string{"req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "1", "-subj", "/CN=ci"}
+	for _, args := range [][]string{
+		{"-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", filepath.Join(work, "ca.key"), "-out", filepath.Join(state, "tls-ca.pem")},
+		{"-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1", "-CA", filepath.Join(state, "tls-ca.pem"),
+			"-CAkey", filepath.Join(work, "ca.key"), "-keyout", filepath.Join(state, "tls.key"), "-out", filepath.Join(state, "tls.crt")},
+	} {
+		if out, err := exec.Command("openssl", append(slices.Clone(req), args...)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("openssl: %w: %s", err, out)
+		}
+	}
+	const lines = "namespace=\"example.org/alice/*\" ci:alice\nnamespace=\"example.org/alice/*\" ci:bob\n"
+	return os.WriteFile(filepath.Join(state, "authorized_tls"), []byte(lines), 0o600)
 }
 
 // startSilent makes the orchestrator of the story one that accepts connections and
@@ -336,7 +371,7 @@ func user(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(ts.Exec("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", args[0], "-f", strings.TrimSuffix(publicKey(ts, args[0]), ".pub")))
 	key, err := os.ReadFile(publicKey(ts, args[0]))
 	ts.Check(err)
-	if state := filepath.Join(work, "orchestrator"); dirExists(state) {
+	if state := filepath.Join(work, "orchestrator"); dirExists(state) && !strings.HasPrefix(ts.Getenv("CI_ORCHESTRATOR"), "tls:") {
 		appendFile(ts, filepath.Join(state, "authorized_keys"), key)
 	}
 }

@@ -153,8 +153,8 @@ replay says which one it was.
 Ls, cat, cp, wait and write look at a tree. PATH is looked up in the namespace of the
 repository that the working directory is in, at the daemon and then at each executor
 posted in $NAMESPACE; with -a, at ADDR; and if ADDR is ssh://HOST[:PORT]/NAMESPACE, or
-PATH is that followed by a path, at an orchestrator. What follows ssh://HOST[:PORT]/
-and begins with no namespace is a path of the orchestrator's root. If none of these
+PATH is that followed by a path, at an orchestrator; or tls://HOST:PORT/NAMESPACE, with
+a certificate (CI_TLS_CERT). What follows ssh://HOST[:PORT]/ and begins with no namespace is a path of the orchestrator's root. If none of these
 answers for the namespace, all but write look into the store. Links among the artifacts
 of a run are followed within the run, but ls -l shows a link. Write sends its standard
 input in one message and prints the reply; the line repo PATH to ctl goes to the
@@ -229,7 +229,10 @@ These say whom to trust. A .env comes last, and one that git tracks does not set
 
 	CI_KEY             ~/.config/9ci/id_ed25519  signs and logs in; made on first use; an agent's key by its .pub
 	CI_SIGNERS         none             an allowed_signers file, besides ~/.config/9ci/allowed_signers
-	CI_ORCHESTRATOR    none             ssh://HOST[:PORT][/NAMESPACE]
+	CI_ORCHESTRATOR    none             ssh://HOST[:PORT][/NAMESPACE], or tls://HOST:PORT[/NAMESPACE], which relays alone
+	CI_TLS_CERT        none             logs in at tls://: a certificate in PEM whose only URI is ci:NAME or spiffe://...
+	CI_TLS_KEY         none             its key; none: it stands in CI_TLS_CERT
+	CI_TLS_CA          none             the CAs of the orchestrator's certificate at tls://; none: the system's
 
 These start a program of the host. No .env sets them:
 
@@ -252,7 +255,7 @@ HTTP proxy. $SHELL runs it; %h, %p and %r are the orchestrator's host and port a
 user; what it writes to standard error is printed once. Peers that have an address of
 their own are still dialled there, unless CI_LADDER has no direct.
 
-The orchestrator's host key is to be in ~/.ssh/known_hosts or in
+At ssh:// the orchestrator's host key is to be in ~/.ssh/known_hosts or in
 /etc/ssh/ssh_known_hosts, as itself or by an authority, and revoked in neither.
 
 A .env is read if it is a plain file of the user with one name, and if other users can

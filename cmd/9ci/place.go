@@ -334,10 +334,10 @@ func dialError(addr string, err error) error {
 	return explain(err, "%s: %v", addr, errno)
 }
 
-// sshURL reads ssh://HOST[:PORT]/NAMESPACE[/PATH]; ok is false if s has another
+// sshURL reads ssh://HOST[:PORT]/NAMESPACE[/PATH], or tls://; ok is false if s has another
 // scheme. The error does not repeat s, in which there may be a password.
 func sshURL(s string) (u *url.URL, ok bool, err error) {
-	if !strings.HasPrefix(s, "ssh://") {
+	if !strings.HasPrefix(s, "ssh://") && !strings.HasPrefix(s, "tls://") {
 		return nil, false, nil
 	}
 	if u, err = url.Parse(s); err != nil {

@@ -1,7 +1,7 @@
-// Orchestrator is an SSH-authenticated 9P mux over the trees of the executors
-// that are connected to it.
+// Orchestrator is a 9P mux, authenticated by SSH or by mutual TLS, over the trees of
+// the executors that are connected to it.
 //
-//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-metrics ADDR] [-log LEVEL] [-D]
+//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]
 //	orchestrator check [-state DIR] [-ca FILE]
 //
 // Executors dial it, say which namespaces they hold, and serve their tree on
@@ -10,11 +10,12 @@
 // runs: it forgets an executor that leaves.
 //
 //	-a ADDR     listen on tcp!HOST!PORT or unix!PATH; may be repeated; default tcp!*!2222
-//	-state DIR  the directory of the host key and authorized_keys, made on a first start;
+//	-state DIR  the directory of the host key, authorized_keys and the rest, made on a first start;
 //	            default $STATE_DIRECTORY, else ~/.local/state/9ci-orchestrator, where ~ is
 //	            $HOME or, if that is not absolute, the directory in the password file
 //	-ca FILE    trust SSH certificates that the keys in FILE have signed; its lines
 //	            are as in authorized_keys. A certificate without principals is refused
+//	-tls ADDR   serve 9P over mutual TLS on ADDR too: see below
 //	-metrics ADDR  serve HTTP for operators on a loopback address or a Unix socket: /metrics
 //	            in Prometheus's text format, and /healthz, which is 200 if clients can connect
 //	            and the state can be read, else 503 and why
@@ -63,8 +64,9 @@
 // # Where they come from
 //
 // A client has 120 seconds and six keys to log in with, as at sshd. An address that
-// fails to pays for it: 5 seconds for keys that may not enter, 10 for not being done
-// in time, 1 for what is not SSH, nothing for leaving before, as ssh-keyscan does. From
+// fails to pays for it: 5 seconds for keys or certificates that may not enter, 10 for
+// not being done in time, 1 for what is not SSH, or at -tls not TLS, nothing for leaving
+// before, as ssh-keyscan does. From
 // 15 seconds on the address is refused until its penalty is over, 10 minutes at most.
 // It is refused too if it opens more than 200 connections at once and 20 each second
 // after that, or holds more than 32 that have not logged in, or its /24 or /48 more than
@@ -84,6 +86,48 @@
 //	                             are refused. From others such a header is garbage
 //	exempt ADDRESS[/BITS]...     these are never refused
 //	source BITS4 BITS6           how much of an address counts as one; default 32 64
+//
+// # Mutual TLS
+//
+// With -tls, a certificate of the operator's own CA enters: there are no keys, and no
+// accounts. Its only URI (subjectAltName), ci:NAME or spiffe://TRUST-DOMAIN/PATH, is
+// the client's identity, and the first line of authorized_tls that matches the identity
+// says what that may do: the options above but for those of certificates, and then the
+// identity, in which * matches within an element, a last ... all that follows.
+//
+//	namespace="github.com/alice/..." spiffe://example.org/ci/...
+//	namespace="github.com/alice/*",read ci:reader-*
+//
+// Without a line a CA grants nothing. An identity owns the executors that it exports:
+// give each executor one of its own. In the state directory are tls.crt and tls.key,
+// the server's certificate and key; tls-ca.pem, the CAs of clients; and tls-crl.pem, if
+// there is one, the lists of what these have revoked, which count after their next update
+// too. They are read again when they have changed; while one cannot be, what it
+// said before stands. A connection ends with its certificate, and within a second of an
+// edit by which it may do something else. All else is as for keys: penalties, limits,
+// the audit (key= has the identity) and the end of the orchestrator.
+//
+//	openssl req -x509 -newkey ed25519 -nodes -days 3650 -subj /CN=ci \
+//		-addext keyUsage=critical,keyCertSign,cRLSign -keyout ca.key -out tls-ca.pem
+//	openssl req -x509 -newkey ed25519 -nodes -days 365 -subj /CN=HOST \
+//		-addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:HOST \
+//		-CA tls-ca.pem -CAkey ca.key -keyout tls.key -out tls.crt
+//	openssl req -x509 -newkey ed25519 -nodes -days 30 -subj /CN=box \
+//		-addext basicConstraints=critical,CA:FALSE -addext subjectAltName=URI:ci:box \
+//		-CA tls-ca.pem -CAkey ca.key -keyout box.key -out box.crt
+//
+// 9ci connects to CI_ORCHESTRATOR=tls://HOST:PORT with CI_TLS_CERT, CI_TLS_KEY and
+// CI_TLS_CA. Its runs are signed by CI_KEY as ever. Runs come to it by relay: the ways
+// direct and e2e are of SSH. Any other client names what it wants by ALPN, which is
+// not encrypted:
+//
+//	openssl s_client -quiet -connect HOST:PORT -alpn 9p ...
+//	                     9P on standard input and output; also without a protocol
+//	openssl s_client -quiet -connect HOST:PORT -alpn 9p-export ...
+//	                     exports the 9P server there, in the namespace of the client's
+//	                     line, under the last element of its identity
+//	openssl s_client -quiet -connect HOST:PORT -alpn 9p-export/NAMESPACE/n/NAME ...
+//	                     exports it in that namespace, under that name
 //
 // # What they see
 //
@@ -253,6 +297,7 @@
 //	ssh_host_*_key                    others
 //	authorized_keys
 //	revoked sources                   if there are any
+//	authorized_tls tls.crt tls.key tls-ca.pem tls-crl.pem    for -tls
 //
 // # Exit status
 //

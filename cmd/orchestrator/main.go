@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -53,6 +54,7 @@ type options struct {
 	authorities string
 	metrics     string
 	level       slog.Level
+	tls         string
 	trace       bool
 }
 
@@ -63,6 +65,7 @@ func flags(o *options) *flag.FlagSet {
 		o.addrs = append(o.addrs, s)
 		return nil
 	})
+	f.StringVar(&o.tls, "tls", "", "serve mutual TLS on `ADDR`")
 	f.StringVar(&o.metrics, "metrics", "", "serve /metrics and /healthz on `ADDR`, of this machine alone")
 	f.Func("log", "log what is of `LEVEL` or above", func(s string) error {
 		switch s {
@@ -109,7 +112,7 @@ func run(drain, end context.Context, args []string, stdout, stderr io.Writer) in
 	}
 	f.SetOutput(stderr)
 	f.Usage = func() {
-		fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-metrics ADDR] [-log LEVEL] [-D]\n       orchestrator check [-state DIR] [-ca FILE]")
+		fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]\n       orchestrator check [-state DIR] [-ca FILE]")
 	}
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -158,7 +161,7 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	if o.trace {
 		trace = stderr
 	}
-	s, err := orchestrator.New(o.state, orchestrator.Options{Authorities: o.authorities, Log: log, Trace: trace})
+	s, err := orchestrator.New(o.state, orchestrator.Options{Authorities: o.authorities, TLS: o.tls != "", Log: log, Trace: trace})
 	if err != nil {
 		return err
 	}
@@ -175,6 +178,13 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		}
 		listeners = append(listeners, l)
 	}
+	var overTLS net.Listener
+	if o.tls != "" {
+		if overTLS, err = ninep.Listen(o.tls); err != nil {
+			return fmt.Errorf("-tls: %w", err)
+		}
+		defer overTLS.Close()
+	}
 	if o.metrics != "" {
 		l, err := listenLocal(o.metrics)
 		if err != nil {
@@ -188,6 +198,10 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	for _, l := range listeners {
 		log.Info("listen", "addr", l.Addr().String(), "key", ssh.FingerprintSHA256(s.HostKey()), "state", o.state)
 		g.Go(func() error { return s.Serve(ctx, l) })
+	}
+	if overTLS != nil {
+		log.Info("listen", "tls", overTLS.Addr().String(), "state", o.state)
+		g.Go(func() error { return s.ServeTLS(ctx, overTLS) })
 	}
 	for _, l := range metrics {
 		log.Info("metrics", "addr", l.Addr().String())

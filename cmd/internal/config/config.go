@@ -54,6 +54,9 @@ type Config struct {
 	Signers      string        // one more allowed_signers file, or empty
 	Orchestrator string        // a URL without a password, or empty
 	ProxyCommand string        // connects to it; as dial.Options has it
+	TLSCert      string        // what logs in at a tls:// URL, its key, and the CAs of the server's certificate, or empty
+	TLSKey       string
+	TLSCA        string
 	MaxTimeout   time.Duration // limits of a tracked .env
 	MaxMemory    int64
 	MaxCPUs      int

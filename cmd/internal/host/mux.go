@@ -80,14 +80,15 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	return m, nil
 }
 
-// DialOptions are how this user, whose key c.Key signs runs, connects to an
+// DialOptions are how this user, whose key CI_KEY signs runs, connects to an
 // orchestrator: with the certificate that stands beside the key at the time, or with
-// the key.
+// the key; at tls://, with the certificate of CI_TLS_CERT.
 func DialOptions(key ssh.Signer, c *config.Config) (dial.Options, error) {
 	dir, err := home.Dir()
 	return dial.Options{
 		Key:        key,
 		Login:      func() ([]ssh.Signer, error) { return sign.Logins(key, c.Key) },
+		TLS:        dial.TLSFiles{Cert: c.TLSCert, Key: c.TLSKey, CA: c.TLSCA},
 		KnownHosts: filepath.Join(dir, ".ssh", "known_hosts"),
 		MoreHosts:  []string{"/etc/ssh/ssh_known_hosts"},
 		Proxy:      c.ProxyCommand,
