@@ -396,6 +396,40 @@ func TestTLSExecutor(t *testing.T) {
 	w.await("/n/box.1", "leave")
 }
 
+// A second executor of a name and an identity gets a number over TLS too, and the first
+// is told. The second comes by a proxy command, whose failure is told.
+func TestTLSSecond(t *testing.T) {
+	t.Setenv("SHELL", "/bin/sh")
+	m := startTLS(t, "namespace=\""+hello+"\" ci:box\n")
+	key, _ := m.key("", "")
+	cert := m.ca.issue(nil, "ci:box")
+	files := dial.TLSFiles{CA: filepath.Join(m.dir, "tls-ca.pem")}
+	files.Cert, files.Key = writePair(t, t.TempDir(), "client", cert)
+	proxied := func(proxy string) *dial.Conn {
+		t.Helper()
+		c, err := dial.Open("tls://"+m.tls, dial.Options{Key: key, TLS: files, Proxy: proxy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	told := make(chan string, 1)
+	first, second := newTestTree(), newTestTree()
+	m.export(m.open(cert, key), dial.Announce{Name: "box", Namespaces: []string{hello}, Second: func(shown string) { told <- shown }}, first.root())
+	named := make(chan string, 1)
+	m.export(proxied("socat - TCP:%h:%p"), dial.Announce{Name: "box", Namespaces: []string{hello}, Named: func(shown string) { named <- shown }}, second.root())
+	if got := <-named; got != "box+2" {
+		t.Errorf("the second is %s, want box+2", got)
+	}
+	if got := <-told; got != "box+2" {
+		t.Errorf("the first is told of %s, want box+2", got)
+	}
+	if err := proxied("false").Connect(t.Context()); err == nil || !strings.Contains(err.Error(), "the proxy command failed: exit status 1") {
+		t.Errorf("a proxy that fails: %v", err)
+	}
+}
+
 // A stock 9P server exports itself by the protocol 9p-export, under the last element
 // of its identity or the name that the protocol has, and is gone with its connection.
 func TestTLSStockExport(t *testing.T) {
