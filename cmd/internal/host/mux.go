@@ -19,6 +19,7 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/show"
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/fs/ci"
@@ -92,7 +93,7 @@ func DialOptions(key ssh.Signer, c *config.Config) (dial.Options, error) {
 		KnownHosts: filepath.Join(dir, ".ssh", "known_hosts"),
 		MoreHosts:  []string{"/etc/ssh/ssh_known_hosts"},
 		Proxy:      c.ProxyCommand,
-		ProxySaid:  func(line string) { fmt.Fprintf(os.Stderr, "9ci: CI_PROXY_COMMAND: %s\n", line) },
+		ProxySaid:  func(line string) { show.Message("9ci", "CI_PROXY_COMMAND: "+line) },
 	}, err
 }
 
