@@ -49,9 +49,9 @@ const (
 //	follow   an executor's index or events cannot be read, and err says why
 //	silent   a client did not answer, and its connection ends
 //
-// Each has the key, the principal (of a key, the comment of its line) and the
-// address, and a namespace where there is one. Lines over the rates above are left
-// out: the next one of the same key or network says how many.
+// Each has the key (over TLS, the identity), the principal (of a key, the comment of its
+// line) and the address, and a namespace where there is one. Lines over the rates above
+// are left out: the next one of the same key or network says how many.
 type audit struct {
 	log       *slog.Logger
 	metrics   *metrics

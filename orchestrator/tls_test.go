@@ -145,6 +145,12 @@ func makeTLS(t testing.TB, dir, lines string) *testCA {
 
 func startTLS(t testing.TB, lines string) *testTLS {
 	t.Helper()
+	return startTLSOf(t, lines, Options{})
+}
+
+func startTLSOf(t testing.TB, lines string, o Options) *testTLS {
+	t.Helper()
+	o.TLS = true
 	m := &testMux{t: t, dir: filepath.Join(t.TempDir(), "state"), home: t.TempDir()}
 	ca := makeTLS(t, m.dir, lines)
 	var ls [2]net.Listener
@@ -154,7 +160,7 @@ func startTLS(t testing.TB, lines string) *testTLS {
 			t.Fatal(err)
 		}
 	}
-	m.start(ls[0], Options{TLS: true})
+	m.start(ls[0], o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -540,6 +546,53 @@ func TestTLSRevoked(t *testing.T) {
 	os.WriteFile(filepath.Join(m.dir, "authorized_tls"), nil, 0o600)
 	if _, err := m.attach(other.issue(nil, "ci:box"), ""); err == nil {
 		t.Error("a CA without a line lets in")
+	}
+}
+
+// The audit has the logins by TLS and those that are refused, a line's addresses count,
+// and a connection ends soon after an edit though its client does nothing. An
+// orchestrator that is stopping opens no channel.
+func TestTLSAsKeys(t *testing.T) {
+	book := newLogbook(t)
+	m := startTLSOf(t, "from=\"127.0.0.0/8\" ci:box\nfrom=\"203.0.113.1\" ci:far\nci:own\n", Options{Log: book.logger()})
+	box, own := m.ca.issue(nil, "ci:box"), m.ca.issue(nil, "ci:own")
+	enter := func(cert tls.Certificate) (*ninep.Client, error) {
+		tc, err := m.connect(cert, nil, "9p")
+		if err != nil {
+			return nil, err
+		}
+		return ninep.Import(t.Context(), tc, ninep.ImportOptions{})
+	}
+	c, err := enter(box)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	book.await("msg=login", "key=ci:box", "alpn=9p", "addr=127.0.0.1:")
+	for uri, why := range map[string]string{"ci:far": "does not let it in from 127.0.0.1", "ci:nobody": "no line of authorized_tls"} {
+		if _, err := enter(m.ca.issue(nil, uri)); err == nil {
+			t.Errorf("%s enters", uri)
+		}
+		book.await("msg=refuse", "key="+uri, "what=login", why)
+	}
+	ours := m.open(own, newSigner(t))
+	if _, err := ours.Import(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	book.await("msg=login", "key=ci:own", "alpn=9ci")
+
+	os.WriteFile(filepath.Join(m.dir, "authorized_tls"), []byte("ci:own\n"), 0o600)
+	<-c.Done()
+	book.await("msg=refuse", "key=ci:box", "what=login", "no line of authorized_tls")
+
+	if left := m.s.Drain(t.Context()); left != 0 {
+		t.Errorf("%d transfers are left", left)
+	}
+	if _, err := ours.Import(t.Context()); !errors.Is(err, fs.ErrBusy) {
+		t.Errorf("Import = %v, want busy", err)
+	}
+	if found, _ := book.lines("msg=refuse", "key=ci:own", "what=login"); len(found) > 0 {
+		t.Errorf("the other connection is ended too: %s", found)
 	}
 }
 

@@ -208,10 +208,11 @@
 // and what follows. Values are quoted as in Go where they have blanks or characters
 // that do not print. These lines, of level info and warn, are the audit. All have the
 // key (its fingerprint; of a login that was refused, all that were offered, with
-// commas), the principal (of a key, the comment of its line; of a certificate,
-// PRINCIPAL@FINGERPRINT of its authority) and the addr:
+// commas; over TLS, the identity), the principal (of a key, the comment of its line; of
+// a certificate, PRINCIPAL@FINGERPRINT of its authority; over TLS, the identity's last
+// element) and the addr:
 //
-//	login    the key or certificate has logged in
+//	login    the key or certificate has logged in; over TLS, alpn= is the protocol
 //	refuse   what=login, announce, forward or namespace was refused; err says why.
 //	         The client of a namespace= is told no more than "file not found"
 //	join     an executor= shows its runs in a namespace=; generation= counts
