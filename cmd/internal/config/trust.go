@@ -44,6 +44,9 @@ func (l *loader) checkTrust() {
 			file{what + "the list of revoked keys", list.Revoked, "keep it elsewhere"})
 	}
 	for _, f := range files {
+		if f.name == "" { // none is set
+			continue
+		}
 		if in := l.inside(f.name); in != "" {
 			l.errs = append(l.errs, fmt.Errorf("%s %s is inside %s, which does not decide whom to trust: %s", f.what, f.name, in, f.mend))
 			return
