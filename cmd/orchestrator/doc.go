@@ -66,11 +66,11 @@
 // A client has 120 seconds and six keys to log in with, as at sshd. An address that
 // fails to pays for it: 5 seconds for keys or certificates that may not enter, 10 for
 // not being done in time, 1 for what is not SSH, or at -tls not TLS, nothing for leaving
-// before, as ssh-keyscan does. From
-// 15 seconds on the address is refused until its penalty is over, 10 minutes at most.
-// It is refused too if it opens more than 200 connections at once and 20 each second
-// after that, or holds more than 32 that have not logged in, or its /24 or /48 more than
-// 128. From 64 of these in all, new ones are dropped at random, and from 512 on each.
+// before, as ssh-keyscan does. From 15 seconds on the address is refused until its
+// penalty is over, 10 minutes at most. It is refused too if it opens more than 200
+// connections at once and 20 each second after that, or holds more than 32 that have
+// not logged in, or its /24 or /48 more than 128. From 64 of these in all, new ones are
+// dropped at random, and from 512 on each.
 //
 // An address from which a key has logged in is spared all of that for a day: others
 // behind it cannot keep it out. It may open ten times as many connections, and of 256
