@@ -1,7 +1,6 @@
 package access
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -32,13 +31,7 @@ func Check(path string, authorities bool, now time.Time) ([]Finding, error) {
 	}
 	var all []Finding
 	seen := make(map[string]int) // numbers of lines
-	n := 0
-	for line := range bytes.Lines(text) {
-		n++
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 || line[0] == '#' {
-			continue
-		}
+	for n, line := range numbered(text) {
 		key, l, err := parseLine(line)
 		if err != nil {
 			all = append(all, Finding{Line: n, Err: fmt.Errorf("%w: the line grants nothing", err)})

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -21,9 +20,7 @@ import (
 type Keys struct {
 	files   []*watched[lines] // the first line of a key counts
 	revoked *watched[*revoked.List]
-
-	mu      sync.Mutex    // guards changed
-	changed chan struct{} // closed when a file says something else
+	changes changes
 }
 
 // lines are the lines of a file by the key's wire form. That of an authority has
@@ -42,12 +39,12 @@ type Files struct {
 // not there. A list of revoked keys that has an error counts as a whole or not at
 // all. It reports an error if a file is there and cannot be read.
 func NewKeys(f Files, log *slog.Logger) (*Keys, error) {
-	k := &Keys{changed: make(chan struct{})}
+	k := &Keys{}
 	for _, from := range []keyfile{{path: f.Keys}, {path: f.Authorities, authorities: true}} {
 		if from.path == "" {
 			continue
 		}
-		w, err := watch(from.path, func(text []byte) (lines, error) { return from.parse(text, log), nil }, log)
+		w, err := watch([]string{from.path}, func(text [][]byte) (lines, error) { return from.parse(text[0], log), nil }, k.changes.note, log)
 		if err != nil {
 			return nil, err
 		}
@@ -55,7 +52,7 @@ func NewKeys(f Files, log *slog.Logger) (*Keys, error) {
 	}
 	if f.Revoked != "" {
 		var err error
-		if k.revoked, err = watch(f.Revoked, revoked.Parse, log); err != nil {
+		if k.revoked, err = watch([]string{f.Revoked}, func(text [][]byte) (*revoked.List, error) { return revoked.Parse(text[0]) }, k.changes.note, log); err != nil {
 			return nil, err
 		}
 	}
@@ -65,9 +62,7 @@ func NewKeys(f Files, log *slog.Logger) (*Keys, error) {
 // Changed is Policy's.
 func (k *Keys) Changed() <-chan struct{} {
 	k.load()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.changed
+	return k.changes.next()
 }
 
 // Identify is Policy's. The identity of a certificate is the first of its
@@ -138,20 +133,11 @@ const authorityPrefix = "authority "
 
 // load returns what the files say now.
 func (k *Keys) load() (all []lines, gone *revoked.List) {
-	anew := false
 	for _, f := range k.files {
-		l, fresh := f.get()
-		all, anew = append(all, l), anew || fresh
+		all = append(all, f.get())
 	}
 	if k.revoked != nil {
-		l, fresh := k.revoked.get()
-		gone, anew = l, anew || fresh
-	}
-	if anew {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		close(k.changed)
-		k.changed = make(chan struct{})
+		gone = k.revoked.get()
 	}
 	return all, gone
 }

@@ -113,7 +113,7 @@ func NewSources(file string, log *slog.Logger) (*Sources, error) {
 		return s, nil
 	}
 	var err error
-	s.file, err = watch(file, func(text []byte) (sourceRules, error) { return parseRules(file, text, log), nil }, log)
+	s.file, err = watch([]string{file}, func(text [][]byte) (sourceRules, error) { return parseRules(file, text[0], log), nil }, nil, log)
 	return s, err
 }
 
@@ -121,8 +121,7 @@ func (s *Sources) rules() sourceRules {
 	if s.file == nil {
 		return sourceRules{}
 	}
-	r, _ := s.file.get()
-	return r
+	return s.file.get()
 }
 
 // errRefused is the error of Admit for a connection whose refusal the log need not

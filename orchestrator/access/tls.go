@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"9ci/orchestrator/internal/wire"
@@ -37,13 +36,12 @@ const (
 // TLS reads its files again when these have changed. While one cannot be read, what
 // was last read of it stands, and the log says so.
 type TLS struct {
-	pair  cached[*tls.Certificate]
-	cas   cached[authorities]
-	crls  cached[[]revocations]
-	lines cached[[]nameLine]
+	pair  *watched[*tls.Certificate]
+	cas   *watched[authorities]
+	crls  *watched[[]revocations]
+	lines *watched[[]nameLine]
 
-	mu      sync.Mutex    // guards changed
-	changed chan struct{} // closed when a file says something else
+	changes changes
 }
 
 // NewTLS returns the TLS of a state directory. It makes authorized_tls, which grants
@@ -66,20 +64,15 @@ func NewTLS(dir string, log *slog.Logger) (*TLS, error) {
 			return nil, fmt.Errorf("%s, %s, is not there: have your CA issue it, or make one: %s", file(f.name), f.what, f.mend)
 		}
 	}
-	t := &TLS{
-		changed: make(chan struct{}),
-		pair:    cached[*tls.Certificate]{files: []string{file(tlsCertFile), file(tlsKeyFile)}, parse: parsePair},
-		cas:     cached[authorities]{files: []string{file(tlsCAFile)}, parse: parseAuthorities},
-		crls:    cached[[]revocations]{files: []string{file(tlsCRLFile)}, parse: parseRevocations},
-		lines:   cached[[]nameLine]{files: []string{file(tlsLineFile)}},
-	}
-	t.lines.parse = func(text [][]byte) ([]nameLine, error) { return parseNameLines(file(tlsLineFile), text[0], log) }
-	t.cas.fresh, t.crls.fresh, t.lines.fresh = t.note, t.note, t.note
-	t.pair.log, t.cas.log, t.crls.log, t.lines.log = log, log, log, log
-	if _, err := os.Stat(file(tlsCRLFile)); errors.Is(err, iofs.ErrNotExist) {
-		t.crls.optional = true
-	}
-	return t, errors.Join(t.pair.first(), t.cas.first(), t.crls.first(), t.lines.first())
+	t := &TLS{}
+	var errs [4]error
+	t.pair, errs[0] = watch([]string{file(tlsCertFile), file(tlsKeyFile)}, parsePair, nil, log)
+	t.cas, errs[1] = watch([]string{file(tlsCAFile)}, parseAuthorities, t.changes.note, log)
+	t.crls, errs[2] = watch([]string{file(tlsCRLFile)}, parseRevocations, t.changes.note, log)
+	t.lines, errs[3] = watch([]string{file(tlsLineFile)}, func(text [][]byte) ([]nameLine, error) {
+		return parseNameLines(file(tlsLineFile), text[0], log), nil
+	}, t.changes.note, log)
+	return t, errors.Join(errs[:]...)
 }
 
 // Changed returns a channel that is closed when any client may have another login than
@@ -88,17 +81,7 @@ func (t *TLS) Changed() <-chan struct{} {
 	t.cas.get()
 	t.crls.get()
 	t.lines.get()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.changed
-}
-
-// note notes that a file says something else.
-func (t *TLS) note() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	close(t.changed)
-	t.changed = make(chan struct{})
+	return t.changes.next()
 }
 
 // Config returns the server's side of a handshake as the files have it now. Protocol
@@ -295,23 +278,18 @@ type nameLine struct {
 // parseNameLines reads authorized_tls. A line that it cannot read is logged and grants
 // nothing. As it may have been meant to narrow what a later one grants, the identities
 // that its last word matches get nothing from that either.
-func parseNameLines(path string, text []byte, log *slog.Logger) (lines []nameLine, err error) {
-	n := 0
-	for t := range bytes.Lines(text) {
-		n++
-		t = bytes.TrimSpace(t)
-		if len(t) == 0 || t[0] == '#' {
-			continue
-		}
-		l, err := parseNameLine(string(t))
-		if err != nil {
-			log.Error("tls", "err", fmt.Errorf("%s:%d: %w", path, n, err))
-		}
+func parseNameLines(path string, text []byte, log *slog.Logger) (lines []nameLine) {
+	eachLine(path, text, log, func(text []byte) error {
+		l, err := parseNameLine(string(text))
 		if l.pattern != "" {
 			lines = append(lines, l)
+			if err != nil {
+				err = fmt.Errorf("%w; no later line grants %s anything either", err, l.pattern)
+			}
 		}
-	}
-	return lines, nil
+		return err
+	})
+	return lines
 }
 
 // parseNameLine reads one line, OPTIONS PATTERN or PATTERN. With an error, it returns
@@ -385,71 +363,3 @@ const authorizedTLSHead = `# Who may enter by TLS: options as in authorized_keys
 #	namespace="github.com/alice/..." spiffe://example.org/ci/...
 # An edit counts at once.
 `
-
-// A cached value is parsed from files. It is parsed again when one of them has
-// changed, and until all can be read.
-type cached[T any] struct {
-	files    []string
-	parse    func(text [][]byte) (T, error)
-	log      *slog.Logger
-	fresh    func() // is called when the value is another; nil: nothing is
-	optional bool   // the files need not be there until they have been once
-
-	mu    sync.Mutex // guards what follows
-	seen  []iofs.FileInfo
-	value T
-	err   error // of the last attempt
-}
-
-// first reads the files for the first time.
-func (c *cached[T]) first() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.err = c.load()
-	return c.err
-}
-
-// get returns the value as it was when it could last be parsed. It logs why it cannot
-// be, once.
-func (c *cached[T]) get() T {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	err := c.load()
-	if err != nil && (c.err == nil || c.err.Error() != err.Error()) {
-		c.log.Error("tls", "err", fmt.Errorf("%w: what it said before stands", err))
-	}
-	c.err = err
-	return c.value
-}
-
-// load reads the files if they have changed or could not be read.
-func (c *cached[T]) load() error {
-	seen := make([]iofs.FileInfo, len(c.files))
-	for i, f := range c.files {
-		seen[i], _ = os.Stat(f)
-	}
-	if c.seen != nil && c.err == nil && slices.EqualFunc(seen, c.seen, sameFile) {
-		return nil
-	}
-	c.seen = seen
-	if c.optional && seen[0] == nil {
-		return nil
-	}
-	c.optional = false
-	text := make([][]byte, len(c.files))
-	for i, f := range c.files {
-		var err error
-		if text[i], err = os.ReadFile(f); err != nil {
-			return err
-		}
-	}
-	v, err := c.parse(text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", strings.Join(c.files, ", "), err)
-	}
-	c.value = v
-	if c.fresh != nil {
-		c.fresh()
-	}
-	return nil
-}
