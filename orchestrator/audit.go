@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/time/rate"
 
 	"9ci/fs/ci"
 	"9ci/orchestrator/access"
@@ -55,10 +56,10 @@ const (
 type audit struct {
 	log       *slog.Logger
 	metrics   *metrics
-	keys      limit.Rate // by what access.Identity's Owner returns
-	networks  limit.Rate // of strangers
-	strangers limit.Rate // all; its one key is ""
-	walks     limit.Rate // as keys
+	keys      limit.Rate    // by what access.Identity's Owner returns
+	networks  limit.Rate    // of strangers
+	strangers *rate.Limiter // all
+	walks     limit.Rate    // as keys
 }
 
 func newAudit(log *slog.Logger, m *metrics) *audit {
@@ -67,7 +68,7 @@ func newAudit(log *slog.Logger, m *metrics) *audit {
 		metrics:   m,
 		keys:      limit.Rate{Burst: auditBurst, PerSecond: auditRate},
 		networks:  limit.Rate{Burst: strangerBurst, PerSecond: strangerRate},
-		strangers: limit.Rate{Burst: strangersBurst, PerSecond: strangersRate},
+		strangers: rate.NewLimiter(strangersRate, strangersBurst),
 		walks:     limit.Rate{Burst: walkBurst, PerSecond: walkRate},
 	}
 }
@@ -90,10 +91,7 @@ func (a *audit) of(l *access.Login, addr net.Addr, level slog.Level, msg string,
 // offered.
 func (a *audit) ofStranger(addr net.Addr, msg, keys string, attrs ...slog.Attr) {
 	missed, ok := a.networks.Take(network(addr))
-	if ok {
-		_, ok = a.strangers.Take("")
-	}
-	if !ok {
+	if !ok || !a.strangers.Allow() {
 		a.metrics.missed.Inc()
 		return
 	}

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Limits on where connections come from. The penalties are those of OpenSSH's
@@ -78,12 +80,11 @@ type Sources struct {
 
 // A source is what is remembered of one.
 type source struct {
-	tokens  float64
-	filled  time.Time // when tokens was right
-	penalty time.Time // until when
-	refused bool      // until then
-	open    []*Conn   // half-open, the oldest first
-	told    tale      // connections that were refused
+	opens   *rate.Limiter // of connections: one costs goodShare tokens, that of a good source 1
+	penalty time.Time     // until when
+	refused bool          // until then
+	open    []*Conn       // half-open, the oldest first
+	told    tale          // connections that were refused
 }
 
 // A tale counts what the log is told of once in a while only: strangers decide how
@@ -174,14 +175,12 @@ func (s *Sources) admit(rules sourceRules, c *Conn) error {
 	b := s.get(of, now)
 	c.source = b
 
-	b.tokens = min(sourceBurst, b.tokens+now.Sub(b.filled).Seconds()*sourceRate)
-	b.filled = now
-	cost := 1.0
+	cost := goodShare
 	if c.good {
-		cost /= goodShare
+		cost = 1
 	}
 	switch {
-	case b.tokens < cost:
+	case b.opens.TokensAt(now) < float64(cost):
 		return s.refuse(c, now, fmt.Errorf("more than %d connections at once, and %d each second after that", sourceBurst, sourceRate))
 	case !c.good && b.refused && now.Before(b.penalty):
 		return s.refuse(c, now, fmt.Errorf("it has failed to log in too often: %v are left of its penalty", b.penalty.Sub(now).Round(time.Second)))
@@ -194,7 +193,7 @@ func (s *Sources) admit(rules sourceRules, c *Conn) error {
 		s.end(oldest)
 		oldest.Conn.Close()
 	}
-	b.tokens -= cost
+	b.opens.AllowN(now, cost)
 	s.begin(c)
 	return nil
 }
@@ -318,7 +317,7 @@ func (s *Sources) get(block netip.Prefix, now time.Time) *source {
 	}
 	if len(s.blocks) >= maxSources {
 		for k, b := range s.blocks {
-			if len(b.open) == 0 && b.penalty.Before(now) && now.Sub(b.filled) > sourceBurst/sourceRate*time.Second {
+			if len(b.open) == 0 && b.penalty.Before(now) && b.opens.TokensAt(now) >= sourceBurst*goodShare {
 				delete(s.blocks, k)
 			}
 		}
@@ -331,7 +330,7 @@ func (s *Sources) get(block netip.Prefix, now time.Time) *source {
 			}
 		}
 	}
-	b := &source{tokens: sourceBurst, filled: now}
+	b := &source{opens: rate.NewLimiter(sourceRate*goodShare, sourceBurst*goodShare)}
 	s.blocks[block] = b
 	return b
 }

@@ -4,24 +4,26 @@ package limit
 import (
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // maxKeys is how many keys a Rate remembers.
 const maxKeys = 65536
 
-// A Rate gives each key a bucket of tokens: Burst of them at once, and PerSecond
-// more each second after that.
+// A Rate gives each key a limiter of its own: Burst tokens at once, and PerSecond more
+// each second after that.
 type Rate struct {
-	Burst, PerSecond float64 // set before the Rate is used
+	Burst     int // set before the Rate is used, as is PerSecond
+	PerSecond rate.Limit
 
-	mu      sync.Mutex // guards buckets
-	buckets map[string]*bucket
+	mu   sync.Mutex // guards keys
+	keys map[string]*limited
 }
 
-type bucket struct {
-	tokens float64
-	filled time.Time // when tokens was right
-	missed int       // Takes that found no token since the last that did
+type limited struct {
+	*rate.Limiter
+	missed int // Takes that found no token since the last that did
 }
 
 // Take takes a token of key's, and reports whether there was one. If there was,
@@ -30,38 +32,35 @@ func (r *Rate) Take(key string) (missed int, ok bool) {
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := r.bucket(key, now)
-	b.tokens = min(r.Burst, b.tokens+now.Sub(b.filled).Seconds()*r.PerSecond)
-	b.filled = now
-	if b.tokens < 1 {
-		b.missed++
+	l := r.of(key, now)
+	if !l.AllowN(now, 1) {
+		l.missed++
 		return 0, false
 	}
-	b.tokens--
-	missed, b.missed = b.missed, 0
+	missed, l.missed = l.missed, 0
 	return missed, true
 }
 
-// bucket returns key's bucket. If there are too many, it drops those that have
-// been full again for long, and if there is none, all.
-func (r *Rate) bucket(key string, now time.Time) *bucket {
-	if b := r.buckets[key]; b != nil {
-		return b
+// of returns key's limiter. If there are too many, it drops those that have all their
+// tokens again, and if there is none, all.
+func (r *Rate) of(key string, now time.Time) *limited {
+	if l := r.keys[key]; l != nil {
+		return l
 	}
-	if len(r.buckets) >= maxKeys {
-		for k, b := range r.buckets {
-			if b.tokens+now.Sub(b.filled).Seconds()*r.PerSecond >= r.Burst {
-				delete(r.buckets, k)
+	if len(r.keys) >= maxKeys {
+		for k, l := range r.keys {
+			if l.TokensAt(now) >= float64(r.Burst) {
+				delete(r.keys, k)
 			}
 		}
-		if len(r.buckets) >= maxKeys {
-			clear(r.buckets)
+		if len(r.keys) >= maxKeys {
+			clear(r.keys)
 		}
 	}
-	if r.buckets == nil {
-		r.buckets = make(map[string]*bucket)
+	if r.keys == nil {
+		r.keys = make(map[string]*limited)
 	}
-	b := &bucket{tokens: r.Burst, filled: now}
-	r.buckets[key] = b
-	return b
+	l := &limited{Limiter: rate.NewLimiter(r.PerSecond, r.Burst)}
+	r.keys[key] = l
+	return l
 }

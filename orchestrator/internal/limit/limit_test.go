@@ -48,7 +48,7 @@ func TestRateIsBounded(t *testing.T) {
 		time.Sleep(time.Second)
 		r.Take("0")
 		r.Take("another")
-		if n := len(r.buckets); n != 2 {
+		if n := len(r.keys); n != 2 {
 			t.Errorf("%d keys are remembered, want 2", n)
 		}
 		if _, ok := r.Take("0"); ok {
@@ -57,7 +57,7 @@ func TestRateIsBounded(t *testing.T) {
 		for i := range 2 * maxKeys {
 			r.Take(strconv.Itoa(i))
 		}
-		if n := len(r.buckets); n > maxKeys {
+		if n := len(r.keys); n > maxKeys {
 			t.Errorf("%d keys are remembered, want %d at most", n, maxKeys)
 		}
 	})
