@@ -59,8 +59,8 @@ type pending struct {
 	flushes  int // Tflushes that name the tag: until they are answered it is not free
 }
 
-// A session reads sessionBuffer bytes at a time or, once an answer was larger than
-// that, largeBuffer. An answer that is larger still has a buffer of its own.
+// A session reads sessionBuffer bytes at a time or, while much comes, largeBuffer. An
+// answer that is larger still has a buffer of its own.
 const (
 	sessionBuffer = 32 << 10
 	largeBuffer   = 160 << 10 // an answer of 128 KiB, which most clients ask for, and some more
@@ -83,7 +83,7 @@ func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, m
 		rwc.Close()
 		return nil, err
 	}
-	fr := wire.NewReaderSize(rwc, sessionBuffer)
+	fr := wire.NewReaderUpTo(rwc, sessionBuffer, largeBuffer)
 	frame, err := fr.Next(wire.MaxVersion)
 	if err == nil && (frame[4] != plan9.Rversion || !wire.Layouts[d][plan9.Rversion].Fits(frame)) {
 		err = fmt.Errorf("answered with %s", wire.Text(d, frame, 64))
@@ -99,7 +99,6 @@ func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, m
 		return nil, fmt.Errorf("backend does not speak %s but %q with messages of %d: %w", d, version, got, fs.ErrIO)
 	}
 	s.msize, s.in = got, fr
-	fr.Most = largeBuffer
 	go s.read()
 	go s.write()
 	return s, nil

@@ -245,7 +245,7 @@ func (l *link) discard(fid uint32) {
 // read takes the answers until the connection ends. The calls that are outstanding
 // then fail. It trusts no length, tag or type.
 func (l *link) read() {
-	err := l.readAll(wire.NewReaderUpTo(l.rwc, 32<<10))
+	err := l.readAll(wire.NewReaderUpTo(l.rwc, 1<<10, 32<<10))
 	l.rwc.Close()
 	l.mu.Lock()
 	if l.closing || err == io.EOF {

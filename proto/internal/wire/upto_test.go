@@ -11,9 +11,9 @@ import (
 // once, grows while much comes, and is small again when little does.
 func TestReaderUpTo(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	const size = 32 << 10
+	const least, size = 1 << 10, 32 << 10
 	near, far := io.Pipe()
-	fr := NewReaderUpTo(near, size)
+	fr := NewReaderUpTo(near, least, size)
 	exchange := func(frames int, most int) {
 		t.Helper()
 		var sent []byte
@@ -38,8 +38,15 @@ func TestReaderUpTo(t *testing.T) {
 		for range shortReads + 1 {
 			exchange(1, 200)
 		}
-		if n := len(fr.buf); n != idleBuffer {
+		if n := len(fr.buf); n != least-headroom {
 			t.Errorf("while little comes the buffer has %d bytes", n)
+		}
+		// A frame that is longer than the buffer has it grow, as far as it may.
+		exchange(1, 1)
+		long := End(append(Begin(nil, 100, 1), make([]byte, least)...), 0)
+		go far.Write(long)
+		if b, err := fr.Next(MaxMsize); err != nil || !bytes.Equal(b, long) || len(fr.buf) != size-headroom {
+			t.Fatalf("a frame of %d bytes: %d bytes, %v; the buffer has %d", len(long), len(b), err, len(fr.buf))
 		}
 		exchange(3, 100000)
 	}

@@ -124,25 +124,23 @@ func End(b []byte, start int) []byte {
 	return b
 }
 
-// A Reader cuts a stream into frames. It keeps its small buffer while it
-// waits, so an idle connection stays small, and lends a larger one to a
-// frame that needs it.
+// A Reader cuts a stream into frames. It keeps its buffer while it waits, and lends
+// a larger one to a frame that needs it.
+//
+// A buffer that may grow does so for a frame that is longer than it, and when one read
+// fills it. It shrinks again after shortReads reads of little.
 type Reader struct {
 	// Stalled, if set, is called when no byte has come for StallTime in the middle
 	// of a frame. It should close what the Reader reads from.
 	Stalled func()
-
-	// Most, if set, is the size to which the buffer grows for frames that are longer
-	// than it.
-	Most int
 
 	r      io.Reader
 	buf    []byte
 	lo, hi int // unread bytes of buf
 	at     int // where the last frame is in buf; -1: it is not there
 
-	upTo  int // the size that buf may grow to while much comes; 0: it stays as it is
-	short int // reads of little, one after the other
+	least, most int // sizes of buf
+	short       int // reads of little, one after the other
 }
 
 // ReadBuffer is the size in bytes of the buffer of NewReader.
@@ -167,37 +165,39 @@ func NewReader(r io.Reader) *Reader { return NewReaderSize(r, ReadBuffer) }
 
 // NewReaderSize returns a Reader that reads up to size bytes at a time, for one of
 // few connections with much to read.
-func NewReaderSize(r io.Reader, size int) *Reader {
-	size -= headroom
-	return &Reader{r: r, buf: NewBuffer(size)[:size]}
+func NewReaderSize(r io.Reader, size int) *Reader { return NewReaderUpTo(r, size, size) }
+
+// NewReaderUpTo returns a Reader that reads up to least bytes at a time, and up to most
+// as long as much comes.
+func NewReaderUpTo(r io.Reader, least, most int) *Reader {
+	fr := &Reader{r: r, least: least - headroom, most: most - headroom}
+	fr.buf = NewBuffer(fr.least)[:fr.least]
+	return fr
 }
 
-// NewReaderUpTo returns a Reader that reads up to size bytes at a time as long as so
-// many come, and has a buffer of a kilobyte while few do.
-func NewReaderUpTo(r io.Reader, size int) *Reader {
-	return &Reader{r: r, buf: NewBuffer(idleBuffer)[:idleBuffer], upTo: size - headroom}
-}
-
-// idleBuffer is the least size of a buffer that grows.
-const idleBuffer = 1024 - headroom
-
-// shortReads is after how many reads of little a buffer shrinks again.
+// shortReads is after how many reads of little a buffer shrinks again. Little is up to
+// half of the least size.
 const shortReads = 16
 
-// fit grows or shrinks the buffer, which is empty, after a read of n bytes that had
-// room for all of it.
+// resize gives fr a buffer of n bytes, with what is unread at its start.
+func (fr *Reader) resize(n int) {
+	b := NewBuffer(n)[:n]
+	fr.hi = copy(b, fr.buf[fr.lo:fr.hi])
+	fr.lo, fr.buf, fr.short = 0, b, 0
+}
+
+// fit grows or shrinks the buffer, of which all has been read: n bytes came since it
+// was empty.
 func (fr *Reader) fit(n int) {
+	fr.lo, fr.hi = 0, 0
 	switch {
-	case n == len(fr.buf):
-		fr.short = 0
-		if n < fr.upTo {
-			fr.buf = NewBuffer(fr.upTo)[:fr.upTo]
-		}
-	case n > idleBuffer/2 || len(fr.buf) <= idleBuffer:
+	case n == len(fr.buf) && n < fr.most:
+		fr.resize(fr.most)
+	case n > fr.least/2 || len(fr.buf) == fr.least:
 		fr.short = 0
 	default:
 		if fr.short++; fr.short == shortReads {
-			fr.buf, fr.short = NewBuffer(idleBuffer)[:idleBuffer], 0
+			fr.resize(fr.least)
 		}
 	}
 }
@@ -230,10 +230,8 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 		return nil, ErrFrame
 	}
 	n := int(size)
-	if n > len(fr.buf) && n <= fr.Most {
-		b := NewBuffer(fr.Most)[:fr.Most]
-		fr.hi = copy(b, fr.buf[fr.lo:fr.hi])
-		fr.lo, fr.buf = 0, b
+	if n > len(fr.buf) && n <= fr.most {
+		fr.resize(fr.most)
 	}
 	if n <= len(fr.buf) {
 		if err := fr.fill(n); err != nil {
@@ -256,18 +254,15 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 // fill reads until n bytes are buffered. It reports io.EOF only between
 // frames.
 func (fr *Reader) fill(n int) error {
-	if fr.lo == fr.hi {
-		if fr.upTo > 0 && fr.hi > 0 {
-			fr.fit(fr.hi)
-		}
-		fr.lo, fr.hi = 0, 0
+	if fr.lo == fr.hi && fr.hi > 0 {
+		fr.fit(fr.hi)
 	}
-	if len(fr.buf)-fr.lo < n {
-		old := fr.buf
-		if fr.hi == len(old) && len(old) < fr.upTo {
-			fr.buf, fr.short = NewBuffer(fr.upTo)[:fr.upTo], 0
-		}
-		fr.hi = copy(fr.buf, old[fr.lo:fr.hi])
+	switch {
+	case len(fr.buf)-fr.lo >= n:
+	case fr.hi == len(fr.buf) && len(fr.buf) < fr.most:
+		fr.resize(fr.most)
+	default:
+		fr.hi = copy(fr.buf, fr.buf[fr.lo:fr.hi])
 		fr.lo = 0
 	}
 	for fr.hi-fr.lo < n {
