@@ -3,6 +3,7 @@ package fs
 import (
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -20,6 +21,16 @@ func CheckName(name string) error {
 		return fmt.Errorf("the name %.60q... is over %d bytes", name, maxName)
 	}
 	return nil
+}
+
+// CheckPlain is CheckName for a name that ends up in text, on a terminal or in another
+// file system: it has no control characters either.
+func CheckPlain(name string) error {
+	err := CheckName(name)
+	if err == nil && strings.ContainsFunc(name, unicode.IsControl) {
+		err = fmt.Errorf("the name %.200q has a control character in it: not every door can carry it", name)
+	}
+	return err
 }
 
 // maxName is Linux's NAME_MAX.

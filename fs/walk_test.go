@@ -76,5 +76,13 @@ func TestCheckName(t *testing.T) {
 		if err := CheckName(name); (err == nil) != ok {
 			t.Errorf("CheckName(%q) = %v", name, err)
 		}
+		if err := CheckPlain(name); (err == nil) != (ok && name != "a\nb") {
+			t.Errorf("CheckPlain(%q) = %v", name, err)
+		}
+	}
+	for _, name := range []string{"a\x7f", "\x1b[2J", "a\u0085"} {
+		if err := CheckPlain(name); err == nil {
+			t.Errorf("CheckPlain(%q) = nil", name)
+		}
 	}
 }

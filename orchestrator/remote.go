@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"9ci/fs"
-	"9ci/orchestrator/internal/wire"
 )
 
 const (
@@ -149,7 +148,7 @@ type remoteDir struct {
 }
 
 func (r *remoteDir) Walk(ctx context.Context, name string) (fs.Node, error) {
-	if !wire.ValidName(name) {
+	if fs.CheckPlain(name) != nil {
 		return nil, iofs.ErrNotExist
 	}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
@@ -194,7 +193,7 @@ func (r *remoteDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat
 		after = page[len(page)-1].Cookie
 		good := page[:0:0]
 		for _, st := range page {
-			if wire.ValidName(st.Name) && st.Cookie != 0 && !strings.ContainsRune(st.Target, 0) {
+			if fs.CheckPlain(st.Name) == nil && st.Cookie != 0 && !strings.ContainsRune(st.Target, 0) {
 				good = append(good, r.renumber(st))
 			}
 		}

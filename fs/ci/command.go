@@ -42,7 +42,7 @@ type Command struct {
 // ParseCommand reads a line of /ctl, which is not blank. An error wraps
 // iofs.ErrInvalid and says what the command should be.
 func ParseCommand(line string) (Command, error) {
-	c, args, err := splitCommand(line)
+	c, args, err := cutVerb(line)
 	if err != nil {
 		return Command{}, err
 	}
@@ -75,7 +75,7 @@ func ParseCommand(line string) (Command, error) {
 // ParseRunCommand reads a line of the ctl of a run, as ParseCommand does. An
 // executor that cannot hold a machine refuses hold.
 func ParseRunCommand(line string) (Command, error) {
-	c, args, err := splitCommand(line)
+	c, args, err := cutVerb(line)
 	if err != nil {
 		return Command{}, err
 	}
@@ -97,8 +97,8 @@ func ParseRunCommand(line string) (Command, error) {
 	return c, nil
 }
 
-// splitCommand cuts a line into its verb and its arguments.
-func splitCommand(line string) (c Command, args []string, err error) {
+// cutVerb cuts a line into its verb and its arguments.
+func cutVerb(line string) (c Command, args []string, err error) {
 	words, err := SplitWords(line)
 	if err != nil {
 		return Command{}, nil, badCommand("%w", err)

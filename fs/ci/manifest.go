@@ -8,7 +8,6 @@ import (
 	iofs "io/fs"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"9ci/fs"
@@ -160,9 +159,8 @@ func sumUnescape(s string) (string, bool) {
 }
 
 // CheckPath reports what keeps a run from having a file of that slash-separated
-// path: it is relative and clean, its names are such as fs.CheckName takes,
-// without control characters, which not every door carries, and it is at most
-// 3072 bytes long.
+// path: it is relative and clean, its names are such as fs.CheckPlain takes,
+// and it is at most 3072 bytes long.
 func CheckPath(path string) error {
 	if !utf8.ValidString(path) {
 		return fmt.Errorf("the path %.200q is not UTF-8: 9P cannot carry it", path)
@@ -171,11 +169,8 @@ func CheckPath(path string) error {
 		return fmt.Errorf("%.200q is not a clean relative path", path)
 	}
 	for name := range strings.SplitSeq(path, "/") {
-		if err := fs.CheckName(name); err != nil {
+		if err := fs.CheckPlain(name); err != nil {
 			return err
-		}
-		if strings.ContainsFunc(name, unicode.IsControl) {
-			return fmt.Errorf("the name %.200q has a control character in it: not every door can carry it", name)
 		}
 	}
 	if len(path) > maxPath {

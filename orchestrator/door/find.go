@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"9ci/fs"
-	"9ci/orchestrator/internal/wire"
 )
 
 // A finder is what find looks for.
@@ -94,7 +93,7 @@ func (s *session) below(out io.Writer, d fs.Dir, p string, o finder, depth, stat
 		if err != nil {
 			return s.complain("find", p, err, status)
 		}
-		if !wire.ValidName(st.Name) {
+		if fs.CheckPlain(st.Name) != nil {
 			continue
 		}
 		sub := strings.TrimSuffix(p, "/") + "/" + st.Name

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"9ci/fs"
-	"9ci/orchestrator/internal/wire"
 )
 
 // maxScpDepth bounds a tree that is copied, as fs/ci bounds a run's artifacts.
@@ -67,7 +66,7 @@ func (s *session) scp(out io.Writer, args []string) int {
 	for _, p := range args {
 		name := path.Base(path.Clean("/" + p))
 		n, err := s.tree.Walk(s.ctx, s.namespace, p)
-		if err == nil && !wire.ValidName(name) || name == "/" {
+		if err == nil && fs.CheckPlain(name) != nil || name == "/" {
 			err = errors.New("say which file or directory below it")
 		}
 		if err == nil {
@@ -202,7 +201,7 @@ func (c *scpSource) directory(d fs.Dir, st fs.Stat, p, name string, depth int) e
 		return err
 	}
 	for e, err := range fs.Entries(c.s.ctx, d) {
-		if err == nil && !wire.ValidName(e.Name) {
+		if err == nil && fs.CheckPlain(e.Name) != nil {
 			continue
 		}
 		sub := p + "/" + e.Name

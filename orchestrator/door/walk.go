@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"9ci/fs"
-	"9ci/orchestrator/internal/wire"
 )
 
 // maxLinks is how many symbolic links a walk follows, as Linux does.
@@ -33,7 +32,7 @@ func Walk(ctx context.Context, d fs.Dir, path string) (fs.Node, error) {
 			}
 			n = dirs[len(dirs)-1]
 			continue
-		case !wire.ValidName(name):
+		case fs.CheckPlain(name) != nil:
 			return nil, iofs.ErrNotExist
 		}
 		next, err := dirs[len(dirs)-1].Walk(ctx, name)

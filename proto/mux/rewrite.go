@@ -1,11 +1,9 @@
 package mux
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	iofs "io/fs"
-	"unicode"
 
 	"9ci/fs"
 	"9ci/proto/internal/wire"
@@ -67,7 +65,7 @@ func saltQids(frame []byte, dir bool, salt uint64) error {
 			}
 			salted(b, salt)
 			name := b[24 : 24+int(le.Uint16(b[22:]))]
-			if !goodName(name) && string(name) != "." && string(name) != ".." {
+			if fs.CheckPlain(string(name)) != nil && string(name) != "." && string(name) != ".." {
 				return errEntries
 			}
 			b = b[24+len(name):]
@@ -88,7 +86,7 @@ func saltDir(b []byte, salt uint64) error {
 			return errEntries
 		}
 		salted(b[8:], salt)
-		if name := b[atDirName+2 : atDirName+2+int(le.Uint16(b[atDirName:]))]; !goodName(name) && string(name) != "/" {
+		if name := b[atDirName+2 : atDirName+2+int(le.Uint16(b[atDirName:]))]; fs.CheckPlain(string(name)) != nil && string(name) != "/" {
 			return errEntries
 		}
 		b = b[n:]
@@ -99,10 +97,3 @@ func saltDir(b []byte, salt uint64) error {
 // atDirName is where the name is in a stat(5) entry, behind size[2] type[2]
 // dev[4] qid[13] mode[4] atime[4] mtime[4] length[8].
 const atDirName = 41
-
-// goodName reports whether a file of a backend may have that name. It is stricter
-// than fs.CheckName: names end up on terminals and in other file systems, so they
-// have no control characters.
-func goodName(name []byte) bool {
-	return fs.CheckName(string(name)) == nil && !bytes.ContainsFunc(name, unicode.IsControl)
-}

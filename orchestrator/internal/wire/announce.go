@@ -16,7 +16,6 @@ import (
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
-	"9ci/fs"
 	"9ci/fs/ci"
 )
 
@@ -200,13 +199,6 @@ func checkAddress(addr string) error {
 		return fmt.Errorf("address %.80q: want host:port", addr)
 	}
 	return nil
-}
-
-// ValidName reports whether s may name an entry of a tree that is carried, in
-// either direction. It is stricter than fs.CheckName: a client prints names, so
-// they have no control characters.
-func ValidName(s string) bool {
-	return fs.CheckName(s) == nil && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // maxName is how many bytes the name of an executor may have: with a number it is
