@@ -224,21 +224,29 @@ func (c *conn) hangUp() {
 }
 
 // askAll asks the clients that export members whether they are connected, and
-// hangs up on those that do not answer in openTimeout.
-func askAll(members map[*member]bool) {
-	asked := map[*conn]bool{}
+// hangs up on those that do not answer in openTimeout. It returns the members whose
+// connections have ended.
+func askAll(members map[*member]bool) (ended []*member) {
+	answered := map[*conn]*bool{}
 	var wg sync.WaitGroup
 	for m := range members {
-		if o := m.conn; !asked[o] {
-			asked[o] = true
+		if o := m.conn; answered[o] == nil {
+			answer := new(bool)
+			answered[o] = answer
 			wg.Go(func() {
 				t := time.AfterFunc(openTimeout, o.hangUp)
 				defer t.Stop()
-				o.ask()
+				*answer = o.ask()
 			})
 		}
 	}
 	wg.Wait()
+	for m := range members {
+		if !*answered[m.conn] {
+			ended = append(ended, m)
+		}
+	}
+	return ended
 }
 
 // aliveFor is for how long a client that has answered counts as connected.

@@ -267,15 +267,12 @@ func (d *localDirectory) name(ctx context.Context, m *member, a wire.Announce) e
 			return nil
 		}
 		d.mu.Unlock()
-		askAll(doubtful)
+		ended := askAll(doubtful)
 		d.mu.Lock()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		for o := range doubtful {
-			if !o.conn.silent.Load() {
-				continue
-			}
+		for _, o := range ended { // its connection may take a while to leave
 			for _, sh := range slices.Collect(maps.Values(o.shares)) {
 				d.drop(sh, true)
 			}

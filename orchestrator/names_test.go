@@ -100,6 +100,24 @@ func TestSecondOfAName(t *testing.T) {
 	})
 }
 
+// An executor whose connection has ended but is still about to leave keeps nobody
+// waiting for its name.
+func TestNameOfOneThatLeaves(t *testing.T) {
+	m := startMux(t)
+	k, _ := m.key("", "alice")
+	a := m.dial(k)
+	m.export(a, dial.Announce{Name: "box", Namespaces: []string{hello}}, newTestTree().root())
+	old := m.s.live.all()[0]
+	old.mu.Lock() // so that it cannot leave
+	defer old.mu.Unlock()
+	a.Close()
+	old.ssh.Wait()
+	m.exportTo(k, "box", hello)
+	if sh := m.s.dir.share(hello, "box"); sh == nil || sh.m.conn == old {
+		t.Errorf("box is %+v, want the second executor's", sh)
+	}
+}
+
 // An executor that connects again while its old connection is half dead gets its
 // name at once. One whose connection broke finds its name kept, which a second one
 // does not get meanwhile.
