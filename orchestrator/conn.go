@@ -302,18 +302,34 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		wire.Refuse(nc, errStopping)
 		return
 	}
-	if !c.in.Take() {
+	if err := c.takeChannel(); err != nil {
 		c.s.metrics.busy.WithLabelValues("channel").Inc()
-		wire.Refuse(nc, wire.ErrBusy)
+		wire.Refuse(nc, err)
 		return
 	}
 	metered := &meteredChannel{NewChannel: nc, c: c}
 	c.wg.Go(func() {
+		defer c.requester.channels.Give()
 		defer c.in.Give()
 		defer c.s.live.close(metered)
 		serve(ctx, metered)
 	})
 }
+
+// takeChannel counts a channel that the client opens.
+func (c *conn) takeChannel() error {
+	if !c.in.Take() {
+		return wire.ErrBusy
+	}
+	if !c.requester.channels.Take() {
+		c.in.Give()
+		return errChannels
+	}
+	return nil
+}
+
+// errChannels is the error of a channel over a requester's limit.
+var errChannels = fmt.Errorf("too many channels of one key: %w", fs.ErrBusy)
 
 // session serves a session channel.
 func (c *conn) session(ctx context.Context, nc ssh.NewChannel) {

@@ -149,6 +149,63 @@ func TestFlood(t *testing.T) {
 	})
 }
 
+// What a client sends to a command that reads nothing is not kept for it.
+func TestInputOfCommands(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		l, _ := m.login(k)
+		ch := m.cat(l, "event")
+		if n, err := ch.Write(make([]byte, 8<<20)); err != nil { // beyond a channel's window
+			t.Errorf("Write = %d, %v", n, err)
+		}
+		ch.Close()
+	})
+}
+
+// A requester's channels are counted by all its connections, and given back.
+func TestChannelsOfKey(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		k, _ := m.key("", "alice")
+		other, _ := m.key("", "bob")
+		a, _ := m.login(k)
+		b, _ := m.login(k)
+		c, _ := m.login(other)
+		var r *requester
+		for _, conn := range m.s.live.all() {
+			if conn.login.Name == "alice" {
+				r = conn.requester
+			}
+		}
+		for range maxChannelsOfKey - 1 {
+			r.channels.Wait()
+		}
+		open := func(l testLink) (ssh.Channel, error) {
+			ch, reqs, err := l.ssh.OpenChannel("session", nil)
+			if err == nil {
+				go ssh.DiscardRequests(reqs)
+			}
+			return ch, err
+		}
+		ch, err := open(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range []testLink{a, b} {
+			if _, err := open(l); err == nil || !strings.Contains(err.Error(), errChannels.Error()) {
+				t.Errorf("one channel more: %v, want %v", err, errChannels)
+			}
+		}
+		if _, err := open(c); err != nil {
+			t.Errorf("another key's channel: %v", err)
+		}
+		ch.Close()
+		synctest.Wait()
+		if _, err := open(b); err != nil {
+			t.Errorf("a channel once there is room: %v", err)
+		}
+	})
+}
+
 // A client's channels, programs and requests have their limits.
 func TestSessionLimits(t *testing.T) {
 	inBubble(t, func(t *testing.T, m *bubbleMux) {

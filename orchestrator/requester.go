@@ -9,13 +9,21 @@ import (
 	"golang.org/x/time/rate"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 	"9ci/proto/mux"
 )
 
-// What one requester may do, by all its connections together, and what one
+// What one requester may have and do, by all its connections together, and what one
 // connection may. A fleet may have one key, so a key may announce as often as its
-// executors come back at once.
+// executors come back at once, and each of maxConnsOfKey may have two channels.
+//
+// Of bytes, its mux.Quota bounds those that are under way in 9P, to 320 MiB. Others
+// are in channels: 2 MiB are buffered in one at most, either way, and only as long as
+// they are not read here, or not taken by the client. A command holds no more of what
+// it prints than its channel does.
 const (
+	maxChannelsOfKey = 8192 // that clients opened
+
 	announcesOfKey  = 4096 // namespaces announced at once,
 	announcesPerKey = 128  // and then in a second
 	announcesOfConn = 2048 // the same, of a connection
@@ -29,6 +37,7 @@ type requester struct {
 	key       string
 	conns     int // guarded by the tally's mu
 	quota     mux.Quota
+	channels  wire.Slots // that clients opened
 	files     atomic.Int64
 	announces *rate.Limiter
 }
@@ -36,6 +45,7 @@ type requester struct {
 func newRequester(key string) *requester {
 	return &requester{
 		key:       key,
+		channels:  wire.NewSlots(maxChannelsOfKey),
 		announces: rate.NewLimiter(announcesPerKey, announcesOfKey),
 	}
 }

@@ -74,6 +74,9 @@ func (s *session) exec(text string) int {
 			fmt.Fprintf(s.stderr(), "usage: %s %s\n", c.name, c.args)
 			return exitUsage
 		}
+		if c.name != "scp" && !s.pty { // which nobody else reads
+			s.wg.Go(func() { io.Copy(io.Discard, s.ch) })
+		}
 		out := bufio.NewWriterSize(s.stdout(), 32<<10)
 		status := c.do(s, out, words[1:])
 		if err := out.Flush(); err != nil && status == exitOK {

@@ -26,6 +26,7 @@ type session struct {
 	pty bool // the client has a terminal, which is set raw: lines end in CR LF, and ^C comes as a byte
 
 	exited sync.Once
+	wg     sync.WaitGroup // of what the session started
 }
 
 // Session serves a session channel until it is closed. Enter returns the tree
@@ -37,8 +38,7 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &session{ch: ch, ctx: ctx, tree: enter(ctx)}
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer s.wg.Wait()
 	defer s.tree.Close()
 	defer cancel()
 	defer ch.Close()
@@ -57,9 +57,9 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 		started = true
 		r.Reply(true, nil)
 		if s.pty && r.Type != "subsystem" {
-			wg.Go(func() { s.interrupt(cancel) })
+			s.wg.Go(func() { s.interrupt(cancel) })
 		}
-		wg.Go(func() { s.exit(run()) })
+		s.wg.Go(func() { s.exit(run()) })
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"9ci/fs"
 	"9ci/proto/internal/wire"
@@ -25,8 +26,10 @@ const (
 	maxAliases  = 1024    // of which it is remembered where they lead
 
 	// budget is the bytes of data that a client may have asked for. Beyond
-	// it a read asks for no more than leastRead, which is never an error.
+	// it a read asks for no more than leastRead, which is never an error. One read
+	// asks for no more than one readShare-th of what its requester has left.
 	budget    = 8 << 20
+	readShare = 8
 	leastRead = 4096
 )
 
@@ -59,7 +62,7 @@ type client struct {
 	credit  int
 	held    int
 
-	countedFids, countedTags int // what the Quota has of them
+	countedFids, countedTags, countedBytes int // what the Quota has of them
 }
 
 // A lent is a part of a session's buffer. The reader of the session sends it before it
@@ -141,7 +144,11 @@ type fid struct {
 }
 
 func newClient(s *Server, rwc io.ReadWriteCloser) *client {
-	return &client{srv: s, rwc: rwc, out: wire.NewSender(rwc), wake: make(chan struct{}, 1)}
+	c := &client{srv: s, rwc: rwc, out: wire.NewSender(rwc), wake: make(chan struct{}, 1)}
+	if s.Quota != nil {
+		c.out.Total = &s.Quota.bytes
+	}
+	return c
 }
 
 func (c *client) serve(ctx context.Context) error {
@@ -188,7 +195,7 @@ func (c *client) read() error {
 		if !fr.Buffered() {
 			c.flushBatches()
 			c.send(nil)
-			if err := c.out.Room(); err != nil {
+			if err := c.room(); err != nil {
 				return err
 			}
 		}
@@ -215,27 +222,41 @@ func (c *client) read() error {
 	}
 }
 
+// room blocks until the client may send its next request, or has to go.
+func (c *client) room() error {
+	if c.srv.Quota.left() > 0 {
+		return c.out.Room(wire.MaxQueued)
+	}
+	defer time.AfterFunc(wire.StallTime, func() { c.rwc.Close() }).Stop()
+	return c.out.Room(0)
+}
+
 // count keeps the Quota up to date. c.mu is held.
 func (c *client) count() {
 	if q := c.srv.Quota; q != nil {
+		bytes := c.credit + c.held
 		q.fids.Add(int64(len(c.fids) - c.countedFids))
 		q.requests.Add(int64(len(c.tags) - c.countedTags))
-		c.countedFids, c.countedTags = len(c.fids), len(c.tags)
+		q.bytes.Add(int64(bytes - c.countedBytes))
+		c.countedFids, c.countedTags, c.countedBytes = len(c.fids), len(c.tags), bytes
 	}
 }
 
-// spent reports whether the client's requester may have no more fids, or requests
-// under way, at a session of m. c.mu is held.
+// left returns how many bytes of the Quota are left. c.mu is held.
+func (c *client) left() int { return c.srv.Quota.left() - (c.credit + c.held - c.countedBytes) }
+
+// spent reports whether the client's requester may have no more requests under way
+// at s or, if fid is true, no more fids there. A nil m is the local tree. c.mu is held.
 func (c *client) spent(m *mount, s *session, fid bool) bool {
 	q := c.srv.Quota
-	if q == nil || m == nil {
+	if q == nil {
 		return false
 	}
 	fids, requests := q.fids.Load(), q.requests.Load()
 	switch {
-	case requests >= quotaRequests:
+	case requests >= quotaRequests || c.left() <= -quotaRequests*leastRead:
 		return true
-	case m.b.Own:
+	case m == nil || m.b.Own:
 		return false
 	}
 	return fid && fids >= fairFids && s.fids.InUse() >= crowdedFids ||
@@ -423,9 +444,9 @@ func (c *client) reset() {
 		}
 	}
 	c.fids, c.tags, c.mounts, c.aliases, c.local, c.roots = nil, nil, nil, nil, nil, nil
+	c.credit, c.held, c.unsent, c.lent = 0, 0, nil, lent{}
 	c.count()
 	c.epoch++
-	c.credit, c.held, c.unsent, c.lent = 0, 0, nil, lent{}
 	c.mu.Unlock()
 	c.slow.Wait()
 	for _, f := range flushes {

@@ -145,12 +145,12 @@ func (c *client) clunk(s *session, n uint32) {
 	}
 }
 
-// grant lowers the count of a read to what the client's credit and the
-// session's msize allow.
+// grant lowers the count of a read to what the client's credit, its requester's and
+// the session's msize allow.
 func (c *client) grant(frame []byte, s *session) int {
 	at := frame[atCount:]
 	n := min(le.Uint32(at), s.msize-wire.IOHeader, c.msize-wire.IOHeader)
-	if left := budget - c.credit; int(n) > left {
+	if left := min(budget-c.credit, c.left()/readShare); int(n) > left {
 		n = min(n, uint32(max(left, leastRead)))
 	}
 	le.PutUint32(at, n)
@@ -160,7 +160,7 @@ func (c *client) grant(frame []byte, s *session) int {
 // hold makes a request wait for the walk that makes f.
 func (c *client) hold(f *fid, frame []byte) {
 	tag := le.Uint16(frame[5:])
-	if c.held+len(frame) > maxHeld {
+	if c.held+len(frame) > maxHeld || len(frame) > c.left() {
 		c.fail(tag, wire.ErrTooMuch)
 		return
 	}

@@ -80,15 +80,26 @@ func (s *Server) Serve(ctx context.Context, rwc io.ReadWriteCloser) error {
 
 // A Quota is what one requester has, by all its clients together. The zero Quota
 // has nothing.
-type Quota struct{ fids, requests atomic.Int64 }
+type Quota struct {
+	fids, requests atomic.Int64
 
-// Limits of a Quota. A session that several requesters share is crowded when it has
-// half of what a server of package ninep grants one connection. From then on it
-// takes no more from a requester that has over a fair share, so that one that comes
-// later gets its own.
+	// Of data that is asked for, of requests that are held, and of replies that
+	// clients have not taken.
+	bytes atomic.Int64
+}
+
+// Limits of a Quota. The fewer bytes are left, the less a read gets, but it always
+// gets leastRead, so bytes may go beyond quotaBytes by that for each of quotaRequests:
+// only then requests are refused. Beyond quotaBytes a client has to take its replies
+// before its next request is read, and is hung up on after wire.StallTime.
+//
+// A session that several requesters share is crowded when it has half of what a server
+// of package ninep grants one connection. From then on it takes no more from a
+// requester that has over a fair share, so that one that comes later gets its own.
 const (
 	quotaFids     = 1 << 15
-	quotaRequests = 1 << 12
+	quotaRequests = 1 << 14
+	quotaBytes    = 256 << 20
 
 	crowdedFids     = 1 << 15
 	crowdedRequests = 1 << 11
@@ -97,6 +108,14 @@ const (
 )
 
 func (q *Quota) full() bool { return q != nil && q.fids.Load() >= quotaFids }
+
+// left returns how many bytes are left.
+func (q *Quota) left() int {
+	if q == nil {
+		return quotaBytes
+	}
+	return quotaBytes - int(q.bytes.Load())
+}
 
 // A Backend is another server's tree. It dials its sessions when they are needed,
 // and again after they were lost. Any number of Servers may share one.

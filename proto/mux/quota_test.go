@@ -9,10 +9,15 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"9ci/fs"
 	"9ci/proto/internal/testtree"
+	"9ci/proto/internal/wire"
 	"9ci/proto/ninep"
+
+	"9fans.net/go/plan9"
 )
 
 // The trees of one server have one session, and their files other qids.
@@ -179,6 +184,89 @@ func TestQuota(t *testing.T) {
 			t.Errorf("a requester with fids again: %v", err)
 		}
 	})
+}
+
+// The fewer bytes a requester has left the less a read of any of its clients gets, and
+// without any left it is busy. What its clients have is given back when they go.
+func TestQuotaBytes(t *testing.T) {
+	dialects(t, func(t *testing.T, d ninep.Dialect) {
+		root := testtree.NewDir("/", 100)
+		root.Add(testtree.NewNode("file", 101, 0o444, strings.Repeat("x", 64<<10)))
+		m, _ := newMux(t, map[string]fs.Dir{"a": root})
+		greedy, modest := &Quota{}, &Quota{}
+		open := func(q *Quota) (fs.File, *ninep.Client) {
+			c := client9(t, &Server{Local: m.Local, Find: m.Find, Quota: q}, d)
+			n, err := walk(t.Context(), c.Root(), "n/a/file")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, err := n.Open(t.Context(), fs.OpenRead)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f, c
+		}
+		other, _ := open(modest)
+		file, c := open(greedy)
+		b := make([]byte, 64<<10)
+		for _, test := range []struct {
+			others int64 // bytes that other clients of the requester have
+			want   int   // 0: busy
+		}{
+			{0, len(b)},
+			{quotaBytes - readShare*10000, 10000},
+			{quotaBytes, leastRead},
+			{quotaBytes + quotaRequests*leastRead, 0},
+		} {
+			greedy.bytes.Add(test.others)
+			n, err := file.ReadAt(t.Context(), b, 0)
+			if n != test.want || (n == 0) != errors.Is(err, fs.ErrBusy) {
+				t.Errorf("with %d bytes elsewhere: %d bytes, %v, want %d", test.others, n, err, test.want)
+			}
+			if n, err := other.ReadAt(t.Context(), b, 0); n != len(b) {
+				t.Errorf("another requester: %d bytes, %v, want %d", n, err, len(b))
+			}
+			greedy.bytes.Add(-test.others)
+		}
+		file.Close()
+		c.Close()
+	})
+}
+
+// A client that does not take its replies, while its requester has more than it may, is
+// hung up on and gives all back. One whose requester has less may take its time.
+func TestQuotaStalled(t *testing.T) {
+	for _, others := range []int64{0, quotaBytes} {
+		synctest.Test(t, func(t *testing.T) {
+			q := &Quota{}
+			q.bytes.Store(others)
+			m, _ := newMux(t, nil)
+			m.Quota = q
+			near, far := net.Pipe()
+			served := make(chan error, 1)
+			go func() { served <- m.Serve(t.Context(), far) }()
+			w := &talk{t, near, wire.NewReader(near), ninep.Plan9}
+			w.rpc(wire.End(wire.AppendString(le.AppendUint32(wire.Begin(nil, plan9.Tversion, plan9.NOTAG), 8216), "9P2000"), 0))
+			w.rpc(attachFrame(ninep.Plan9, 0, "glenda", ""))
+			stat := wire.End(le.AppendUint32(wire.Begin(nil, plan9.Tstat, 0), 0), 0)
+			if _, err := near.Write(stat); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(wire.StallTime - time.Second) // the bubble's clock
+			if n := q.bytes.Load(); n <= others {
+				t.Errorf("%d bytes count, want more than %d", n, others)
+			}
+			time.Sleep(2 * time.Second)
+			if _, err := near.Read(make([]byte, 1)); (err != nil) != (others > 0) {
+				t.Errorf("with %d bytes elsewhere the client reads: %v", others, err)
+			}
+			near.Close()
+			<-served
+			if n := q.bytes.Load(); n != others {
+				t.Errorf("%d bytes count after the end, want %d", n, others)
+			}
+		})
+	}
 }
 
 // A gate is a file whose reads block until it opens.

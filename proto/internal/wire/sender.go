@@ -4,14 +4,15 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// maxQueued bounds the bytes that wait for a peer that does not read. Behind
-// them Flush and Room block.
-const maxQueued = 1 << 20
+// MaxQueued bounds the bytes that wait for a peer that does not read. Behind
+// them Flush blocks.
+const MaxQueued = 1 << 20
 
 // mergeLimit is the most that is copied to save a write.
 const mergeLimit = 16 << 10
@@ -20,6 +21,9 @@ const mergeLimit = 16 << 10
 // may put and flush: the one that finds no other writing writes for all, so that
 // a burst goes out in one write.
 type Sender struct {
+	// Total, if set, has what is queued by all Senders that have the same.
+	Total *atomic.Int64
+
 	w    io.Writer
 	sock syscall.RawConn // of w, if that is a socket
 
@@ -89,7 +93,15 @@ func (s *Sender) put(p piece) {
 		return
 	}
 	s.queue = append(s.queue, p)
-	s.queued += p.size()
+	s.count(p.size())
+}
+
+// count adds n to what is queued. s.mu is held.
+func (s *Sender) count(n int) {
+	s.queued += n
+	if s.Total != nil {
+		s.Total.Add(int64(n))
+	}
 }
 
 // Flush writes what is queued, and blocks until the peer has taken it. If another
@@ -98,7 +110,7 @@ func (s *Sender) put(p piece) {
 func (s *Sender) Flush() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.writing && s.queued > maxQueued && s.err == nil {
+	for s.writing && s.queued > MaxQueued && s.err == nil {
 		s.room.Wait()
 	}
 	if s.writing || s.err != nil {
@@ -111,7 +123,7 @@ func (s *Sender) Flush() error {
 		s.mu.Unlock()
 		n, err := s.write(q)
 		s.mu.Lock()
-		s.queued -= n
+		s.count(-n)
 		if err != nil {
 			s.fail(err)
 		}
@@ -240,7 +252,7 @@ func (s *Sender) TryFlush() bool {
 	}
 	s.mu.Lock()
 	s.queue = append(q, s.queue...)
-	s.queued -= total
+	s.count(-total)
 	s.writing = false
 	if err != nil {
 		s.fail(err)
@@ -277,7 +289,7 @@ func (s *Sender) WriteClaimed(b []byte) bool {
 		s.fail(err)
 	case rest != nil && s.err == nil:
 		s.queue = append([]piece{{b: rest}}, s.queue...)
-		s.queued += len(rest)
+		s.count(len(rest))
 	}
 	s.room.Broadcast()
 	more := len(s.queue) > 0
@@ -300,12 +312,12 @@ func (s *Sender) tryWrite(b []byte) (n int, err error) {
 	return max(n, 0), err
 }
 
-// Room blocks until the queue has room again, or the Sender has failed, which is
-// the error. Another goroutine must be flushing.
-func (s *Sender) Room() error {
+// Room blocks until no more than most bytes are queued, or the Sender has failed,
+// which is the error. Another goroutine must be flushing.
+func (s *Sender) Room(most int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.queued > maxQueued && s.err == nil {
+	for s.queued > most && s.err == nil {
 		s.room.Wait()
 	}
 	return s.err
@@ -328,7 +340,7 @@ func (s *Sender) fail(err error) {
 	q := s.queue
 	s.queue = nil
 	for i := range q {
-		s.queued -= q[i].size()
+		s.count(-q[i].size())
 		defer q[i].free()
 	}
 }

@@ -146,8 +146,8 @@ type Reader struct {
 // ReadBuffer is the size in bytes of the buffer of NewReader.
 const ReadBuffer = 4096
 
-// StallTime is how long a peer may be silent in the middle of a frame. Between
-// frames it may be silent for ever.
+// StallTime is how long a peer may be silent in the middle of a frame, or take none of
+// what holds others up. Between frames it may be silent for ever.
 const StallTime = time.Minute
 
 // A rest reads what is missing of a frame.
