@@ -307,12 +307,12 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		wire.Refuse(nc, err)
 		return
 	}
-	metered := &meteredChannel{NewChannel: nc, c: c}
+	channel := &meteredChannel{NewChannel: nc, c: c}
 	c.wg.Go(func() {
 		defer c.requester.channels.Give()
 		defer c.in.Give()
-		defer c.s.live.close(metered)
-		serve(ctx, metered)
+		serve(ctx, channel)
+		c.s.live.close(channel.m)
 	})
 }
 
@@ -413,7 +413,7 @@ func (c *conn) dialThen(ctx context.Context, kind string, payload []byte, done f
 	if err != nil {
 		return nil, err
 	}
-	return &meter{Channel: ch, traffic: c.s.metrics.executor}, nil
+	return metered{ch, &meter{traffic: c.s.metrics.executor}}, nil
 }
 
 // errSilent is the error of an executor that does not answer in time.

@@ -28,8 +28,8 @@ func (s *Server) stopping() bool { return s.stop.Err() != nil }
 // or ctx is done, and reports how many it leaves. The ctx of Serve, which goes on,
 // is then to be ended.
 //
-// A transfer is a session, or a channel to an executor's SSH server, on which bytes
-// pass or wait for its client; or a way in to an executor that a client holds, whose
+// A transfer is a session, a channel to an executor's SSH server, or a connection that
+// is 9P over TLS, on which bytes pass or wait for its client; or a way in to an executor that a client holds, whose
 // bytes the server does not see.
 func (s *Server) Drain(ctx context.Context) (left int) {
 	s.end()
@@ -38,13 +38,13 @@ func (s *Server) Drain(ctx context.Context) (left int) {
 	for _, c := range all {
 		go c.ssh.SendRequest(wire.RequestStopping, false, nil) // which a client that does not read blocks
 	}
-	seen := make(map[*meteredChannel]progress)
+	seen := make(map[*meter]progress)
 	tick := time.NewTicker(drainTick)
 	defer tick.Stop()
 	for {
 		left = 0
-		for n := range s.live.transfers() {
-			if seen[n] = seen[n].at(n.m, time.Now()); seen[n].busy {
+		for m := range s.live.transfers() {
+			if seen[m] = seen[m].at(m, time.Now()); seen[m].busy {
 				left++
 			}
 		}

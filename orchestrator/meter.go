@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"io"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -10,33 +11,50 @@ import (
 	"9ci/orchestrator/internal/wire"
 )
 
-// A meter is a channel whose bytes are counted.
+// A meter counts the bytes of a channel, or of a connection that is one stream.
 type meter struct {
-	ssh.Channel
 	traffic traffic
 	moved   atomic.Uint64 // bytes, either way
 	writing atomic.Int64  // Writes that have not returned
 	hidden  bool          // it stands for bytes that pass elsewhere
 }
 
-func (m *meter) Read(p []byte) (int, error) {
-	n, err := m.Channel.Read(p)
+func (m *meter) read(r io.Reader, p []byte) (int, error) {
+	n, err := r.Read(p)
 	m.traffic.in.Add(float64(n))
 	m.moved.Add(uint64(n))
 	return n, err
 }
 
-func (m *meter) Write(p []byte) (int, error) {
+func (m *meter) write(w io.Writer, p []byte) (int, error) {
 	m.writing.Add(1)
-	n, err := m.Channel.Write(p)
+	n, err := w.Write(p)
 	m.writing.Add(-1)
 	m.traffic.out.Add(float64(n))
 	m.moved.Add(uint64(n))
 	return n, err
 }
 
+// A metered is a channel whose bytes are counted.
+type metered struct {
+	ssh.Channel
+	m *meter
+}
+
+func (c metered) Read(p []byte) (int, error)  { return c.m.read(c.Channel, p) }
+func (c metered) Write(p []byte) (int, error) { return c.m.write(c.Channel, p) }
+
+// A meteredStream is a connection whose bytes are counted.
+type meteredStream struct {
+	io.ReadWriteCloser
+	m *meter
+}
+
+func (c meteredStream) Read(p []byte) (int, error)  { return c.m.read(c.ReadWriteCloser, p) }
+func (c meteredStream) Write(p []byte) (int, error) { return c.m.write(c.ReadWriteCloser, p) }
+
 // A meteredChannel is a channel that a client opens: once it is accepted, its
-// bytes are counted.
+// bytes are counted, and it may carry a transfer unless it is of kind ChannelFind.
 type meteredChannel struct {
 	ssh.NewChannel
 	c *conn
@@ -48,16 +66,18 @@ func (n *meteredChannel) Accept() (ssh.Channel, <-chan *ssh.Request, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	n.m = &meter{Channel: ch, traffic: n.c.s.metrics.client, hidden: n.ChannelType() == wire.ChannelDoor}
-	n.c.s.live.open(n)
-	return n.m, reqs, nil
+	n.m = &meter{traffic: n.c.s.metrics.client, hidden: n.ChannelType() == wire.ChannelDoor}
+	if n.ChannelType() != wire.ChannelFind {
+		n.c.s.live.open(n.m)
+	}
+	return metered{ch, n.m}, reqs, nil
 }
 
 // underWay is what a server has under way.
 type underWay struct {
-	mu       sync.Mutex // guards what follows
-	conns    map[*conn]bool
-	channels map[*meteredChannel]bool // accepted, of clients
+	mu      sync.Mutex // guards what follows
+	conns   map[*conn]bool
+	streams map[*meter]bool // of clients, that may carry transfers
 }
 
 func (l *underWay) enter(c *conn) {
@@ -75,28 +95,26 @@ func (l *underWay) leave(c *conn) {
 	delete(l.conns, c)
 }
 
-func (l *underWay) open(n *meteredChannel) {
+func (l *underWay) open(m *meter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.channels == nil {
-		l.channels = make(map[*meteredChannel]bool)
+	if l.streams == nil {
+		l.streams = make(map[*meter]bool)
 	}
-	l.channels[n] = true
+	l.streams[m] = true
 }
 
-func (l *underWay) close(n *meteredChannel) {
+func (l *underWay) close(m *meter) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.channels, n)
+	delete(l.streams, m)
 }
 
-// transfers returns the channels that may carry transfers.
-func (l *underWay) transfers() map[*meteredChannel]bool {
+// transfers returns the meters of what may carry transfers.
+func (l *underWay) transfers() map[*meter]bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := maps.Clone(l.channels)
-	maps.DeleteFunc(all, func(n *meteredChannel, _ bool) bool { return n.ChannelType() == wire.ChannelFind })
-	return all
+	return maps.Clone(l.streams)
 }
 
 // all returns the connections that have logged in.

@@ -85,12 +85,15 @@ func (s *Server) serveTLS(ctx context.Context, nc *access.Conn) {
 		return
 	}
 	c := newConn(s, lone{tc}, login, enter, r)
+	m := &meter{traffic: s.metrics.client}
+	s.live.open(m)
+	defer s.live.close(m)
 	defer c.begin(slog.String("alpn", state.NegotiatedProtocol))()
 	c.serveLone(ctx, func(ctx context.Context, v *view) error {
 		if path, ok := strings.CutPrefix(state.NegotiatedProtocol, protoExport); ok {
-			return v.exportTLS(ctx, tc, path)
+			return v.exportTLS(ctx, meteredStream{tc, m}, path)
 		}
-		return v.serve9P(ctx, tc)
+		return v.serve9P(ctx, meteredStream{tc, m})
 	})
 }
 
@@ -196,17 +199,17 @@ func (c *conn) closeAt(t time.Time) (stop func() bool) {
 	}).Stop
 }
 
-// exportTLS makes tc the 9P server of an executor. If path, /NAMESPACE[/n/NAME], does
+// exportTLS makes rwc the 9P server of an executor. If path, /NAMESPACE[/n/NAME], does
 // not say which, the namespace is the one that the client's line names, and the name
 // is the last element of its identity.
-func (v *view) exportTLS(ctx context.Context, tc *tls.Conn, path string) error {
+func (v *view) exportTLS(ctx context.Context, rwc io.ReadWriteCloser, path string) error {
 	if path == "" && v.c.login.Home() == "" {
 		err := errors.New("export to which namespace? The protocol 9p-export/HOST/OWNER/REPO names it (openssl s_client -alpn), or a line of authorized_tls with one namespace= and no wildcard")
 		v.c.refused("announce", err)
 		return err
 	}
-	defer tc.Close() // ends what export has started
-	return v.export(ctx, tc, "9p"+path)
+	defer rwc.Close() // ends what export has started
+	return v.export(ctx, rwc, "9p"+path)
 }
 
 // A lone is a TLS connection that is one 9P connection: it has no channels and no

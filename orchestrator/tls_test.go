@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,6 +94,12 @@ func (ca *testCA) issue(change func(*x509.Certificate), uris ...string) tls.Cert
 	key := newKey(ca.t)
 	cert := ca.sign(ca.cert, key.Public(), c)
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+}
+
+func (ca *testCA) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	return pool
 }
 
 // A testTLS is a testMux that listens for TLS too.
@@ -171,9 +178,7 @@ func startTLSOf(t testing.TB, lines string, o Options) *testTLS {
 		cancel()
 		<-done
 	})
-	pool := x509.NewCertPool()
-	pool.AddCert(ca.cert)
-	return &testTLS{m, ca, ls[1].Addr().String(), pool}
+	return &testTLS{m, ca, ls[1].Addr().String(), ca.pool()}
 }
 
 // connect connects with a certificate and a protocol.
@@ -625,9 +630,7 @@ func TestTLSEnds(t *testing.T) {
 		}
 		end := time.Now().Add(30 * time.Second).Truncate(time.Second)
 		cert := ca.issue(func(c *x509.Certificate) { c.NotAfter = end }, "ci:box")
-		pool := x509.NewCertPool()
-		pool.AddCert(ca.cert)
-		tc := tls.Client(l.dialFrom("198.51.100.2"), &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", NextProtos: []string{"9p"}, Certificates: []tls.Certificate{cert}})
+		tc := tls.Client(l.dialFrom("198.51.100.2"), &tls.Config{RootCAs: ca.pool(), ServerName: "127.0.0.1", NextProtos: []string{"9p"}, Certificates: []tls.Certificate{cert}})
 		c, err := ninep.Import(t.Context(), tc, ninep.ImportOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -641,6 +644,82 @@ func TestTLSEnds(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// A connection that is 9P over TLS is a transfer while bytes pass on it, or wait for its
+// client, and they are counted.
+func TestTLSDrain(t *testing.T) {
+	for _, stalls := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "state")
+			ca := makeTLS(t, dir, "ci:box\n")
+			s, err := New(dir, Options{TLS: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			near, far := net.Pipe() // whose writes wait for reads
+			ctx, cancel := context.WithCancel(t.Context())
+			served := make(chan struct{})
+			go func() {
+				defer close(served)
+				s.ServeTLS(ctx, &oneListener{conn: far, closed: make(chan struct{})})
+			}()
+			tc := tls.Client(near, &tls.Config{RootCAs: ca.pool(), ServerName: "127.0.0.1", NextProtos: []string{"9p"}, Certificates: []tls.Certificate{ca.issue(nil, "ci:box")}})
+			if err := tc.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			if stalls {
+				tc.Write([]byte("\x13\x00\x00\x00\x64\xff\xff\x00\x20\x00\x00\x06\x009P2000")) // a Tversion
+			} else {
+				c, err := ninep.Import(t.Context(), tc, ninep.ImportOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				read(t, c.Root(), "status")
+				defer c.Close()
+			}
+			synctest.Wait()
+			began := time.Now()
+			drain, stop := context.WithTimeout(t.Context(), drainFor)
+			defer stop()
+			left, took := s.Drain(drain), time.Since(began)
+			if stalls && (left != 1 || took != drainFor) || !stalls && (left != 0 || took < quiet || took > quiet+2*drainTick) {
+				t.Errorf("stalls %t: Drain left %d transfers after %v", stalls, left, took)
+			}
+			if _, text := get(t, s.Handler(), "/metrics"); strings.Contains(text, `{direction="in",peer="client"} 0`) {
+				t.Error("no bytes are counted")
+			}
+			near.Close()
+			cancel()
+			<-served
+			if n := len(s.live.transfers()); n != 0 {
+				t.Errorf("%d transfers are left at the end", n)
+			}
+		})
+	}
+}
+
+// A oneListener has one connection.
+type oneListener struct {
+	conn        net.Conn
+	closed      chan struct{}
+	once, close sync.Once
+}
+
+func (l *oneListener) Accept() (c net.Conn, err error) {
+	l.once.Do(func() { c = l.conn })
+	if c == nil {
+		<-l.closed
+		err = net.ErrClosed
+	}
+	return c, err
+}
+
+func (l *oneListener) Addr() net.Addr { return l.conn.LocalAddr() }
+
+func (l *oneListener) Close() error {
+	l.close.Do(func() { close(l.closed) })
+	return nil
 }
 
 // Stock openssl speaks 9P over TLS: the answer to a Tversion is an Rversion.
