@@ -19,7 +19,8 @@ import (
 )
 
 // Check writes to w what the state directory dir and the authorities of o grant,
-// a line for each of theirs, as FILE:LINE: and words, and what is wrong there. It
+// a line for each of theirs, as FILE:LINE: and words, or FILE: for what has no lines,
+// and what is wrong there. It
 // changes nothing. It reports whether all is well; files that are not there are,
 // if a first start makes them.
 func Check(w io.Writer, dir string, o Options) bool {
@@ -34,8 +35,9 @@ func Check(w io.Writer, dir string, o Options) bool {
 		c.wrong(dir, errors.New("it is no directory"))
 	default:
 		c.writable(dir, fi)
-		c.hostKey(filepath.Join(dir, hostKeyFile), fi)
+		c.hostKeys(dir, fi)
 		c.keys(filepath.Join(dir, authorizedKeysFile), false, fi)
+		c.others(dir, fi)
 	}
 	if o.Authorities != "" {
 		c.keys(o.Authorities, true, nil)
@@ -85,21 +87,39 @@ func (c *checker) readable(path string, fi, dir iofs.FileInfo) {
 	}
 }
 
-// hostKey checks the host key.
+// secret finds fault with a file that others may read, or the service may not.
+func (c *checker) secret(path, what string, fi, dir iofs.FileInfo) {
+	if m := fi.Mode().Perm(); m&0o077 != 0 {
+		c.wrong(path, fmt.Errorf("its mode is %#o, and others may read %s: chmod 600 %s", m, what, path))
+	}
+	c.readable(path, fi, dir)
+}
+
+// hostKeys checks the host keys of the state directory dir.
+func (c *checker) hostKeys(dir string, fi iofs.FileInfo) {
+	first := filepath.Join(dir, hostKeyFile)
+	if _, err := os.Stat(first); errors.Is(err, iofs.ErrNotExist) {
+		c.say(first, "it is not there: the first start makes it, and clients get to know the orchestrator by it")
+	} else {
+		c.hostKey(first, fi)
+	}
+	others, err := otherHostKeys(dir)
+	if err != nil {
+		c.wrong(dir, err)
+	}
+	for _, path := range others {
+		c.hostKey(path, fi)
+	}
+}
+
+// hostKey checks a host key.
 func (c *checker) hostKey(path string, dir iofs.FileInfo) {
 	fi, err := os.Stat(path)
-	if errors.Is(err, iofs.ErrNotExist) {
-		c.say(path, "it is not there: the first start makes it, and clients get to know the orchestrator by it")
-		return
-	}
 	if err != nil {
 		c.wrong(path, err)
 		return
 	}
-	if m := fi.Mode().Perm(); m&0o077 != 0 {
-		c.wrong(path, fmt.Errorf("its mode is %#o, and others may read the host key: chmod 600 %s", m, path))
-	}
-	c.readable(path, fi, dir)
+	c.secret(path, "the host key", fi, dir)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		c.wrong(path, err)
@@ -138,7 +158,7 @@ func (c *checker) keys(path string, authorities bool, dir iofs.FileInfo) {
 	}
 	c.writable(path, fi)
 	c.readable(path, fi, dir)
-	found, err := access.Check(path, authorities, time.Now())
+	found, err := access.CheckKeys(path, authorities, time.Now())
 	if err != nil {
 		c.wrong(path, err)
 		return
@@ -146,10 +166,59 @@ func (c *checker) keys(path string, authorities bool, dir iofs.FileInfo) {
 	if len(found) == 0 {
 		c.say(path, "it has no keys, so it lets nobody in: a line is the .pub file of a key")
 	}
-	for _, f := range found {
-		where, who := fmt.Sprintf("%s:%d", path, f.Line), ""
-		if f.Key != "" {
-			who = f.Key + ": "
+	c.found(found)
+}
+
+// others checks what need not be in the state directory dir: the keys that are revoked,
+// the rules of sources, and the files of TLS.
+func (c *checker) others(dir string, fi iofs.FileInfo) {
+	if path := filepath.Join(dir, revokedFile); c.there(path, fi) {
+		if err := access.CheckRevoked(path); err != nil {
+			c.wrong(path, fmt.Errorf("%w: the next start fails", err))
+		}
+	}
+	if path := filepath.Join(dir, sourcesFile); c.there(path, fi) {
+		found, err := access.CheckSources(path)
+		if err != nil {
+			c.wrong(path, err)
+		}
+		c.found(found)
+	}
+	for _, path := range access.TLSFiles(dir) {
+		if info, err := os.Stat(path); err != nil {
+			c.wrong(path, err)
+		} else if filepath.Ext(path) == ".key" {
+			c.secret(path, "the key", info, fi)
+		} else {
+			c.writable(path, info)
+			c.readable(path, info, fi)
+		}
+	}
+	c.found(access.CheckTLS(dir, time.Now()))
+}
+
+// there reports whether a file is there, and finds fault with it.
+func (c *checker) there(path string, dir iofs.FileInfo) bool {
+	fi, err := os.Stat(path)
+	switch {
+	case err == nil:
+		c.writable(path, fi)
+		c.readable(path, fi, dir)
+	case !errors.Is(err, iofs.ErrNotExist):
+		c.wrong(path, err)
+	}
+	return err == nil
+}
+
+// found says what package access has found.
+func (c *checker) found(all []access.Finding) {
+	for _, f := range all {
+		where, who := f.File, ""
+		if f.Line > 0 {
+			where = fmt.Sprintf("%s:%d", f.File, f.Line)
+		}
+		if f.Who != "" {
+			who = f.Who + ": "
 		}
 		if f.Words != "" {
 			c.say(where, who+f.Words)

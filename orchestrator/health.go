@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"9ci/orchestrator/access"
 )
 
 // Health returns nil if clients can connect and log in, else what is wrong: a
@@ -22,6 +24,9 @@ func (s *Server) Health() error {
 	files := []string{filepath.Join(s.state, hostKeyFile), filepath.Join(s.state, authorizedKeysFile)}
 	if s.authorities != "" {
 		files = append(files, s.authorities)
+	}
+	if s.tls != nil {
+		files = append(files, access.TLSNeeded(s.state)...)
 	}
 	for _, name := range files {
 		f, err := os.Open(name)

@@ -9,6 +9,7 @@ import (
 	iofs "io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/crypto/ssh"
 
@@ -35,14 +36,11 @@ func openState(dir string) (hostKeys, error) {
 		return nil, err
 	}
 	hosts := hostKeys{host}
-	others, err := filepath.Glob(filepath.Join(dir, "ssh_host_*_key"))
+	others, err := otherHostKeys(dir)
 	if err != nil {
 		return nil, err
 	}
 	for _, path := range others {
-		if path == first {
-			continue
-		}
 		b, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
@@ -56,6 +54,12 @@ func openState(dir string) (hostKeys, error) {
 		}
 	}
 	return hosts, access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile))
+}
+
+// otherHostKeys returns the files of host keys but for hostKeyFile, by name.
+func otherHostKeys(dir string) ([]string, error) {
+	all, err := filepath.Glob(filepath.Join(dir, "ssh_host_*_key"))
+	return slices.DeleteFunc(all, func(path string) bool { return filepath.Base(path) == hostKeyFile }), err
 }
 
 func parseHostKey(path string, b []byte) (ssh.Signer, error) {

@@ -130,6 +130,101 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// openssl makes in state what the manual says that -tls needs, by the manual's commands,
+// and in a work directory the certificate of a client, box. It returns that directory.
+func openssl(t *testing.T, state string) string {
+	t.Helper()
+	manual, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(manual), "//\topenssl req -x509")
+	text, _, ok := strings.Cut("openssl req -x509"+text, "//\n")
+	if !ok {
+		t.Fatal("the manual has no openssl req")
+	}
+	text = strings.NewReplacer("//\t", "", "tls-ca.pem", state+"/tls-ca.pem", "tls.key", state+"/tls.key", "tls.crt", state+"/tls.crt", "HOST", "localhost").Replace(text)
+	work := t.TempDir()
+	cmd := exec.Command("sh", "-euc", text)
+	cmd.Dir = work
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", text, err, out)
+	}
+	return work
+}
+
+// Check knows what need not be there: revoked keys, rules of sources, other host keys,
+// and the files of TLS, which it looks for once one is there.
+func TestCheckOthers(t *testing.T) {
+	state := t.TempDir()
+	check := func(want int) string {
+		t.Helper()
+		var out, stderr bytes.Buffer
+		if status := run(t.Context(), t.Context(), []string{"check", "-state", state}, &out, &stderr); status != want || stderr.Len() > 0 {
+			t.Errorf("check: status %d, %q, want %d; it says\n%s", status, &stderr, want, &out)
+		}
+		return out.String()
+	}
+	file := func(name string) string { return filepath.Join(state, name) }
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(file(name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	says := func(out string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("no %q in\n%s", w, out)
+			}
+		}
+	}
+	openssl(t, state)
+	write("authorized_tls", "# a comment\n"+`namespace="github.com/alice/*",read,from="203.0.113.0/24,!203.0.113.9" ci:box`+"\nci:*\n")
+	write("revoked", "SHA256:"+strings.Repeat("A", 43)+"\n")
+	write("sources", "exempt 203.0.113.7\nsource 24 56\n")
+	says(check(0),
+		file("tls.crt")+": clients know the orchestrator by this certificate as localhost until ",
+		file("tls-ca.pem")+": CN=ci vouches for clients until ",
+		file("authorized_tls")+":2: ci:box: may read in github.com/alice/*, from 203.0.113.0/24,!203.0.113.9\n",
+		file("authorized_tls")+":3: ci:*: may read and publish in all namespaces but local/NAME\n")
+
+	write("authorized_tls", "read,nonsense ci:box\nci:*\nbox\n"+`expiry-time="20200101Z" spiffe://example.org/x`+"\nread ci:*\n")
+	write("revoked", "nonsense\n")
+	write("sources", "exempt\nnonsense\n")
+	write("ssh_host_rsa_key", "nonsense\n")
+	write("tls-crl.pem", "-----BEGIN\n")
+	says(check(1),
+		file("authorized_tls")+":1: wrong: ci:box: option nonsense is not known: the line grants nothing, and no later one does",
+		file("authorized_tls")+":2: ci:*: may read and publish",
+		file("authorized_tls")+":3: wrong: ",
+		file("authorized_tls")+":4: wrong: spiffe://example.org/x: the line expired at 2020-01-01T00:00:00Z",
+		file("authorized_tls")+":5: wrong: ci:*: line 2 has the same identities",
+		file("revoked")+": wrong: line 1: ",
+		file("sources")+":1: wrong: want exempt ADDRESS[/BITS]",
+		file("sources")+":2: wrong: ",
+		file("ssh_host_rsa_key")+": wrong: ",
+		file("tls-crl.pem")+": wrong: ")
+
+	for _, test := range []struct {
+		name  string
+		spoil func()
+		want  string
+	}{
+		{"a key that all may read", func() { os.Chmod(file("tls.key"), 0o644) }, "chmod 600 " + file("tls.key")},
+		{"CAs that all may write", func() { os.Chmod(file("tls-ca.pem"), 0o666) }, "chmod go-w " + file("tls-ca.pem")},
+		{"no key in its file", func() { write("tls.key", "x") }, file("tls.crt") + ": wrong: "},
+		{"no key", func() { os.Remove(file("tls.key")) }, file("tls.key") + ", the key of its certificate, is not there: have your CA issue it, or make one: openssl"},
+		{"no CA", func() { write("tls-ca.pem", "") }, file("tls-ca.pem") + ": wrong: it has no certificate in PEM"},
+	} {
+		test.spoil()
+		if out := check(1); !strings.Contains(out, test.want) {
+			t.Errorf("%s: no %q in\n%s", test.name, test.want, out)
+		}
+	}
+}
+
 // A file that the service's user cannot read is found by root, as whom an operator
 // checks.
 func TestCheckOwner(t *testing.T) {

@@ -56,10 +56,12 @@
 // cannot be understood counts as one that cannot be read. An orchestrator does not
 // start with a file that it cannot read.
 //
-// Check reads these files and the host key, changes nothing, and prints what each
-// line grants, as FILE:LINE: and words, or what is wrong: a line that cannot be read,
-// has expired, repeats a key or can match no namespace, or a file that others may
-// write to or the service cannot read. Its status is 1 if something is wrong.
+// Check reads the files of the state directory and of -ca, changes nothing, and prints
+// what each line or certificate grants, as FILE:LINE: and words, or what is wrong: what
+// cannot be read, has expired, repeats a key or identity or can match no namespace, or a
+// file that others may write to, or read though it is a key, or that the service cannot
+// read. It looks for the files of -tls once one is there. Its status is 1 if something is
+// wrong.
 //
 // # Where they come from
 //
@@ -235,7 +237,7 @@
 //
 // It tells systemd when it is ready, alive and stopping (sd_notify(3)), and serves
 // sockets that systemd passes: by their FileDescriptorName, ssh instead of the default
-// of -a, and metrics. /etc/systemd/system/9ci-orchestrator.service:
+// of -a, tls for -tls, and metrics. /etc/systemd/system/9ci-orchestrator.service:
 //
 //	[Unit]
 //	Description=9ci orchestrator

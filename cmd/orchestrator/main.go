@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -161,13 +160,13 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	if o.trace {
 		trace = stderr
 	}
-	s, err := orchestrator.New(o.state, orchestrator.Options{Authorities: o.authorities, TLS: o.tls != "", Log: log, Trace: trace})
+	s, err := orchestrator.New(o.state, orchestrator.Options{Authorities: o.authorities, TLS: o.tls != "" || len(sockets.tls) > 0, Log: log, Trace: trace})
 	if err != nil {
 		return err
 	}
-	listeners, metrics := sockets.ssh, sockets.metrics
+	listeners, overTLS, metrics := sockets.ssh, sockets.tls, sockets.metrics
 	defer func() {
-		for _, l := range slices.Concat(listeners, metrics) {
+		for _, l := range slices.Concat(listeners, overTLS, metrics) {
 			l.Close()
 		}
 	}()
@@ -178,12 +177,12 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		}
 		listeners = append(listeners, l)
 	}
-	var overTLS net.Listener
 	if o.tls != "" {
-		if overTLS, err = ninep.Listen(o.tls); err != nil {
+		l, err := ninep.Listen(o.tls)
+		if err != nil {
 			return fmt.Errorf("-tls: %w", err)
 		}
-		defer overTLS.Close()
+		overTLS = append(overTLS, l)
 	}
 	if o.metrics != "" {
 		l, err := listenLocal(o.metrics)
@@ -199,9 +198,9 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		log.Info("listen", "addr", l.Addr().String(), "key", ssh.FingerprintSHA256(s.HostKey()), "state", o.state)
 		g.Go(func() error { return s.Serve(ctx, l) })
 	}
-	if overTLS != nil {
-		log.Info("listen", "tls", overTLS.Addr().String(), "state", o.state)
-		g.Go(func() error { return s.ServeTLS(ctx, overTLS) })
+	for _, l := range overTLS {
+		log.Info("listen", "tls", l.Addr().String(), "state", o.state)
+		g.Go(func() error { return s.ServeTLS(ctx, l) })
 	}
 	for _, l := range metrics {
 		log.Info("metrics", "addr", l.Addr().String())

@@ -337,12 +337,34 @@ func TestActivation(t *testing.T) {
 		t.Error(err)
 	}
 
+	// A socket for TLS has the service serve it, as -tls does.
+	state := filepath.Join(dir, "state")
+	work := openssl(t, state)
+	if err := os.WriteFile(filepath.Join(state, "authorized_tls"), []byte("ci:box\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = activate("tls:metrics", "-state", state, "-a", "tcp!127.0.0.1!0")
+	p.await("Listening on .*metrics")
+	out, err := exec.Command("openssl", "s_client", "-unix", ssh, "-alpn", "9p", "-verify_return_error", "-verify_hostname", "localhost",
+		"-CAfile", filepath.Join(state, "tls-ca.pem"), "-cert", filepath.Join(work, "box.crt"), "-key", filepath.Join(work, "box.key")).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "ALPN protocol: 9p\n") {
+		t.Errorf("openssl on the socket that was passed: %v: %s", err, out)
+	}
+	if got := p.await(`msg=listen tls=(\S+)`); got != ssh {
+		t.Errorf("it serves TLS on %s, want %s", got, ssh)
+	}
+	p.await("msg=login key=ci:box .*alpn=9p")
+	p.term()
+	if err := p.end(); err != nil {
+		t.Error(err)
+	}
+
 	p = activate("ssh:web", "-state", filepath.Join(dir, "state"))
 	p.await("Listening on .*metrics")
 	if c, err := net.Dial("unix", ssh); err == nil {
 		defer c.Close()
 	}
-	p.await(`socket "web" that systemd passes is for nothing here: say FileDescriptorName=ssh or metrics`)
+	p.await(`socket "web" that systemd passes is for nothing here: say FileDescriptorName=ssh, tls or metrics`)
 	var exit *exec.ExitError
 	if err := p.end(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("with a socket of an unknown name: %v, want status 1", err)

@@ -41,6 +41,25 @@ func parseAddresses(s string) (Addresses, error) {
 	return l, nil
 }
 
+// String returns l as it may be written in a line.
+func (l Addresses) String() string {
+	all := make([]string, len(l))
+	for i, p := range l {
+		switch {
+		case p.glob != "":
+			all[i] = p.glob
+		case p.block.IsSingleIP():
+			all[i] = p.block.Addr().String()
+		default:
+			all[i] = p.block.String()
+		}
+		if p.negated {
+			all[i] = "!" + all[i]
+		}
+	}
+	return strings.Join(all, ",")
+}
+
 // Match reports whether addr is one of l. The address of a Unix socket is none.
 func (l Addresses) Match(addr net.Addr) (found bool) {
 	if l == nil {

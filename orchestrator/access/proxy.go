@@ -139,34 +139,37 @@ func (b blocks) contains(ip netip.Addr) bool {
 // A line that it cannot read is logged and changes nothing.
 func parseRules(path string, text []byte, log *slog.Logger) sourceRules {
 	var r sourceRules
-	eachLine(path, text, log, func(line []byte) error {
-		words := strings.Fields(string(line))
-		var into *blocks
-		switch words[0] {
-		case "balancer":
-			into = &r.balancers
-		case "exempt":
-			into = &r.exempt
-		case "source":
-			return r.size(words[1:])
-		default:
-			return fmt.Errorf("%q: want balancer, exempt or source", words[0])
-		}
-		if len(words) == 1 {
-			return fmt.Errorf("want %s ADDRESS[/BITS]", words[0])
-		}
-		var all blocks
-		for _, w := range words[1:] {
-			p, err := parseBlock(w)
-			if err != nil {
-				return fmt.Errorf("%s %q: %w", words[0], w, err)
-			}
-			all = append(all, p)
-		}
-		*into = append(*into, all...)
-		return nil
-	})
+	eachLine(path, text, log, r.line)
 	return r
+}
+
+// line adds what a line says.
+func (r *sourceRules) line(line []byte) error {
+	words := strings.Fields(string(line))
+	var into *blocks
+	switch words[0] {
+	case "balancer":
+		into = &r.balancers
+	case "exempt":
+		into = &r.exempt
+	case "source":
+		return r.size(words[1:])
+	default:
+		return fmt.Errorf("%q: want balancer, exempt or source", words[0])
+	}
+	if len(words) == 1 {
+		return fmt.Errorf("want %s ADDRESS[/BITS]", words[0])
+	}
+	var all blocks
+	for _, w := range words[1:] {
+		p, err := parseBlock(w)
+		if err != nil {
+			return fmt.Errorf("%s %q: %w", words[0], w, err)
+		}
+		all = append(all, p)
+	}
+	*into = append(*into, all...)
+	return nil
 }
 
 func (r *sourceRules) size(words []string) error {

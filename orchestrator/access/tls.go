@@ -52,16 +52,9 @@ func NewTLS(dir string, log *slog.Logger) (*TLS, error) {
 	if err := makeFile(file(tlsLineFile), authorizedTLSHead); err != nil {
 		return nil, err
 	}
-	ca := fmt.Sprintf("openssl req -x509 -newkey ed25519 -nodes -days 3650 -subj /CN=ci -addext keyUsage=critical,keyCertSign,cRLSign -keyout ca.key -out %s", file(tlsCAFile))
-	server := fmt.Sprintf("openssl req -x509 -newkey ed25519 -nodes -days 365 -subj /CN=HOST -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:HOST -CA %s -CAkey ca.key -keyout %s -out %s",
-		file(tlsCAFile), file(tlsKeyFile), file(tlsCertFile))
-	for _, f := range []struct{ name, what, mend string }{
-		{tlsCAFile, "the certificates of the CAs whose clients may enter", ca},
-		{tlsCertFile, "the orchestrator's own certificate", server},
-		{tlsKeyFile, "the key of its certificate", server},
-	} {
-		if _, err := os.Stat(file(f.name)); errors.Is(err, iofs.ErrNotExist) {
-			return nil, fmt.Errorf("%s, %s, is not there: have your CA issue it, or make one: %s", file(f.name), f.what, f.mend)
+	for _, name := range tlsNeeded {
+		if err := tlsMissing(dir, name); err != nil {
+			return nil, err
 		}
 	}
 	t := &TLS{}
@@ -73,6 +66,36 @@ func NewTLS(dir string, log *slog.Logger) (*TLS, error) {
 		return parseNameLines(file(tlsLineFile), text[0], log), nil
 	}, t.changes.note, log)
 	return t, errors.Join(errs[:]...)
+}
+
+// tlsNeeded are the files without which there is no TLS, in the order in which they
+// are made.
+var tlsNeeded = []string{tlsCAFile, tlsCertFile, tlsKeyFile}
+
+// TLSNeeded returns the files of a state directory without which no client may enter by
+// TLS.
+func TLSNeeded(dir string) (all []string) {
+	for _, name := range append(slices.Clone(tlsNeeded), tlsLineFile) {
+		all = append(all, filepath.Join(dir, name))
+	}
+	return all
+}
+
+// tlsMissing returns an error that says how to make a file of dir, unless it is there.
+func tlsMissing(dir, name string) error {
+	if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	file := func(name string) string { return filepath.Join(dir, name) }
+	server := fmt.Sprintf("openssl req -x509 -newkey ed25519 -nodes -days 365 -subj /CN=HOST -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:HOST -CA %s -CAkey ca.key -keyout %s -out %s",
+		file(tlsCAFile), file(tlsKeyFile), file(tlsCertFile))
+	of := map[string]struct{ what, mend string }{
+		tlsCAFile: {"the certificates of the CAs whose clients may enter",
+			fmt.Sprintf("openssl req -x509 -newkey ed25519 -nodes -days 3650 -subj /CN=ci -addext keyUsage=critical,keyCertSign,cRLSign -keyout ca.key -out %s", file(tlsCAFile))},
+		tlsCertFile: {"the orchestrator's own certificate", server},
+		tlsKeyFile:  {"the key of its certificate", server},
+	}[name]
+	return fmt.Errorf("%s, %s, is not there: have your CA issue it, or make one: %s", file(name), of.what, of.mend)
 }
 
 // Changed returns a channel that is closed when any client may have another login than
