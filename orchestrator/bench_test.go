@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -116,6 +117,57 @@ func BenchmarkRelay(b *testing.B) {
 			b.Fatal(got, err)
 		}
 		f.Close()
+	}
+}
+
+// What 80 readers of a live file by each of two keys cost a third key: its stat by stock
+// ssh beside the same without them, while nothing comes in the file and while ten lines a
+// second do. Twice is the most that the orchestrator may make of it.
+func BenchmarkStatBesideLive(b *testing.B) {
+	for _, bench := range []struct {
+		name  string
+		flows bool
+	}{{"waiting", false}, {"flowing", true}} {
+		b.Run(bench.name, func(b *testing.B) {
+			m, _, feed := liveMux(b)
+			_, third := m.key(`namespace="`+hello+`",read`, "carol")
+			stat := func() {
+				if out, stderr, status := m.run(third, "stat n/box/ci/3f2a9c1d0b7e.1/stdout"); status != 0 || out == "" {
+					b.Fatalf("stat = %d, %q, %q", status, out, stderr)
+				}
+			}
+			stat()
+			const idle = 20
+			began := time.Now()
+			for range idle {
+				stat()
+			}
+			alone := time.Since(began) / idle
+			ended := m.liveReaders(80, func(string, string) {})
+			stop := make(chan struct{})
+			var writer sync.WaitGroup
+			if bench.flows {
+				writer.Go(func() {
+					for tick := time.NewTicker(100 * time.Millisecond); ; {
+						select {
+						case <-tick.C:
+							feed.Write("a line of a test that says what it does\n")
+						case <-stop:
+							tick.Stop()
+							return
+						}
+					}
+				})
+			}
+			for b.Loop() {
+				stat()
+			}
+			b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(alone), "ratio")
+			close(stop)
+			writer.Wait()
+			feed.Close()
+			ended()
+		})
 	}
 }
 

@@ -38,12 +38,11 @@ func liveMux(t testing.TB) (*testMux, *testTree, *fs.Feed) {
 // channels returns how many channels to the executor box are open.
 func (m *testMux) channels() int { return len(m.s.dir.share(hello, "box").m.conn.out) }
 
-// Two keys with 80 readers of a live file each, by stock ssh, keep a third key from
-// nothing, and the executor sends each byte once.
-func TestLiveReaders(t *testing.T) {
-	m, tree, feed := liveMux(t)
-	_, third := m.key(`namespace="`+hello+`",read`, "carol")
-	const each = 80
+// liveReaders starts readers of box's live file by stock ssh, so many of each of two keys.
+// It returns when all have read a line. Ended waits until all have ended, after the file
+// has, and gives check what they read.
+func (m *testMux) liveReaders(each int, check func(name, out string)) (ended func()) {
+	m.t.Helper()
 	var wg sync.WaitGroup
 	begun := make(chan struct{}, 2*each)
 	turn := wire.NewSlots(8) // logins at a time
@@ -51,13 +50,13 @@ func TestLiveReaders(t *testing.T) {
 		_, file := m.key(`namespace="`+hello+`",read`, name)
 		for range each {
 			turn.Wait()
-			cmd := m.openssh(t.Context(), file, "127.0.0.1", "cat n/box/"+testLive)
+			cmd := m.openssh(m.t.Context(), file, "127.0.0.1", "cat n/box/"+testLive)
 			out, err := cmd.StdoutPipe()
 			if err != nil {
-				t.Fatal(err)
+				m.t.Fatal(err)
 			}
 			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
+				m.t.Fatal(err)
 			}
 			wg.Go(func() {
 				r := bufio.NewReader(out)
@@ -65,15 +64,30 @@ func TestLiveReaders(t *testing.T) {
 				turn.Give()
 				begun <- struct{}{}
 				rest, _ := io.ReadAll(r)
-				if err := cmd.Wait(); line != "begin\n" || string(rest) != "end\n" || err != nil {
-					t.Errorf("%s: cat live = %q, %q, %v", name, line, rest, err)
+				if err := cmd.Wait(); err != nil {
+					m.t.Errorf("%s: cat live: %v", name, err)
 				}
+				check(name, line+string(rest))
 			})
 		}
 	}
 	for range 2 * each {
 		<-begun
 	}
+	return wg.Wait
+}
+
+// Two keys with 80 readers of a live file each, by stock ssh, keep a third key from
+// nothing, and the executor sends each byte once.
+func TestLiveReaders(t *testing.T) {
+	m, tree, feed := liveMux(t)
+	_, third := m.key(`namespace="`+hello+`",read`, "carol")
+	const each = 80
+	ended := m.liveReaders(each, func(name, out string) {
+		if out != "begin\nend\n" {
+			t.Errorf("%s: cat live = %q", name, out)
+		}
+	})
 	for _, command := range []string{"stat n/box/ci/3f2a9c1d0b7e.1/stdout", "cat n/box/ci/3f2a9c1d0b7e.1/stdout", "ls -l n/box/ci/3f2a9c1d0b7e.1", "stat n/box/" + testLive} {
 		if out, stderr, status := m.run(third, command); status != 0 || out == "" {
 			t.Errorf("ssh %s = %d, %q, %q", command, status, out, stderr)
@@ -84,7 +98,7 @@ func TestLiveReaders(t *testing.T) {
 	}
 	feed.Write("end\n")
 	feed.Close()
-	wg.Wait()
+	ended()
 	if n := tree.read(testLive); n > 5 {
 		t.Errorf("the executor was asked %d times", n)
 	}
