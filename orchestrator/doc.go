@@ -34,16 +34,16 @@
 // # Wire
 //
 // SSH (RFC 4251 to 4254) with what OpenSSH adds, and names of 9ci's own. A client
-// announces an export by the global request announce@9ci, whose payload is attr=value
-// lines (name, namespaces, address, proof; adopts=1 if it adopts the passed runs of
-// others; instance, boot and had), and withdraws it by withdraw@9ci with the name. The
-// answer has generation and name, the name below n. The status of a namespace
-// names those that adopt: an executor that is to leave waits until find has the score
-// of its run at one of them. The proof is an SSHSIG (namespace announce@9ci), in
-// base64, by the key that signs the executor's runs, of attr=value lines: session,
-// the identifier of the connection in hexadecimal; host, the fingerprint of the
-// orchestrator's host key; namespaces, sorted; and name. What logs in may be another
-// key, or a certificate.
+// announces an export by the global request announce@9ci, whose payload is
+// attr=value lines (name, namespaces, address, proof; adopts=1 if it adopts the
+// passed runs of others; instance, boot and had), and withdraws it by withdraw@9ci
+// with the name. The answer has generation and name, the name below n. The status
+// of a namespace names those that adopt: an executor that is to leave waits until
+// find has the score of its run at one of them. The proof is an SSHSIG (namespace
+// announce@9ci), in base64, by the key that signs the executor's runs, of
+// attr=value lines: session, the identifier of the connection in hexadecimal; host,
+// the fingerprint of the orchestrator's host key; namespaces, sorted; and name.
+// What logs in may be another key, or a certificate.
 //
 // Instance is a random word that a process keeps when it connects again, boot one of
 // this start of the machine, and had the name by which the process was shown last. The
@@ -58,16 +58,16 @@
 // under way goes on for a while. An executor connects again once its connection has
 // ended.
 //
-// The orchestrator opens channels of type 9p-export@9ci, each a 9P connection to the
-// export; ssh@9ci, to the executor's own SSH server; and door@9ci, which asks for the
-// way in there. All carry the name, the namespace that will be attached ("" for any of
-// the export's), the requester (the fingerprint of a
-// key, or a principal and the fingerprint of its authority), the announcement's
-// generation, how many milliseconds the orchestrator waits for the answer, and the
-// key or certificate that logged in, by which an executor knows its owner. On one
-// connection there are 64 channels, and 256 of type door@9ci besides. The owner and
-// the first few requesters have 9p-export channels of their own; all others share
-// some, whose requester is "orchestrator".
+// The orchestrator opens channels of type 9p-export@9ci, each a 9P connection to
+// the export; ssh@9ci, to the executor's own SSH server; and door@9ci, which asks
+// for the way in there. All carry the name, the namespace that will be attached (""
+// for any of the export's), the requester (the fingerprint of a key, or a principal
+// and the fingerprint of its authority), the announcement's generation, how many
+// milliseconds the orchestrator waits for the answer, and the key or certificate
+// that logged in, by which an executor knows its owner. On one connection there are
+// 64 channels, and 256 of type door@9ci besides. The owner and the first few
+// requesters have 9p-export channels of their own; all others share some, whose
+// requester is "orchestrator".
 //
 // A client opens ssh@9ci and door@9ci too, with the namespace and the name of an
 // executor. If the client may read the namespace, the orchestrator opens the same to
@@ -82,11 +82,11 @@
 // makes nobody the owner there.
 //
 // A client opens a channel find@9ci, which carries a namespace and a question as it
-// is written to the file find, and reads the answer from it up to the end of file. An
-// empty line ends the answer: without it the connection was lost before all had come.
-// So an answer is one round trip away, and eight from a start without a connection. An
-// intent lives until the client ends its side of the channel, which a client that waits
-// no more does too. A namespace that is absent or forbidden is
+// is written to the file find, and reads the answer from it up to the end of file.
+// An empty line ends the answer: without it the connection was lost before all had
+// come. So an answer is one round trip away, and eight from a start without a
+// connection. An intent lives until the client ends its side of the channel, which
+// a client that waits no more does too. A namespace that is absent or forbidden is
 // refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is refused as
 // SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
 //

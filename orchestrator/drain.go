@@ -29,8 +29,8 @@ func (s *Server) stopping() bool { return s.stop.Err() != nil }
 // is then to be ended.
 //
 // A transfer is a session, a channel to an executor's SSH server, or a connection that
-// is 9P over TLS, on which bytes pass or wait for its client; or a way in to an executor that a client holds, whose
-// bytes the server does not see.
+// is 9P over TLS, on which bytes pass or wait for its client; or a way in to an
+// executor that a client holds, whose bytes the server does not see.
 func (s *Server) Drain(ctx context.Context) (left int) {
 	s.end()
 	all := s.live.all()

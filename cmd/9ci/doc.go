@@ -153,13 +153,13 @@ replay says which one it was.
 Ls, cat, cp, wait and write look at a tree. PATH is looked up in the namespace of the
 repository that the working directory is in, at the daemon and then at each executor
 posted in $NAMESPACE; with -a, at ADDR; and if ADDR is ssh://HOST[:PORT]/NAMESPACE, or
-PATH is that followed by a path, at an orchestrator; or tls://HOST:PORT/NAMESPACE, with
-a certificate (CI_TLS_CERT). What follows ssh://HOST[:PORT]/ and begins with no namespace is a path of the orchestrator's root. If none of these
-answers for the namespace, all but write look into the store. Links among the artifacts
-of a run are followed within the run, but ls -l shows a link. Write sends its standard
-input in one message and prints the reply; the line repo PATH to ctl goes to the
-daemon's own ctl. Wait prints the status of a run once it has ended, and exits with its
-code.
+PATH is that followed by a path, at an orchestrator; or tls://HOST:PORT/NAMESPACE,
+with a certificate (CI_TLS_CERT). What follows ssh://HOST[:PORT]/ and begins with no
+namespace is a path of the orchestrator's root. If none of these answers for the
+namespace, all but write look into the store. Links among the artifacts of a run are
+followed within the run, but ls -l shows a link. Write sends its standard input in one
+message and prints the reply; the line repo PATH to ctl goes to the daemon's own ctl.
+Wait prints the status of a run once it has ended, and exits with its code.
 
 Cp copies a file, or a directory with all that is in it, into DIR or, if there is no
 such directory, to that name. The copy has the modes, but for setuid and setgid, and the

@@ -51,10 +51,10 @@
 //
 //	ssh-keygen -k -u -f revoked stolen.pub      -k -f revoked for a first one
 //
-// While one of the files of this manual cannot be read or is gone, what it said last stands, and
-// the log says so: to take all lines back, empty the file. A list of revoked keys that
-// cannot be understood counts as one that cannot be read. An orchestrator does not
-// start with a file that it cannot read.
+// While one of the files of this manual cannot be read or is gone, what it said last
+// stands, and the log says so: to take all lines back, empty the file. A list of
+// revoked keys that cannot be understood counts as one that cannot be read. An
+// orchestrator does not start with a file that it cannot read.
 //
 // Check reads the files of the state directory and of -ca, changes nothing, and prints
 // what each line or certificate grants, as FILE:LINE: and words, or what is wrong: what
@@ -103,8 +103,8 @@
 // Without a line a CA grants nothing. An identity owns the executors that it exports:
 // give each executor one of its own. In the state directory are tls.crt and tls.key,
 // the server's certificate and key; tls-ca.pem, the CAs of clients; and tls-crl.pem, if
-// there is one, the lists of what these have revoked, which count after their next update
-// too. They are read again when they have changed; while one cannot be, what it
+// there is one, the lists of what these have revoked, which count after their next
+// update too. They are read again when they have changed; while one cannot be, what it
 // said before stands. A connection ends with its certificate, and within a second of an
 // edit by which it may do something else. All else is as for keys: penalties, limits,
 // the audit (key= has the identity) and the end of the orchestrator.
@@ -150,6 +150,17 @@
 // the one that its line names, or the only one that it may read. An executor has
 // a ctl for the key that exports it and for no other. What is absent and what is
 // forbidden answer alike.
+//
+// # How much one may have
+//
+// All connections of a key, or over TLS of an identity, count together. There are at
+// most 4096 of them, with 8192 channels; 4096 files of executors that commands and sftp
+// have open; and by 9P 32768 fids, 16384 requests under way, and 256 MiB that were asked
+// for and not taken yet. The nearer that is, the less a read gets, down to 4 KiB, and
+// beyond it a client that does not take its replies is hung up on after a minute. A key
+// may announce 4096 namespaces at once, and 128 each second after that. All else over a
+// limit is busy, and so is a connection of over 16384 in all. Nobody else's count: those
+// that read one executor share its channels, and none is kept out.
 //
 // # With stock OpenSSH
 //

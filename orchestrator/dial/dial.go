@@ -135,8 +135,8 @@ func Open(rawURL string, o Options) (*Conn, error) {
 }
 
 // ParseURL reads the URL of an orchestrator, ssh://[USER@]HOST[:PORT][/PATH] or
-// tls://HOST:PORT[/PATH]. A key or a certificate logs in, so a password has no place in it. No error repeats the URL: if it
-// was mistyped, a password may stand anywhere in it.
+// tls://HOST:PORT[/PATH]. A key or a certificate logs in, so a password has no place in
+// it. No error repeats the URL: if it was mistyped, a password may stand anywhere in it.
 func ParseURL(rawURL string) (*url.URL, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Scheme != "ssh" && u.Scheme != "tls" || u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery ||
