@@ -192,7 +192,10 @@
 //
 // If a stock client that exports does not name its namespace or itself, these come
 // from its key's line: from namespace=, and from the host in a comment user@host.
-// A 9P server that knows no namespaces is exported by its root.
+// A 9P server that knows no namespaces is exported by its root. It is attached as the
+// user orchestrator, with the namespace as aname or else none, and has to take the
+// requests of a connection in their order. Diod is no such server: it looks up the user,
+// wants its path as aname, and answers in any order.
 // A name is its key's, and for a minute after its executors have left: another key is
 // refused, and has it then if it asks again, as a daemon does. Why -R is refused, ssh
 // prints as "WARNING: Server requests forwarding for unknown path", for want of a
