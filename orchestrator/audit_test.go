@@ -64,7 +64,7 @@ func (l *logbook) lines(words ...string) (found []string, more <-chan struct{}) 
 // await returns the first line that has all the words.
 func (l *logbook) await(words ...string) string {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(l.t.Context(), 5*time.Minute) // so that it says what there was instead
 	defer cancel()
 	for {
 		found, more := l.lines(words...)

@@ -63,7 +63,7 @@ func (p *process) await(pattern string) string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)
 	var seen []string
-	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(p.t.Context(), 5*time.Minute) // so that it says what there was instead
 	defer cancel()
 	for {
 		select {

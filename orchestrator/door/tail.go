@@ -25,7 +25,6 @@ type tail struct {
 	bytes  bool // n counts bytes, not lines
 	start  bool // from the nth on, not the last n
 	follow bool
-	header bool
 }
 
 // tail prints the ends of files. With -f it goes on as the files grow, one after the

@@ -24,8 +24,8 @@ type place struct {
 	depth int      // names below the mount, or the alias
 	below []string // of those below the mount the first maxLocal
 
-	unresolved bool   // a local one that may be at an alias of that version
-	version    uint64 //
+	unresolved bool // a local one that may be at an alias of that version
+	version    uint64
 }
 
 // maxLocal is how many names below a Backend's root Backend.Local is asked about.
