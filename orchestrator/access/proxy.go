@@ -94,14 +94,12 @@ func (s *Sources) proxied(rules sourceRules, c *Conn) error {
 }
 
 func (s *Sources) badHeader(c *Conn, err error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	ip, _ := ipOf(c.remote)
 	now := time.Now()
-	if n := s.get(block(ip, 32, 128), now).told.tell(now); n > 0 {
-		s.log.Warn("refused", "addr", c.remote.String(), "connections", n, "err", err)
-	}
-	return errRefused
+	s.mu.Lock()
+	n := s.get(block(ip, 32, 128), now).told.tell(now)
+	s.mu.Unlock()
+	return s.refused(c, n, err)
 }
 
 // sourceRules are what the file of Sources says.

@@ -150,21 +150,43 @@ func (s *Sources) Admit(nc net.Conn) (*Conn, error) {
 }
 
 func (s *Sources) admit(rules sourceRules, c *Conn) error {
+	oldest, n, err := s.decide(rules, c)
+	if oldest != nil {
+		oldest.Conn.Close()
+	}
+	if err != nil {
+		return s.refused(c, n, err)
+	}
+	return nil
+}
+
+// refused has the log tell of n connections that were refused, of which c is the last,
+// and returns errRefused.
+func (s *Sources) refused(c *Conn, n int, err error) error {
+	if n > 0 {
+		s.log.Warn("refused", "addr", c.remote.String(), "connections", n, "err", err)
+	}
+	return errRefused
+}
+
+// decide returns why c may not go on, and how many such connections the log is to be
+// told of; or the connection, if any, that makes way for c and is to be closed.
+func (s *Sources) decide(rules sourceRules, c *Conn) (oldest *Conn, n int, err error) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ip, ok := ipOf(c.remote)
 	if ok && (c.healthy || rules.exempt.contains(ip)) {
 		s.begin(c)
-		return nil
+		return nil, 0, nil
 	}
 	if !ok || ip.IsLoopback() {
 		if drop(s.local) {
-			return s.drop(c, now)
+			return nil, s.dropped.tell(now), fmt.Errorf("%d connections are half-open", s.local)
 		}
 		c.local = true
 		s.begin(c)
-		return nil
+		return nil, 0, nil
 	}
 	c.host, c.wide = block(ip, 32, 64), block(ip, 24, 48)
 	c.good = now.Before(s.good[c.host])
@@ -181,42 +203,26 @@ func (s *Sources) admit(rules sourceRules, c *Conn) error {
 	}
 	switch {
 	case b.opens.TokensAt(now) < float64(cost):
-		return s.refuse(c, now, fmt.Errorf("more than %d connections at once, and %d each second after that", sourceBurst, sourceRate))
+		return nil, b.told.tell(now), fmt.Errorf("more than %d connections at once, and %d each second after that", sourceBurst, sourceRate)
 	case !c.good && b.refused && now.Before(b.penalty):
-		return s.refuse(c, now, fmt.Errorf("it has failed to log in too often: %v are left of its penalty", b.penalty.Sub(now).Round(time.Second)))
+		return nil, b.told.tell(now), fmt.Errorf("it has failed to log in too often: %v are left of its penalty", b.penalty.Sub(now).Round(time.Second))
 	case !c.good && (len(b.open) >= openSource || s.wide[c.wide] >= openWide):
-		return s.refuse(c, now, fmt.Errorf("more than %d half-open connections, or %d of %v", openSource, openWide, c.wide))
+		return nil, b.told.tell(now), fmt.Errorf("more than %d half-open connections, or %d of %v", openSource, openWide, c.wide)
 	case !c.good && drop(s.open):
-		return s.drop(c, now)
+		return nil, s.dropped.tell(now), fmt.Errorf("%d connections are half-open", s.open)
 	case c.good && len(b.open) >= openGood:
-		oldest := b.open[0]
+		oldest = b.open[0]
 		s.end(oldest)
-		oldest.Conn.Close()
 	}
 	b.opens.AllowN(now, cost)
 	s.begin(c)
-	return nil
+	return oldest, 0, nil
 }
 
 // drop reports whether a connection is to be dropped while n are half-open: none
 // up to openBegin, all from openFull on, and at random between.
 func drop(n int) bool {
 	return n >= openFull || n >= openBegin && rand.IntN(openFull-openBegin) < n-openBegin
-}
-
-// refuse tells of a connection that may not go on.
-func (s *Sources) refuse(c *Conn, now time.Time, err error) error {
-	if n := c.source.told.tell(now); n > 0 {
-		s.log.Warn("refused", "addr", c.remote.String(), "connections", n, "err", err)
-	}
-	return errRefused
-}
-
-func (s *Sources) drop(c *Conn, now time.Time) error {
-	if n := s.dropped.tell(now); n > 0 {
-		s.log.Warn("refused", "addr", c.remote.String(), "connections", n, "err", fmt.Errorf("%d connections are half-open", max(s.open, s.local)))
-	}
-	return errRefused
 }
 
 // begin counts c as half-open.
@@ -289,12 +295,20 @@ func (c *Conn) LoggedIn() {
 // source, unless that is good. A source is refused from a penalty of 15 seconds on,
 // until that is over.
 func (c *Conn) Failed(f Failure) {
+	if left := c.penalize(f); left > 0 {
+		c.s.log.Warn("penalty", "addr", c.remote.String(), "for", left.Round(time.Second))
+	}
+}
+
+// penalize does what Failed says. If the source is refused from now on, it returns for
+// how long.
+func (c *Conn) penalize(f Failure) time.Duration {
 	s, now := c.s, time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := c.source
 	if !s.end(c) || b == nil || penalties[f] == 0 || now.Before(s.good[c.host]) {
-		return
+		return 0
 	}
 	if b.penalty.Before(now) {
 		b.penalty, b.refused = now, false
@@ -303,10 +317,12 @@ func (c *Conn) Failed(f Failure) {
 	if most := now.Add(penaltyMax); b.penalty.After(most) {
 		b.penalty = most
 	}
-	if left := b.penalty.Sub(now); left >= penaltyMin && !b.refused {
-		b.refused = true
-		s.log.Warn("penalty", "addr", c.remote.String(), "for", left.Round(time.Second))
+	left := b.penalty.Sub(now)
+	if left < penaltyMin || b.refused {
+		return 0
 	}
+	b.refused = true
+	return left
 }
 
 // get returns the entry of a block. If there are too many, it drops those that hold
