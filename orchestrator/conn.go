@@ -197,10 +197,7 @@ func (c *conn) probe() {
 		c.end(err)
 		return
 	}
-	t := time.AfterFunc(keepaliveAnswer, func() {
-		c.audit(slog.LevelInfo, "silent")
-		c.hangUp()
-	})
+	t := time.AfterFunc(keepaliveAnswer, c.stalled)
 	defer t.Stop()
 	c.ask()
 }
@@ -215,6 +212,13 @@ func (c *conn) ask() bool {
 		c.heard.Store(time.Now().UnixNano())
 	}
 	return err == nil
+}
+
+// stalled hangs up on a client that does not answer, or does not take its replies: to
+// close a channel alone would wait for its answer.
+func (c *conn) stalled() {
+	c.audit(slog.LevelInfo, "silent")
+	c.hangUp()
 }
 
 // hangUp closes the connection: the client does not answer.

@@ -155,7 +155,7 @@ func (v *view) serve9P(ctx context.Context, rwc io.ReadWriteCloser) error {
 	f := &forwarder{v}
 	h := &hangup{ReadWriteCloser: rwc, f: f.abandon}
 	defer h.done()
-	srv := mux.Server{Local: &ninep.Server{User: v.c.login.User(), Trace: v.c.s.trace, Attach: v.attach}, Quota: &v.c.requester.quota, Find: f.find, Alias: f.alias}
+	srv := mux.Server{Local: &ninep.Server{User: v.c.login.User(), Trace: v.c.s.trace, Attach: v.attach}, Quota: &v.c.requester.quota, Stalled: v.c.stalled, Find: f.find, Alias: f.alias}
 	return srv.Serve(ctx, h)
 }
 

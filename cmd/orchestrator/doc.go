@@ -157,7 +157,7 @@
 // most 4096 of them, with 8192 channels; 4096 files of executors that commands and sftp
 // have open; and by 9P 32768 fids, 16384 requests under way, and 256 MiB that were asked
 // for and not taken yet. The nearer that is, the less a read gets, down to 4 KiB, and
-// beyond it a client that does not take its replies is hung up on after a minute. A key
+// beyond it a client that takes no replies is hung up on after a minute or two. A key
 // may announce 4096 namespaces at once, and 128 each second after that. All else over a
 // limit is busy, and so is a connection of over 16384 in all. Nobody else's count: those
 // that read one executor share its channels, and none is kept out.

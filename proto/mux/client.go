@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"9ci/fs"
 	"9ci/proto/internal/wire"
@@ -166,6 +165,8 @@ func (c *client) serve(ctx context.Context) error {
 		}
 		c.peer = peer
 	}
+	c.srv.Quota.enter(c)
+	defer c.srv.Quota.leave(c)
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		for range c.wake {
@@ -227,8 +228,16 @@ func (c *client) room() error {
 	if c.srv.Quota.left() > 0 {
 		return c.out.Room(wire.MaxQueued)
 	}
-	defer time.AfterFunc(wire.StallTime, func() { c.rwc.Close() }).Stop()
 	return c.out.Room(0)
+}
+
+// stalled hangs up on the client.
+func (c *client) stalled() {
+	if f := c.srv.Stalled; f != nil {
+		f()
+		return
+	}
+	c.rwc.Close()
 }
 
 // count keeps the Quota up to date. c.mu is held.
@@ -239,6 +248,7 @@ func (c *client) count() {
 		q.requests.Add(int64(len(c.tags) - c.countedTags))
 		q.bytes.Add(int64(bytes - c.countedBytes))
 		c.countedFids, c.countedTags, c.countedBytes = len(c.fids), len(c.tags), bytes
+		q.watch()
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"9ci/fs"
 	"9ci/proto/internal/wire"
@@ -49,6 +50,11 @@ type Server struct {
 	// Quota is that of the client's requester; nil: it may have what each of its
 	// clients may.
 	Quota *Quota
+
+	// Stalled is called to hang up on a client that takes no replies for one
+	// wire.StallTime or two, while its requester has more bytes than it may; nil:
+	// the connection is closed.
+	Stalled func()
 
 	// Find returns the backend that is bound at a path, or nil. The path is
 	// the names below the root that an attach with an empty aname gets; they
@@ -86,12 +92,75 @@ type Quota struct {
 	// Of data that is asked for, of requests that are held, and of replies that
 	// clients have not taken.
 	bytes atomic.Int64
+
+	mu      sync.Mutex        // guards what follows; taken before that of a Sender
+	clients map[*client]int64 // what each had taken when the timer was set; -1: it was not there
+	timer   *time.Timer       // runs while there are more bytes than may be
+}
+
+func (q *Quota) enter(c *client) {
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.clients == nil {
+		q.clients = make(map[*client]int64)
+	}
+	q.clients[c] = -1
+}
+
+func (q *Quota) leave(c *client) {
+	if q == nil {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.clients, c)
+}
+
+// watch has clients that stall hung up on if no bytes are left.
+func (q *Quota) watch() {
+	if q.left() > 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.timer == nil {
+		q.note()
+		q.timer = time.AfterFunc(wire.StallTime, q.check)
+	}
+}
+
+// note notes what each client has taken. q.mu is held.
+func (q *Quota) note() {
+	for c := range q.clients {
+		_, q.clients[c] = c.out.Progress()
+	}
+}
+
+// check hangs up on the clients that have taken nothing since note.
+func (q *Quota) check() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.left() > 0 || len(q.clients) == 0 {
+		q.timer = nil
+		return
+	}
+	for c, before := range q.clients {
+		if queued, taken := c.out.Progress(); queued > 0 && taken == before {
+			go c.stalled() // to close an SSH channel may block
+		}
+	}
+	q.note()
+	q.timer.Reset(wire.StallTime)
 }
 
 // Limits of a Quota. The fewer bytes are left, the less a read gets, but it always
 // gets leastRead, so bytes may go beyond quotaBytes by that for each of quotaRequests:
 // only then requests are refused. Beyond quotaBytes a client has to take its replies
-// before its next request is read, and is hung up on after wire.StallTime.
+// before its next request is read, and is hung up on if it takes none between two
+// looks, which are wire.StallTime apart.
 //
 // A session that several requesters share is crowded when it has half of what a server
 // of package ninep grants one connection. From then on it takes no more from a

@@ -256,7 +256,7 @@ func TestQuotaStalled(t *testing.T) {
 			if n := q.bytes.Load(); n <= others {
 				t.Errorf("%d bytes count, want more than %d", n, others)
 			}
-			time.Sleep(2 * time.Second)
+			time.Sleep(wire.StallTime + 2*time.Second)
 			if _, err := near.Read(make([]byte, 1)); (err != nil) != (others > 0) {
 				t.Errorf("with %d bytes elsewhere the client reads: %v", others, err)
 			}

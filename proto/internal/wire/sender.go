@@ -31,6 +31,7 @@ type Sender struct {
 	room    sync.Cond  // queued fell, or the Sender failed
 	queue   []piece
 	queued  int
+	taken   int64 // bytes that have left the queue
 	writing bool
 	err     error
 }
@@ -99,6 +100,7 @@ func (s *Sender) put(p piece) {
 // count adds n to what is queued. s.mu is held.
 func (s *Sender) count(n int) {
 	s.queued += n
+	s.taken += int64(max(0, -n))
 	if s.Total != nil {
 		s.Total.Add(int64(n))
 	}
@@ -310,6 +312,13 @@ func (s *Sender) tryWrite(b []byte) (n int, err error) {
 		err = werr
 	}
 	return max(n, 0), err
+}
+
+// Progress returns how many bytes are queued, and how many have left the queue so far.
+func (s *Sender) Progress() (queued int, taken int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queued, s.taken
 }
 
 // Room blocks until no more than most bytes are queued, or the Sender has failed,
