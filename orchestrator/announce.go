@@ -3,7 +3,6 @@ package orchestrator
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -77,11 +76,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	}
 	for _, sh := range fresh {
 		context.AfterFunc(sh.ctx, func() { m.leave(sh.ns) })
-		c.audit(slog.LevelInfo, "join", sh.shared()...)
-		c.wg.Go(func() {
-			sh.follow() // until it leaves
-			c.audit(slog.LevelInfo, "leave", sh.shared()...)
-		})
+		c.wg.Go(sh.follow)
 	}
 	return m, nil
 }

@@ -271,11 +271,17 @@ func (v *view) noteWalk(ctx context.Context, prefix string) {
 	}
 }
 
-// shared returns the attributes of the line of a share.
-func (sh *share) shared() []slog.Attr {
+// auditShare writes the line of a share that joins or leaves.
+func auditShare(sh *share, what string, generation uint64) {
+	sh.m.conn.audit(slog.LevelInfo, what, sh.attrs(generation)...)
+}
+
+// shared returns the attributes of a line of a share.
+func (sh *share) shared() []slog.Attr { return sh.attrs(sh.m.announced.Load().generation) }
+
+func (sh *share) attrs(generation uint64) []slog.Attr {
 	return []slog.Attr{
-		slog.String("namespace", sh.ns), slog.String("executor", sh.m.name),
-		slog.Uint64("generation", sh.m.announced.Load().generation),
+		slog.String("namespace", sh.ns), slog.String("executor", sh.m.name), slog.Uint64("generation", generation),
 	}
 }
 

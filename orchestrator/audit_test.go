@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -244,4 +245,37 @@ func (m *testMux) enter(c *dial.Conn, aname string) (io.Closer, error) {
 		return nil, err
 	}
 	return cl, nil
+}
+
+// Of executors of one name that replace each other, each leaves in the audit before
+// the next one joins, however long a line takes.
+func TestAuditOrder(t *testing.T) {
+	var lines []string // written by one at a time
+	d := newLocalDirectory(func(sh *share, what string, generation uint64) {
+		runtime.Gosched()
+		lines = append(lines, fmt.Sprint(what, " ", generation))
+	})
+	a := wire.Announce{Name: "box", Namespaces: []string{hello}, Instance: "i"}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				m := &member{announcedAs: "box", key: "k", conn: new(conn)}
+				if _, err := d.join(t.Context(), m, a, ""); err != nil {
+					t.Error(err)
+				}
+				d.leave(m, false)
+			}
+		})
+	}
+	wg.Wait()
+	for i := 0; i < len(lines); i += 2 {
+		var n int
+		if _, err := fmt.Sscanf(lines[i], "join %d", &n); err != nil || n != i/2+1 || lines[i+1] != fmt.Sprint("leave ", n) {
+			t.Fatalf("lines %d and %d: %q", i, i+1, lines[i:i+2])
+		}
+	}
+	if len(lines) != 800 {
+		t.Errorf("%d lines, want 800", len(lines))
+	}
 }

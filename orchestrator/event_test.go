@@ -12,7 +12,7 @@ import (
 // A reader of events that has fallen too far behind gets the present state, and
 // goes on from there.
 func TestEventBehind(t *testing.T) {
-	d := newLocalDirectory()
+	d := newLocalDirectory(func(*share, string, uint64) {})
 	e := newEventFile(d.watch(hello), nil)
 	defer e.Close()
 	m := &member{name: "box", key: "k"}

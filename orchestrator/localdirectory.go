@@ -46,10 +46,30 @@ type localDirectory struct {
 	order      uint64               // of the run learned of last
 	versions   uint64               // of the space made last
 	events     fs.Feed              // joins and leaves, of all namespaces
+	untold     []func()             // audit lines of these, which tellAudit writes
+
+	auditMu sync.Mutex // held by tellAudit, before mu
+	audit   func(sh *share, what string, generation uint64)
 }
 
-func newLocalDirectory() *localDirectory {
-	return &localDirectory{began: time.Now(), spaces: map[string]*space{}, held: map[heldName]holder{}, awaited: map[heldName][]claim{}}
+// newLocalDirectory returns a directory that has audit write a line of each join and
+// leave, in their order. Audit may block, and what the directory knows stays readable.
+func newLocalDirectory(audit func(sh *share, what string, generation uint64)) *localDirectory {
+	return &localDirectory{began: time.Now(), spaces: map[string]*space{}, held: map[heldName]holder{}, awaited: map[heldName][]claim{}, audit: audit}
+}
+
+// tellAudit writes the audit lines that are due. What joins and leaves calls it once
+// it has let go of mu.
+func (d *localDirectory) tellAudit() {
+	d.auditMu.Lock()
+	defer d.auditMu.Unlock()
+	d.mu.Lock()
+	lines := d.untold
+	d.untold = nil
+	d.mu.Unlock()
+	for _, line := range lines {
+		line()
+	}
 }
 
 // A heldName is a name in a namespace.
@@ -172,6 +192,7 @@ type lost struct {
 }
 
 func (d *localDirectory) join(ctx context.Context, m *member, a wire.Announce, signer string) ([]*share, error) {
+	defer d.tellAudit()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.name(ctx, m, a); err != nil {
@@ -470,6 +491,7 @@ func (d *localDirectory) forgetLost(sp *space, name string) {
 }
 
 func (d *localDirectory) leave(m *member, lost bool) {
+	defer d.tellAudit()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, sh := range slices.Collect(maps.Values(m.shares)) {
@@ -708,6 +730,8 @@ func (d *localDirectory) tell(sh *share, what string, t time.Time) {
 	line := sh.line(what, t)
 	d.spaces[sh.ns].events.Write(line)
 	d.events.Write("/" + sh.ns + line)
+	generation := sh.m.announced.Load().generation
+	d.untold = append(d.untold, func() { d.audit(sh, what, generation) })
 }
 
 func (sh *share) line(what string, t time.Time) string {

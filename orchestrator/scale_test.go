@@ -440,7 +440,7 @@ func exportBare(ctx context.Context, addr string, tree fs.Dir) error {
 // A walk to one of 8000 namespaces, beside a walk to the only one.
 func BenchmarkWalk8000(b *testing.B) {
 	directory := func(n int) *localDirectory {
-		d := newLocalDirectory()
+		d := newLocalDirectory(func(*share, string, uint64) {})
 		for i := range n {
 			ns := fmt.Sprintf("github.com/owner%d/repo", i)
 			d.root.add(ns)

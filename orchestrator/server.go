@@ -82,7 +82,7 @@ func New(dir string, o Options) (*Server, error) {
 	if s.sources, err = access.NewSources(filepath.Join(dir, sourcesFile), s.log); err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
-	s.dir = newLocalDirectory()
+	s.dir = newLocalDirectory(auditShare)
 	s.config = door.Config(hosts[0], s.authenticate)
 	for _, k := range hosts.shown() {
 		s.config.AddHostKey(k)
