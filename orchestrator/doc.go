@@ -112,6 +112,7 @@
 //     rest its payload; the replies are boolean success, and the rest. A message has
 //     its length before it, in four bytes, and 256 KiB at most. The channel 9p@9ci is
 //     a 9P connection to the mux's tree, in the place of a session with the subsystem.
+//     Neither side sends pings of yamux: a peer that does is hung up on.
 //
 // In the proof of an announcement, session is the tls-exporter value of the connection
 // (RFC 9266), and host is empty. The requester of a channel is the identity, with no

@@ -32,7 +32,8 @@ const (
 	maxFrame = 256 << 10 // bytes of a message that is no channel's data
 
 	// maxStreams is how many streams are open at once, those included that one
-	// side has closed. A peer that has more is hung up on.
+	// side has closed, and how many wait to be received from a Conn.
+	// A peer that has more is hung up on.
 	maxStreams = 2 * (wire.MaxChannels + wire.MaxDoors)
 
 	headerTimeout = 10 * time.Second // for a stream to say what it is
@@ -51,7 +52,12 @@ type Conn struct {
 	answer AnswerFunc
 	chans  chan ssh.NewChannel
 
-	asked atomic.Bool // the peer has opened its stream of requests
+	asked   atomic.Bool  // the peer has opened its stream of requests
+	waiting atomic.Int32 // channels that nobody has received; the peer may have reset their streams
+
+	mu      sync.Mutex             // guards what follows
+	streams map[*yamux.Stream]bool // that may be read
+	over    bool                   // the connection ends
 
 	asking   sync.Mutex // guards requests, and is held while an answer is awaited
 	requests *yamux.Stream
@@ -78,7 +84,8 @@ func start(nc net.Conn, id []byte, server bool, answer AnswerFunc) (*Conn, <-cha
 	if server {
 		side = yamux.Server
 	}
-	m, err := side(nc, &yamux.Config{
+	c := &Conn{net: nc, id: id, answer: answer, chans: make(chan ssh.NewChannel), streams: map[*yamux.Stream]bool{}}
+	m, err := side(&frameConn{Conn: nc, closing: c.expire}, &yamux.Config{
 		AcceptBacklog:          maxStreams,
 		KeepAliveInterval:      time.Minute, // is not enabled: both sides of a Conn have keepalives of their own
 		ConnectionWriteTimeout: writeTimeout,
@@ -89,9 +96,9 @@ func start(nc net.Conn, id []byte, server bool, answer AnswerFunc) (*Conn, <-cha
 		return nil, nil, err
 	}
 	if answer == nil {
-		answer = func(string, []byte) (bool, []byte) { return false, nil }
+		c.answer = func(string, []byte) (bool, []byte) { return false, nil }
 	}
-	c := &Conn{net: nc, mux: m, id: id, answer: answer, chans: make(chan ssh.NewChannel)}
+	c.mux = m
 	go c.accept()
 	return c, c.chans, nil
 }
@@ -118,6 +125,43 @@ func (c *Conn) Close() error          { return c.mux.Close() }
 func (c *Conn) Wait() error {
 	<-c.mux.CloseChan()
 	return nil
+}
+
+// expire ends what reads streams, as the connection ends: from then on until yamux has
+// closed a stream, a Read of it without a deadline turns in a loop. Hundreds of these
+// kept yamux from closing the rest for minutes.
+func (c *Conn) expire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	for st := range c.streams {
+		st.SetReadDeadline(past)
+	}
+}
+
+var past = time.Unix(1, 0)
+
+// patience sets how long a Read of st may take. Zero is without end.
+func (c *Conn) patience(st *yamux.Stream, d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.streams[st] = true
+	switch {
+	case c.over:
+		st.SetReadDeadline(past)
+	case d == 0:
+		st.SetReadDeadline(time.Time{})
+	default:
+		st.SetReadDeadline(time.Now().Add(d))
+	}
+}
+
+// finish throws away what the peer still sends on a stream, until the stream ends.
+func (c *Conn) finish(st *yamux.Stream) {
+	io.Copy(io.Discard, st)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.streams, st)
 }
 
 // A header is the first message of a stream.
@@ -164,22 +208,27 @@ func (c *Conn) accept() {
 
 // take reads what a stream is, and hands it on.
 func (c *Conn) take(st *yamux.Stream) {
-	st.SetReadDeadline(time.Now().Add(headerTimeout))
+	c.patience(st, headerTimeout)
 	var h header
 	if err := readMsg(st, &h); err != nil {
-		drop(st)
+		c.drop(st)
 		return
 	}
-	st.SetReadDeadline(time.Time{})
+	c.patience(st, 0)
 	if h.Type == streamRequests {
 		if !c.asked.Swap(true) {
 			c.answerAll(st)
 		}
-		drop(st)
+		c.drop(st)
+		return
+	}
+	defer c.waiting.Add(-1)
+	if c.waiting.Add(1) > maxStreams {
+		c.mux.Close()
 		return
 	}
 	select {
-	case c.chans <- &newChannel{st, h}:
+	case c.chans <- &newChannel{c, st, h}:
 	case <-c.mux.CloseChan():
 	}
 }
@@ -234,14 +283,14 @@ func (c *Conn) OpenChannel(name string, data []byte) (ssh.Channel, <-chan *ssh.R
 	}
 	var o opened
 	if err := readMsg(st, &o); err != nil {
-		drop(st)
+		c.drop(st)
 		return nil, nil, fmt.Errorf("open a channel: %w", err)
 	}
 	if o.Reason != 0 {
-		drop(st)
+		c.drop(st)
 		return nil, nil, &ssh.OpenChannelError{Reason: ssh.RejectionReason(o.Reason), Message: o.Message}
 	}
-	ch := newOpen(st)
+	ch := c.newOpen(st)
 	return ch, ch.reqs, nil
 }
 
@@ -254,8 +303,9 @@ func (c *Conn) open(h header) (*yamux.Stream, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.patience(st, 0)
 	if err := writeMsg(st, &h); err != nil {
-		drop(st)
+		c.drop(st)
 		return nil, err
 	}
 	return st, nil
@@ -263,6 +313,7 @@ func (c *Conn) open(h header) (*yamux.Stream, error) {
 
 // A newChannel is a channel that the peer asks for.
 type newChannel struct {
+	c  *Conn
 	st *yamux.Stream
 	h  header
 }
@@ -272,34 +323,38 @@ func (n *newChannel) ExtraData() []byte   { return n.h.Payload }
 
 func (n *newChannel) Accept() (ssh.Channel, <-chan *ssh.Request, error) {
 	if err := writeMsg(n.st, &opened{}); err != nil {
-		drop(n.st)
+		n.c.drop(n.st)
 		return nil, nil, err
 	}
-	ch := newOpen(n.st)
+	ch := n.c.newOpen(n.st)
 	return ch, ch.reqs, nil
 }
 
 func (n *newChannel) Reject(reason ssh.RejectionReason, message string) error {
 	err := writeMsg(n.st, &opened{uint32(max(reason, 1)), message})
-	drop(n.st)
+	n.c.drop(n.st)
 	return err
 }
 
 // A channel is an open channel.
 type channel struct {
+	c      *Conn
 	st     *yamux.Stream
 	reqs   chan *ssh.Request // has none, and is closed when both sides have closed the channel
 	closed atomic.Bool
 }
 
-func newOpen(st *yamux.Stream) *channel {
-	return &channel{st: st, reqs: make(chan *ssh.Request)}
+func (c *Conn) newOpen(st *yamux.Stream) *channel {
+	return &channel{c: c, st: st, reqs: make(chan *ssh.Request)}
 }
 
 func (ch *channel) Read(p []byte) (int, error) {
 	n, err := ch.st.Read(p)
 	if ch.closed.Load() {
 		return 0, io.EOF
+	}
+	if errors.Is(err, yamux.ErrTimeout) { // the connection ends
+		err = io.EOF
 	}
 	return n, err
 }
@@ -327,7 +382,7 @@ func (ch *channel) Close() error {
 	}
 	err := ch.st.Close()
 	go func() { // ends with the stream
-		io.Copy(io.Discard, ch.st)
+		ch.c.finish(ch.st)
 		close(ch.reqs)
 	}()
 	return err
@@ -344,9 +399,12 @@ func (noStderr) Write(p []byte) (int, error) { return len(p), nil }
 
 // drop closes a stream that is no channel, and throws away what the peer still sends
 // on it.
-func drop(st *yamux.Stream) {
+func (c *Conn) drop(st *yamux.Stream) {
 	st.Close()
-	go io.Copy(io.Discard, st) // ends with the stream
+	go func() { // ends with the stream
+		c.patience(st, 0)
+		c.finish(st)
+	}()
 }
 
 func writeMsg(w io.Writer, msg any) error { return writeFrame(w, ssh.Marshal(msg)) }

@@ -2,11 +2,14 @@ package tlsmux
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"testing"
+	"testing/iotest"
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/crypto/ssh"
@@ -14,22 +17,28 @@ import (
 	"9ci/orchestrator/internal/wire"
 )
 
-// pair returns the two ends of a connection.
-func pair(t testing.TB, answer AnswerFunc) (client, server *Conn, toClient, toServer <-chan ssh.NewChannel) {
+// connected returns the two ends of a TCP connection.
+func connected(t testing.TB) (near, far net.Conn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	near, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
+	if near, err = net.Dial("tcp", l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	far, err := l.Accept()
-	if err != nil {
+	if far, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
+	return near, far
+}
+
+// pair returns the two ends of a connection.
+func pair(t testing.TB, answer AnswerFunc) (client, server *Conn, toClient, toServer <-chan ssh.NewChannel) {
+	t.Helper()
+	near, far := connected(t)
+	var err error
 	if client, toClient, err = start(near, []byte("id"), false, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -160,6 +169,78 @@ func TestTooManyStreams(t *testing.T) {
 	<-server.mux.CloseChan()
 	if opened < maxStreams {
 		t.Errorf("hung up on after %d streams, want %d or more", opened, maxStreams)
+	}
+}
+
+// raw returns a connection to a server that is a Conn.
+func raw(t *testing.T) (peer net.Conn, server *Conn) {
+	t.Helper()
+	near, far := connected(t)
+	server, chans, err := start(far, nil, true, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, near)
+	t.Cleanup(func() {
+		near.Close()
+		server.Close()
+		for range chans {
+		}
+	})
+	return near, server
+}
+
+// frame returns a frame of yamux.
+func frame(kind, flags, stream int, data []byte, length int) []byte {
+	b := []byte{0, byte(kind)}
+	b = binary.BigEndian.AppendUint16(b, uint16(flags))
+	b = binary.BigEndian.AppendUint32(b, uint32(stream))
+	b = binary.BigEndian.AppendUint32(b, uint32(length))
+	return append(b, data...)
+}
+
+// A peer that pings is hung up on, however its frames are cut: yamux would have a
+// goroutine for each ping. What only looks like a ping is data.
+func TestPing(t *testing.T) {
+	ping := frame(framePing, 1, 0, nil, 7)
+	t.Run("data", func(t *testing.T) {
+		c := &frameConn{Conn: bytesConn{r: iotest.OneByteReader(bytes.NewReader(append(frame(frameData, 0, 1, ping, len(ping)), frame(1, 0, 1, nil, 99)...)))}}
+		if b, err := io.ReadAll(c); err != nil || len(b) != 3*frameHeader {
+			t.Errorf("read %d bytes, %v, want %d", len(b), err, 3*frameHeader)
+		}
+	})
+	for _, cut := range []int{1, 5, frameHeader, 2 * frameHeader} {
+		peer, server := raw(t)
+		b := append(frame(1, 1, 1, nil, 0), ping...)
+		peer.Write(b[:cut])
+		peer.Write(b[cut:])
+		<-server.mux.CloseChan()
+	}
+}
+
+type bytesConn struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c bytesConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// A peer that resets its streams when they have said what they are has no more of them
+// waiting to be served than one that leaves them open.
+func TestManyResets(t *testing.T) {
+	peer, server := raw(t) // nobody receives its channels
+	h := ssh.Marshal(&header{Type: "x"})
+	h = append(binary.BigEndian.AppendUint32(nil, uint32(len(h))), h...)
+	n := 0
+	for ; n < 2*maxStreams && !server.mux.IsClosed(); n++ {
+		peer.Write(frame(frameData, 1, 2*n+1, h, len(h)))
+		for int(server.waiting.Load()) <= n && !server.mux.IsClosed() {
+			runtime.Gosched()
+		}
+		peer.Write(frame(1, 8, 2*n+1, nil, 0))
+	}
+	if n != maxStreams+1 {
+		t.Errorf("hung up on after %d streams, want %d", n, maxStreams+1)
 	}
 }
 
