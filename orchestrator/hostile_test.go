@@ -86,6 +86,28 @@ func TestGarbage(t *testing.T) {
 	})
 }
 
+// A client that connects and leaves without a word, as a monitor does, pays nothing for
+// it, and one that says something else than SSH does.
+func TestSilentLeaver(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		for _, text := range []string{"", "GET / HTTP/1.1\r\n\r\n"} {
+			heard := 0
+			for range 100 {
+				c := m.l.dialFrom("198.51.100.1")
+				c.Write([]byte(text))
+				c.out.set(func() { c.out.closed = true })
+				if b, _ := io.ReadAll(c); len(b) > 0 {
+					heard++
+				}
+				synctest.Wait()
+			}
+			if all := heard == 100; all != (text == "") {
+				t.Errorf("%d of 100 connections that say %q are heard", heard, text)
+			}
+		}
+	})
+}
+
 // Five keys that may not enter may come before one that may, and six are enough. A
 // password is none.
 func TestAuthTries(t *testing.T) {

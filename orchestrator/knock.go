@@ -55,7 +55,7 @@ func (k *knock) failure(err error) access.Failure {
 		return access.TooSlow
 	case k.tries > 0:
 		return access.NoAuth
-	case k.got < len(sshPrefix):
+	case errors.Is(err, errNotSSH):
 		return access.NoSpeech
 	}
 	return access.Left
