@@ -78,7 +78,8 @@
 // behind it cannot keep it out. It may open ten times as many connections, and of 256
 // that have not logged in the oldest makes way. Loopback and Unix sockets have no
 // penalty. The log tells of each penalty, and once a minute of what an address is
-// refused.
+// refused: of all of them in 1000 lines, and 10 more each second, where missed= is as
+// below.
 //
 // The file sources of the state directory has more to say, a line each; an edit counts
 // at once:

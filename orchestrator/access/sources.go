@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -34,6 +35,9 @@ const (
 
 	maxSources = 65536 // sources remembered
 	tellEvery  = time.Minute
+
+	linesBurst = 1000 // lines of the log about all of them at once,
+	linesRate  = 10   // and each second after that
 )
 
 // A Failure says how a connection ended that did not log in.
@@ -76,6 +80,9 @@ type Sources struct {
 	all     int                        // and all of them
 	headers int                        // connections of balancers that owe a header
 	dropped tale                       // connections that random drop refused
+
+	lines  *rate.Limiter // strangers may have addresses without end
+	missed atomic.Int64  // lines that were left out
 }
 
 // A source is what is remembered of one.
@@ -109,7 +116,7 @@ func (t *tale) tell(now time.Time) int {
 // NewSources returns the Sources of a file of rules, "" for none. It reports an error
 // if the file is there and cannot be read.
 func NewSources(file string, log *slog.Logger) (*Sources, error) {
-	s := &Sources{log: log, blocks: map[netip.Prefix]*source{}, wide: map[netip.Prefix]int{}, good: map[netip.Prefix]time.Time{}}
+	s := &Sources{log: log, lines: rate.NewLimiter(linesRate, linesBurst), blocks: map[netip.Prefix]*source{}, wide: map[netip.Prefix]int{}, good: map[netip.Prefix]time.Time{}}
 	if file == "" {
 		return s, nil
 	}
@@ -164,9 +171,23 @@ func (s *Sources) admit(rules sourceRules, c *Conn) error {
 // and returns errRefused.
 func (s *Sources) refused(c *Conn, n int, err error) error {
 	if n > 0 {
-		s.log.Warn("refused", "addr", c.remote.String(), "connections", n, "err", err)
+		s.warn("refused", c, "connections", n, "err", err)
 	}
 	return errRefused
+}
+
+// warn writes a line about c, unless there are too many. The next one says how many
+// were left out.
+func (s *Sources) warn(msg string, c *Conn, args ...any) {
+	if !s.lines.Allow() {
+		s.missed.Add(1)
+		return
+	}
+	args = append([]any{"addr", c.remote.String()}, args...)
+	if n := s.missed.Swap(0); n > 0 {
+		args = append(args, "missed", n)
+	}
+	s.log.Warn(msg, args...)
 }
 
 // decide returns why c may not go on, and how many such connections the log is to be
@@ -296,7 +317,7 @@ func (c *Conn) LoggedIn() {
 // until that is over.
 func (c *Conn) Failed(f Failure) {
 	if left := c.penalize(f); left > 0 {
-		c.s.log.Warn("penalty", "addr", c.remote.String(), "for", left.Round(time.Second))
+		c.s.warn("penalty", c, "for", left.Round(time.Second))
 	}
 }
 

@@ -362,3 +362,33 @@ func FuzzProxyHeader(f *testing.F) {
 		}
 	})
 }
+
+// Strangers of ever new addresses write no more lines of the log than all may, and a
+// later line says how many were left out.
+func TestLinesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSources(t, "")
+		s.fails(1, "2001:db8::1", NoAuth) // opens the /48
+		for range openWide {
+			s.from("2001:db8::1")
+			s.from("2001:db8:0:1::1")
+			s.from("2001:db8:0:2::1")
+			s.from("2001:db8:0:3::1")
+			s.from("2001:db8:0:4::1")
+		}
+		for i := range 3 * linesBurst {
+			if s.from(fmt.Sprintf("2001:db8:0:%x::1", 16+i)) != nil {
+				t.Fatal("a connection over the limit of its /48 is heard")
+			}
+		}
+		if n := strings.Count(s.log.String(), "\n"); n != linesBurst {
+			t.Errorf("%d lines, want %d", n, linesBurst)
+		}
+		time.Sleep(time.Second)
+		s.log.Reset()
+		s.from("2001:db8:0:ffff::1")
+		if text := s.log.String(); !strings.Contains(text, "missed=") {
+			t.Errorf("the next line is %q, want how many were left out", text)
+		}
+	})
+}
