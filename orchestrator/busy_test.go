@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
@@ -178,4 +179,36 @@ func TestRefused(t *testing.T) {
 	if err := wire.Refused(plain); errors.Is(err, fs.ErrBusy) || err != error(plain) {
 		t.Errorf("Refused = %v, want %v", err, plain)
 	}
+}
+
+// A session that starts no program ends, and one that does goes on.
+func TestIdleSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		key, _ := m.key("", "alice")
+		l, _ := m.login(key)
+		open := func() (ssh.Channel, <-chan *ssh.Request) {
+			ch, reqs, err := l.ssh.OpenChannel("session", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ch, reqs
+		}
+		cat, catRequests := open()
+		go ssh.DiscardRequests(catRequests)
+		if ok, err := cat.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"cat event"})); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		idle, idleRequests := open()
+		go ssh.DiscardRequests(idleRequests)
+		began := time.Now()
+		if _, err := io.Copy(io.Discard, idle); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took < 50*time.Second || took > 2*time.Minute {
+			t.Errorf("it ended after %v", took)
+		}
+		if _, err := cat.SendRequest("none", true, nil); err != nil {
+			t.Errorf("the other: %v", err)
+		}
+	})
 }

@@ -68,8 +68,10 @@ var penalties = [...]time.Duration{Left: 0, NoSpeech: time.Second, NoAuth: 5 * t
 //   - Loopback and Unix sockets are no source: behind a proxy on this machine all
 //     clients would be one. Only half-open connections are bounded there.
 type Sources struct {
-	file *watched[sourceRules]
-	log  *slog.Logger
+	file   *watched[sourceRules]
+	log    *slog.Logger
+	lines  *rate.Limiter // of the log: strangers may have addresses without end
+	missed atomic.Int64  // lines that were left out
 
 	mu      sync.Mutex // guards what follows
 	blocks  map[netip.Prefix]*source
@@ -80,9 +82,6 @@ type Sources struct {
 	all     int                        // and all of them
 	headers int                        // connections of balancers that owe a header
 	dropped tale                       // connections that random drop refused
-
-	lines  *rate.Limiter // strangers may have addresses without end
-	missed atomic.Int64  // lines that were left out
 }
 
 // A source is what is remembered of one.

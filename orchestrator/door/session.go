@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -29,6 +30,10 @@ type session struct {
 	wg     sync.WaitGroup // of what the session started
 }
 
+// startWithin is how long a session may take to start a program. Until then nobody
+// reads what the client sends, of which a channel's window holds 2 MiB.
+const startWithin = time.Minute
+
 // Session serves a session channel until it is closed. Enter returns the tree
 // that the session sees; ctx is the session's.
 func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Context) *Tree) {
@@ -42,6 +47,8 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 	defer s.tree.Close()
 	defer cancel()
 	defer ch.Close()
+	late := time.AfterFunc(startWithin, func() { ch.Close() })
+	defer late.Stop()
 	started := false
 	for r := range reqs {
 		if r.Type == "pty-req" && !started {
@@ -55,6 +62,7 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 			continue
 		}
 		started = true
+		late.Stop()
 		r.Reply(true, nil)
 		if s.pty && r.Type != "subsystem" {
 			s.wg.Go(func() { s.interrupt(cancel) })
