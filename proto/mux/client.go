@@ -195,7 +195,7 @@ func (c *client) read() error {
 	for {
 		if !fr.Buffered() {
 			c.flushBatches()
-			c.send(nil)
+			c.send(nil, false)
 			if err := c.room(); err != nil {
 				return err
 			}
@@ -274,8 +274,9 @@ func (c *client) spent(m *mount, s *session, fid bool) bool {
 }
 
 // send moves replies to out and has them written. by is the session whose reader
-// calls it, which alone sends what is lent of its buffer, or nil.
-func (c *client) send(by *session) {
+// calls it, which alone sends what is lent of its buffer, or nil. If last is set the
+// buffer is lent to no other client, so that c may keep it.
+func (c *client) send(by *session, last bool) {
 	c.mu.Lock()
 	c.count()
 	if c.closed {
@@ -285,6 +286,7 @@ func (c *client) send(by *session) {
 	}
 	b := c.unsent
 	direct := false
+	var take func() []byte
 	switch {
 	case c.lent.s == nil:
 		if len(b) > 0 {
@@ -292,14 +294,21 @@ func (c *client) send(by *session) {
 		}
 		c.unsent = nil
 	case c.lent.s == by:
-		if direct = c.out.Claim(); !direct {
+		if last && len(b) >= keepBuffer {
+			take = by.in.Take
+		}
+		switch direct = c.out.Claim(); {
+		case direct:
+		case take != nil:
+			c.out.PutPart(b, take())
+		default:
 			c.own()
 			c.out.Put(c.unsent)
 		}
 		c.unsent, c.lent = nil, lent{}
 	}
 	c.mu.Unlock()
-	if direct && c.out.WriteClaimed(b) || !direct && c.out.TryFlush() {
+	if direct && c.out.WriteClaimed(b, take) || !direct && c.out.TryFlush() {
 		return
 	}
 	// It must be waited for, which is the writer's to do.

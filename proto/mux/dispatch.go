@@ -327,7 +327,7 @@ func (c *client) background(tag uint16, do func(ctx context.Context, r *request)
 		defer cancel()
 		do(ctx, r)
 		c.flushBatches()
-		c.send(nil)
+		c.send(nil, false)
 	})
 }
 

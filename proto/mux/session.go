@@ -60,10 +60,12 @@ type pending struct {
 }
 
 // A session reads sessionBuffer bytes at a time or, while much comes, largeBuffer. An
-// answer that is larger still has a buffer of its own.
+// answer that is larger still has a buffer of its own. A client that does not take
+// keepBuffer bytes at once gets the buffer that they are in.
 const (
 	sessionBuffer = 32 << 10
-	largeBuffer   = 160 << 10 // an answer of 128 KiB, which most clients ask for, and some more
+	largeBuffer   = 256 << 10 // an answer of 128 KiB, which most clients ask for, and some more
+	keepBuffer    = 64 << 10
 )
 
 // maxPending leaves tags for the flushes of what is pending.
@@ -268,7 +270,7 @@ func (s *session) read() {
 	for {
 		if !fr.Buffered() {
 			for i, c := range touched {
-				c.send(s)
+				c.send(s, i == len(touched)-1)
 				touched[i] = nil
 			}
 			touched = touched[:0]
@@ -282,7 +284,7 @@ func (s *session) read() {
 		}
 		if err != nil {
 			for _, c := range touched {
-				c.send(s)
+				c.send(s, false)
 			}
 			s.end()
 			return
@@ -333,7 +335,7 @@ func (s *session) end() {
 		case p == nil || p.answered:
 		case p.c != nil:
 			p.c.answer(p, nil)
-			p.c.send(nil)
+			p.c.send(nil, false)
 		case p.answer != nil:
 			close(p.answer)
 		}

@@ -39,6 +39,7 @@ type Sender struct {
 // A piece is part of what is to be sent: bytes, and data of a file behind them.
 type piece struct {
 	b    []byte
+	buf  []byte // whole: b is what is left of it
 	data Data
 }
 
@@ -53,7 +54,7 @@ type Data struct {
 func (p *piece) size() int { return len(p.b) + p.data.N }
 
 func (p *piece) free() {
-	PutBuffer(p.b)
+	PutBuffer(p.buf)
 	p.data.Free()
 }
 
@@ -79,12 +80,16 @@ func (s *Sender) Socket() bool { return s.sock != nil }
 
 // Put queues whole frames. It never blocks. b is the Sender's from then on.
 // After a failure the frames are dropped.
-func (s *Sender) Put(b []byte) { s.put(piece{b: b}) }
+func (s *Sender) Put(b []byte) { s.put(piece{b: b, buf: b}) }
+
+// PutPart is Put for frames that are a part of buf, which is the Sender's too from
+// then on.
+func (s *Sender) PutPart(b, buf []byte) { s.put(piece{b: b, buf: buf}) }
 
 // PutData is Put for frames of which the last one ends with data that the kernel
 // takes from the file, so Socket must report true. A user of PutData must not
 // use TryFlush.
-func (s *Sender) PutData(b []byte, d Data) { s.put(piece{b, d}) }
+func (s *Sender) PutData(b []byte, d Data) { s.put(piece{b, b, d}) }
 
 func (s *Sender) put(p piece) {
 	s.mu.Lock()
@@ -225,7 +230,7 @@ func merge(q []piece) []piece {
 		all = append(all, p.b...)
 		p.free()
 	}
-	return []piece{{b: all}}
+	return []piece{{b: all, buf: all}}
 }
 
 // TryFlush writes what the peer takes at once and never blocks. It reports whether
@@ -277,12 +282,19 @@ func (s *Sender) Claim() bool {
 }
 
 // WriteClaimed is TryFlush for whole frames that stay the caller's, after Claim. Only
-// what the peer does not take at once is copied.
-func (s *Sender) WriteClaimed(b []byte) bool {
+// what the peer does not take at once is copied or, if it is much and take is not nil,
+// kept: take gives the Sender the buffer that b is a part of.
+func (s *Sender) WriteClaimed(b []byte, take func() []byte) bool {
 	n, err := s.tryWrite(b)
-	var rest []byte
-	if n < len(b) {
-		rest = append(GetBuffer(), b[n:]...)
+	var rest, buf []byte
+	switch rest = b[n:]; {
+	case len(rest) == 0 || err != nil:
+		rest = nil
+	case take != nil && len(rest) > mergeLimit:
+		buf = take()
+	default:
+		rest = append(GetBufferFor(len(rest)), rest...)
+		buf = rest
 	}
 	s.mu.Lock()
 	s.writing = false
@@ -290,7 +302,7 @@ func (s *Sender) WriteClaimed(b []byte) bool {
 	case err != nil:
 		s.fail(err)
 	case rest != nil && s.err == nil:
-		s.queue = append([]piece{{b: rest}}, s.queue...)
+		s.queue = append([]piece{{b: rest, buf: buf}}, s.queue...)
 		s.count(len(rest))
 	}
 	s.room.Broadcast()

@@ -106,3 +106,44 @@ func TestDataFreed(t *testing.T) {
 		t.Errorf("Done called %d times after Fail, want 4", done)
 	}
 }
+
+// What the peer does not take at once goes out later, from the buffer that it is in,
+// and before what was put meanwhile.
+func TestWriteClaimed(t *testing.T) {
+	for _, give := range []bool{false, true} {
+		here, there := socketPair(t)
+		s := NewSender(here)
+		buf := GetBufferFor(1 << 20)[:1<<20]
+		for i := range buf {
+			buf[i] = byte(i >> 10)
+		}
+		var want []byte
+		want = append(append(want, buf[100:]...), "behind"...)
+		if !s.Claim() {
+			t.Fatal("Claim of a Sender that nobody uses = false")
+		}
+		s.Put([]byte("behind"))
+		taken := 0
+		var take func() []byte
+		if give {
+			take = func() []byte { taken++; return buf[:0] }
+		}
+		if s.WriteClaimed(buf[100:], take) {
+			t.Fatal("a peer that reads nothing took a megabyte")
+		}
+		if !give {
+			clear(buf)
+		} else if taken != 1 {
+			t.Errorf("take was called %d times", taken)
+		}
+		sent := make(chan error, 1)
+		go func() { sent <- s.Flush(); here.Close() }()
+		got, err := io.ReadAll(there)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("got %d bytes, %v, want %d", len(got), err, len(want))
+		}
+		if err := <-sent; err != nil {
+			t.Errorf("Flush = %v", err)
+		}
+	}
+}

@@ -140,8 +140,12 @@ type Reader struct {
 	at     int // where the last frame is in buf; -1: it is not there
 
 	least, most int // sizes of buf
+	last        int // size of the last frame
 	short       int // reads of little, one after the other
 }
+
+// wholeFrames is the size from which on whole frames are read.
+const wholeFrames = 16 << 10
 
 // ReadBuffer is the size in bytes of the buffer of NewReader.
 const ReadBuffer = 4096
@@ -181,7 +185,12 @@ const shortReads = 16
 
 // resize gives fr a buffer of n bytes, with what is unread at its start.
 func (fr *Reader) resize(n int) {
-	b := NewBuffer(n)[:n]
+	var b []byte
+	if n > len(fr.buf) {
+		b = GetBufferFor(n)[:n] // while much comes: it is taken often
+	} else {
+		b = NewBuffer(n)[:n]
+	}
 	fr.hi = copy(b, fr.buf[fr.lo:fr.hi])
 	fr.lo, fr.buf, fr.short = 0, b, 0
 }
@@ -216,6 +225,16 @@ func (fr *Reader) Place() (start, end int, ok bool) { return fr.at, fr.lo, fr.at
 // Bytes returns the bytes between two places in the buffer.
 func (fr *Reader) Bytes(start, end int) []byte { return fr.buf[start:end:end] }
 
+// Take gives the caller the buffer, with the frames that Next has returned. The Reader
+// goes on with another.
+func (fr *Reader) Take() []byte {
+	old := fr.buf
+	fr.buf = GetBufferFor(len(old))[:len(old)]
+	fr.hi = copy(fr.buf, old[fr.lo:fr.hi])
+	fr.lo, fr.at = 0, -1
+	return old[:0]
+}
+
 // Next returns the next frame, of at least a header and at most max bytes. It
 // blocks until the frame is there. The frame is valid until the following call; one that is
 // longer than the Reader's buffer is the caller's to keep, or to give to
@@ -239,6 +258,7 @@ func (fr *Reader) Next(max uint32) ([]byte, error) {
 		}
 		fr.at = fr.lo
 		fr.lo += n
+		fr.last = n
 		return fr.Bytes(fr.at, fr.lo), nil
 	}
 	fr.at = -1
@@ -270,7 +290,7 @@ func (fr *Reader) fill(n int) error {
 		if fr.hi > fr.lo {
 			r = rest{fr}
 		}
-		m, err := r.Read(fr.buf[fr.hi:])
+		m, err := r.Read(fr.room())
 		fr.hi += m
 		if fr.hi-fr.lo >= n {
 			break
@@ -283,6 +303,18 @@ func (fr *Reader) fill(n int) error {
 		}
 	}
 	return nil
+}
+
+// room returns where the next bytes go. After a large frame that is room for as many
+// of its size as the buffer holds: if all are alike no part of one is left at the end,
+// which would be copied to the front.
+func (fr *Reader) room() []byte {
+	if fr.last >= wholeFrames {
+		if end := fr.lo + (len(fr.buf)-fr.lo)/fr.last*fr.last; end > fr.hi {
+			return fr.buf[fr.hi:end]
+		}
+	}
+	return fr.buf[fr.hi:]
 }
 
 // Handoff returns a Reader that goes on where fr stands. It leaves fr's buffer as
