@@ -11,8 +11,8 @@
 //
 // A client's requests reach a session in their order, so a burst works through
 // the mux as it does without. From a client that does not read its replies the
-// mux reads no more requests, and its reads ask for less; no other client waits
-// for it.
+// mux reads no more requests, and its reads ask for less. A session at which it is
+// alone is not read on either; no other client waits for it.
 //
 // The mux checks what backends say: the layout and order of answers, their sizes,
 // and the names in listings, which must be printable. An answer that nobody asked

@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"9ci/fs"
 	"9ci/proto/internal/wire"
@@ -29,7 +30,12 @@ type session struct {
 	mu      sync.Mutex // guards what follows; a client's is taken first
 	pending []*pending // by tag
 	tags    []uint16   // free ones below len(pending)
+	sole    *client    // whose all requests in pending are; nil: of several, or the mux's own
+	awaited *client    // the sole client, if read waits for it to take its replies
+	closing bool
 	over    bool
+
+	goOn atomic.Bool // read is not to wait for awaited any more
 }
 
 // A pending is a request that a session has not answered.
@@ -67,6 +73,10 @@ const (
 	largeBuffer   = 256 << 10 // an answer of 128 KiB, which most clients ask for, and some more
 	keepBuffer    = 64 << 10
 )
+
+// ahead is how many bytes of replies may wait for a client that is alone at a session
+// while the session is read on.
+const ahead = 64 << 10
 
 // maxPending leaves tags for the flushes of what is pending.
 const maxPending = 30000
@@ -108,6 +118,10 @@ func openSession(ctx context.Context, rwc io.ReadWriteCloser, d ninep.Dialect, m
 
 // close hangs up. read then fails what is pending.
 func (s *session) close() {
+	s.mu.Lock()
+	s.closing = true
+	s.hurry()
+	s.mu.Unlock()
 	s.rwc.Close()
 	<-s.done
 }
@@ -138,6 +152,13 @@ func (s *session) add(p *pending) error {
 	if p.c != nil && p.typ != plan9.Tflush && len(s.pending)-len(s.tags) >= maxPending {
 		return wire.ErrTooMuch
 	}
+	switch {
+	case len(s.pending) == len(s.tags):
+		s.sole = p.c
+	case s.sole != p.c:
+		s.sole = nil
+		s.hurry()
+	}
 	p.s = s
 	if n := len(s.tags); n > 0 {
 		p.tag = s.tags[n-1]
@@ -153,6 +174,34 @@ func (s *session) add(p *pending) error {
 		p.old.flushes++
 	}
 	return nil
+}
+
+// hurry has read go on, if it waits for a client. s.mu is held.
+func (s *session) hurry() {
+	if s.awaited != nil {
+		s.goOn.Store(true)
+		s.awaited.out.Wake()
+	}
+}
+
+// await waits until c has taken its replies but for a few, as long as nobody else has
+// requests under way at s. So a client that is slow slows the backend down, and what
+// is on the way to it is little, and still in the processor's cache.
+func (s *session) await(c *client) {
+	s.mu.Lock()
+	alone := s.sole == c && !s.closing
+	if alone {
+		s.awaited = c
+		s.goOn.Store(false)
+	}
+	s.mu.Unlock()
+	if !alone {
+		return
+	}
+	c.out.Wait(ahead, &s.goOn)
+	s.mu.Lock()
+	s.awaited = nil
+	s.mu.Unlock()
 }
 
 // retire frees the tag of p once no Tflush names it any more.
@@ -272,6 +321,7 @@ func (s *session) read() {
 			for i, c := range touched {
 				c.send(s, i == len(touched)-1)
 				touched[i] = nil
+				s.await(c)
 			}
 			touched = touched[:0]
 		}

@@ -344,6 +344,23 @@ func (s *Sender) Room(most int) error {
 	return s.err
 }
 
+// Wait is Room that leaves no more than n bytes in the queue, and does not wait any
+// more once Wake was called after enough was set.
+func (s *Sender) Wait(n int, enough *atomic.Bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.queued > n && s.err == nil && !enough.Load() {
+		s.room.Wait()
+	}
+}
+
+// Wake has Wait look again.
+func (s *Sender) Wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.room.Broadcast()
+}
+
 // Fail drops what is queued, and makes every Flush and Room return err from now
 // on, or the error of an earlier failure.
 func (s *Sender) Fail(err error) {
