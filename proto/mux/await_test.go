@@ -196,3 +196,28 @@ func TestCutShort(t *testing.T) {
 		}
 	}
 }
+
+// Of many requests no read takes all the credit, but one of 128 KiB, which most
+// clients ask for, is answered whole.
+func TestManyReads(t *testing.T) {
+	m, _ := tapped(t, parts(20))
+	w := openBig(t, m, wire.MaxMsize)
+	for _, tt := range []struct{ before, ask, want int }{
+		{manyRequests - 1, 1 << 20, wire.MaxMsize - wire.IOHeader},
+		{manyRequests, 1 << 20, 128<<10 - wire.IOHeader},
+		{manyRequests, 128 << 10, 128 << 10},
+	} {
+		var burst [][]byte
+		for i := range tt.before + 1 {
+			count := 100
+			if i == tt.before {
+				count = tt.ask
+			}
+			b := le.AppendUint64(le.AppendUint32(wire.Begin(nil, plan9.Tread, 0), 1), 0)
+			burst = append(burst, wire.End(le.AppendUint32(b, uint32(count)), 0))
+		}
+		if rx := w.rpc(burst...); len(rx) != atData+tt.want {
+			t.Errorf("a read of %d bytes behind %d others was answered with %d, want %d", tt.ask, tt.before, len(rx)-atData, tt.want)
+		}
+	}
+}

@@ -30,6 +30,9 @@ const (
 	budget    = 8 << 20
 	readShare = 8
 	leastRead = 4096
+
+	// manyRequests is how many requests of the greatest msize use up the budget.
+	manyRequests = budget / wire.MaxMsize
 )
 
 // A client is one connection to the mux.

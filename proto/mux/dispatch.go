@@ -146,10 +146,15 @@ func (c *client) clunk(s *session, n uint32) {
 }
 
 // grant lowers the count of a read to what the client's credit, its requester's and
-// the session's msize allow.
+// the session's msize allow. If there are many, a large one is cut so that two fit the
+// session's buffer: if the first few took all credit, the others would get next to
+// nothing.
 func (c *client) grant(frame []byte, s *session) int {
 	at := frame[atCount:]
 	n := min(le.Uint32(at), s.msize-wire.IOHeader, c.msize-wire.IOHeader)
+	if n > largeBuffer/2 && len(c.tags) >= manyRequests {
+		n = largeBuffer/2 - wire.IOHeader
+	}
 	if left := min(budget-c.credit, c.left()/readShare); int(n) > left {
 		n = min(n, uint32(max(left, leastRead)))
 	}
