@@ -80,36 +80,44 @@ func (c *conn) overTLS() bool { return c.login.URI != "" }
 // requests.
 func (c *conn) serve(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, asks <-chan ask) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer c.wg.Wait()
-	defer cancel()
-	defer c.leave()
-	defer c.ssh.Close()
+	defer c.close(cancel)
 	c.keepalive.begin()
-	defer c.keepalive.end()
 	if !c.overTLS() {
 		// Before a session is answered: stock ssh asks for proofs then, and does not
 		// wait for them when its command has ended.
 		c.ssh.SendRequest(requestHostKeys, false, c.s.hosts.payload())
 	}
+	c.wait(ctx, chans, reqs, asks)
+}
+
+// close ends the connection and all that it started, and waits for that.
+func (c *conn) close(cancel context.CancelFunc) {
+	c.keepalive.end()
+	c.ssh.Close()
+	c.leave()
+	cancel()
+	c.wg.Wait()
+}
+
+// wait does what comes until the connection ends. It is what an idle connection's
+// goroutine stands in, and leaves all else to others: the stack is to fit 4 KiB.
+func (c *conn) wait(ctx context.Context, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, asks <-chan ask) {
 	for chans != nil || reqs != nil {
 		select {
 		case nc, ok := <-chans:
 			if !ok {
 				chans = nil
-				continue
+			} else {
+				c.open(ctx, nc)
 			}
-			c.open(ctx, nc)
 		case r, ok := <-reqs:
 			if !ok {
 				reqs = nil
-				continue
+			} else {
+				c.apartRequest(ctx, r)
 			}
-			apart(func() { c.request(ctx, r) })
 		case a := <-asks:
-			apart(func() {
-				ok, reply := c.answer(ctx, a.kind, a.payload)
-				a.answer <- answer{ok, reply}
-			})
+			c.apartAsk(ctx, a)
 		case <-ctx.Done():
 			return
 		}
@@ -362,6 +370,19 @@ func (c *conn) serveView(ctx context.Context, serve func(context.Context, *view)
 func (c *conn) request(ctx context.Context, r *ssh.Request) {
 	ok, reply := c.answer(ctx, r.Type, r.Payload)
 	r.Reply(ok, reply)
+}
+
+// apartRequest is request on a goroutine of its own.
+func (c *conn) apartRequest(ctx context.Context, r *ssh.Request) {
+	apart(func() { c.request(ctx, r) })
+}
+
+// apartAsk is apartRequest for what a client asks over TLS.
+func (c *conn) apartAsk(ctx context.Context, a ask) {
+	apart(func() {
+		ok, reply := c.answer(ctx, a.kind, a.payload)
+		a.answer <- answer{ok, reply}
+	})
 }
 
 // answer returns the answer to a global request of that kind.

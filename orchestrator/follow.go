@@ -31,74 +31,109 @@ const (
 // follow keeps the share's runs as the executor's index and event files tell of
 // them, until the share ends.
 func (sh *share) follow() {
-	delay := followRetry
-	for {
+	for delay := followRetry; delay > 0; {
 		began := time.Now()
-		err := sh.watch()
-		if sh.ctx.Err() != nil {
-			return
-		}
-		if errors.Is(err, iofs.ErrNotExist) {
-			// A tree without an index is no ci(4), but it can be read.
-			sh.unread(slog.LevelInfo, err)
-			sh.replace(nil)
-			<-sh.ctx.Done()
-			return
-		}
-		sh.unread(slog.LevelWarn, err)
-		if time.Since(began) > followRetries {
-			delay = followRetry
-		}
-		select {
-		case <-time.After(delay/2 + rand.N(delay/2)):
-		case <-sh.ctx.Done():
-			return
-		}
-		delay = min(2*delay, followRetries)
+		delay = sh.retry(sh.watch(), began, delay)
 	}
 }
 
-// watch reads the share's index, and then its events until they end.
+// retry waits before the share is watched again, which ended with err, and returns
+// the next delay. It is 0 when the share has ended.
+func (sh *share) retry(err error, began time.Time, delay time.Duration) time.Duration {
+	if sh.ctx.Err() != nil {
+		return 0
+	}
+	if errors.Is(err, iofs.ErrNotExist) {
+		// A tree without an index is no ci(4), but it can be read.
+		sh.unread(slog.LevelInfo, err)
+		sh.replace(nil)
+		<-sh.ctx.Done()
+		return 0
+	}
+	sh.unread(slog.LevelWarn, err)
+	if time.Since(began) > followRetries {
+		delay = followRetry
+	}
+	select {
+	case <-time.After(delay/2 + rand.N(delay/2)):
+	case <-sh.ctx.Done():
+		return 0
+	}
+	return min(2*delay, followRetries)
+}
+
+// watch reads the share's index, and then its events until they end. It is what the
+// goroutine of an idle share stands in, and leaves all else to others: the stack is to
+// fit 4 KiB.
 func (sh *share) watch() error {
 	r := sh.m.hold(nil)
 	defer r.letGo()
-	var l *link
-	var err error
-	apart(func() { l, err = r.attach(sh.ctx, sh) })
-	if err != nil {
-		return fmt.Errorf("attach: %w", err)
-	}
-	defer l.hangup()
-	root := l.root
-	defer sh.setRoot(nil)
-	sh.setRoot(root)
-
-	var events fs.File
-	apart(func() { events, err = sh.begin(root) })
+	e, err := sh.attach(r)
 	if err != nil {
 		return err
 	}
-	defer events.Close()
-	var text lineBuffer
-	buf := make([]byte, 1<<10) // small: there is one for each idle executor
-	for off := int64(0); ; {
-		n, err := events.ReadAt(sh.ctx, buf, off)
-		off += int64(n)
-		for line := range text.lines(buf[:n]) {
-			if err := sh.event(root, line); err != nil {
-				return err
+	defer e.close()
+	for err == nil {
+		n, end := e.file.ReadAt(sh.ctx, e.buf, e.off)
+		err = e.take(n, end)
+	}
+	return err
+}
+
+// A followed is the event file of a share while it is read.
+type followed struct {
+	sh   *share
+	link *link
+	file fs.File
+	buf  []byte
+	off  int64
+	text lineBuffer
+}
+
+// attach attaches the share's tree, opens its event file and reads its index.
+func (sh *share) attach(r *reader) (e *followed, err error) {
+	apart(func() {
+		var l *link
+		if l, err = r.attach(sh.ctx, sh); err != nil {
+			err = fmt.Errorf("attach: %w", err)
+			return
+		}
+		// The buffer is small: there is one for each idle executor.
+		e = &followed{sh: sh, link: l, buf: make([]byte, 1<<10)}
+		sh.setRoot(l.root)
+		if e.file, err = sh.begin(l.root); err != nil {
+			sh.setRoot(nil)
+			l.hangup()
+		}
+	})
+	return e, err
+}
+
+func (e *followed) close() {
+	e.file.Close()
+	e.sh.setRoot(nil)
+	e.link.hangup()
+}
+
+// take takes the n bytes of events that were read, and the error of that.
+func (e *followed) take(n int, end error) (err error) {
+	e.off += int64(n)
+	apart(func() {
+		for line := range e.text.lines(e.buf[:n]) {
+			if err = e.sh.event(e.link.root, line); err != nil {
+				return
 			}
 		}
-		if len(text) > maxEventLine {
-			return errors.New("event: a line without an end")
+		switch {
+		case len(e.text) > maxEventLine:
+			err = errors.New("event: a line without an end")
+		case end == io.EOF:
+			err = errors.New("event: ended")
+		case end != nil:
+			err = fmt.Errorf("event: %w", end)
 		}
-		if err == io.EOF {
-			return errors.New("event: ended")
-		}
-		if err != nil {
-			return fmt.Errorf("event: %w", err)
-		}
-	}
+	})
+	return err
 }
 
 // begin opens the share's event file and reads its index.

@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"errors"
+	"io"
 	"net"
 
 	"golang.org/x/crypto/ssh"
@@ -12,9 +13,10 @@ import (
 // A knock is a client's connection until it has logged in or failed to. It sees
 // what the ssh package does not tell of.
 type knock struct {
-	net.Conn
-	got   int // bytes of sshPrefix that have come
-	tries int // that failed
+	*access.Conn
+	in    io.Reader // all that follows sshPrefix
+	got   int       // bytes of sshPrefix that have come
+	tries int       // that failed
 }
 
 // sshPrefix is what a client's first line begins with. The ssh package skips lines
@@ -24,14 +26,25 @@ const sshPrefix = "SSH-"
 
 var errNotSSH = errors.New("the client does not speak SSH")
 
+// Read is where the goroutine of an idle connection stands, so it is small.
 func (k *knock) Read(p []byte) (int, error) {
+	if k.got == len(sshPrefix) {
+		return k.in.Read(p)
+	}
+	return k.first(p)
+}
+
+// first is Read until the prefix has come.
+func (k *knock) first(p []byte) (int, error) {
 	n, err := k.Conn.Read(p)
-	if want := sshPrefix[k.got:]; want != "" && n > 0 {
+	if want := sshPrefix[k.got:]; n > 0 {
 		m := min(n, len(want))
 		if string(p[:m]) != want[:m] {
 			return 0, errNotSSH
 		}
-		k.got += m
+		if k.got += m; k.got == len(sshPrefix) {
+			k.in = k.Rest()
+		}
 	}
 	return n, err
 }

@@ -206,37 +206,49 @@ func (s *Server) watch(ctx context.Context, policy changing) {
 
 // serve serves one connection from its first byte to its last.
 func (s *Server) serve(ctx context.Context, nc *access.Conn) {
-	// The ssh package itself waits for a silent client without end.
-	nc.SetDeadline(time.Now().Add(door.LoginGrace))
-	k := &knock{Conn: nc}
-	var (
-		sc    *ssh.ServerConn
-		chans <-chan ssh.NewChannel
-		reqs  <-chan *ssh.Request
-		err   error
-	)
-	apart(func() { sc, chans, reqs, err = ssh.NewServerConn(k, k.config(s.config)) })
-	if err != nil {
-		nc.Failed(k.failure(err))
-		s.refusedLogin(nc.RemoteAddr(), err)
+	c, chans, reqs := s.login(nc)
+	if c == nil {
 		return
 	}
-	nc.SetDeadline(time.Time{})
-	nc.LoggedIn()
-	defer nc.LoggedIn()
-	l := sc.Permissions.ExtraData[loginKey{}].(*access.Login)
-	enter := func() (*access.Login, error) { return access.Enter(s.policy, l.Key, nc.RemoteAddr()) }
-	r, err := s.enter(l)
-	c := newConn(s, sc.Conn, l, enter, r)
-	if err != nil {
-		c.busy(err)
-		nc.SetDeadline(time.Now().Add(refuseFor))
-		refuse(sc, chans, reqs, err)
-		return
-	}
-	defer s.conns.leave(r)
-	defer c.begin()()
+	defer s.logout(nc, c, c.begin())
 	c.serve(ctx, chans, reqs, nil)
+}
+
+// logout ends what login and begin began.
+func (s *Server) logout(nc *access.Conn, c *conn, end func()) {
+	end()
+	s.conns.leave(c.requester)
+	nc.LoggedIn()
+}
+
+// login makes a connection of one that logs in, or returns nil. S.conns.leave must be
+// called for what is not nil. It needs much stack, so it is a goroutine of its own.
+func (s *Server) login(nc *access.Conn) (c *conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	apart(func() {
+		// The ssh package itself waits for a silent client without end.
+		nc.SetDeadline(time.Now().Add(door.LoginGrace))
+		k := &knock{Conn: nc}
+		var sc *ssh.ServerConn
+		var err error
+		if sc, chans, reqs, err = ssh.NewServerConn(k, k.config(s.config)); err != nil {
+			nc.Failed(k.failure(err))
+			s.refusedLogin(nc.RemoteAddr(), err)
+			return
+		}
+		nc.SetDeadline(time.Time{})
+		nc.LoggedIn()
+		l := sc.Permissions.ExtraData[loginKey{}].(*access.Login)
+		enter := func() (*access.Login, error) { return access.Enter(s.policy, l.Key, nc.RemoteAddr()) }
+		r, err := s.enter(l)
+		if c = newConn(s, sc.Conn, l, enter, r); err != nil {
+			c.busy(err)
+			nc.SetDeadline(time.Now().Add(refuseFor))
+			refuse(sc, chans, reqs, err)
+			nc.LoggedIn()
+			c = nil
+		}
+	})
+	return c, chans, reqs
 }
 
 // enter counts a connection that has logged in. S.conns.leave must be called, unless

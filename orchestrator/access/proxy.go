@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -48,6 +49,15 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.rest = nil
 	}
 	return n, err
+}
+
+// Rest returns what Read reads from. Once all that came behind a PROXY header has been
+// read, that is the connection itself.
+func (c *Conn) Rest() io.Reader {
+	if c.rest == nil {
+		return c.Conn
+	}
+	return c
 }
 
 // proxied reads the PROXY header that a balancer sends, versions 1 and 2 of HAProxy's
