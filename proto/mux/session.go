@@ -74,9 +74,13 @@ const (
 	keepBuffer    = 64 << 10
 )
 
-// ahead is how many bytes of replies may wait for a client that is alone at a session
-// while the session is read on.
-const ahead = 64 << 10
+// Ahead is how many bytes of replies may wait for a client that is alone at a session
+// while the session is read on. What a channel of SSH has to do for a write takes much
+// longer than a socket's, and is done beside reading if there is enough to be written.
+const (
+	aheadOfSocket  = 64 << 10
+	aheadOfChannel = 1 << 20
+)
 
 // maxPending leaves tags for the flushes of what is pending.
 const maxPending = 30000
@@ -197,6 +201,10 @@ func (s *session) await(c *client) {
 	s.mu.Unlock()
 	if !alone {
 		return
+	}
+	ahead := aheadOfChannel
+	if c.out.Socket() {
+		ahead = aheadOfSocket
 	}
 	c.out.Wait(ahead, &s.goOn)
 	s.mu.Lock()
