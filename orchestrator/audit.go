@@ -285,7 +285,6 @@ func (sh *share) attrs(generation uint64) []slog.Attr {
 	}
 }
 
-
 // unread writes the line of a share whose index or events cannot be read.
 func (sh *share) unread(level slog.Level, err error) {
 	sh.m.conn.audit(level, "follow", append(sh.shared(), slog.String("err", clip(err.Error())))...)

@@ -22,6 +22,7 @@ import (
 const (
 	readTimeout   = 10 * time.Second // for a file of an executor that does not block
 	maxEventLine  = 4096             // bytes
+	idleEvents    = 256              // bytes of events that are read at once, until as many have come
 	keysAtJoin    = 64               // when an executor joins: newest runs whose keys are read and that event files tell of
 	keysAtOnce    = 16               // reads of keys in flight, of one executor
 	followRetry   = time.Second      // before an executor's tree is attached again,
@@ -98,8 +99,7 @@ func (sh *share) attach(r *reader) (e *followed, err error) {
 			err = fmt.Errorf("attach: %w", err)
 			return
 		}
-		// The buffer is small: there is one for each idle executor.
-		e = &followed{sh: sh, link: l, buf: make([]byte, 1<<10)}
+		e = &followed{sh: sh, link: l, buf: make([]byte, idleEvents)}
 		sh.setRoot(l.root)
 		if e.file, err = sh.begin(l.root); err != nil {
 			sh.setRoot(nil)
@@ -133,6 +133,9 @@ func (e *followed) take(n int, end error) (err error) {
 			err = fmt.Errorf("event: %w", end)
 		}
 	})
+	if n == idleEvents && len(e.buf) == n {
+		e.buf = make([]byte, maxEventLine)
+	}
 	return err
 }
 

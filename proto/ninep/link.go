@@ -245,7 +245,12 @@ func (l *link) discard(fid uint32) {
 // read takes the answers until the connection ends. The calls that are outstanding
 // then fail. It trusts no length, tag or type.
 func (l *link) read() {
-	err := l.readAll(wire.NewReaderUpTo(l.rwc, 1<<10, 32<<10))
+	l.lost(l.readAll(wire.NewReaderUpTo(l.rwc, 1<<10, 32<<10)))
+}
+
+// lost fails what is outstanding, for err. It is not read's own, so that read stands in
+// a small frame while it waits: of idle links there are many.
+func (l *link) lost(err error) {
 	l.rwc.Close()
 	l.mu.Lock()
 	if l.closing || err == io.EOF {
