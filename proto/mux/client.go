@@ -278,14 +278,15 @@ func (c *client) spent(m *mount, s *session, fid bool) bool {
 
 // send moves replies to out and has them written. by is the session whose reader
 // calls it, which alone sends what is lent of its buffer, or nil. If last is set the
-// buffer is lent to no other client, so that c may keep it.
-func (c *client) send(by *session, last bool) {
+// buffer is lent to no other client, so that c may keep it. Send reports whether the
+// client has taken all.
+func (c *client) send(by *session, last bool) bool {
 	c.mu.Lock()
 	c.count()
 	if c.closed {
 		c.unsent, c.lent = nil, lent{}
 		c.mu.Unlock()
-		return
+		return true
 	}
 	b := c.unsent
 	direct := false
@@ -312,18 +313,19 @@ func (c *client) send(by *session, last bool) {
 	}
 	c.mu.Unlock()
 	if direct && c.out.WriteClaimed(b, take) || !direct && c.out.TryFlush() {
-		return
+		return true
 	}
 	// It must be waited for, which is the writer's to do.
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return
+		return true
 	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
+	return false
 }
 
 // say queues a whole R-message. c.mu is held.

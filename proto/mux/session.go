@@ -327,9 +327,10 @@ func (s *session) read() {
 	for {
 		if !fr.Buffered() {
 			for i, c := range touched {
-				c.send(s, i == len(touched)-1)
 				touched[i] = nil
-				s.await(c)
+				if !c.send(s, i == len(touched)-1) {
+					s.await(c)
+				}
 			}
 			touched = touched[:0]
 		}
