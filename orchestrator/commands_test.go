@@ -60,7 +60,7 @@ func TestOpenSSHPatterns(t *testing.T) {
 		{"tail -n x none", "", "tail: -n wants a number; usage: tail [-f] [-n N] [-c N] PATH...\n", 2},
 		{"wait 3f2a9c1d0b7e", "passed 0 41.250 2026-11-24T21:00:00Z\n", "", 0},
 		{"wait ci/" + testCommit, "passed 0 41.250 2026-11-24T21:00:00Z\n", "", 0},
-		{"wait " + hello + "/ci/last", "passed 0 41.250 2026-11-24T21:00:00Z\n", "", 0},
+		{"wait " + hello + "/ci/last", "failed 1 41.250 2026-11-24T21:00:00Z\n", "", 1}, // of one second: the one that came last
 		{"wait head", "", "wait: head: \"head\" is known to an executor alone: want last, or seven or more digits of a commit, a tree or a score\n", 1},
 		{"wait github.com/other/repo/ci/3f2a9c1", "", "wait: github.com/other/repo/ci/3f2a9c1: file not found\n", 1},
 	} {

@@ -96,7 +96,9 @@ func lookup(ctx context.Context, d directory, ns, rev string) []run {
 	var all []run
 	if rev == "last" {
 		all = d.runs(ns, match)
-		slices.SortFunc(all, func(a, b run) int { return b.status.Time.Compare(a.status.Time) })
+		slices.SortFunc(all, func(a, b run) int {
+			return cmp.Or(b.status.Time.Compare(a.status.Time), cmp.Compare(b.order, a.order))
+		})
 	} else {
 		all = withKeys(ctx, d, ns, match) // the default targets come first
 		if ambiguous(all, rev) {
