@@ -1,17 +1,9 @@
 package orchestrator
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
-	"errors"
-	"fmt"
-	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-
-	"golang.org/x/crypto/ssh"
 
 	"9ci/orchestrator/access"
 )
@@ -31,7 +23,7 @@ func openState(dir string) (hostKeys, error) {
 		return nil, err
 	}
 	first := filepath.Join(dir, hostKeyFile)
-	host, err := hostKey(first)
+	host, err := access.PrivateKey(first, "9ci orchestrator")
 	if err != nil {
 		return nil, err
 	}
@@ -41,11 +33,7 @@ func openState(dir string) (hostKeys, error) {
 		return nil, err
 	}
 	for _, path := range others {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		k, err := parseHostKey(path, b)
+		k, err := access.PrivateKey(path, "")
 		if err != nil {
 			return nil, err
 		}
@@ -60,57 +48,4 @@ func openState(dir string) (hostKeys, error) {
 func otherHostKeys(dir string) ([]string, error) {
 	all, err := filepath.Glob(filepath.Join(dir, "ssh_host_*_key"))
 	return slices.DeleteFunc(all, func(path string) bool { return filepath.Base(path) == hostKeyFile }), err
-}
-
-func parseHostKey(path string, b []byte) (ssh.Signer, error) {
-	s, err := ssh.ParsePrivateKey(b)
-	if err != nil {
-		return nil, fmt.Errorf("host key %s: %w", path, err)
-	}
-	return s, nil
-}
-
-// hostKey reads the host key, or makes one if there is none.
-func hostKey(path string) (ssh.Signer, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, iofs.ErrNotExist) {
-		b, err = makeHostKey(path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return parseHostKey(path, b)
-}
-
-// makeHostKey writes a new key and returns it. The key appears under its name as
-// a whole: of two orchestrators that start at once, one wins and both use its key.
-func makeHostKey(path string) ([]byte, error) {
-	_, priv, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	block, err := ssh.MarshalPrivateKey(priv, "9ci orchestrator")
-	if err != nil {
-		return nil, err
-	}
-	signer, err := ssh.NewSignerFromSigner(priv)
-	if err != nil {
-		return nil, err
-	}
-	secret := pem.EncodeToMemory(block)
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".key")
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(secret)
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Link(tmp.Name(), path); errors.Is(err, iofs.ErrExist) {
-		return os.ReadFile(path)
-	} else if err != nil {
-		return nil, err
-	}
-	return secret, os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(signer.PublicKey()), 0o644)
 }

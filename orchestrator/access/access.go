@@ -4,8 +4,9 @@
 // A client shows a key or a certificate (it may show several, one after the
 // other). A Policy makes of it an Identity and says what that may do: a Grant of
 // the two rights that there are, read and publish, in some namespaces. There are
-// no roles. Keys is the Policy of authorized_keys and of trusted authorities. TLS
-// does the same for the certificates of mutual TLS.
+// no roles. Keys is the Policy of authorized_keys and of trusted authorities. An
+// Authority makes certificates itself, for those that have a token; a Joint is the
+// Policy of both. TLS does the same for the certificates of mutual TLS.
 //
 // Sources are where connections come from: an address that floods the server, or
 // guesses, has to wait, unless a key has logged in from it.
@@ -13,7 +14,9 @@ package access
 
 import (
 	"fmt"
+	"math"
 	"net"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -76,6 +79,19 @@ func (id Identity) User() fs.User { return fs.User{Name: id.String(), UID: -1} }
 type Login struct {
 	Identity
 	Grant
+}
+
+// Ends returns when the login ends: with its grant or its certificate. It is zero if
+// neither does.
+func (l *Login) Ends() time.Time {
+	ends := l.Expires
+	// No certificate of the years that time.Time can name ends after them.
+	if cert, ok := l.Key.(*ssh.Certificate); ok && cert.ValidBefore < math.MaxInt64 {
+		if t := time.Unix(int64(cert.ValidBefore), 0); ends.IsZero() || t.Before(ends) {
+			ends = t
+		}
+	}
+	return ends
 }
 
 // Enter returns the login that p gives to key at an address.

@@ -14,6 +14,7 @@ type Grant struct {
 	Publish    bool
 	Expires    time.Time // zero: never
 	From       Addresses // where it may log in from
+	Commit     string    // of whose runs alone others see what it publishes; "": of any
 }
 
 // covers reports whether the grant is for ns. A namespace local/NAME is one

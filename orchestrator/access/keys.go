@@ -44,7 +44,7 @@ func NewKeys(f Files, log *slog.Logger) (*Keys, error) {
 		if from.path == "" {
 			continue
 		}
-		w, err := watch([]string{from.path}, func(text [][]byte) (lines, error) { return from.parse(text[0], log), nil }, k.changes.note, log)
+		w, err := watchFile(from.path, func(text []byte) (lines, error) { return from.parse(text, log), nil }, k.changes.note, log)
 		if err != nil {
 			return nil, err
 		}
@@ -52,7 +52,7 @@ func NewKeys(f Files, log *slog.Logger) (*Keys, error) {
 	}
 	if f.Revoked != "" {
 		var err error
-		if k.revoked, err = watch([]string{f.Revoked}, func(text [][]byte) (*revoked.List, error) { return revoked.Parse(text[0]) }, k.changes.note, log); err != nil {
+		if k.revoked, err = watchFile(f.Revoked, revoked.Parse, k.changes.note, log); err != nil {
 			return nil, err
 		}
 	}

@@ -120,7 +120,7 @@ func NewSources(file string, log *slog.Logger) (*Sources, error) {
 		return s, nil
 	}
 	var err error
-	s.file, err = watch([]string{file}, func(text [][]byte) (sourceRules, error) { return parseRules(file, text[0], log), nil }, nil, log)
+	s.file, err = watchFile(file, func(text []byte) (sourceRules, error) { return parseRules(file, text, log), nil }, nil, log)
 	return s, err
 }
 

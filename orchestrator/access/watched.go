@@ -46,6 +46,11 @@ func watch[T any](paths []string, parse func(texts [][]byte) (T, error), fresh f
 	return w, w.err
 }
 
+// watchFile is watch of one file.
+func watchFile[T any](path string, parse func(text []byte) (T, error), fresh func(), log *slog.Logger) (*watched[T], error) {
+	return watch([]string{path}, func(texts [][]byte) (T, error) { return parse(texts[0]) }, fresh, log)
+}
+
 // get returns what the files say.
 func (w *watched[T]) get() T {
 	w.mu.Lock()

@@ -41,12 +41,17 @@ const (
 // with the certificate that it had. A connection whose certificate ends, ends.
 const RequestRenew = "renew@9ci"
 
+// RequestEnded is a global request by which the orchestrator tells a client, wanting no
+// answer, why it ends the connection now. The payload is the reason. The ssh package
+// cannot send SSH_MSG_DISCONNECT (RFC 4253 §11.1).
+const RequestEnded = "ended@9ci"
+
 // Extensions of a CI job's certificate. They count in certificates of the
 // orchestrator's own authority alone.
 const (
 	ExtensionNamespace = "namespace@9ci" // the only namespace that it is for
 	ExtensionRights    = "rights@9ci"    // read, publish, or "read publish"
-	ExtensionCommit    = "commit@9ci"    // in hexadecimal: what it publishes are runs of this commit
+	ExtensionCommit    = "commit@9ci"    // in hexadecimal: it publishes runs of this commit alone
 )
 
 // TokenPrefix begins a repository token, which is TokenPrefix and 43 characters of
