@@ -32,12 +32,15 @@ const (
 type conn struct {
 	s     *Server
 	ssh   ssh.Conn
-	enter func() (*access.Login, error) // what the login is at present
-	wg    sync.WaitGroup                // of all that the connection started
-	in    wire.Slots                    // channels that the client opened
-	out   wire.Slots                    // channels that the server opened
-	doors wire.Slots                    // those of them that are doors
-	login *access.Login
+	wg    sync.WaitGroup // of all that the connection started
+	in    wire.Slots     // channels that the client opened
+	out   wire.Slots     // channels that the server opened
+	doors wire.Slots     // those of them that are doors
+	login *access.Login  // what the client logged in with
+
+	enter  func(key ssh.PublicKey) (*access.Login, error) // what the login by key is at present
+	latest atomic.Pointer[access.Login]                   // login, or what renewed it: the same but for the certificate
+	ended  sync.Once                                      // of end
 
 	requester *requester
 	announces *rate.Limiter // of this connection
@@ -55,20 +58,23 @@ type conn struct {
 	carriedAll int            // connections to the executor's own SSH server,
 	carried    map[string]int // by requester
 
-	proofs int // of host keys that it asked for
+	proofs   int           // of host keys that it asked for
+	renewals *rate.Limiter // of its certificate
 
 	mu      sync.Mutex         // guards members
 	members map[string]*member // what the connection exports, by name
 }
 
-// newConn returns a connection that has logged in as login. Enter returns what that
-// login is at a later time.
-func newConn(s *Server, sc ssh.Conn, login *access.Login, enter func() (*access.Login, error), r *requester) *conn {
+// newConn returns a connection that has logged in as login. Enter returns what a login
+// by a key is at a later time; over TLS, what login is.
+func newConn(s *Server, sc ssh.Conn, login *access.Login, enter func(ssh.PublicKey) (*access.Login, error), r *requester) *conn {
 	c := &conn{
 		s: s, ssh: sc, login: login, enter: enter, requester: r, announces: rate.NewLimiter(announcesPer, announcesOfConn),
-		in: wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), asking: make(chan struct{}, 1),
+		renewals: rate.NewLimiter(renewalsPer, renewalsBurst),
+		in:       wire.NewSlots(wire.MaxChannels), out: wire.NewSlots(wire.MaxChannels), doors: wire.NewSlots(wire.MaxDoors), asking: make(chan struct{}, 1),
 	}
 	c.keepalive.c = c
+	c.latest.Store(login)
 	return c
 }
 
@@ -192,10 +198,39 @@ func (c *conn) recheck() {
 	}
 }
 
-// end closes the connection of a key that may not enter any more.
+// expire closes the connection if its login has ended at the time now.
+func (c *conn) expire(now time.Time) {
+	if ends := c.latest.Load().Ends(); !ends.IsZero() && !now.Before(ends) {
+		c.end(errEnded)
+	}
+}
+
+// errEnded ends a connection whose login was for a while.
+var errEnded = errors.New("the certificate, token or line that let this key in has ended")
+
+// farewell is how long a client may take to read why its connection ends.
+const farewell = 200 * time.Millisecond
+
+// end closes the connection of a key that may not enter any more, and tells the client
+// why: a client of ours by a request, stock ssh on the standard error of its sessions.
 func (c *conn) end(err error) {
-	c.refused("login", err)
-	c.ssh.Close()
+	c.ended.Do(func() {
+		c.refused("login", err)
+		if _, ok := c.ssh.(lone); ok {
+			c.ssh.Close()
+			return
+		}
+		time.AfterFunc(farewell, func() { c.ssh.Close() })
+		go func() { // it blocks if the client does not read
+			c.ssh.SendRequest(wire.RequestEnded, false, []byte(err.Error()))
+			for m := range c.s.live.transfers() {
+				if m.c == c && m.stderr != nil {
+					m.stderr.Write([]byte("9ci: " + err.Error() + "\r\n"))
+				}
+			}
+			c.ssh.Close()
+		}()
+	})
 }
 
 // probe closes the connection unless the client answers, and its key may still enter:
@@ -280,11 +315,17 @@ var errChanged = errors.New("what this key may do has changed")
 // check returns an error unless the connection's key may still do what it could
 // at the login: authorized_keys may have changed since, or a certificate expired.
 func (c *conn) check() error {
-	l, err := c.enter()
-	if err == nil && !reflect.DeepEqual(l, c.login) {
-		err = errChanged
+	for {
+		was := c.latest.Load()
+		l, err := c.enter(was.Key)
+		switch {
+		case was != c.latest.Load(): // it was renewed meanwhile
+			continue
+		case err == nil && !reflect.DeepEqual(l, was):
+			return errChanged
+		}
+		return err
 	}
-	return err
 }
 
 // open accepts or refuses a channel that the client opens.
@@ -394,6 +435,8 @@ func (c *conn) answer(ctx context.Context, kind string, payload []byte) (ok bool
 			reply, err = c.announce(ctx, payload)
 		case wire.RequestWithdraw:
 			c.withdraw(string(payload))
+		case wire.RequestRenew:
+			err = c.renew(payload)
 		case requestHostKeysProve:
 			reply, err = c.proveHostKeys(payload)
 		case "tcpip-forward":

@@ -28,8 +28,9 @@
 // replays a run verifies it. What is absent and what is forbidden answer alike.
 //
 // State is a directory of plain files: host keys, authorized_keys, revoked keys, rules
-// for addresses, and for TLS the files of package access. All else is rebuilt from the
-// executors that are connected.
+// for addresses, and the files of package access: those of the orchestrator's own
+// authority and its tokens, and those for TLS. All else is rebuilt from the executors
+// that are connected.
 //
 // # Wire
 //
@@ -89,6 +90,23 @@
 // a client that waits no more does too. A namespace that is absent or forbidden is
 // refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is refused as
 // SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
+//
+// A client with a token, of a repository or of a CI job, gets a certificate for its key:
+// it logs in as the user join, by any key of its own, executes login, and writes the
+// token to the standard input of that, and its end. On standard output comes the
+// certificate, a line as in authorized_keys, and on standard error a line for people.
+// Exit status 1 is of a token that lets the key in nowhere, and 75 of one that may be
+// tried again. The token of a CI job is made out to the audience HOST:FINGERPRINT, with
+// the name of the orchestrator and the SHA256 fingerprint of the key. The user join may do
+// nothing else, and counts as half-open until its token is known; any other user's name
+// means nothing.
+//
+// A connection ends with its certificate, unless the client has renewed that: by the
+// global request renew@9ci, whose payload is the next certificate as it travels, of the
+// same key, authority and principal, which may do the same. Nothing that is open notices.
+// Of a connection that is ended, because a certificate has or because an operator has
+// changed what a key may do, the client is told by ended@9ci, whose payload is the reason,
+// and stock ssh on the standard error of its sessions.
 //
 // After a login the orchestrator sends hostkeys-00@openssh.com, and answers
 // hostkeys-prove-00@openssh.com, so that stock ssh learns of all its host keys.

@@ -17,6 +17,9 @@ type meter struct {
 	moved   atomic.Uint64 // bytes, either way
 	writing atomic.Int64  // Writes that have not returned
 	hidden  bool          // it stands for bytes that pass elsewhere
+
+	c      *conn     // whose stream it is
+	stderr io.Writer // of a session: what a person reads; else nil
 }
 
 func (m *meter) read(r io.Reader, p []byte) (int, error) {
@@ -66,7 +69,10 @@ func (n *meteredChannel) Accept() (ssh.Channel, <-chan *ssh.Request, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	n.m = &meter{traffic: n.c.s.metrics.client, hidden: n.ChannelType() == wire.ChannelDoor}
+	n.m = &meter{traffic: n.c.s.metrics.client, hidden: n.ChannelType() == wire.ChannelDoor, c: n.c}
+	if n.ChannelType() == "session" {
+		n.m.stderr = ch.Stderr()
+	}
 	if n.ChannelType() != wire.ChannelFind {
 		n.c.s.live.open(n.m)
 	}

@@ -31,7 +31,8 @@ const (
 type Server struct {
 	hosts   hostKeys
 	config  *ssh.ServerConfig
-	policy  access.Policy
+	policy  *access.Joint
+	own     *access.Authority
 	tls     *access.TLS // nil: no TLS
 	sources *access.Sources
 	dir     directory
@@ -55,6 +56,8 @@ type Server struct {
 type Options struct {
 	TLS         bool         // ServeTLS is going to be called
 	Authorities string       // a file of keys, as in authorized_keys, whose certificates are trusted; "": none
+	URL         string       // of the orchestrator, as others reach it; its host is the one that CI jobs' tokens are made out to. "": not known
+	Jobs        access.Jobs  // which know the tokens of CI jobs; nil: no CI job may enter by one
 	Log         *slog.Logger // nil: nowhere
 	Trace       io.Writer    // 9P messages, one a line; nil: nowhere
 }
@@ -73,17 +76,32 @@ func New(dir string, o Options) (*Server, error) {
 	s.stop, s.end = context.WithCancel(context.Background())
 	s.metrics = newMetrics(s)
 	s.audit = newAudit(s.log, s.metrics)
-	s.policy, err = access.NewKeys(access.Files{
+	keys, err := access.NewKeys(access.Files{
 		Keys: filepath.Join(dir, authorizedKeysFile), Authorities: o.Authorities, Revoked: filepath.Join(dir, revokedFile),
 	}, s.log)
 	if err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
+	host, err := hostOf(o.URL)
+	if err != nil {
+		return nil, fmt.Errorf("orchestrator: %w", err)
+	}
+	if s.own, err = access.OpenAuthority(dir, o.Jobs, host, s.log); err != nil {
+		return nil, fmt.Errorf("orchestrator: state: %w", err)
+	}
+	s.policy = access.NewJoint(keys, s.own)
 	if s.sources, err = access.NewSources(filepath.Join(dir, sourcesFile), s.log); err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
 	s.dir = newLocalDirectory(auditShare)
 	s.config = door.Config(hosts[0], s.authenticate)
+	anyUser := s.config.PublicKeyCallback
+	s.config.PublicKeyCallback = func(m ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		if m.User() == wire.UserJoin {
+			return s.mayJoin(key)
+		}
+		return anyUser(m, key)
+	}
 	for _, k := range hosts.shown() {
 		s.config.AddHostKey(k)
 	}
@@ -177,14 +195,14 @@ func (s *Server) accept(ctx context.Context, l net.Listener, policy changing, se
 }
 
 // watchEvery is how often the files that say who may enter are looked at, besides
-// at each login and each channel.
-const watchEvery = time.Second
+// at each login and each channel, and whether certificates have ended.
+const watchEvery = 500 * time.Millisecond
 
 // A changing is an access.Policy or an *access.TLS.
 type changing interface{ Changed() <-chan struct{} }
 
 // watch has policy find that its files have changed though no client does anything,
-// and ends the connections of keys that may not enter any more.
+// and ends the connections of keys that may not enter any more, or no longer.
 func (s *Server) watch(ctx context.Context, policy changing) {
 	changed := policy.Changed()
 	t := time.NewTicker(watchEvery)
@@ -193,8 +211,12 @@ func (s *Server) watch(ctx context.Context, policy changing) {
 		select {
 		case <-t.C:
 			policy.Changed()
+			for _, c := range s.live.all() {
+				c.expire(time.Now())
+			}
 		case <-changed:
 			changed = policy.Changed()
+			s.auditRevoked()
 			for _, c := range s.live.all() {
 				c.recheck()
 			}
@@ -206,7 +228,7 @@ func (s *Server) watch(ctx context.Context, policy changing) {
 
 // serve serves one connection from its first byte to its last.
 func (s *Server) serve(ctx context.Context, nc *access.Conn) {
-	c, chans, reqs := s.login(nc)
+	c, chans, reqs := s.login(ctx, nc)
 	if c == nil {
 		return
 	}
@@ -221,9 +243,10 @@ func (s *Server) logout(nc *access.Conn, c *conn, end func()) {
 	nc.LoggedIn()
 }
 
-// login makes a connection of one that logs in, or returns nil. S.conns.leave must be
-// called for what is not nil. It needs much stack, so it is a goroutine of its own.
-func (s *Server) login(nc *access.Conn) (c *conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+// login makes a connection of one that logs in, or returns nil, also once it has served
+// wire.UserJoin. S.conns.leave must be called for what is not nil. It needs much stack, so
+// it is a goroutine of its own.
+func (s *Server) login(ctx context.Context, nc *access.Conn) (c *conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	apart(func() {
 		// The ssh package itself waits for a silent client without end.
 		nc.SetDeadline(time.Now().Add(door.LoginGrace))
@@ -235,10 +258,14 @@ func (s *Server) login(nc *access.Conn) (c *conn, chans <-chan ssh.NewChannel, r
 			s.refusedLogin(nc.RemoteAddr(), err)
 			return
 		}
+		if key, ok := sc.Permissions.ExtraData[joinKey{}].(ssh.PublicKey); ok {
+			s.join(ctx, nc, sc, key, chans, reqs)
+			return
+		}
 		nc.SetDeadline(time.Time{})
 		nc.LoggedIn()
 		l := sc.Permissions.ExtraData[loginKey{}].(*access.Login)
-		enter := func() (*access.Login, error) { return access.Enter(s.policy, l.Key, nc.RemoteAddr()) }
+		enter := func(key ssh.PublicKey) (*access.Login, error) { return access.Enter(s.policy, key, nc.RemoteAddr()) }
 		r, err := s.enter(l)
 		if c = newConn(s, sc.Conn, l, enter, r); err != nil {
 			c.busy(err)
@@ -273,7 +300,7 @@ func (c *conn) busy(err error) {
 func (c *conn) begin(attrs ...slog.Attr) (end func()) {
 	c.s.live.enter(c)
 	c.s.metrics.logins.WithLabelValues("accepted").Inc()
-	c.audit(slog.LevelInfo, "login", attrs...)
+	c.audit(slog.LevelInfo, "login", append(attrs, serialOf(c.login)...)...)
 	c.recheck() // the files may have changed before live knew of it
 	return func() { c.s.live.leave(c) }
 }

@@ -56,10 +56,12 @@ func (s *Server) serveTLS(ctx context.Context, nc *access.Conn) {
 	apart(func() { err = tc.HandshakeContext(grace) })
 	cancel()
 	state := tc.ConnectionState()
-	enter := func() (*access.Login, error) { return s.tls.Enter(state.PeerCertificates, nc.RemoteAddr()) }
+	enter := func(ssh.PublicKey) (*access.Login, error) {
+		return s.tls.Enter(state.PeerCertificates, nc.RemoteAddr())
+	}
 	var login *access.Login
 	if err == nil {
-		if login, err = enter(); err != nil { // it changed since the handshake
+		if login, err = enter(nil); err != nil { // it changed since the handshake
 			err = &tls.CertificateVerificationError{UnverifiedCertificates: state.PeerCertificates, Err: err}
 		}
 	}
@@ -138,7 +140,7 @@ func (s *Server) refusedTLS(addr net.Addr, err error) {
 }
 
 // serveMux serves a client of ours.
-func (s *Server) serveMux(ctx context.Context, tc *tls.Conn, login *access.Login, enter func() (*access.Login, error), r *requester) {
+func (s *Server) serveMux(ctx context.Context, tc *tls.Conn, login *access.Login, enter func(ssh.PublicKey) (*access.Login, error), r *requester) {
 	if tlsmux.Greet(tc, "") != nil {
 		return
 	}
@@ -160,7 +162,6 @@ func (s *Server) serveMux(ctx context.Context, tc *tls.Conn, login *access.Login
 		return
 	}
 	c := newConn(s, sc, login, enter, r)
-	defer c.closeAt(login.Expires)()
 	defer c.begin(slog.String("alpn", tlsmux.Proto))()
 	c.serve(ctx, chans, nil, asks)
 }
@@ -184,19 +185,11 @@ func (c *conn) serveLone(ctx context.Context, serve func(context.Context, *view)
 	defer cancel()
 	defer c.leave()
 	defer c.ssh.Close()
-	defer c.closeAt(c.login.Expires)()
 	c.keepalive.begin()
 	defer c.keepalive.end()
 	if err := c.serveView(ctx, serve); err != nil && ctx.Err() == nil {
 		c.s.log.Debug("hangup", "addr", c.ssh.RemoteAddr().String(), "err", err)
 	}
-}
-
-// closeAt closes the connection at that time, unless stop is called.
-func (c *conn) closeAt(t time.Time) (stop func() bool) {
-	return time.AfterFunc(time.Until(t), func() {
-		c.end(errors.New("the certificate or its line has expired"))
-	}).Stop
 }
 
 // exportTLS makes rwc the 9P server of an executor. If path, /NAMESPACE[/n/NAME], does

@@ -209,8 +209,11 @@ func (v *view) whoami() ci.Attrs {
 		{Name: "rights", Value: l.Rights()},
 		{Name: "namespaces", Value: strings.Join(where, " ")},
 	}
-	if !l.Expires.IsZero() {
-		a = append(a, ci.Attr{Name: "expires", Value: ci.FormatTime(l.Expires)})
+	if l.Commit != "" {
+		a = append(a, ci.Attr{Name: "commit", Value: l.Commit})
+	}
+	if ends := v.c.latest.Load().Ends(); !ends.IsZero() {
+		a = append(a, ci.Attr{Name: "expires", Value: ci.FormatTime(ends)})
 	}
 	return a
 }

@@ -63,7 +63,7 @@ type Authority struct {
 	trimmed     time.Time            // when the file of certificates was last rid of old lines
 	used        map[string]time.Time // when the use of a token was last written
 	toldRevoked map[Revocation]bool  // what Revoked knows; nil before its first call
-	toldTokens  tokens
+	toldTokens  map[string]bool      // ids that it knows, or that have been used since
 }
 
 // Jobs know the tokens of CI jobs.
@@ -244,6 +244,7 @@ func (a *Authority) byToken(secret string, key ssh.PublicKey) (*ssh.Certificate,
 		if all[t.ID] == nil {
 			return refuse(fmt.Errorf("the token %s is revoked", t.ID))
 		}
+		a.toldTokens[t.ID] = true
 		if now.Sub(a.used[t.ID]) < usedEvery {
 			return nil
 		}
@@ -334,7 +335,10 @@ func (a *Authority) Revoked() ([]Revocation, error) {
 			fresh = append(fresh, Revocation{Principal: tokenPrincipal + id})
 		}
 	}
-	a.toldRevoked, a.toldTokens = now, all
+	a.toldRevoked, a.toldTokens = now, map[string]bool{}
+	for id := range all {
+		a.toldTokens[id] = true
+	}
 	slices.SortFunc(fresh, func(x, y Revocation) int {
 		return cmp.Or(strings.Compare(x.Principal, y.Principal), cmp.Compare(x.Serial, y.Serial))
 	})

@@ -52,7 +52,8 @@ type Link struct {
 	// made. The package that dials sets it before the Link is used.
 	RTT time.Duration
 
-	stopping atomic.Bool // the orchestrator has said so
+	stopping atomic.Bool            // the orchestrator has said so
+	ended    atomic.Pointer[string] // why it ends the connection, as it says
 
 	mu      sync.Mutex // guards what follows
 	exports map[string]*served
@@ -125,6 +126,9 @@ func (l *Link) Request(kind string, payload []byte) {
 	switch kind {
 	case wire.RequestStopping:
 		l.stopping.Store(true)
+	case wire.RequestEnded:
+		why := string(payload)
+		l.ended.Store(&why)
 	case wire.RequestSecond:
 		l.second(payload)
 	}
@@ -337,6 +341,9 @@ func (l *Link) Export(ctx context.Context, a wire.Announce, told Told, serve Ser
 	told.Joined(joined.Shown)
 	select {
 	case <-l.done:
+		if why := l.ended.Load(); why != nil {
+			return fmt.Errorf("%w: the orchestrator has ended it: %.200q", ErrLost, *why)
+		}
 		if l.stopping.Load() {
 			return fmt.Errorf("the orchestrator is stopping: %w", ErrLost)
 		}
