@@ -38,6 +38,7 @@ func Check(w io.Writer, dir string, o Options) bool {
 		c.hostKeys(dir, fi)
 		c.keys(filepath.Join(dir, authorizedKeysFile), false, fi)
 		c.others(dir, fi)
+		c.own(dir, fi)
 	}
 	if o.Authorities != "" {
 		c.keys(o.Authorities, true, nil)
@@ -119,7 +120,13 @@ func (c *checker) hostKey(path string, dir iofs.FileInfo) {
 		c.wrong(path, err)
 		return
 	}
-	c.secret(path, "the host key", fi, dir)
+	c.privateKey(path, fi, dir, "clients know the orchestrator by this key", "without one, take the file away and the next start makes another, which all clients must get to know")
+}
+
+// privateKey checks the file of a key, which the orchestrator uses for what words say. If
+// it is lost, rescue says what then.
+func (c *checker) privateKey(path string, fi, dir iofs.FileInfo, words, rescue string) {
+	c.secret(path, "the key", fi, dir)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		c.wrong(path, err)
@@ -127,10 +134,10 @@ func (c *checker) hostKey(path string, dir iofs.FileInfo) {
 	}
 	s, err := ssh.ParsePrivateKey(b)
 	if err != nil {
-		c.wrong(path, fmt.Errorf("%w: put the key back from a backup; without one, take the file away and the next start makes another, which all clients must get to know", err))
+		c.wrong(path, fmt.Errorf("%w: put the key back from a backup; %s", err, rescue))
 		return
 	}
-	c.say(path, ssh.FingerprintSHA256(s.PublicKey())+": clients know the orchestrator by this key")
+	c.say(path, ssh.FingerprintSHA256(s.PublicKey())+": "+words)
 	public, err := os.ReadFile(path + ".pub")
 	switch {
 	case errors.Is(err, iofs.ErrNotExist):
@@ -141,7 +148,37 @@ func (c *checker) hostKey(path string, dir iofs.FileInfo) {
 		return
 	}
 	if key, _, _, _, err := ssh.ParseAuthorizedKey(public); err != nil || !bytes.Equal(key.Marshal(), s.PublicKey().Marshal()) {
-		c.wrong(path+".pub", fmt.Errorf("it is not the host key's: ssh-keygen -y -f %s > %s.pub", path, path))
+		c.wrong(path+".pub", fmt.Errorf("it is not that key's: ssh-keygen -y -f %s > %s.pub", path, path))
+	}
+}
+
+// own says what the files of the orchestrator's own authority grant. A start or a command
+// makes those that are not there.
+func (c *checker) own(dir string, fi iofs.FileInfo) {
+	path := filepath.Join(dir, access.AuthorityFile)
+	switch key, err := os.Stat(path); {
+	case err == nil:
+		c.privateKey(path, key, fi, "certificates for tokens and CI jobs are signed by this key", "without one, take the file away and the next start makes another: certificates that are out count no more, and clients get others by their tokens")
+	case !errors.Is(err, iofs.ErrNotExist):
+		c.wrong(path, err)
+	}
+	for _, name := range access.OwnFiles {
+		path := filepath.Join(dir, name)
+		file, err := os.Stat(path)
+		if errors.Is(err, iofs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			c.wrong(path, err)
+			continue
+		}
+		c.writable(path, file)
+		c.readable(path, file, fi)
+		found, err := access.CheckOwn(dir, name, time.Now())
+		if err != nil {
+			c.wrong(path, err)
+		}
+		c.found(found)
 	}
 }
 

@@ -21,7 +21,7 @@ func (s *Server) Health() error {
 	if f := s.failed.Load(); f != nil && time.Since(f.at) < 2*acceptWait {
 		return fmt.Errorf("listener %s: %w", f.addr, f.err)
 	}
-	files := []string{filepath.Join(s.state, hostKeyFile), filepath.Join(s.state, authorizedKeysFile)}
+	files := []string{filepath.Join(s.state, hostKeyFile), filepath.Join(s.state, authorizedKeysFile), filepath.Join(s.state, access.AuthorityFile)}
 	if s.authorities != "" {
 		files = append(files, s.authorities)
 	}

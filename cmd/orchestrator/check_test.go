@@ -114,7 +114,7 @@ func TestCheck(t *testing.T) {
 		{"a host key that all may read", func() error { return os.Chmod(host, 0o644) }, "chmod 600 " + host},
 		{"lines that all may write", func() error { return os.Chmod(authorized, 0o666) }, "chmod go-w " + authorized},
 		{"a directory that all may write", func() error { return os.Chmod(state, 0o777) }, "chmod go-w " + state},
-		{"another key's .pub", func() error { return os.WriteFile(host+".pub", []byte(keys[0]), 0o644) }, "it is not the host key's"},
+		{"another key's .pub", func() error { return os.WriteFile(host+".pub", []byte(keys[0]), 0o644) }, "it is not that key's"},
 		{"no host key", func() error { return os.WriteFile(host, []byte("x"), 0o600) }, host + ": wrong: "},
 		{"lines that cannot be read", func() error { os.Remove(authorized); return os.Mkdir(authorized, 0o700) }, "is a directory"},
 	} {

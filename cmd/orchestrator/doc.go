@@ -1,7 +1,10 @@
 // Orchestrator is a 9P mux, authenticated by SSH or by mutual TLS, over the trees of
 // the executors that are connected to it.
 //
-//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]
+//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]
+//	orchestrator token [-state DIR] [-read] [-expires D] [-name N] NAMESPACE
+//	orchestrator tokens [-state DIR]
+//	orchestrator revoke [-state DIR] TOKEN|ACCOUNT|SERIAL|NAME...
 //	orchestrator check [-state DIR] [-ca FILE]
 //
 // Executors dial it, say which namespaces they hold, and serve their tree on
@@ -15,6 +18,8 @@
 //	            $HOME or, if that is not absolute, the directory in the password file
 //	-ca FILE    trust SSH certificates that the keys in FILE have signed; its lines
 //	            are as in authorized_keys. A certificate without principals is refused
+//	-url URL    the orchestrator is https://HOST[:PORT] to others; the tokens of CI jobs must
+//	            be made out to that HOST, and without -url no CI job enters by one
 //	-tls ADDR   serve 9P over mutual TLS on ADDR too: see below
 //	-metrics ADDR  serve HTTP for operators on a loopback address or a Unix socket: /metrics
 //	            in Prometheus's text format, and /healthz, which is 200 if clients can connect
@@ -51,6 +56,9 @@
 //
 //	ssh-keygen -k -u -f revoked stolen.pub      -k -f revoked for a first one
 //
+// A connection also ends within a second of the time at which its certificate, token or
+// line does. 9ci, and stock ssh on standard error, are told why.
+//
 // While one of the files of this manual cannot be read or is gone, what it said last
 // stands, and the log says so: to take all lines back, empty the file. A list of
 // revoked keys that cannot be understood counts as one that cannot be read. An
@@ -63,10 +71,70 @@
 // read. It looks for the files of -tls once one is there. Its status is 1 if something is
 // wrong.
 //
+// # Tokens
+//
+// Who has a repository's token may do there what the token may, with any key. Token makes
+// one and prints it, alone on its line; nothing but its SHA-256 is kept.
+//
+//	-read       it may only read; otherwise, read and publish
+//	-expires D  it ends after D (12h, 90d) or on a date (2027-01-31, UTC, or as RFC 3339 has
+//	            it); otherwise never
+//	-name N     people know it by N; otherwise, by NAMESPACE
+//
+// NAMESPACE is a namespace, or a pattern of them as in authorized_keys. The token is for
+// CI_TOKEN of 9ci, which logs in with it and renews by itself. With stock OpenSSH it gives
+// the key a certificate of an hour:
+//
+//	ssh -i KEY join@HOST login <TOKEN-FILE >KEY-cert.pub
+//	ssh -i KEY HOST cat ci/REV/stdout
+//
+// Login exits with 0, with 1 and one line on standard error if the token lets the key in
+// nowhere, and with 75 if that cannot be told at present. The user join may do nothing
+// else. A wrong token counts as a login that has failed: see below. 9ci is given the same
+// certificate, and gives the open connection the next one before that ends.
+//
+// The token of a CI job, an id_token that its forge has signed and made out to HOST of -url
+// and to the job's key, does the same. The job may read its own repository, and
+// publish runs of its own commit alone if no fork can have triggered it: others see of its
+// executor what its index and events tell of that commit, and find such runs by commit or
+// score, but by no tree, of which nobody here knows whether it is the commit's.
+//
+// Tokens prints a line for each token: id, name, namespace, rights, when it was made, when
+// it expires (or never), and when it was last used (within a minute; - if that is not
+// known), quoted as in ci(4). Revoke takes back, and prints what it was, a line each:
+//
+//	ID or token:ID       that token, and all certificates for it
+//	NAME                 all tokens of that name, the same
+//	SERIAL               the certificate of that number; its owner may get another
+//	KIND:ID              the account, a principal as the log has it, as github:repo:123: all
+//	                     its certificates, and it gets no others
+//
+// If one of them is not known, nothing is revoked. What is revoked ends open connections
+// within a second. All three may be used while the orchestrator runs, or not. The accounts
+// of CI jobs are github:repo:ID, gitlab:repo:ID and HOST:repo:ID, with the forge's number of
+// the repository.
+//
+// These are plain files of the state directory, and an edit counts at once:
+//
+//	ca_ed25519       signs the certificates: ca_ed25519.pub can be the TrustedUserCAKeys
+//	                 of sshd(8), with AuthorizedPrincipalsFile. Made on a first start
+//	tokens           a line a token: attr=value pairs. A line that is deleted ends the token
+//	tokens.used      a line a token: its id, and when it was last used. It may be lost
+//	issued           a line a certificate that has not expired: serial, principal,
+//	                 fingerprint of the key, when it expires, and revoked if it is
+//	revoked.krl      what of these is revoked, for RevokedKeys of sshd(8) and ssh-keygen
+//	                 -Q. It is written anew; what the operator revokes is in revoked
+//	barred           a line an account that may not log in again: principal, since when. Once
+//	                 the line is deleted, it may
+//	repositories     a line a namespace that a CI job has logged in for: the namespace, the
+//	                 forge, and the forge's number of the repository. A repository of another
+//	                 number, which has taken the name, is refused until the line is deleted
+//	lock             is locked (flock(2)) while one of these is written
+//
 // # Where they come from
 //
 // A client has 120 seconds and six keys to log in with, as at sshd. An address that
-// fails to pays for it: 5 seconds for keys or certificates that may not enter, 10 for
+// fails to pays for it: 5 seconds for keys, certificates or a token that may not enter, 10 for
 // not being done in time, 1 for what is not SSH, or at -tls not TLS, nothing for leaving
 // before, as ssh-keyscan does. From 15 seconds on the address is refused until its
 // penalty is over, 10 minutes at most. It is refused too if it opens more than 200
@@ -74,7 +142,7 @@
 // not logged in, or its /24 or /48 more than 128. From 64 of these in all, new ones are
 // dropped at random, and from 512 on each.
 //
-// An address from which a key has logged in is spared all of that for a day: others
+// An address from which a key or a token has logged in is spared all of that for a day: others
 // behind it cannot keep it out. It may open ten times as many connections, and of 256
 // that have not logged in the oldest makes way. Loopback and Unix sockets have no
 // penalty. The log tells of each penalty, and once a minute of what an address is
@@ -229,9 +297,14 @@
 // a certificate, PRINCIPAL@FINGERPRINT of its authority; over TLS, the identity's last
 // element) and the addr:
 //
-//	login    the key or certificate has logged in; over TLS, alpn= is the protocol
-//	refuse   what=login, announce, forward or namespace was refused; err says why.
-//	         The client of a namespace= is told no more than "file not found"
+//	login    the key or certificate has logged in; serial= is the certificate's; over TLS,
+//	         alpn= is the protocol
+//	issue    a token has given the key a certificate; serial=, expires=
+//	renew    the connection has another certificate from now on; serial=, expires=
+//	revoke   the token, account or certificate, serial=, has been revoked; it has no addr
+//	refuse   what=login, token, announce, forward or namespace was refused; err says why.
+//	         The client of a namespace= is told no more than "file not found", and that
+//	         of a token no more than that
 //	join     an executor= shows its runs in a namespace=; generation= counts
 //	leave    it no longer does
 //	adopt    it has a run= of a score= that another key, signer=, has signed: by its
@@ -315,12 +388,13 @@
 //	ssh_host_*_key                    others
 //	authorized_keys
 //	revoked sources                   if there are any
+//	ca_ed25519 ca_ed25519.pub tokens tokens.used issued revoked.krl barred repositories lock
 //	authorized_tls tls.crt tls.key tls-ca.pem tls-crl.pem    for -tls
 //
 // # Exit status
 //
-// 0 after one or two of SIGINT or SIGTERM, 1 if it cannot serve or check finds
-// something wrong, 2 if its flags are wrong.
+// 0 after one or two of SIGINT or SIGTERM, 1 if it cannot serve, a command cannot do what
+// it was told to, or check finds something wrong, 2 if its flags are wrong.
 //
 // # See also
 //

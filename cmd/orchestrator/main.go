@@ -54,7 +54,9 @@ type options struct {
 	metrics     string
 	level       slog.Level
 	tls         string
+	url         string
 	trace       bool
+	token       newToken
 }
 
 func flags(o *options) *flag.FlagSet {
@@ -65,6 +67,7 @@ func flags(o *options) *flag.FlagSet {
 		return nil
 	})
 	f.StringVar(&o.tls, "tls", "", "serve mutual TLS on `ADDR`")
+	f.StringVar(&o.url, "url", "", "the orchestrator is `URL` to others")
 	f.StringVar(&o.metrics, "metrics", "", "serve /metrics and /healthz on `ADDR`, of this machine alone")
 	f.Func("log", "log what is of `LEVEL` or above", func(s string) error {
 		switch s {
@@ -79,21 +82,44 @@ func flags(o *options) *flag.FlagSet {
 
 // stateFlags are the flags that say where the state is.
 func stateFlags(f *flag.FlagSet, o *options) {
-	f.StringVar(&o.state, "state", "", "keep state in `DIR`")
+	dirFlag(f, o)
 	f.StringVar(&o.authorities, "ca", "", "trust certificates of the keys in `FILE`")
 }
 
-func checkFlags(o *options) *flag.FlagSet {
-	f := flag.NewFlagSet("orchestrator check", flag.ContinueOnError)
-	stateFlags(f, o)
-	return f
+func dirFlag(f *flag.FlagSet, o *options) {
+	f.StringVar(&o.state, "state", "", "keep state in `DIR`")
+}
+
+// A command is something that an operator does with the state.
+type command struct {
+	usage string // behind "orchestrator"
+	flags func(f *flag.FlagSet, o *options)
+	args  func(n int) bool // whether it takes so many
+	do    func(o options, args []string, stdout, stderr io.Writer) (status int, err error)
+}
+
+func noArgs(n int) bool { return n == 0 }
+
+var commands = map[string]command{
+	"token": {"token [-state DIR] [-read] [-expires D] [-name N] NAMESPACE", func(f *flag.FlagSet, o *options) {
+		dirFlag(f, o)
+		o.token.flags(f)
+	}, func(n int) bool { return n == 1 }, makeToken},
+	"tokens": {"tokens [-state DIR]", dirFlag, noArgs, listTokens},
+	"revoke": {"revoke [-state DIR] TOKEN|ACCOUNT|SERIAL|NAME...", dirFlag, func(n int) bool { return n > 0 }, revoke},
+	"check":  {"check [-state DIR] [-ca FILE]", stateFlags, noArgs, check},
+}
+
+// usage says how the program is called.
+func usage(w io.Writer) {
+	fmt.Fprintln(w, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]")
+	for _, name := range []string{"token", "tokens", "revoke", "check"} {
+		fmt.Fprintln(w, "       orchestrator", commands[name].usage)
+	}
 }
 
 // check prints what the state grants, and returns the exit status.
-func check(o options, stdout io.Writer) (int, error) {
-	if err := o.defaults(); err != nil {
-		return 1, err
-	}
+func check(o options, _ []string, stdout, _ io.Writer) (int, error) {
 	if !orchestrator.Check(stdout, o.state, orchestrator.Options{Authorities: o.authorities}) {
 		return 1, nil
 	}
@@ -105,44 +131,48 @@ func check(o options, stdout io.Writer) (int, error) {
 func run(drain, end context.Context, args []string, stdout, stderr io.Writer) int {
 	var o options
 	f := flags(&o)
-	checks := len(args) > 0 && args[0] == "check"
-	if checks {
-		f, args = checkFlags(&o), args[1:]
+	var c command
+	if len(args) > 0 {
+		c = commands[args[0]]
+	}
+	if c.do != nil {
+		f = flag.NewFlagSet("orchestrator "+args[0], flag.ContinueOnError)
+		c.flags(f, &o)
+		args = args[1:]
 	}
 	f.SetOutput(stderr)
-	f.Usage = func() {
-		fmt.Fprintln(stderr, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]\n       orchestrator check [-state DIR] [-ca FILE]")
-	}
+	f.Usage = func() { usage(stderr) }
 	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
 	} else if err != nil {
 		return 2
 	}
-	if f.NArg() > 0 {
+	if c.args == nil {
+		c.args = noArgs
+	}
+	if !c.args(f.NArg()) {
 		f.Usage()
 		return 2
 	}
-	if checks {
-		status, err := check(o, stdout)
-		if err != nil {
-			fmt.Fprintln(stderr, "orchestrator:", err)
-		}
-		return status
+	status, err := 0, o.defaults()
+	switch {
+	case err != nil:
+	case c.do != nil:
+		status, err = c.do(o, f.Args(), stdout, stderr)
+	default:
+		err = serve(drain, end, o, stderr)
 	}
-	if err := serve(drain, end, o, stderr); err != nil {
+	if err != nil {
 		fmt.Fprintln(stderr, "orchestrator:", strings.TrimPrefix(err.Error(), "orchestrator: "))
-		return 1
+		return max(1, status)
 	}
-	return 0
+	return status
 }
 
 // drainFor is how long transfers that are under way at a signal may take.
 const drainFor = 30 * time.Second
 
 func serve(drain, end context.Context, o options, stderr io.Writer) error {
-	if err := o.defaults(); err != nil {
-		return err
-	}
 	sockets, err := passedSockets()
 	if err != nil {
 		return err
@@ -160,7 +190,9 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	if o.trace {
 		trace = stderr
 	}
-	s, err := orchestrator.New(o.state, orchestrator.Options{Authorities: o.authorities, TLS: o.tls != "" || len(sockets.tls) > 0, Log: log, Trace: trace})
+	s, err := orchestrator.New(o.state, orchestrator.Options{
+		Authorities: o.authorities, URL: o.url, TLS: o.tls != "" || len(sockets.tls) > 0, Log: log, Trace: trace,
+	})
 	if err != nil {
 		return err
 	}

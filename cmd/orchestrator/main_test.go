@@ -35,18 +35,31 @@ func TestManual(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^//\t(-\w+)( [A-Z]+)? `).FindAllSubmatch(b, -1) {
 		lines[string(m[1])] = true
 	}
-	f := flags(new(options))
-	n := 0
-	f.VisitAll(func(f *flag.Flag) {
-		n++
-		arg, _ := flag.UnquoteUsage(f)
-		usage := strings.TrimSpace("-" + f.Name + " " + arg)
-		if !strings.Contains(string(synopsis), "["+usage+"]") || !lines["-"+f.Name] {
-			t.Errorf("the manual does not have %s", usage)
+	sets := map[string]*flag.FlagSet{"": flags(new(options))}
+	for name, c := range commands {
+		sets[name] = flag.NewFlagSet(name, flag.ContinueOnError)
+		c.flags(sets[name], new(options))
+		if !strings.Contains(string(synopsis), "//\torchestrator "+c.usage+"\n") {
+			t.Errorf("the synopsis has no line %q", c.usage)
 		}
-	})
-	if n != len(lines) {
-		t.Errorf("the manual has the flags %v, and there are %d", lines, n)
+	}
+	known := map[string]bool{}
+	for name, f := range sets {
+		f.VisitAll(func(f *flag.Flag) {
+			known["-"+f.Name] = true
+			arg, _ := flag.UnquoteUsage(f)
+			usage := strings.TrimSpace("-" + f.Name + " " + arg)
+			in := string(synopsis)
+			if name != "" {
+				in = commands[name].usage
+			}
+			if !strings.Contains(in, "["+usage+"]") || !lines["-"+f.Name] {
+				t.Errorf("the manual does not have %s of %q", usage, name)
+			}
+		})
+	}
+	if len(known) != len(lines) {
+		t.Errorf("the manual has the flags %v, and there are %v", lines, known)
 	}
 }
 

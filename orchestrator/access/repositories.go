@@ -28,26 +28,29 @@ type repository struct {
 func parseRepositories(path string, text []byte, log *slog.Logger) repositories {
 	all := repositories{}
 	n := 0
-	for l := range strings.Lines(string(text)) {
+	for line := range strings.Lines(string(text)) {
 		n++
-		f := strings.Fields(l)
-		if len(f) == 0 || f[0][0] == '#' {
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 			continue
 		}
-		err := error(nil)
-		switch _, twice := all[f[0]]; {
-		case len(f) != 3:
-			err = errors.New("want NAMESPACE HOST NUMBER")
-		case twice:
-			err = errors.New("it is the second one of the same namespace")
-		default:
-			all[f[0]] = repository{f[1], f[2], n}
-		}
-		if err != nil {
+		if err := all.add(line, n); err != nil {
 			log.Error("state file", "err", fmt.Errorf("%s:%d: the line is skipped: %w", path, n, err))
 		}
 	}
 	return all
+}
+
+// add adds a line of that number.
+func (all repositories) add(line string, n int) error {
+	f := strings.Fields(line)
+	if len(f) != 3 {
+		return errors.New("want NAMESPACE HOST NUMBER")
+	}
+	if _, twice := all[f[0]]; twice {
+		return errors.New("it is the second one of the same namespace")
+	}
+	all[f[0]] = repository{f[1], f[2], n}
+	return nil
 }
 
 // know returns an error unless the repository of a job is the one that its namespace was

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"time"
+
+	"9ci/cmd/internal/config"
+	"9ci/orchestrator/access"
+)
+
+// A newToken is what the flags of the command token say.
+type newToken struct {
+	name    string
+	read    bool
+	expires time.Time // zero: never
+}
+
+func (t *newToken) flags(f *flag.FlagSet) {
+	f.StringVar(&t.name, "name", "", "people know it by `N`")
+	f.BoolVar(&t.read, "read", false, "it may only read")
+	f.Func("expires", "it ends after `D`, or then", func(s string) (err error) {
+		t.expires, err = expiry(s, time.Now())
+		return err
+	})
+}
+
+// expiry returns when something ends that is said to end then, or so long after now.
+func expiry(s string, now time.Time) (time.Time, error) {
+	for _, layout := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, nil
+		}
+	}
+	d, err := config.Duration(s)
+	if err != nil || d <= 0 {
+		return time.Time{}, errors.New("want a duration such as 12h or 90d, or a date such as 2027-01-31")
+	}
+	return now.Add(d), nil
+}
+
+// makeToken makes a token and prints it.
+func makeToken(o options, args []string, stdout, stderr io.Writer) (int, error) {
+	if _, err := os.Stat(o.state); errors.Is(err, iofs.ErrNotExist) {
+		if err := os.MkdirAll(o.state, 0o700); err != nil {
+			return 1, err
+		}
+		fmt.Fprintf(stderr, "orchestrator: there was no state in %s: the token counts for an orchestrator that is started with -state %s\n", o.state, o.state)
+	}
+	t := o.token
+	secret, err := access.NewToken(o.state, args[0], t.name, t.read, t.expires)
+	if err != nil {
+		return 1, err
+	}
+	_, err = fmt.Fprintln(stdout, secret)
+	return 0, err
+}
+
+// listTokens prints a line for each token.
+func listTokens(o options, _ []string, stdout, _ io.Writer) (int, error) {
+	all, err := access.Tokens(o.state)
+	for _, t := range all {
+		fmt.Fprintln(stdout, t)
+	}
+	return 0, o.noState(err)
+}
+
+// revoke revokes what args name, and prints what that was.
+func revoke(o options, args []string, stdout, _ io.Writer) (int, error) {
+	done, err := access.Revoke(o.state, args)
+	for _, line := range done {
+		fmt.Fprintln(stdout, line)
+	}
+	return 0, o.noState(err)
+}
+
+// noState says of a state directory that is not there how to name another.
+func (o options) noState(err error) error {
+	if _, gone := os.Stat(o.state); err != nil && errors.Is(gone, iofs.ErrNotExist) {
+		return fmt.Errorf("there is no state in %s: say -state DIR", o.state)
+	}
+	return err
+}
