@@ -708,3 +708,39 @@ func TestOwner(t *testing.T) {
 		}
 	}
 }
+
+// A line of tokens that can be read is written as it was read, and one of issued too.
+func FuzzStateLines(f *testing.F) {
+	t := Token{ID: "000000000000", Name: "it's", Grant: Grant{Namespaces: []Pattern{hello}, Read: true}}
+	f.Add(t.line())
+	f.Add(strings.TrimSpace(issued{serial: 7, principal: "token:x", key: "SHA256:x", revoked: true}.line()))
+	f.Fuzz(func(t *testing.T, line string) {
+		if tok, err := parseToken([]byte(line)); err == nil {
+			again, err := parseToken([]byte(tok.line()))
+			if err != nil || again.line() != tok.line() || again.sum != tok.sum || again.Rights() != tok.Rights() || !again.Expires.Equal(tok.Expires) {
+				t.Errorf("%q is read as %+v, and that as %+v, %v", line, tok, again, err)
+			}
+		}
+		all := parseIssued([]byte(line + "\n"))
+		if again := parseIssued(formatIssued(all)); !slices.Equal(again, all) {
+			t.Errorf("%q is read as %v, and that as %v", line, all, again)
+		}
+	})
+}
+
+// Whatever a client gives as a token, it gets in with the right one alone.
+func FuzzLogin(f *testing.F) {
+	a := newAuthority(f, &testJobs{err: errors.New("no job's")})
+	good := a.token(hello, false, time.Time{})
+	key := newSigner(f).PublicKey()
+	f.Add(good)
+	f.Add(good[:46] + "A")
+	f.Add("a.b.c")
+	f.Add("9ci_\x00")
+	f.Fuzz(func(t *testing.T, token string) {
+		cert, err := a.Login(t.Context(), token, key)
+		if (err == nil) != (token == good) || err == nil && cert == nil {
+			t.Errorf("Login(%q) = %v, %v", token, cert, err)
+		}
+	})
+}
