@@ -39,6 +39,9 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 			return nil, &spaceError{ns, fmt.Errorf("%s %s", wire.MayNotPublish, ns)}
 		}
 	}
+	if c.login.Commit != "" {
+		a.Adopts = false // of most runs, nobody would see that it has them
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := c.members[a.Name]
@@ -49,7 +52,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		if len(c.members) >= maxMembers {
 			return nil, fmt.Errorf("a connection exports %d trees at most", maxMembers)
 		}
-		m = &member{announcedAs: a.Name, key: c.login.String(), conn: c, exporter: e}
+		m = &member{announcedAs: a.Name, key: c.login.String(), commit: c.login.Commit, conn: c, exporter: e}
 	}
 	if len(a.Namespaces) > 1 {
 		m.several.Store(true)

@@ -90,7 +90,7 @@ func (f *forwarder) find(path []string) *mux.Backend {
 		return nil
 	}
 	sh := f.v.c.s.dir.share(ns, path[len(path)-1])
-	if sh == nil {
+	if sh == nil || f.v.hides(sh) { // what is forwarded, nobody looks at
 		return nil
 	}
 	if _, ok := sh.m.exporter.(reverseExport); !ok {

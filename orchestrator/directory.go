@@ -90,6 +90,7 @@ type member struct {
 	name        string // below n; join of the directory gives it
 	announcedAs string
 	key         string // the identity that announced it
+	commit      string // whose runs alone others see; "": of any
 	conn        *conn
 	exporter    exporter
 	several     atomic.Bool        // it has announced more than one namespace: its root has them

@@ -17,7 +17,8 @@
 //     then. A second executor of that name and key is NAME+2, the next NAME+3:
 //     so cloned machines all show.
 //   - A share is what one member shows in one namespace: the runs that its
-//     index and event files tell of.
+//     index and event files tell of, or of a member whose login is bound to a
+//     commit, as a CI job's is, those of that commit.
 //
 // A connection (conn) is a client, an executor, or both. Each of its sessions
 // has a view of the tree, which package door serves. The client's side is

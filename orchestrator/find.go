@@ -50,14 +50,16 @@ that logged in, so that the runs of one do not hide those of another.
 
 The pair intent=ID says that the asker's own executor, which the same connection
 exports, is going to run this key as ID, for as long as the file stays open or
-the run goes on. An executor that has not proved its key announces none. An
-asker whose own run is the first that has not ended runs it, and all others wait
-for that run: the pair wait=/n/EXECUTOR/ci/ID has the answer come when that run
-has ended or its executor has left; until then that run is before the asker's
-own. An executor whose connection was lost may be back within 45 s: its runs keep
-their places, and the wait goes on. An orchestrator that was started less than
-that ago waits as long for an executor that it does not know. So a waiter that
-has lost the orchestrator asks again, with the same two pairs.
+the run goes on. An executor that has not proved its key announces none, and one
+whose login is bound to a commit, as a CI job's is, none but of keys that name
+that commit and no tree. An asker whose own run is the first that has not ended
+runs it, and all others wait for that run: the pair wait=/n/EXECUTOR/ci/ID has
+the answer come when that run has ended or its executor has left; until then that
+run is before the asker's own. An executor whose connection was lost may be back
+within 45 s: its runs keep their places, and the wait goes on. An orchestrator
+that was started less than that ago waits as long for an executor that it does
+not know. So a waiter that has lost the orchestrator asks again, with the same
+two pairs.
 `
 
 // A question is what was written to find.
@@ -279,6 +281,9 @@ func (v *view) intend(ns string, q question) (release func(), err error) {
 	}
 	if own.m.announced.Load().signer == "" {
 		return nil, errors.New("find: an intent comes from an executor whose announcement proves the key that signs its runs: this one's does not, and nobody would wait for it")
+	}
+	if !own.mayClaim(q.key) || !own.admits(q.intent) {
+		return nil, own.errClaim()
 	}
 	return own.intend(q.intent, q.key)
 }

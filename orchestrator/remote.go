@@ -151,6 +151,14 @@ func (r *remoteDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 	if fs.CheckPlain(name) != nil {
 		return nil, iofs.ErrNotExist
 	}
+	if r.v.hides(r.sh) {
+		switch n, other := r.boundChild(name); {
+		case n != nil:
+			return n, nil
+		case other:
+			return nil, iofs.ErrNotExist
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
 	n, err := r.dir.Walk(ctx, name)
@@ -196,6 +204,9 @@ func (r *remoteDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat
 			if fs.CheckPlain(st.Name) == nil && st.Cookie != 0 && !strings.ContainsRune(st.Target, 0) {
 				good = append(good, r.renumber(st))
 			}
+		}
+		if r.v.hides(r.sh) {
+			good = r.boundEntries(good)
 		}
 		if len(good) > 0 {
 			return good, nil

@@ -47,6 +47,7 @@ func (sh *share) replace(runs []run) {
 	if sh.ctx.Err() != nil {
 		return
 	}
+	runs = sh.admitAll(runs)
 	old := maps.Clone(sh.runs)
 	for i, r := range slices.Backward(runs) {
 		x := sh.runs[r.id]
@@ -108,7 +109,7 @@ func (r *run) take(line run) {
 func (sh *share) update(id string, st ci.Status) bool {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
-	if sh.ctx.Err() != nil {
+	if sh.ctx.Err() != nil || !sh.admits(id) {
 		return false
 	}
 	r := sh.runs[id]
@@ -136,6 +137,13 @@ func (sh *share) describe(line run) bool {
 		return false
 	}
 	old := sh.runs[line.id]
+	if !sh.admit(&line) {
+		if old != nil && old.intents == 0 { // its event did not tell the commit
+			delete(sh.runs, line.id)
+			sh.wake()
+		}
+		return false
+	}
 	fresh := line.status.Finished() && (old == nil || !old.listed || old.status != line.status)
 	r := sh.put(line)
 	r.take(line)
@@ -223,6 +231,7 @@ func (sh *share) learnKey(id string, key ci.Attrs) {
 	if r == nil || r.key != nil {
 		return
 	}
+	key = sh.admitKey(key)
 	n := len(key.Text())
 	if sh.keys += n; sh.keys > maxKeys {
 		for _, x := range sh.runs {
