@@ -744,3 +744,27 @@ func FuzzLogin(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkLogin is logins by a repository token, with as many certificates out that have
+// not expired.
+func BenchmarkLogin(b *testing.B) {
+	for _, n := range []int{0, 10000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			a := newAuthority(b, nil)
+			secret := a.token(hello, false, time.Time{})
+			var all []issued
+			for i := range n {
+				all = append(all, issued{serial: uint64(i + 1), principal: "token:000000000000", key: ssh.FingerprintSHA256(a.Key()), expires: time.Now().Add(time.Hour)})
+			}
+			if err := os.WriteFile(filepath.Join(a.dir, issuedFile), formatIssued(all), 0o600); err != nil {
+				b.Fatal(err)
+			}
+			key := newSigner(b).PublicKey()
+			for b.Loop() {
+				if _, err := a.Login(b.Context(), secret, key); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
