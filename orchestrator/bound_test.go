@@ -6,12 +6,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
 	"9ci/orchestrator/dial"
 	"9ci/orchestrator/door"
+	"9ci/orchestrator/internal/wire"
 )
 
 // Runs of other commits than testCommit: one of another id, and one that claims an id of
@@ -134,4 +136,46 @@ func TestBoundToCommit(t *testing.T) {
 	if !strings.Contains(text, "/n/job/ci/3f2a9c1d0b7e.3 queued - - "+ssh.FingerprintSHA256(key.PublicKey())) {
 		t.Errorf("find with an intent = %q", text)
 	}
+}
+
+// The next job of a repository that takes the name of one whose connection was lost does
+// not get its runs too, which are of another commit.
+func TestBoundAfterLost(t *testing.T) {
+	jobs := &oneJob{job: testJob}
+	inBubbleOf(t, Options{Jobs: jobs, URL: "https://ci"}, func(t *testing.T, m *bubbleMux) {
+		reader, _ := m.key("", "reader")
+		r, _ := m.login(reader)
+		root := m.treeOn(r, hello)
+		connect := func(commit string, tree *testTree) (testLink, *memConn) {
+			jobs.job.Commit = commit
+			key := newSigner(t)
+			l, nc := m.loginAs(withCert(t, m.certify(key, "a.b.c"), key), key)
+			if err := m.exportOn(l, wire.Announce{Name: "runner", Namespaces: []string{hello}}, tree.root()); err != nil {
+				t.Fatal(err)
+			}
+			return l, nc
+		}
+		ask := func() string {
+			t.Helper()
+			text, f := find(t, root, string(testKey(testCommit).Text()))
+			f.Close()
+			return text
+		}
+		l, nc := connect(testCommit, newTestTree())
+		if text, _ := find(t, m.treeOn(l, hello), string(testKey(testCommit).Text())+"intent=3f2a9c1d0b7e.1\n"); !strings.HasPrefix(text, "/n/runner/ci/3f2a9c1d0b7e.1 queued") {
+			t.Fatalf("find with an intent = %q", text)
+		}
+		nc.Close()
+		<-l.Done()
+		synctest.Wait()
+		if text := ask(); !strings.HasPrefix(text, "/n/runner/ci/3f2a9c1d0b7e.1 queued") {
+			t.Errorf("find after it was lost = %q", text)
+		}
+		silent := newTestTree()
+		silent.feed("index") // it tells of no runs, and of none that are gone
+		connect(strangeCommit, silent)
+		if text := ask(); text != "" {
+			t.Errorf("find once a job of another commit has its name = %q", text)
+		}
+	})
 }

@@ -389,6 +389,9 @@ func (d *localDirectory) addShare(ctx context.Context, m *member, ns string) *sh
 	if l := sp.lost[m.name]; l != nil && l.key == m.key { // it is back: its runs keep their places
 		d.forgetLost(sp, m.name)
 		for id, r := range l.runs {
+			if !sh.admits(id) || !sh.mayClaim(r.key) { // another job of the repository has its name
+				continue
+			}
 			r.share = sh
 			sh.runs[id] = r
 			sh.keys += len(r.key.Text())
