@@ -209,7 +209,7 @@ func (j *joining) refused(err error) (status int, words error) {
 		return wire.LoginRefused, errors.New(refused.Words)
 	case errors.Is(err, fs.ErrBusy):
 		j.s.metrics.busy.WithLabelValues("login").Inc()
-		j.s.log.Warn("token", "addr", j.nc.RemoteAddr().String(), "err", err)
+		j.audit(err)
 		return wire.LoginBusy, errors.New("the token cannot be checked at present: try again")
 	}
 	j.s.log.Error("token", "addr", j.nc.RemoteAddr().String(), "err", err)
@@ -222,6 +222,11 @@ func (j *joining) guessed(err error, f access.Failure) {
 	j.nc.Failed(f)
 	j.s.metrics.logins.WithLabelValues("refused").Inc()
 	j.s.metrics.refusals.WithLabelValues("token").Inc()
+	j.audit(err)
+}
+
+// audit writes the line of a token that gave no certificate.
+func (j *joining) audit(err error) {
 	j.s.audit.ofStranger(j.nc.RemoteAddr(), "refuse", wire.Fingerprint(j.key), slog.String("what", "token"), slog.String("err", clip(err.Error())))
 }
 

@@ -110,9 +110,10 @@
 //	                     its certificates, and it gets no others
 //
 // If one of them is not known, nothing is revoked. What is revoked ends open connections
-// within a second. All three may be used while the orchestrator runs, or not. The accounts
-// of CI jobs are github:repo:ID, gitlab:repo:ID and HOST:repo:ID, with the forge's number of
-// the repository.
+// within a second. All three may be used while the orchestrator runs, or not; DIR of the
+// service below is /var/lib/9ci-orchestrator, and what root writes there is the service's.
+// The accounts of CI jobs are github:repo:ID, gitlab:repo:ID and HOST:repo:ID, with the
+// forge's number of the repository.
 //
 // These are plain files of the state directory, and an edit counts at once:
 //
