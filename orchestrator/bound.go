@@ -17,7 +17,8 @@ import (
 // see as far as it is runs of that commit: the directory takes in no others, and below n
 // they are not there. So a job cannot offer a run of another branch's commit, which it
 // chose the result of. Nobody here can check which tree a commit has, so such runs are
-// found by no tree. The executor's owner sees all of them.
+// found by no tree. The executor's owner sees all of them, and so does a client of the
+// executor's own SSH server, which nobody here can look into.
 
 // bound returns the commit whose runs alone others see of the share; "" is any.
 func (sh *share) bound() string { return sh.m.commit }

@@ -141,7 +141,7 @@ func (j *joining) exec(ctx context.Context, ch ssh.Channel, command string) (sta
 	switch {
 	case len(words) == 0 || words[0] != wire.CommandLogin:
 		return wire.LoginRefused, errJoin
-	case len(words) > 1: // a token there is seen by all who list processes
+	case len(words) > 1: // a token there is seen by all that list processes
 		return wire.LoginRefused, errors.New("it takes no arguments: the token is read from standard input")
 	}
 	if j.tried.Swap(true) {

@@ -226,8 +226,8 @@ func TestJoinAgain(t *testing.T) {
 	}
 }
 
-// The log has who got a certificate, who logged in with it, and why others did not, which
-// they are not told.
+// The log has which key got a certificate, which logged in with it, and why others did
+// not, which their clients are not told.
 func TestJoinAudit(t *testing.T) {
 	m, book := startAudited(t)
 	token := m.token(hello, true)
@@ -444,6 +444,37 @@ func TestJoinSlow(t *testing.T) {
 		}
 		if took := time.Since(began); took < 110*time.Second || took > 121*time.Second {
 			t.Errorf("a silent client was put out after %v, want the time of a login", took)
+		}
+	})
+}
+
+// A stolen is another's certificate with a key that is not its own.
+type stolen struct {
+	ssh.Signer
+	cert *ssh.Certificate
+}
+
+func (s stolen) PublicKey() ssh.PublicKey { return s.cert }
+
+// A certificate lets in the key that it is for and no other.
+func TestStolenCertificate(t *testing.T) {
+	inBubble(t, func(t *testing.T, m *bubbleMux) {
+		key := newSigner(t)
+		cert := m.certify(key, m.token(hello, false))
+		enter := func(key ssh.Signer) error {
+			nc := m.l.dialFrom("192.0.2.66")
+			defer nc.Close()
+			sc, _, _, err := ssh.NewClientConn(nc, "mux:22", &ssh.ClientConfig{Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.FixedHostKey(m.s.HostKey())})
+			if err == nil {
+				sc.Close()
+			}
+			return err
+		}
+		if err := enter(stolen{newSigner(t), cert}); err == nil {
+			t.Error("a certificate lets another key in")
+		}
+		if err := enter(stolen{key, cert}); err != nil {
+			t.Errorf("a certificate with its key: %v", err)
 		}
 	})
 }

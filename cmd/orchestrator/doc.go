@@ -73,8 +73,8 @@
 //
 // # Tokens
 //
-// Who has a repository's token may do there what the token may, with any key. Token makes
-// one and prints it, alone on its line; nothing but its SHA-256 is kept.
+// A client that has a repository's token may do there what the token may, with any key.
+// Token makes one and prints it, alone on its line; nothing but its SHA-256 is kept.
 //
 //	-read       it may only read; otherwise, read and publish
 //	-expires D  it ends after D (12h, 90d) or on a date (2027-01-31, UTC, or as RFC 3339 has

@@ -236,7 +236,7 @@ func (a *Authority) byToken(secret string, key ssh.PublicKey) (*ssh.Certificate,
 		return nil, refuse(errors.New("a repository token that is not known, or no more"))
 	}
 	if err := t.expired(); err != nil {
-		// Who has the token may know when it ended.
+		// A client that has the token may know that it has ended.
 		return nil, &RefusedError{"the token has expired: ask for another", fmt.Errorf("%s: %w", t.Principal(), err)}
 	}
 	return a.issue(key, t.Principal(), jobLife, nil, func(now time.Time) error {

@@ -20,9 +20,9 @@ import (
 )
 
 // A stateDir is a state directory whose files a server and commands of an operator
-// change. Who changes one holds the lock, and writes the file anew under another name
-// that then takes the old one's place: who reads one needs no lock, and a process that
-// is killed leaves the old file or the new one.
+// change. A process that changes a file holds the lock, and writes the file anew under
+// another name, which then takes the old one's place: a reader needs no lock, and a
+// process that is killed leaves the old file or the new one.
 type stateDir string
 
 const (
