@@ -284,7 +284,9 @@ func (d *localDirectory) name(ctx context.Context, m *member, a wire.Announce) e
 			if m.name != "" && name != m.name {
 				return fmt.Errorf("%s is the name of another executor in one of the namespaces: announce them on connections of their own", m.name)
 			}
-			m.name = name
+			if m.name == "" { // it is read without the lock once it is set
+				m.name = name
+			}
 			return nil
 		}
 		d.mu.Unlock()
