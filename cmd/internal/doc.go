@@ -27,7 +27,7 @@ in cmd/import_test.go says which package may import which, and a test holds it.
 	proto/internal/load       for tests only: a server under load
 	proto/internal/testtree   for tests only: a small tree with a live file
 	orchestrator              the mux of connected executors: members, namespaces, find, events
-	orchestrator/access       whose key this is, and what it may read and publish; certificates for tokens and CI jobs
+	orchestrator/access       whose key this is, and what it may read and publish
 	orchestrator/revoked      lists of revoked keys: KRLs and public keys
 	orchestrator/door         an SSH server over a tree: sessions, exec verbs, sftp, 9p
 	orchestrator/dial         the client's side: connect, known hosts, export, import
