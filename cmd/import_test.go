@@ -36,6 +36,8 @@ var may = map[string][]string{
 	"orchestrator/internal/...": {"fs", "fs/ci", "proto/...", "orchestrator/internal/..."},
 	// A client is an executor too, which has a door of its own.
 	"orchestrator/internal/client": {"fs", "fs/ci", "proto/...", "orchestrator/internal/...", "orchestrator/door"},
+	// Forges say who a job is, and nothing of how it came.
+	"orchestrator/access/forge/...": {"fs", "fs/ci", "orchestrator/access"},
 
 	"cmd/...": {"fs/...", "vm/...", "mk", "proto/...", "orchestrator/...", "cmd/internal/..."},
 }
@@ -49,7 +51,7 @@ var mayTest = map[string][]string{
 }
 
 // testOnly are helpers of tests. Only tests may import them, and they each other.
-var testOnly = []string{"fs/treetest", "proto/internal/testtree", "proto/internal/load"}
+var testOnly = []string{"fs/treetest", "orchestrator/access/forge/forgetest", "proto/internal/testtree", "proto/internal/load"}
 
 // module is what the paths of our packages begin with.
 const module = "9ci/"
