@@ -1,6 +1,9 @@
 // Package dial is the client's side of an orchestrator: it connects, checks the
 // host key, imports the mux's tree, and exports an executor's. An export comes
 // with an SSH server of the executor's own, which the orchestrator only carries.
+//
+// A key logs in, or a certificate for it. A Pass gets such a certificate for a token,
+// and puts the next in its place before it ends: nothing that is open notices.
 package dial
 
 import (
@@ -50,6 +53,10 @@ type Options struct {
 	// certificate may have been renewed. If no signer may enter, its error
 	// is told too.
 	Login func() ([]ssh.Signer, error)
+
+	// Pass, if set, logs in where no signer may enter, and from then on. There may be
+	// no signer at all. Over TLS it is not used.
+	Pass *Pass
 
 	// Key signs the runs of the executor that is exported, and is the host key
 	// of its own SSH server. If it is nil, the first of Signers that is no
@@ -106,8 +113,8 @@ type Conn struct {
 // tls://HOST:PORT[/NAMESPACE]. The default port is 22, as for any ssh URL; TLS has none.
 //
 // It reports ErrUnknownHost or ErrHostKeyChanged if the host key is not the one in
-// known_hosts, ErrKey if no signer may enter, and ErrCertificate if a TLS certificate
-// may not.
+// known_hosts, ErrKey if no signer may enter, ErrToken if the token of a Pass may not
+// log in, and ErrCertificate if a TLS certificate may not.
 func Dial(ctx context.Context, rawURL string, o Options) (*Conn, error) {
 	c, err := Open(rawURL, o)
 	if err != nil {
@@ -135,8 +142,9 @@ func Open(rawURL string, o Options) (*Conn, error) {
 }
 
 // ParseURL reads the URL of an orchestrator, ssh://[USER@]HOST[:PORT][/PATH] or
-// tls://HOST:PORT[/PATH]. A key or a certificate logs in, so a password has no place in
-// it. No error repeats the URL: if it was mistyped, a password may stand anywhere in it.
+// tls://HOST:PORT[/PATH]. A key, a certificate or a token logs in, so a password has no
+// place in it. No error repeats the URL: if it was mistyped, a password may stand
+// anywhere in it.
 func ParseURL(rawURL string) (*url.URL, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Scheme != "ssh" && u.Scheme != "tls" || u.Hostname() == "" || u.RawQuery != "" || u.ForceQuery ||
@@ -166,6 +174,9 @@ func (c *Conn) parse(rawURL string) error {
 	c.user = "9ci"
 	if name := u.User.Username(); name != "" {
 		c.user = name
+	}
+	if c.user == wire.UserJoin {
+		return fmt.Errorf("orchestrator: URL: the user %s is for tokens alone: leave %[1]s@ out", wire.UserJoin)
 	}
 	if ns := strings.Trim(u.Path, "/"); ns != "" {
 		c.namespace, err = ci.CleanNamespace(ns)
@@ -264,26 +275,60 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	if c.tls {
 		return c.handshakeTLS(ctx)
 	}
-	hosts, err := openKnownHosts(c.opts.KnownHosts, c.opts.MoreHosts...)
+	signers, problem := c.signers()
+	if c.opts.Pass != nil {
+		return c.handshakePass(ctx, signers, problem)
+	}
+	return c.logIn(ctx, signers, problem)
+}
+
+// logIn connects, with the signers, to what is there.
+func (c *Conn) logIn(ctx context.Context, signers []ssh.Signer, problem error) (*client.Link, error) {
+	o, err := c.open(ctx, c.user, signers)
+	if errors.Is(err, ErrKey) {
+		err = keyError(signers, problem)
+	}
 	if err != nil {
 		return nil, err
+	}
+	l := client.New(o.conn, o.peer, c.key(signers))
+	l.Direct = c.opts.Direct
+	l.RTT = o.rtt
+	c.wg.Go(func() { l.Serve(o.chans, o.reqs) })
+	return l, nil
+}
+
+// opened is an SSH connection that has logged in.
+type opened struct {
+	conn  ssh.Conn
+	chans <-chan ssh.NewChannel
+	reqs  <-chan *ssh.Request
+	peer  ssh.PublicKey // the orchestrator's host key
+	rtt   time.Duration
+}
+
+// open connects and logs in as user. It reports ErrKey, as it is, if no signer may
+// enter.
+func (c *Conn) open(ctx context.Context, user string, signers []ssh.Signer) (opened, error) {
+	hosts, err := openKnownHosts(c.opts.KnownHosts, c.opts.MoreHosts...)
+	if err != nil {
+		return opened{}, err
 	}
 	nc, err := c.transport(ctx)
 	if err != nil {
-		return nil, err
+		return opened{}, err
 	}
 	began := time.Now()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	signers, problem := c.signers()
-	var peer ssh.PublicKey
+	var o opened
 	var hostErr error
-	sc, chans, reqs, err := ssh.NewClientConn(nc, c.addr, &ssh.ClientConfig{
+	o.conn, o.chans, o.reqs, err = ssh.NewClientConn(nc, c.addr, &ssh.ClientConfig{
 		Config:            ssh.Config{Ciphers: wire.Ciphers()},
-		User:              c.user,
+		User:              user,
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(signers...)},
 		HostKeyAlgorithms: hosts.algorithms(c.addr, nc.RemoteAddr()),
 		HostKeyCallback: func(addr string, remote net.Addr, key ssh.PublicKey) error {
-			peer, hostErr = key, hosts.check(addr, remote, key)
+			o.peer, hostErr = key, hosts.check(addr, remote, key)
 			return hostErr
 		},
 		ClientVersion: wire.Version,
@@ -294,7 +339,7 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	case err != nil && ctx.Err() != nil:
 		err = fmt.Errorf("the handshake took too long: %w", ctx.Err())
 	case err != nil && strings.Contains(err.Error(), "unable to authenticate"): // the package has no error for it
-		err = keyError(signers, problem)
+		err = ErrKey
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		err = fmt.Errorf("%w: %w", errHungUp, err)
 		if p, ok := nc.(*proxied); ok {
@@ -303,17 +348,14 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	}
 	if err != nil {
 		nc.Close()
-		return nil, err
+		return opened{}, err
 	}
 	if !stop() {
-		sc.Close()
-		return nil, ctx.Err()
+		o.conn.Close()
+		return opened{}, ctx.Err()
 	}
-	l := client.New(sc, peer, c.key(signers))
-	l.Direct = c.opts.Direct
-	l.RTT = time.Since(began) / handshakeTrips
-	c.wg.Go(func() { l.Serve(chans, reqs) })
-	return l, nil
+	o.rtt = time.Since(began) / handshakeTrips
+	return o, nil
 }
 
 // key returns the key that signs the runs of what is exported, or nil.

@@ -118,6 +118,9 @@ func (d *Door) enter(ctx context.Context, nc net.Conn, addr, user string) (*Entr
 	defer context.AfterFunc(ctx, func() { nc.Close() })()
 	stop := context.AfterFunc(d.ctx, func() { nc.Close() })
 	signers, problem := d.conn.signers()
+	if len(signers) == 0 && d.conn.opts.Pass != nil {
+		signers = []ssh.Signer{d.conn.opts.Pass.key} // the executor asks for the proof of the key alone
+	}
 	var hostErr error
 	sc, chans, reqs, err := ssh.NewClientConn(nc, addr, &ssh.ClientConfig{
 		Config:            ssh.Config{Ciphers: wire.Ciphers()},

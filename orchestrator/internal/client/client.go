@@ -354,6 +354,21 @@ func (l *Link) Export(ctx context.Context, a wire.Announce, told Told, serve Ser
 	}
 }
 
+// Renew has the orchestrator take cert for what this connection has logged in with, in
+// the place of a certificate that ends. What is open stays as it is.
+func (l *Link) Renew(ctx context.Context, cert *ssh.Certificate) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	ok, reply, err := l.Ask(ctx, wire.RequestRenew, cert.Marshal())
+	if err == nil && !ok {
+		err = fmt.Errorf("the orchestrator does not take the next certificate on this connection: %.200q", reply)
+	}
+	return err
+}
+
+// renewTimeout is how long an answer to Renew is waited for.
+const renewTimeout = 30 * time.Second
+
 // Shown returns a channel that is closed while the orchestrator has what this
 // connection exports in a namespace.
 func (l *Link) Shown(namespace string) <-chan struct{} {
