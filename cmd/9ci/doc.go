@@ -238,6 +238,10 @@ These start a program of the host. No .env sets them:
 
 	CI_PROXY_COMMAND   none             connects to the orchestrator: ssh -W %h:%p BASTION; %r is the user
 
+This logs in, and is a secret. No .env sets it:
+
+	CI_TOKEN           none             a repository's token, of orchestrator token NAMESPACE: logs in at ssh://, and no key does
+
 These limit what a .env that git tracks asks for. No .env sets them:
 
 	CI_MAX_TIMEOUT     6h               or another time; 0: no limit

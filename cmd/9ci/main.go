@@ -56,6 +56,7 @@ func commands() []command {
 }
 
 func main() {
+	config.Withhold()
 	if !filepath.IsAbs(os.Getenv("TMPDIR")) {
 		os.Unsetenv("TMPDIR") // no temporary files in the working directory
 	}

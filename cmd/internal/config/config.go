@@ -53,6 +53,7 @@ type Config struct {
 	Key          string        // the private key that signs and logs in
 	Signers      string        // one more allowed_signers file, or empty
 	Orchestrator string        // a URL without a password, or empty
+	Token        string        // logs in there, or empty; a secret
 	ProxyCommand string        // connects to it; as dial.Options has it
 	TLSCert      string        // what logs in at a tls:// URL, its key, and the CAs of the server's certificate, or empty
 	TLSKey       string
@@ -92,6 +93,8 @@ func Load(ctx context.Context, rp *repo.Repo, set map[string]string) (*Config, e
 	l.resolve("CI_ENV", &l.c.Env)
 	l.resolve("CI_SECRETS", &l.c.Secrets)
 	l.keepApart()
+	l.checkToken()
+	l.keepLoginsOut()
 	if len(l.errs) == 0 {
 		l.checkTrust()
 	}
@@ -170,6 +173,7 @@ func (l *loader) warnRefused() {
 			refused = append(refused, name)
 		}
 	}
+	l.warnToken()
 	switch {
 	case len(refused) > 0 && l.tracked:
 		l.say("%s: ignored %s: a .env that git tracks sets %s and nothing else", l.dot.name, list(refused), list(names(repository)))
@@ -243,7 +247,7 @@ func (l *loader) find(name string, v *variable) (found, bool) {
 	if text, ok := l.set[name]; ok && v != nil {
 		return found{setting: setting{value: text}}, true
 	}
-	if text, ok := os.LookupEnv(name); ok {
+	if text, ok := lookupEnv(name); ok {
 		return found{setting: setting{value: text}}, true
 	}
 	files := []*envFile{l.dot, l.own}

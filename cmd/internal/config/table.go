@@ -30,6 +30,7 @@ const (
 	own                     // all but a .env that git tracks
 	trust                   // the same, but .env comes last
 	starts                  // the environment and ~/.config/9ci/env: what a .env names must not be run
+	logsIn                  // the same: what logs in does not lie in a work tree
 	limit                   // the same
 )
 
@@ -143,6 +144,10 @@ var table = []*variable{
 		doc:   "connects to the orchestrator: ssh -W %h:%p BASTION; %r is the user",
 		field: func(c *Config) field { return (*text)(&c.ProxyCommand) }},
 
+	{name: "CI_TOKEN", from: logsIn, hide: true,
+		doc:   "a repository's token, of orchestrator token NAMESPACE: logs in at ssh://, and no key does",
+		field: func(c *Config) field { return (*token)(&c.Token) }},
+
 	{name: "CI_MAX_TIMEOUT", dflt: "6h", from: limit,
 		doc:   "or another time; 0: no limit",
 		field: func(c *Config) field { return (*duration)(&c.MaxTimeout) }},
@@ -185,6 +190,7 @@ var groups = []struct {
 	{own, "These a .env that git tracks does not set:"},
 	{trust, "These say whom to trust. A .env comes last, and one that git tracks does not set them:"},
 	{starts, "These start a program of the host. No .env sets them:"},
+	{logsIn, "This logs in, and is a secret. No .env sets it:"},
 	{limit, "These limit what a .env that git tracks asks for. No .env sets them:"},
 }
 
