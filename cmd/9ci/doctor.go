@@ -118,7 +118,7 @@ func examine(ctx context.Context) []finding {
 
 // reach connects to the orchestrator and hangs up.
 func reach(ctx context.Context, c *config.Config, key ssh.Signer) error {
-	opts, err := host.DialOptions(key, c)
+	opts, err := host.DialOptions(key, c, c.Orchestrator)
 	if err != nil {
 		return err
 	}

@@ -360,7 +360,7 @@ func sshPlace(ctx context.Context, u *url.URL) (place, string, error) {
 	namespace, rest := splitNamespace(path.Clean("/" + u.Path)[1:])
 	direct := *u
 	direct.Path = ""
-	opts, err := host.DialOptions(key, c)
+	opts, err := host.DialOptions(key, c, direct.String())
 	if err != nil {
 		return place{}, "", err
 	}

@@ -81,13 +81,13 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 		Host:      name,
 		Version:   o.Version,
 		Tool:      o.Tool,
-		Sign:      func(manifest []byte) ([]byte, error) { return signRun(key, c.Key, manifest) },
 		Queue:     o.Queue,
 		Log:       o.Log,
 	}
 	e.SetRepo(r)
 	h := &Host{Executor: e, key: key.PublicKey(), replayer: replay.Replayer{Store: runs, Say: o.Say}, say: o.Say}
 	e.Seek = h.seek
+	e.Sign = func(manifest []byte) ([]byte, error) { return sign.Manifest(h.signer(key, c.Key), manifest) }
 	if h.mux, err = newMux(c, e, key, o); err != nil {
 		runs.Close()
 		return nil, err
@@ -101,13 +101,20 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 	return h, nil
 }
 
-// signRun signs a manifest with the key of the file name. If a certificate is good
-// at present, the signature carries it, for those that trust its authority.
-func signRun(key ssh.Signer, name string, manifest []byte) ([]byte, error) {
-	if cert, err := sign.Certified(key, name); err == nil && cert != nil {
-		key = cert
+// signer returns what signs a run: key, of the file name, with a certificate if one is
+// good at present, for those that trust its authority. That is the one which the
+// orchestrator has given for a token, or else the one that stands beside the key. It is
+// the only way in which others can trust the key of a CI job, which ends with the job.
+func (h *Host) signer(key ssh.Signer, name string) ssh.Signer {
+	if h.mux != nil && h.mux.pass != nil {
+		if s := h.mux.pass.Signer(); s != nil {
+			return s
+		}
 	}
-	return sign.Manifest(key, manifest)
+	if s, err := sign.Certified(key, name); err == nil && s != nil {
+		return s
+	}
+	return key
 }
 
 // Start takes up the runs of processes that were killed: a daemon lets those go

@@ -8,7 +8,6 @@ import (
 	"io"
 	iofs "io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,9 +17,6 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
-	"9ci/cmd/internal/home"
-	"9ci/cmd/internal/show"
-	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/orchestrator/dial"
@@ -32,7 +28,8 @@ import (
 // and does nothing.
 type mux struct {
 	conn      *dial.Conn
-	name      string // that we announce: of our tree, below n
+	pass      *dial.Pass // nil: the key or a certificate beside it logs in
+	name      string     // that we announce: of our tree, below n
 	namespace string
 	tree      fs.Dir
 	adopts    bool // see Options
@@ -56,7 +53,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	if c.Orchestrator == "" {
 		return nil, nil
 	}
-	opts, err := DialOptions(key, c)
+	opts, err := DialOptions(key, c, c.Orchestrator)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +66,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)
 	}
 	m := &mux{
-		conn: conn, name: e.Host, namespace: e.Namespace, tree: e.Tree(), adopts: o.Adopts, asks: e.Mode != "daemon", say: o.Say,
+		conn: conn, pass: opts.Pass, name: e.Host, namespace: e.Namespace, tree: e.Tree(), adopts: o.Adopts, asks: e.Mode != "daemon", say: o.Say,
 		joined: make(chan struct{}), refused: make(chan struct{}),
 	}
 	if ns := conn.Namespace(); ns != "" {
@@ -79,22 +76,6 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 		m.name = fmt.Sprintf("%s.%d", e.Host, os.Getpid())
 	}
 	return m, nil
-}
-
-// DialOptions are how this user, whose key CI_KEY signs runs, connects to an
-// orchestrator: with the certificate that stands beside the key at the time, or with
-// the key; at tls://, with the certificate of CI_TLS_CERT.
-func DialOptions(key ssh.Signer, c *config.Config) (dial.Options, error) {
-	dir, err := home.Dir()
-	return dial.Options{
-		Key:        key,
-		Login:      func() ([]ssh.Signer, error) { return sign.Logins(key, c.Key) },
-		TLS:        dial.TLSFiles{Cert: c.TLSCert, Key: c.TLSKey, CA: c.TLSCA},
-		KnownHosts: filepath.Join(dir, ".ssh", "known_hosts"),
-		MoreHosts:  []string{"/etc/ssh/ssh_known_hosts"},
-		Proxy:      c.ProxyCommand,
-		ProxySaid:  func(line string) { show.Message("9ci", "CI_PROXY_COMMAND: "+line) },
-	}, err
 }
 
 // root returns the namespace's tree at the orchestrator.
@@ -212,6 +193,7 @@ func (m *mux) export(ctx context.Context) {
 		defer refuse()
 		down := m.asks // the search for a replay tells what is wrong at first
 		first := sync.OnceFunc(func() { close(m.joined) })
+		told := !m.asks    // what is wrong is told here, and by nobody else
 		var refused string // why, as the user was told
 		a := dial.Announce{
 			Name:       m.name,
@@ -219,11 +201,11 @@ func (m *mux) export(ctx context.Context) {
 			Adopts:     m.adopts,
 			Waits:      !m.asks,
 			Named:      m.named,
-			Joined:     func() { down = false; first() },
+			Joined:     func() { down, told = false, true; first() },
 			Second:     m.second,
 			Lost: func(err error) {
 				err = m.local(err)
-				if _, ok := errors.AsType[*dial.RefusedError](err); ok || errors.Is(err, errUnnamed) {
+				if _, ok := errors.AsType[*dial.RefusedError](err); ok || errors.Is(err, errUnnamed) || told && errors.Is(err, dial.ErrToken) {
 					refuse()
 					down = err.Error() == refused
 					refused = err.Error()
