@@ -1004,7 +1004,7 @@ func (f *fleet) made(l *executorLife) {
 		}
 		rep, err := ci.VerifyDir(run.Dir)
 		if err == nil {
-			_, err = signers.Verify(rep.Manifest, rep.Sig, run.Time)
+			_, err = signers.Verify(rep.Manifest, rep.Sig, sign.Run{End: run.Time, Commit: run.Commit})
 		}
 		if err != nil || len(rep.Content)+len(rep.Metadata) > 0 {
 			f.t.Errorf("%s of %s: %v %q %q", run.ID, l.name, err, rep.Content, rep.Metadata)

@@ -82,7 +82,7 @@ func tellReport(dir string, r ci.Report, trusted *sign.Signers) (code int) {
 	end, err := ci.End(r.Info)
 	if err == nil {
 		var who string
-		if who, err = trusted.Verify(r.Manifest, r.Sig, end); err == nil {
+		if who, err = trusted.Verify(r.Manifest, r.Sig, sign.Run{End: end, Commit: r.Info.Get("commit")}); err == nil {
 			line("signature", "signed by "+who)
 			return code
 		}

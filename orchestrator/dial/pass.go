@@ -47,6 +47,13 @@ var ErrToken = errors.New("it may not log in")
 // errNoTokens is the error of a login at what knows nothing of tokens.
 var errNoTokens = errors.New("it takes no tokens: it is too old, or no orchestrator")
 
+// Extensions of the certificate that an orchestrator gives to a CI job: what the job may
+// do, of which publish is a word, and the only commit whose runs it publishes.
+const (
+	ExtensionRights = wire.ExtensionRights
+	ExtensionCommit = wire.ExtensionCommit
+)
+
 // tokenForm is the form of a repository token (wire.TokenPrefix).
 var tokenForm = regexp.MustCompile(`^` + wire.TokenPrefix + `[A-Za-z0-9_-]{43}$`)
 

@@ -109,12 +109,14 @@ func accept(signers *sign.Signers, w wanted, maxAge time.Duration, status, manif
 		return fmt.Errorf("it is a run of %.300q", info.Get("repo"))
 	case w.key != nil && !ci.Lists(manifest, "key", w.key.Text()):
 		return errors.New("its key is another than the one asked for")
+	case w.key.Has("commit") && w.key.Get("commit") != info.Get("commit"):
+		return fmt.Errorf("its key and its info are of two commits, %.12q and %.12q", w.key.Get("commit"), info.Get("commit"))
 	case !ci.Lists(manifest, "status", status):
 		return errors.New("its status is another than the one that was signed")
 	case time.Since(end) > maxAge:
 		return fmt.Errorf("it ended at %s, and CI_MAXAGE is %v", info.Get("end"), maxAge)
 	}
-	_, err = signers.Verify(manifest, sig, end)
+	_, err = signers.Verify(manifest, sig, sign.Run{End: end, Commit: info.Get("commit")})
 	return err
 }
 
@@ -137,6 +139,6 @@ func trusted(signers *sign.Signers, run store.Entry) error {
 		}
 		text[i] = b
 	}
-	_, err := signers.Verify(text[0], text[1], run.Time)
+	_, err := signers.Verify(text[0], text[1], sign.Run{End: run.Time, Commit: run.Commit})
 	return err
 }

@@ -98,7 +98,11 @@ func (r *Replayer) doubt(ctx context.Context, near *neighbour, end time.Time, c 
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Sprintf("trust: %v", err)
 	}
-	_, err = signers.Verify(manifest, sig, end)
+	var info ci.Attrs
+	if text, err := near.read(ctx, "info"); err == nil {
+		info, _ = ci.ParseAttrs(text)
+	}
+	_, err = signers.Verify(manifest, sig, sign.Run{End: end, Commit: info.Get("commit")})
 	if err == nil {
 		return ""
 	}

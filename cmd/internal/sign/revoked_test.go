@@ -87,7 +87,7 @@ func TestRevoked(t *testing.T) {
 				file = filepath.Join(dir, "krl")
 			}
 			var list sign.Signers
-			list.AddText("allowed", line("", alice)+line("", bob)+line("cert-authority ", ca)+line("cert-authority ", ca2), func(err error) { t.Error(err) })
+			list.AddText("allowed", line("", alice)+line("", bob)+of("*", ca)+of("*", ca2), func(err error) { t.Error(err) })
 			if err := list.RevokeFile(file); err != nil {
 				t.Fatal(err)
 			}
@@ -97,7 +97,7 @@ func TestRevoked(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := list.Verify([]byte(manifest), sig, time.Now()); err != nil {
+				if _, err := list.Verify([]byte(manifest), sig, sign.Run{End: time.Now()}); err != nil {
 					if !strings.Contains(err.Error(), "is revoked by "+file) {
 						t.Error(err)
 					}

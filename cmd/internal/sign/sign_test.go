@@ -60,7 +60,7 @@ func TestSSHKeygen(t *testing.T) {
 	if err := signers.AddFile(allowed, func(err error) { t.Error(err) }); err != nil {
 		t.Fatal(err)
 	}
-	if name, err := signers.Verify([]byte(manifest), theirs, time.Now()); name != "alice@example.com" || err != nil {
+	if name, err := signers.Verify([]byte(manifest), theirs, sign.Run{End: time.Now()}); name != "alice@example.com" || err != nil {
 		t.Errorf("Verify = %q, %v, want alice@example.com, nil", name, err)
 	}
 }
@@ -84,6 +84,11 @@ func line(options string, s ssh.Signer) string {
 	return "who " + options + string(ssh.MarshalAuthorizedKey(s.PublicKey()))
 }
 
+// of returns the line of an authority for principals.
+func of(principals string, s ssh.Signer) string {
+	return principals + strings.TrimPrefix(line("cert-authority ", s), "who")
+}
+
 // A signer's line holds at the run's end and now, a certificate at the run's end.
 func TestVerify(t *testing.T) {
 	_, alice := newKey(t)
@@ -91,6 +96,14 @@ func TestVerify(t *testing.T) {
 	_, ca := newKey(t)
 	bob := func(principals ...string) ssh.Signer {
 		return certify(t, ca, mallory, ssh.Certificate{ValidPrincipals: principals, ValidAfter: 1000, ValidBefore: 2000})
+	}
+	// job is a CI job's, by the orchestrator's authority.
+	job := func(rights, commit string) ssh.Signer {
+		return certify(t, ca, mallory, ssh.Certificate{ValidPrincipals: []string{"github:repo:1"}, ValidAfter: 1000, ValidBefore: 2000,
+			Permissions: ssh.Permissions{Extensions: map[string]string{"rights@9ci": rights, "commit@9ci": commit, "namespace@9ci": "github.com/a/b"}}})
+	}
+	of := func(principals string, s ssh.Signer) string {
+		return strings.Replace(line("cert-authority ", s), "who ", principals+" ", 1)
 	}
 	day := func(days int) string { return time.Now().UTC().AddDate(0, 0, days).Format(`"20060102Z" `) }
 	at := func(days int) int64 { return time.Now().AddDate(0, 0, days).Unix() }
@@ -117,11 +130,22 @@ func TestVerify(t *testing.T) {
 		{"another line does", line("valid-before="+day(-9), alice) + line("", alice), alice, manifest, 1500, "who", ""},
 		{"of the future", line("", alice), alice, manifest, time.Now().Add(2 * time.Minute).Unix(), "", "in the future"},
 		{"of a clock ahead", line("", alice), alice, manifest, time.Now().Add(30 * time.Second).Unix(), "who", ""},
-		{"certificate", line("cert-authority ", ca), bob("bob"), manifest, 1500, "bob", ""},
-		{"certificate that has expired before", line("cert-authority ", ca), bob("bob"), manifest, 2500, "", "has expired"},
-		{"certificate of later", line("cert-authority ", ca), bob("bob"), manifest, 500, "", "not yet valid"},
-		{"certificate for nobody", line("cert-authority ", ca), bob(), manifest, 1500, "", "no principals"},
-		{"authority trusted no more", line("cert-authority,valid-before="+day(-9), ca), bob("bob"), manifest, 1500, "", "not trusted now"},
+		{"certificate", of("*", ca), bob("bob"), manifest, 1500, "bob", ""},
+		{"certificate that has expired before", of("*", ca), bob("bob"), manifest, 2500, "", "has expired"},
+		{"certificate of later", of("*", ca), bob("bob"), manifest, 500, "", "not yet valid"},
+		{"certificate for nobody", of("*", ca), bob(), manifest, 1500, "", "no principals"},
+		{"certificate of a principal", of("alice,bob", ca), bob("bob"), manifest, 1500, "bob", ""},
+		{"certificate of one of them", of("b?b", ca), bob("mallory", "bob"), manifest, 1500, "bob", ""},
+		{"certificate of another", of("alice,b?b", ca), bob("mallory"), manifest, 1500, "", `does not trust that authority for ["mallory"]`},
+		{"certificate of one excluded", of("*,!mall*", ca), bob("mallory"), manifest, 1500, "", "does not trust that authority"},
+		{"another line is for the principal", of("alice", ca) + of("bob", ca), bob("bob"), manifest, 1500, "bob", ""},
+		{"no pattern but * and ?", of("b[o]b", ca), bob("bob"), manifest, 1500, "", "does not trust that authority"},
+		{"CI job", of("github:repo:1", ca), job("read publish", "abc"), manifest, 1500, "github:repo:1", ""},
+		{"CI job of another repository", of("github:repo:12", ca), job("publish", "abc"), manifest, 1500, "", "does not trust that authority"},
+		{"CI job of a fork", of("*", ca), job("read", "abc"), manifest, 1500, "", "may read runs and publish none"},
+		{"CI job of another commit", of("*", ca), job("read publish", "abd"), manifest, 1500, "", `of commit "abd", and not of the run's`},
+		{"CI job whose key is trusted", line("", mallory), job("read", "abd"), manifest, 1500, "who", ""},
+		{"authority trusted no more", strings.Replace(line("cert-authority,valid-before="+day(-9), ca), "who", "*", 1), bob("bob"), manifest, 1500, "", "not trusted now"},
 		{"authority is no signer", line("cert-authority ", ca), ca, manifest, 1500, "", "must name it"},
 		{"signer is no authority", line("", ca), bob("bob"), manifest, 1500, "", "must name it"},
 		{"certificate of a trusted key", line("", mallory), bob("bob"), manifest, 9999, "who", ""},
@@ -133,14 +157,14 @@ func TestVerify(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			who, err := signers.Verify([]byte(tt.text), sig, time.Unix(tt.end, 0))
+			who, err := signers.Verify([]byte(tt.text), sig, sign.Run{End: time.Unix(tt.end, 0), Commit: "abc"})
 			if who != tt.who || (err == nil) != (tt.who != "") || err != nil && !strings.Contains(err.Error(), tt.why) {
 				t.Errorf("Verify = %q, %v, want %q, %q", who, err, tt.who, tt.why)
 			}
 		})
 	}
 	var none sign.Signers
-	if _, err := none.Verify([]byte(manifest), nil, time.Now()); err == nil || err.Error() != "it is not signed" {
+	if _, err := none.Verify([]byte(manifest), nil, sign.Run{End: time.Now()}); err == nil || err.Error() != "it is not signed" {
 		t.Errorf("Verify without a signature: %v", err)
 	}
 }

@@ -7,12 +7,15 @@ import (
 	iofs "io/fs"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
+
+	"9ci/orchestrator/dial"
 )
 
 // Signers are the keys and certificate authorities whose signatures count, and the
@@ -24,7 +27,8 @@ type Signers struct {
 
 // A signer is a line of an allowed_signers file.
 type signer struct {
-	name          string // the first principal
+	name          string   // the first principal
+	principals    []string // patterns, of an authority's certificates
 	key           ssh.PublicKey
 	authority     bool // cert-authority: certificates of this key count
 	namespaces    []string
@@ -37,8 +41,13 @@ const skew = time.Minute
 // ErrUntrusted is the error of a good signature whose signer no list names.
 var ErrUntrusted = errors.New("not trusted")
 
-// Verify checks an armored signature of the manifest of a run that ended at the
-// time given, and returns the name of the signer. This is the one rule for runs of
+// A Run is what its signature is held against, besides the manifest.
+type Run struct {
+	End    time.Time
+	Commit string // in full
+}
+
+// Verify checks an armored signature of the manifest of a run, and returns the name of the signer. This is the one rule for runs of
 // the store, runs that are adopted, and 9ci verify:
 //
 //   - the run has not ended in the future, but for a minute's difference of clocks;
@@ -46,9 +55,10 @@ var ErrUntrusted = errors.New("not trusted")
 //   - no list of revoked keys has its key, its certificate or its authority;
 //   - a line of allowed_signers names its key, or the authority of its certificate,
 //     and that line's valid-after and valid-before hold at the run's end and now;
-//   - a certificate was valid at the run's end. It may have expired since.
-func (s *Signers) Verify(manifest, armored []byte, end time.Time) (name string, err error) {
-	now := time.Now()
+//   - a certificate was valid at the run's end, and names a principal of the line. It
+//     may have expired since. That of a CI job lets it publish, runs of that commit.
+func (s *Signers) Verify(manifest, armored []byte, of Run) (name string, err error) {
+	now, end := time.Now(), of.End
 	if end.After(now.Add(skew)) {
 		return "", fmt.Errorf("it ended at %s, which is in the future: one of the two clocks is wrong", end.UTC().Format(time.RFC3339))
 	}
@@ -70,7 +80,7 @@ func (s *Signers) Verify(manifest, armored []byte, end time.Time) (name string, 
 	}
 	why := fmt.Errorf("its signer %s is %w: an allowed_signers file must name it", Fingerprint(sig.PublicKey), ErrUntrusted)
 	for _, one := range s.list {
-		name, known, err := one.vouches(sig.PublicKey, end, now)
+		name, known, err := one.vouches(sig.PublicKey, of, now)
 		if known && err == nil {
 			return name, nil
 		}
@@ -83,7 +93,8 @@ func (s *Signers) Verify(manifest, armored []byte, end time.Time) (name string, 
 
 // vouches reports whether the line names key or the authority of a certificate,
 // and returns the name of the signer, or why the line does not count.
-func (s signer) vouches(key ssh.PublicKey, end, now time.Time) (name string, known bool, err error) {
+func (s signer) vouches(key ssh.PublicKey, of Run, now time.Time) (name string, known bool, err error) {
+	end := of.End
 	cert, ok := key.(*ssh.Certificate)
 	switch {
 	case !s.counts():
@@ -92,10 +103,13 @@ func (s signer) vouches(key ssh.PublicKey, end, now time.Time) (name string, kno
 		if !ok || !equal(cert.SignatureKey, s.key) {
 			return "", false, nil
 		}
-		if err := checkCert(cert, end); err != nil {
+		name, err = s.principal(cert)
+		if err == nil {
+			err = checkCert(cert, name, of)
+		}
+		if err != nil {
 			return "", true, fmt.Errorf("the certificate of its signer %s, of the authority %s: %w", Fingerprint(key), s.name, err)
 		}
-		name = cert.ValidPrincipals[0]
 	case equal(plain(key), plain(s.key)):
 		name = s.name
 	default:
@@ -130,17 +144,57 @@ func (s signer) counts() bool {
 	return counts
 }
 
-// checkCert returns why a certificate was not valid at the time given. Its
-// signature is checked, and that it is a user's who has a name.
-func checkCert(cert *ssh.Certificate, at time.Time) error {
+// principal returns the first principal of cert that the line of its authority is for.
+// The line has patterns, of which one with ! before it excludes.
+func (s signer) principal(cert *ssh.Certificate) (string, error) {
+	if len(cert.ValidPrincipals) == 0 {
+		return "", errors.New("it has no principals") // CheckCert takes it for all
+	}
+	for _, name := range cert.ValidPrincipals {
+		is := false
+		for _, p := range s.principals {
+			p, not := strings.CutPrefix(p, "!")
+			if !matches(p, name) {
+				continue
+			}
+			if is = !not; not {
+				break
+			}
+		}
+		if is && name != "" {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("allowed_signers does not trust that authority for %.300q", cert.ValidPrincipals)
+}
+
+// matches reports whether name matches a pattern, in which * stands for any characters
+// and ? for one (PATTERNS of ssh_config(5)).
+func matches(pattern, name string) bool {
+	expr := strings.NewReplacer(`\*`, `.*`, `\?`, `.`).Replace(regexp.QuoteMeta(pattern))
+	ok, err := regexp.MatchString(`(?s)^`+expr+`$`, name)
+	return err == nil && ok
+}
+
+// checkCert returns why a certificate does not vouch for a run. Its signature is
+// checked, and that it is a user's.
+func checkCert(cert *ssh.Certificate, name string, of Run) error {
 	if cert.CertType != ssh.UserCert {
 		return errors.New("it is no user's")
 	}
-	if len(cert.ValidPrincipals) == 0 {
-		return errors.New("it has no principals") // CheckCert takes it for all
+	check := ssh.CertChecker{Clock: func() time.Time { return of.End }}
+	if err := check.CheckCert(name, cert); err != nil {
+		return err
 	}
-	check := ssh.CertChecker{Clock: func() time.Time { return at }}
-	return check.CheckCert(cert.ValidPrincipals[0], cert)
+	// An orchestrator holds a CI job to these. They narrow what any other authority
+	// says, too.
+	if rights, ok := cert.Extensions[dial.ExtensionRights]; ok && !slices.Contains(strings.Fields(rights), "publish") {
+		return errors.New("it is of a CI job that may read runs and publish none")
+	}
+	if commit := cert.Extensions[dial.ExtensionCommit]; commit != "" && commit != of.Commit {
+		return fmt.Errorf("it is of a CI job of commit %.12q, and not of the run's", commit)
+	}
+	return nil
 }
 
 func equal(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
@@ -157,7 +211,7 @@ func (s *Signers) Fingerprints() []string {
 	var list []string
 	now := time.Now()
 	for _, one := range s.list {
-		if _, known, err := one.vouches(one.key, now, now); known && err == nil && s.revokedBy(one.key) == "" {
+		if _, known, err := one.vouches(one.key, Run{End: now}, now); known && err == nil && s.revokedBy(one.key) == "" {
 			list = append(list, Fingerprint(one.key))
 		}
 	}
@@ -232,8 +286,8 @@ func parseSigner(line string) (signer, error) {
 	if err != nil || principals == "" {
 		return signer{}, errors.New("want principals [options] keytype key (ssh-keygen(1), ALLOWED SIGNERS)")
 	}
-	name, _, _ := strings.Cut(principals, ",")
-	s := signer{name: name, key: key}
+	s := signer{principals: strings.Split(principals, ","), key: key}
+	s.name = s.principals[0]
 	for _, o := range options {
 		name, value, _ := strings.Cut(o, "=")
 		value = strings.Trim(value, `"`)
@@ -283,6 +337,9 @@ func plain(key ssh.PublicKey) ssh.PublicKey {
 	return key
 }
 
+// plainName is a principal that can stand in a line as it is.
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9@.:/_+-]*$`)
+
 // Signer returns the fingerprint of the key that an armored signature names. It
 // does not check the signature.
 func Signer(armored []byte) (string, error) {
@@ -294,16 +351,19 @@ func Signer(armored []byte) (string, error) {
 }
 
 // Line returns the line of an allowed_signers file that would trust the key that an
-// armored signature names or, if that is a certificate, its authority. It checks
-// nothing.
+// armored signature names or, if that is a certificate, its authority for its first
+// principal. It checks nothing.
 func Line(armored []byte) (string, error) {
 	sig, err := sshsig.Unarmor(armored)
 	if err != nil {
 		return "", err
 	}
-	key, options := sig.PublicKey, `namespaces="`+Namespace+`"`
+	name, key, options := "*", sig.PublicKey, `namespaces="`+Namespace+`"`
 	if cert, ok := key.(*ssh.Certificate); ok {
 		key, options = cert.SignatureKey, "cert-authority,"+options
+		if len(cert.ValidPrincipals) > 0 && plainName.MatchString(cert.ValidPrincipals[0]) {
+			name = cert.ValidPrincipals[0]
+		}
 	}
-	return "* " + options + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), nil
+	return name + " " + options + " " + strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), nil
 }
