@@ -26,8 +26,10 @@ and other clones name no signers. A line that cannot be read is skipped with a w
 
 A run counts if its end is not in the future and a trusted signer has signed it:
 valid-after and valid-before of the signer's line hold at the run's end and now, a
-certificate of a cert-authority was valid at the run's end, and no file revoked has the
-key, the certificate or the authority. Revoked stands beside each allowed_signers, and
+certificate of a cert-authority was valid at the run's end and names a principal of that
+line, and no file revoked has the key, the certificate or the authority. The certificate
+that an orchestrator gave to a CI job counts for runs of the job's commit, if the job may
+publish. Revoked stands beside each allowed_signers, and
 is a KRL or public keys as ssh-keygen(1) makes them, or fingerprints, one a line. It
 counts at once. If it cannot be understood, nothing is replayed. Verify, the store and
 what comes from others have this one rule.
@@ -262,6 +264,20 @@ their own are still dialled there, unless CI_LADDER has no direct.
 At ssh:// the orchestrator's host key is to be in ~/.ssh/known_hosts or in
 /etc/ssh/ssh_known_hosts, as itself or by an authority, and revoked in neither.
 
+What logs in at ssh:// is CI_TOKEN, if it is set, and nothing else then. Otherwise it is
+the certificate beside the key, or the key; if neither may enter and this is a CI job,
+the job's own token. A token gets a certificate of an hour for the key, which stays in
+memory and is renewed before it ends: what is served and read goes on. If it cannot be
+renewed, 9ci tries until it ends, and connects again when it can; runs go on without the
+orchestrator. A token that is refused is told of once. The certificate signs runs too,
+for those whose allowed_signers has the orchestrator's authority: see # In a CI job.
+
+A token is shown to the orchestrator of CI_ORCHESTRATOR and to no other. Git, qemu, the
+command of CI_PROXY_COMMAND and all other programs that 9ci starts run without CI_TOKEN,
+CI_ID_TOKEN, CI_JOB_TOKEN and ACTIONS_ID_TOKEN_REQUEST_TOKEN, and no machine sees them:
+CI_SECRETS may name a job's tokens, and neither it nor CI_ENV may name CI_TOKEN. A daemon
+logs in with the CI_TOKEN that it was started with, whoever hands it a run.
+
 A .env is read if it is a plain file of the user with one name, and if other users can
 neither write nor replace it. Otherwise a warning says why it is not read. A .env that
 git does not track counts as the user's own word; note that an archive, unlike a
@@ -274,11 +290,54 @@ or its git directory.
 CI_ENV and CI_SECRETS name variables that are set in the environment or in a file that
 may set the two, or give them: NAME=VALUE. A secret is empty or has 8 bytes or more. A
 revision that gets a secret can do with it what it likes. A URL of an orchestrator must
-not have a password: a key logs in.
+not have a password: a key or a token logs in.
 
 A warning names each CI_ variable that 9ci does not know, and the nearest known one. Of
 the environment, in which other CI has variables of its own, it names only what looks
 like a slip of the pen.
+
+# In a CI job
+
+A job needs CI_ORCHESTRATOR, and the orchestrator's host key in ~/.ssh/known_hosts. The
+orchestrator's file forges is to have the job's forge (go doc 9ci/cmd/orchestrator). What
+the job may do there is in the claims of its token: it reads its own repository's runs
+and, on events that a fork cannot trigger, publishes those of its own commit. The token
+is for the host in CI_ORCHESTRATOR, which the orchestrator is to know as its own by -url,
+and for the key of the job.
+
+At GitHub the job asks for the token if its permissions let it:
+
+	jobs:
+	  test:
+	    permissions:
+	      contents: read
+	      id-token: write
+	    steps:
+	      - run: 9ci
+	        env:
+	          CI_ORCHESTRATOR: ssh://ci.example.org:2222
+
+Forgejo has enable-openid-connect: true at the top of the workflow instead. At either,
+pull requests of forks have no token. At GitLab the token is in .gitlab-ci.yml, and its
+aud is the host:
+
+	test:
+	  id_tokens:
+	    CI_ID_TOKEN:
+	      aud: ci.example.org
+	  variables:
+	    CI_ORCHESTRATOR: ssh://ci.example.org:2222
+	  script:
+	    - 9ci
+
+Such a token ends when the job times out. Without it CI_JOB_TOKEN logs in, by which the
+orchestrator's operator could do until the job ends what the job can.
+
+The key of a job ends with the job, so no list of signers can have it. A line of
+allowed_signers that has the orchestrator's authority, ca_ed25519.pub in its state
+directory, trusts the runs of the jobs that it let publish:
+
+	github:repo:1296269 cert-authority,namespaces="run@9ci" ssh-ed25519 AAAA...
 
 # Files
 
