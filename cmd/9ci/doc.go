@@ -330,8 +330,9 @@ aud is the host:
 	  script:
 	    - 9ci
 
-Such a token ends when the job times out. Without it CI_JOB_TOKEN logs in, by which the
-orchestrator's operator could do until the job ends what the job can.
+Such a token ends when the job times out. Without it CI_JOB_TOKEN logs in, and the job
+may only read. The orchestrator shows that token to the GitLab of CI_SERVER_URL; until
+the job ends, its operator could do by it what the job can.
 
 The key of a job ends with the job, so no list of signers can have it. A line of
 allowed_signers that has the orchestrator's authority, ca_ed25519.pub in its state

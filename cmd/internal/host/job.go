@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strings"
 	"time"
 
 	"9ci/cmd/internal/config"
@@ -21,20 +22,22 @@ import (
 //
 // GitHub and Forgejo make one when they are asked (ACTIONS_ID_TOKEN_REQUEST_URL), for
 // an audience. GitLab puts one into CI_ID_TOKEN, if .gitlab-ci.yml has it under
-// id_tokens; and there is always CI_JOB_TOKEN, which is good for more than to log in.
+// id_tokens; and there is always CI_JOB_TOKEN, which is good for more than to log in,
+// and with which the orchestrator lets a job read alone.
 func jobToken() *dial.Token {
 	job := func(name, mend string, get func(ctx context.Context, audience string) (string, error)) *dial.Token {
-		return &dial.Token{Name: name, Mend: mend + "; the file forges of the orchestrator is to have this job's forge, and its -url the host of CI_ORCHESTRATOR", Get: get}
+		const forges = "the orchestrator's file forges is to have this job's forge, and its -url the host of CI_ORCHESTRATOR"
+		return &dial.Token{Name: name, Mend: strings.TrimPrefix(mend+"; "+forges, "; "), Get: get}
 	}
 	switch idToken := config.Getenv("CI_ID_TOKEN"); {
 	case config.Getenv("ACTIONS_ID_TOKEN_REQUEST_URL") != "" && config.Getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN") != "":
-		return job("the id token of this job", "its claims are what it may do", actions{&http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}.ask)
+		return job("the id token of this job", "", actions{&http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}}.ask)
 	case idToken != "":
-		return job("CI_ID_TOKEN", "its aud is to be the host of CI_ORCHESTRATOR, or $CI_ID_TOKEN has ended, which is when the job times out",
+		return job("CI_ID_TOKEN", "its aud is to be the host of CI_ORCHESTRATOR, and it ends when the job times out",
 			func(context.Context, string) (string, error) { return idToken, checkJWT("CI_ID_TOKEN", idToken) })
 	case config.Getenv("CI_JOB_TOKEN") != "" && config.Getenv("CI_SERVER_URL") != "":
-		return job("CI_JOB_TOKEN", "a token CI_ID_TOKEN under id_tokens in .gitlab-ci.yml, with aud the host of CI_ORCHESTRATOR, needs less trust",
-			func(context.Context, string) (string, error) { return config.Getenv("CI_JOB_TOKEN"), nil })
+		return job("CI_JOB_TOKEN", "it may read alone, and CI_ID_TOKEN under id_tokens in .gitlab-ci.yml, with aud the host of CI_ORCHESTRATOR, may do more",
+			func(context.Context, string) (string, error) { return gitlabToken() })
 	case config.Getenv("FORGEJO_ACTIONS") == "true":
 		return job("the id token of this job", "", func(context.Context, string) (string, error) {
 			return "", errors.New("the job may not ask for one: enable-openid-connect: true in the workflow lets it; pull requests of forks have none")
@@ -45,6 +48,17 @@ func jobToken() *dial.Token {
 		})
 	}
 	return nil
+}
+
+// gitlabToken returns the CI_JOB_TOKEN as git has it in a URL, which says whose it is:
+// the orchestrator shows it to no other GitLab.
+func gitlabToken() (string, error) {
+	u, err := url.Parse(config.Getenv("CI_SERVER_URL"))
+	if err != nil || u.Hostname() == "" {
+		return "", errors.New("CI_SERVER_URL, which says of which GitLab it is, is no URL")
+	}
+	of := url.URL{Scheme: "https", User: url.UserPassword("gitlab-ci-token", config.Getenv("CI_JOB_TOKEN")), Host: strings.ToLower(u.Hostname())}
+	return of.String(), nil
 }
 
 const (

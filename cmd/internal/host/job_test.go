@@ -161,7 +161,8 @@ func TestJobToken(t *testing.T) {
 		{"other CI", map[string]string{"CI_JOB_TOKEN": "hunter2"}, "", "", ""},
 		{"GitLab", map[string]string{"CI_ID_TOKEN": aJWT, "CI_JOB_TOKEN": "hunter2", "CI_SERVER_URL": "https://gitlab.example"}, "CI_ID_TOKEN", aJWT, ""},
 		{"GitLab, mistyped", map[string]string{"CI_ID_TOKEN": "hunter2 " + aJWT}, "CI_ID_TOKEN", "", "CI_ID_TOKEN is no JWT"},
-		{"GitLab without", map[string]string{"CI_JOB_TOKEN": "glcbt-64_abc", "CI_SERVER_URL": "https://gitlab.example"}, "CI_JOB_TOKEN", "glcbt-64_abc", ""},
+		{"GitLab without", map[string]string{"CI_JOB_TOKEN": "glcbt-64_abc", "CI_SERVER_URL": "https://GitLab.example:8443/sub"}, "CI_JOB_TOKEN", "https://gitlab-ci-token:glcbt-64_abc@gitlab.example", ""},
+		{"GitLab of no URL", map[string]string{"CI_JOB_TOKEN": "hunter2", "CI_SERVER_URL": "hunter2"}, "CI_JOB_TOKEN", "", "CI_SERVER_URL, which says"},
 		{"GitHub without", map[string]string{"GITHUB_ACTIONS": "true"}, "the id token of this job", "", "permissions: id-token: write in the workflow lets it"},
 		{"Forgejo without", map[string]string{"GITHUB_ACTIONS": "true", "FORGEJO_ACTIONS": "true"}, "the id token of this job", "", "enable-openid-connect: true in the workflow lets it"},
 	} {
