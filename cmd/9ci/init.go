@@ -31,6 +31,9 @@ test:V:
 9ci run -b >/dev/null 2>&1 || :
 `},
 	{".github/workflows/9ci.yml", 0o644, `on: push
+#permissions: # the job logs in at CI_ORCHESTRATOR
+#  contents: read
+#  id-token: write
 jobs:
   test:
     runs-on: ubuntu-latest
@@ -39,6 +42,9 @@ jobs:
       - run: 9ci
 `},
 	{".gitlab-ci.yml", 0o644, `test:
+#  id_tokens: # the job logs in at CI_ORCHESTRATOR
+#    CI_ID_TOKEN:
+#      aud: ci.example.org # its host
   script:
     - 9ci
 `},
