@@ -243,7 +243,7 @@ func (p *Pass) get(ctx context.Context, c *Conn, not *certificate) (*certificate
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the login with %s is under way: %w", p.token.Name, context.Cause(ctx))
+			return nil, fmt.Errorf("the login with %s takes too long: %w", p.token.Name, context.Cause(ctx))
 		}
 		if !f.left || c.ctx.Err() != nil {
 			return f.cert, f.err

@@ -726,6 +726,36 @@ func TestLoginShared(t *testing.T) {
 	})
 }
 
+// A server that known_hosts does not know, or knows by another key, is shown no token.
+func TestTokenToStranger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDouble(t)
+		p := tokenPass(t, newSigner(t))
+		for name, tt := range map[string]struct {
+			lines string
+			is    error
+		}{
+			"unknown": {"", ErrUnknownHost},
+			"changed": {knownhosts.Line([]string{"mux:22"}, newSigner(t).PublicKey()) + "\n", ErrHostKeyChanged},
+		} {
+			if err := os.WriteFile(d.hosts, []byte(tt.lines), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c, err := Dial(t.Context(), "ssh://mux", d.options(p, io.Discard))
+			if !errors.Is(err, tt.is) {
+				t.Errorf("%s: %v, want %v", name, err, tt.is)
+			}
+			if err == nil {
+				c.Close()
+			}
+		}
+		d.wg.Wait()
+		if len(d.tokens) > 0 {
+			t.Errorf("it is shown %q", d.tokens)
+		}
+	})
+}
+
 // The form of a repository token, whose error does not repeat it.
 func TestCheckToken(t *testing.T) {
 	if err := CheckToken(theToken); err != nil {
