@@ -28,6 +28,9 @@ const (
 	// however short its life is.
 	renewAtLeast = 5 * time.Second
 
+	// maxLife is the longest time that a certificate is used, whatever it says.
+	maxLife = 24 * time.Hour
+
 	// renewMost is the longest pause between two tries to renew.
 	renewMost = 2 * time.Minute
 
@@ -341,14 +344,14 @@ func (p *Pass) take(answer []byte) (*certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	const most = 1 << 40 // seconds: no certificate is still valid then, and no time overflows
+	const most = 1 << 37 // seconds, some 4000 years: a certificate may say more, and a time cannot
 	begin, end := time.Unix(int64(min(cert.ValidAfter, most)), 0), time.Unix(int64(min(cert.ValidBefore, most)), 0)
 	now := time.Now()
-	if !now.Before(end) {
-		return nil, fmt.Errorf("the orchestrator gave a certificate that ended at %s, and it is %s here: one of the two clocks is wrong", ci.FormatTime(end), ci.FormatTime(now))
+	if !begin.Before(end) || !now.Before(end) { // its begin is by the orchestrator's clock, which may be ahead
+		return nil, fmt.Errorf("the orchestrator gave a certificate that is good from %s to %s, and it is %s here: one of the two clocks is wrong", ci.FormatTime(begin), ci.FormatTime(end), ci.FormatTime(now))
 	}
 	// A clock that is behind does not make a life longer.
-	left := min(end.Sub(now), end.Sub(begin))
+	left := min(end.Sub(now), end.Sub(begin), maxLife)
 	wait := left * 2 / 3
 	wait -= rand.N(left/16 + 1) // executors that came together do not come back together
 	return &certificate{Certificate: cert, signer: signer, due: now.Add(max(wait, renewAtLeast)), end: end}, nil

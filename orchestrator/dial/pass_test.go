@@ -493,6 +493,9 @@ func TestRenewalFails(t *testing.T) {
 		{"expired", func(d *double, _ string, key ssh.PublicKey) given {
 			return given{out: d.certify(key, func(c *ssh.Certificate) { c.ValidBefore = uint64(time.Now().Add(-time.Second).Unix()) })}
 		}, "one of the two clocks is wrong"},
+		{"good never", func(d *double, _ string, key ssh.PublicKey) given {
+			return given{out: d.certify(key, func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = ssh.CertTimeInfinity, ssh.CertTimeInfinity-1 })}
+		}, "one of the two clocks is wrong"},
 		{"silence", func(*double, string, ssh.PublicKey) given { return given{hang: true} }, "did not answer within 30s"},
 		{"a hangup", func(*double, string, ssh.PublicKey) given { return given{hangUp: true} }, "the login is cut short"},
 		{"down", nil, "connection refused"},
@@ -676,6 +679,26 @@ func TestSignerOverlap(t *testing.T) {
 	})
 }
 
+// A clock that is some minutes off does no harm: the life of a certificate is as long.
+func TestSkew(t *testing.T) {
+	for _, skew := range []time.Duration{-30 * time.Minute, -2 * time.Minute, 2 * time.Minute, 30 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDouble(t)
+			p := tokenPass(t, newSigner(t))
+			c, err := p.take(d.certify(p.key.PublicKey(), func(c *ssh.Certificate) {
+				c.ValidAfter = uint64(int64(c.ValidAfter) + int64(skew/time.Second))
+				c.ValidBefore = uint64(int64(c.ValidBefore) + int64(skew/time.Second))
+			}))
+			if err != nil {
+				t.Fatalf("%v: %v", skew, err)
+			}
+			if due := time.Until(c.due); due > 41*time.Minute || due < 15*time.Minute {
+				t.Errorf("a clock that is %v behind: renewed after %v", skew, due)
+			}
+		})
+	}
+}
+
 // A login goes on for those that wait for it though the one that began it gives up.
 // One that is closed leaves its login to the next.
 func TestLoginShared(t *testing.T) {
@@ -756,6 +779,38 @@ func TestTokenToStranger(t *testing.T) {
 		if len(d.tokens) > 0 {
 			t.Errorf("it is shown %q", d.tokens)
 		}
+	})
+}
+
+// Whatever answers a login, what is taken is a certificate for the key that is good now.
+func FuzzTake(f *testing.F) {
+	_, private, err := ed25519.GenerateKey(bytes.NewReader(make([]byte, 64)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	key, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, before := range []uint64{0, 1, 1 << 33, 1<<63 - 1, 1 << 63, ssh.CertTimeInfinity} {
+		for _, after := range []uint64{0, 1 << 62, ssh.CertTimeInfinity} {
+			c := &ssh.Certificate{Key: key.PublicKey(), CertType: ssh.UserCert, ValidAfter: after, ValidBefore: before}
+			if err := c.SignCert(rand.Reader, key); err != nil {
+				f.Fatal(err)
+			}
+			f.Add(ssh.MarshalAuthorizedKey(c))
+		}
+	}
+	p := NewPass(key, Token{})
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		c, err := p.take(answer)
+		if err != nil {
+			return
+		}
+		if !c.lives() || !bytes.Equal(c.Key.Marshal(), key.PublicKey().Marshal()) || time.Until(c.due) < renewAtLeast/2 {
+			t.Errorf("take(%q) = %+v", answer, c)
+		}
+		principal(c)
 	})
 }
 
