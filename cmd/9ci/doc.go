@@ -347,7 +347,7 @@ directory, trusts the runs of the jobs that it let publish:
 	$XDG_STATE_HOME/9ci/.artifacts     records of what 9ci has put in CI_ARTIFACTS
 	$XDG_STATE_HOME/9ci/.repos         the work trees that the daemon serves, one a line
 	$XDG_CACHE_HOME/9ci                the core OS
-	~/.config/9ci/env                  configuration
+	~/.config/9ci/env                  configuration; readable by the user alone, if it has CI_TOKEN
 	~/.config/9ci/allowed_signers      signers whose runs are replayed: ssh-keygen(1)
 	~/.config/9ci/revoked              signers whose runs are replayed no more: a KRL, or keys
 	~/.config/9ci/id_ed25519           the key; made on first use
