@@ -140,6 +140,7 @@ func TestScripts(t *testing.T) {
 			"silent":       startSilent,
 			"user":         user,
 			"trust":        trust,
+			"forge":        startForge,
 		},
 	})
 }
@@ -266,7 +267,7 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	log, err := os.Create(logName)
 	ts.Check(err)
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(bin, "orchestrator"), "-a", "tcp!127.0.0.1!0", "-state", state)
+	cmd := exec.Command(filepath.Join(bin, "orchestrator"), "-a", "tcp!127.0.0.1!0", "-url", "https://127.0.0.1", "-state", state)
 	overTLS := len(args) > 0 && args[0] == "tls"
 	if overTLS {
 		cmd.Args = append(cmd.Args, "-tls", "tcp!127.0.0.1!0")
