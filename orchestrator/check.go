@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/forge"
 )
 
 // Check writes to w what the state directory dir and the authorities of o grant,
@@ -207,7 +208,7 @@ func (c *checker) keys(path string, authorities bool, dir iofs.FileInfo) {
 }
 
 // others checks what need not be in the state directory dir: the keys that are revoked,
-// the rules of sources, and the files of TLS.
+// the rules of sources, the forges, and the files of TLS.
 func (c *checker) others(dir string, fi iofs.FileInfo) {
 	if path := filepath.Join(dir, revokedFile); c.there(path, fi) {
 		if err := access.CheckRevoked(path); err != nil {
@@ -216,6 +217,13 @@ func (c *checker) others(dir string, fi iofs.FileInfo) {
 	}
 	if path := filepath.Join(dir, sourcesFile); c.there(path, fi) {
 		found, err := access.CheckSources(path)
+		if err != nil {
+			c.wrong(path, err)
+		}
+		c.found(found)
+	}
+	if path := filepath.Join(dir, forgesFile); c.there(path, fi) {
+		found, err := forge.Check(path)
 		if err != nil {
 			c.wrong(path, err)
 		}

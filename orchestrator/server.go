@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/forge"
 	"9ci/orchestrator/door"
 	"9ci/orchestrator/internal/wire"
 )
@@ -57,7 +58,7 @@ type Options struct {
 	TLS         bool         // ServeTLS is going to be called
 	Authorities string       // a file of keys, as in authorized_keys, whose certificates are trusted; "": none
 	URL         string       // of the orchestrator, as others reach it; its host is the one that CI jobs' tokens are made out to. "": not known
-	Jobs        access.Jobs  // which know the tokens of CI jobs; nil: no CI job may enter by one
+	Jobs        access.Jobs  // which know the tokens of CI jobs; nil: the forges of the state
 	Log         *slog.Logger // nil: nowhere
 	Trace       io.Writer    // 9P messages, one a line; nil: nowhere
 }
@@ -85,6 +86,11 @@ func New(dir string, o Options) (*Server, error) {
 	host, err := hostOf(o.URL)
 	if err != nil {
 		return nil, fmt.Errorf("orchestrator: %w", err)
+	}
+	if o.Jobs == nil {
+		if o.Jobs, err = forge.Open(filepath.Join(dir, forgesFile), s.log); err != nil {
+			return nil, fmt.Errorf("orchestrator: state: %w", err)
+		}
 	}
 	if s.own, err = access.OpenAuthority(dir, o.Jobs, host, s.log); err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)

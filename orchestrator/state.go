@@ -1,11 +1,13 @@
 package orchestrator
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/forge"
 )
 
 // The files of a state directory.
@@ -14,6 +16,7 @@ const (
 	authorizedKeysFile = "authorized_keys"
 	revokedFile        = "revoked"
 	sourcesFile        = "sources"
+	forgesFile         = "forges"
 )
 
 // openState makes in dir what a first start needs, and returns the host keys: the
@@ -41,7 +44,7 @@ func openState(dir string) (hostKeys, error) {
 			hosts = append(hosts, k)
 		}
 	}
-	return hosts, access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile))
+	return hosts, errors.Join(access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile)), forge.MakeFile(filepath.Join(dir, forgesFile)))
 }
 
 // otherHostKeys returns the files of host keys but for hostKeyFile, by name.

@@ -130,6 +130,11 @@
 //	repositories     a line a namespace that a CI job has logged in for: the namespace, the
 //	                 forge, and the forge's number of the repository. A repository of another
 //	                 number, which has taken the name, is refused until the line is deleted
+//	forges           the forges whose CI jobs may log in, a paragraph each: kind=github,
+//	                 gitlab or forgejo, host=, issuer=, url= and namespace=. The file's head
+//	                 says what each is if it is left out
+//	forges.used      tokens of GitLab's jobs that name no key, and the key that used each:
+//	                 no other may
 //	lock             is locked (flock(2)) while one of these is written
 //
 // # Where they come from

@@ -114,9 +114,9 @@ func Check(path string) (all []access.Finding, err error) {
 		return nil, err
 	}
 	for _, p := range paragraphs(text) {
-		f := access.Finding{Line: p.line, Err: p.err}
+		f := access.Finding{File: path, Line: p.line, Err: p.err}
 		if p.forge != nil {
-			f.Key, f.Words = p.forge.host, p.forge.words()
+			f.Who, f.Words = p.forge.host, p.forge.words()
 		}
 		all = append(all, f)
 	}

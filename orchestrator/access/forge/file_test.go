@@ -67,7 +67,7 @@ func TestFile(t *testing.T) {
 			if f.Err != nil {
 				fmt.Fprintf(&said, "%d: %v\n", f.Line, f.Err)
 			} else {
-				fmt.Fprintf(&said, "%d %s %s\n", f.Line, f.Key, f.Words)
+				fmt.Fprintf(&said, "%d %s %s\n", f.Line, f.Who, f.Words)
 			}
 		}
 		if !strings.Contains(said.String(), tt.want) || tt.want == "" && said.Len() > 0 {
