@@ -106,8 +106,8 @@
 //	ID or token:ID       that token, and all certificates for it
 //	NAME                 all tokens of that name, the same
 //	SERIAL               the certificate of that number; its owner may get another
-//	KIND:ID              the account, a principal as the log has it, as github:repo:123: all
-//	                     its certificates, and it gets no others
+//	KIND:ID              the account, as github:repo:123: all its certificates, and it gets
+//	                     no others. @FINGERPRINT after it, as in the log, may stay
 //
 // If one of them is not known, nothing is revoked. What is revoked ends open connections
 // within a second. All three may be used while the orchestrator runs, or not; DIR of the

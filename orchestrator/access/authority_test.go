@@ -298,8 +298,17 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("Revoke(%q) = %v, %v, want an error that says how to list", words, done, err)
 		}
 	}
+	// They are in the log, and bar no account of that name.
+	for _, word := range []string{wire.Fingerprint(certs["one"]), "github:repo:1@" + wire.Fingerprint(newSigner(t).PublicKey())} {
+		if done, err := Revoke(a.dir, []string{word}); err == nil || !strings.Contains(err.Error(), filepath.Join(a.dir, "revoked")) {
+			t.Errorf("Revoke(%s) = %v, %v, want an error that names the file revoked", word, done, err)
+		}
+	}
 	if a.file(tokensFile) != before {
 		t.Error("a word that names nothing has revoked something")
+	}
+	if _, err := os.Stat(filepath.Join(a.dir, barredFile)); err == nil {
+		t.Errorf("a word that names nothing has barred something: %s", a.file(barredFile))
 	}
 	state()
 	serial := strconv.FormatUint(certs["two"].Serial, 10)
@@ -323,7 +332,7 @@ func TestRevoke(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "github:repo:1 is barred") {
 		t.Errorf("a barred account: Login: %v", err)
 	}
-	if done := revoke("github:repo:1"); len(done) != 2 || !strings.HasSuffix(done[0], "as before") {
+	if done := revoke("github:repo:1@" + ssh.FingerprintSHA256(a.Key())); len(done) != 2 || !strings.HasSuffix(done[0], "as before") {
 		t.Errorf("Revoke once more = %q", done)
 	}
 	// Without its line an account is let in again; its old certificate is not.
@@ -345,8 +354,10 @@ func TestRevokeKilled(t *testing.T) {
 	a.edit(tokensFile, "id="+id, "#")
 	os.WriteFile(filepath.Join(a.dir, "."+issuedFile+".new"), []byte("half a li"), 0o600)
 	a.refused("a token without a line", cert, "is revoked")
-	if done, err := Revoke(a.dir, []string{"token:" + id}); err != nil || len(done) != 1 {
-		t.Errorf("Revoke = %q, %v", done, err)
+	for _, word := range []string{"token:" + id, id} {
+		if done, err := Revoke(a.dir, []string{word}); err != nil || len(done) != 1 {
+			t.Errorf("Revoke(%s) = %q, %v", word, done, err)
+		}
 	}
 	if !a.krl.get().Has(cert) {
 		t.Error("the certificate is not in the KRL")

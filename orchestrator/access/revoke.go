@@ -42,6 +42,7 @@ func parseBarred(path string, text []byte, log *slog.Logger) map[string]bool {
 //	a serial number                that certificate is revoked, and its owner may get another
 //	a principal, as github:123     its certificates are revoked, and it may not log in again
 //
+// A principal may have @FINGERPRINT of the directory's authority after it, as in the log.
 // If a word names nothing, nothing is revoked. A server that runs ends the connections
 // within a second.
 func Revoke(dir string, words []string) (done []string, err error) {
@@ -54,7 +55,7 @@ func Revoke(dir string, words []string) (done []string, err error) {
 		return nil, err
 	}
 	err = d.locked(func() error {
-		r, err := d.revoking(words)
+		r, err := d.revoking(words, authority)
 		if err != nil {
 			return err
 		}
@@ -89,7 +90,7 @@ type revoking struct {
 	serials    map[uint64]bool
 }
 
-func (d stateDir) revoking(words []string) (*revoking, error) {
+func (d stateDir) revoking(words []string, authority ssh.PublicKey) (*revoking, error) {
 	r := &revoking{d: d, ids: map[string]bool{}, principals: map[string]bool{}, serials: map[uint64]bool{}}
 	var err error
 	if r.tokenText, err = d.read(tokensFile); err != nil {
@@ -107,6 +108,12 @@ func (d stateDir) revoking(words []string) (*revoking, error) {
 	}
 	r.issued = parseIssued(text)
 	for _, w := range words {
+		if authority != nil {
+			w = strings.TrimSuffix(w, "@"+ssh.FingerprintSHA256(authority))
+		}
+		if strings.Contains(w, "SHA256:") {
+			return nil, fmt.Errorf("%q names a key or another authority, so nothing was revoked: a line SHA256:... in %s revokes either", w, d.path("revoked"))
+		}
 		if !r.name(w) {
 			return nil, fmt.Errorf("%q is no token's id or name, no account as github:123, and no serial number in %s, so nothing was revoked: orchestrator tokens lists the tokens", w, d.path(issuedFile))
 		}
@@ -126,13 +133,17 @@ func (r *revoking) name(word string) bool {
 	if found {
 		return true
 	}
+	gone := tokenPrincipal + id // a token whose line has been deleted
+	if slices.ContainsFunc(r.issued, func(i issued) bool { return i.principal == gone }) {
+		r.principals[gone] = true
+		return true
+	}
 	if serial, err := strconv.ParseUint(word, 10, 64); err == nil {
 		r.serials[serial] = true
 		return slices.ContainsFunc(r.issued, func(i issued) bool { return i.serial == serial })
 	}
-	if strings.HasPrefix(word, tokenPrincipal) { // its line has been deleted
-		r.principals[word] = true
-		return slices.ContainsFunc(r.issued, func(i issued) bool { return i.principal == word })
+	if strings.HasPrefix(word, tokenPrincipal) {
+		return false
 	}
 	if !strings.Contains(word, ":") || checkPrincipal(word) != nil {
 		return false
