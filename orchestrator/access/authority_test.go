@@ -364,6 +364,40 @@ func TestRevokeKilled(t *testing.T) {
 	}
 }
 
+// A command follows no link out of the state directory, which root would read, change and
+// give to the user of the server.
+func TestLinks(t *testing.T) {
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	if err := os.WriteFile(elsewhere, []byte("a secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{lockFile, tokensFile, issuedFile, barredFile, "." + tokensFile + ".new"} {
+		a := newAuthority(t, nil)
+		a.login(a.token(hello, false, time.Time{}))
+		path := filepath.Join(a.dir, name)
+		os.Remove(path)
+		if err := os.Symlink(elsewhere, path); err != nil {
+			t.Fatal(err)
+		}
+		_, err := NewToken(a.dir, hello, "", false, time.Time{})
+		if err == nil {
+			_, err = Revoke(a.dir, []string{hello, "github:1"})
+		}
+		// What a killed process may have left is taken away.
+		if left := name[0] == '.'; left != (err == nil) || !left && !strings.Contains(err.Error(), path+": want a plain file") {
+			t.Errorf("%s is a link: %v", name, err)
+		}
+		if text, err := os.ReadFile(elsewhere); string(text) != "a secret\n" {
+			t.Errorf("%s is a link: the file that it leads to has %q, %v", name, text, err)
+		}
+		for _, name := range OwnFiles {
+			if text, _ := os.ReadFile(filepath.Join(a.dir, name)); path != filepath.Join(a.dir, name) && strings.Contains(string(text), "secret") {
+				t.Errorf("%s has the text of another file", name)
+			}
+		}
+	}
+}
+
 // What has been revoked is told once, whoever asks first.
 func TestRevoked(t *testing.T) {
 	a := newAuthority(t, nil)

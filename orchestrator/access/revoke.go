@@ -1,7 +1,9 @@
 package access
 
 import (
+	"errors"
 	"fmt"
+	iofs "io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -67,8 +69,11 @@ func Revoke(dir string, words []string) (done []string, err error) {
 
 // authority returns the key of the directory's authority, nil if there is none yet.
 func (d stateDir) authority() (ssh.PublicKey, error) {
-	b, err := d.read(authorityFile)
-	if err != nil || len(b) == 0 {
+	b, err := os.ReadFile(d.path(authorityFile)) // which may be elsewhere: nothing is made of it here
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	key, err := ssh.ParsePrivateKey(b)

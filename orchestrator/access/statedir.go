@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -56,7 +57,7 @@ func (d stateDir) locked(f func() error) error {
 
 // create opens a file, and makes it if it is not there.
 func (d stateDir) create(name string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(d.path(name), flag|os.O_CREATE, 0o600)
+	f, err := d.open(name, flag|os.O_CREATE)
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +66,24 @@ func (d stateDir) create(name string, flag int) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// open opens a file. A command that root starts in a directory of the server's user must
+// read, change and give away no file elsewhere, whatever that user has put there: a
+// symbolic link is an error, and so is a pipe.
+func (d stateDir) open(name string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(d.path(name), flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	plain := !errors.Is(err, unix.ELOOP)
+	if err == nil {
+		fi, err := f.Stat()
+		if plain = err == nil && fi.Mode().IsRegular(); !plain {
+			f.Close()
+		}
+	}
+	if !plain {
+		return nil, fmt.Errorf("%s: want a plain file, not a link or a pipe: put one there, or take it away", d.path(name))
+	}
+	return f, err
 }
 
 // give gives a file that root has made to the owner of the directory, as which the
@@ -85,17 +104,24 @@ func (d stateDir) give(f *os.File) error {
 
 // read returns what a file says, nothing if it is not there.
 func (d stateDir) read(name string) ([]byte, error) {
-	b, err := os.ReadFile(d.path(name))
+	f, err := d.open(name, os.O_RDONLY)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil, nil
 	}
-	return b, err
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }
 
 // write makes text what a file says. The lock is held.
 func (d stateDir) write(name string, text []byte) error {
-	next := "." + name + ".new" // one that a killed process has left is written over
-	f, err := d.create(next, os.O_WRONLY|os.O_TRUNC)
+	next := "." + name + ".new"
+	if err := os.Remove(d.path(next)); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return err // a killed process has left it
+	}
+	f, err := d.create(next, os.O_WRONLY|os.O_EXCL)
 	if err != nil {
 		return err
 	}
