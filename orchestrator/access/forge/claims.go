@@ -39,7 +39,7 @@ type facts struct {
 	publish               bool // nothing that a fork can do began the job
 }
 
-// actionsEvents are the events that only those begin who may write to the repository.
+// actionsEvents are the events that take the right to write to the repository.
 // With pull_request_target, workflow_run and issue_comment a fork's code may run, and
 // all the same the token is of the repository.
 var actionsEvents = []string{"push", "merge_group", "schedule", "workflow_dispatch", "repository_dispatch"}

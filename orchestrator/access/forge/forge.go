@@ -95,8 +95,8 @@ var (
 // it is, as for git clone.
 //
 // The error says to an operator why the token is not good. It is fs.ErrBusy if that is
-// not known: the same token may be good later, and whoever shows it has done nothing
-// wrong.
+// not known: the same token may be good later, and the client that shows it has done
+// nothing wrong.
 func (f *Forges) Job(ctx context.Context, token, host, fingerprint string) (access.Job, error) {
 	if len(token) > maxToken {
 		return access.Job{}, fmt.Errorf("a token of %d bytes: no forge makes one of more than %d", len(token), maxToken)

@@ -25,7 +25,7 @@ const (
 	maxKeys    = 100
 )
 
-// An issuer is whoever signs the id_tokens of a forge.
+// An issuer is the server that signs the id_tokens of a forge.
 //
 // It is asked once at a time, whatever comes, and then not for askPause: tokens of keys
 // that do not exist make no flood of requests.

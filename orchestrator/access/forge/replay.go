@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"9ci/fs/ci"
+	"9ci/orchestrator/access"
 )
 
 const (
@@ -20,7 +21,9 @@ const (
 )
 
 // replays remember which key has shown a token that names none. They are kept in a file,
-// a line a token: its SHA-256, the key, the repository, and until when it is good.
+// a line a token: its SHA-256, the key, the repository, and until when it is good. Several
+// orchestrators may have one state directory, as when one ends and the next begins: the
+// file is written under the lock, and what another has written there counts too.
 type replays struct {
 	path string // "": none
 
@@ -28,6 +31,7 @@ type replays struct {
 	shown map[tokenID]shown
 	of    map[string]int // how many of each repository
 	lines int            // of the file
+	seen  iofs.FileInfo  // of the file, when it was last read or written here; nil: not yet
 }
 
 // A tokenID is the SHA-256 of what is signed of a token. That is the token: it may have
@@ -48,33 +52,60 @@ func (id tokenID) line(s shown) string {
 // would be good for another key.
 func openReplays(path string) (*replays, error) {
 	r := &replays{path: path, shown: map[tokenID]shown{}, of: map[string]int{}}
-	if path == "" {
+	if _, err := os.Stat(path); path == "" || errors.Is(err, iofs.ErrNotExist) {
 		return r, nil
 	}
-	text, err := os.ReadFile(path)
+	return r, access.Locked(path, func() error {
+		if err := r.load(); err != nil {
+			return err
+		}
+		r.sweep(time.Now())
+		return r.rewrite()
+	})
+}
+
+// load reads the file if another process has changed it. The lock is held.
+func (r *replays) load() error {
+	fi, err := os.Stat(r.path)
 	if errors.Is(err, iofs.ErrNotExist) {
-		return r, nil
+		return nil
 	}
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if !fi.Mode().IsRegular() || r.seen != nil && os.SameFile(fi, r.seen) && fi.Size() == r.seen.Size() {
+		return nil // what is no file is for write to find out: a device has no end
+	}
+	text, err := os.ReadFile(r.path)
+	if err != nil {
+		return err
 	}
 	// A last line without its end was being written when the process died: nobody has
 	// been let in by it.
-	text = text[:bytes.LastIndexByte(text, '\n')+1]
+	whole := text[:bytes.LastIndexByte(text, '\n')+1]
 	n := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(string(whole)) {
 		n++
 		id, s, err := parseShown(line)
 		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w; take the line out", path, n, err)
+			return fmt.Errorf("%s:%d: %w; take the line out", r.path, n, err)
 		}
-		if _, ok := r.shown[id]; !ok {
-			r.shown[id] = s
-			r.of[s.repository]++
-		}
+		r.add(id, s)
 	}
-	r.sweep(time.Now())
-	return r, r.rewrite()
+	if r.seen, r.lines = fi, n; len(whole) < len(text) {
+		r.lines = writeAnew
+	}
+	return nil
+}
+
+// writeAnew is for the number of lines of a file that may end with a part of one.
+const writeAnew = 1 << 30
+
+func (r *replays) add(id tokenID, s shown) {
+	if _, ok := r.shown[id]; !ok {
+		r.shown[id] = s
+		r.of[s.repository]++
+	}
 }
 
 func parseShown(line string) (id tokenID, s shown, err error) {
@@ -96,25 +127,51 @@ func parseShown(line string) (id tokenID, s shown, err error) {
 func (r *replays) use(id tokenID, key, repository string, now, until time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s, ok := r.shown[id]; ok {
-		if s.key != key {
-			return fmt.Errorf("it was used by the key %s: a token is for one key", s.key)
+	if _, ok := r.shown[id]; !ok {
+		if err := r.note(id, shown{key, repository, until}, now); err != nil {
+			return busy(err)
 		}
+	}
+	if s := r.shown[id]; s.key != key {
+		return fmt.Errorf("it was used by the key %s: a token is for one key", s.key)
+	}
+	return nil
+}
+
+// note notes that s is the first that has shown the token id, unless another orchestrator
+// has noted one.
+func (r *replays) note(id tokenID, s shown, now time.Time) error {
+	add := func() error {
+		if _, ok := r.shown[id]; ok {
+			return nil
+		}
+		if r.full(s.repository) {
+			r.sweep(now)
+		}
+		if r.full(s.repository) {
+			return errors.New("too many tokens that name no key are in use: take them out (aud) to HOST:FINGERPRINT, or wait for some to end")
+		}
+		if r.path != "" {
+			if err := r.write(id.line(s)); err != nil {
+				return err
+			}
+		}
+		r.add(id, s)
 		return nil
 	}
-	if len(r.shown) >= maxReplays || r.of[repository] >= maxReplaysOfOne {
-		r.sweep(now)
+	if r.path == "" {
+		return add()
 	}
-	if len(r.shown) >= maxReplays || r.of[repository] >= maxReplaysOfOne {
-		return busy(errors.New("too many tokens that name no key are in use: take them out (aud) to HOST:FINGERPRINT, or wait for some to end"))
-	}
-	s := shown{key, repository, until}
-	if err := r.write(id.line(s)); err != nil {
-		return busy(err)
-	}
-	r.shown[id] = s
-	r.of[repository]++
-	return nil
+	return access.Locked(r.path, func() error {
+		if err := r.load(); err != nil {
+			return err
+		}
+		return add()
+	})
+}
+
+func (r *replays) full(repository string) bool {
+	return len(r.shown) >= maxReplays || r.of[repository] >= maxReplaysOfOne
 }
 
 // sweep forgets what is good no more.
@@ -131,11 +188,8 @@ func (r *replays) sweep(now time.Time) {
 }
 
 // write adds a line to the file. One in which most lines are of tokens that are good no
-// more is written anew before that.
-func (r *replays) write(line string) error {
-	if r.path == "" {
-		return nil
-	}
+// more is written anew before that. The lock is held.
+func (r *replays) write(line string) (err error) {
 	if r.lines > 1000+2*len(r.shown) {
 		r.sweep(time.Now())
 		if err := r.rewrite(); err != nil {
@@ -146,26 +200,30 @@ func (r *replays) write(line string) error {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, f.Close()) }()
 	r.lines++
-	if _, err = f.WriteString(line); err != nil {
-		r.lines = 1 << 30 // it may have a part of the line: write it anew
+	if _, err = f.WriteString(line); err == nil {
+		err = f.Sync() // the token is noted before it lets the key in
 	}
-	return errors.Join(err, f.Close())
+	if err != nil {
+		r.lines = writeAnew
+		return err
+	}
+	r.seen, err = f.Stat()
+	return err
 }
 
-// rewrite writes the file anew.
+// rewrite writes the file anew. The lock is held.
 func (r *replays) rewrite() error {
 	var b bytes.Buffer
 	for id, s := range r.shown {
 		b.WriteString(id.line(s))
 	}
-	anew := r.path + ".new"
-	if err := os.WriteFile(anew, b.Bytes(), 0o600); err != nil {
+	if err := access.WriteFile(r.path, b.Bytes()); err != nil {
 		return err
 	}
-	if err := os.Rename(anew, r.path); err != nil {
-		return err
-	}
+	var err error
+	r.seen, err = os.Stat(r.path)
 	r.lines = len(r.shown)
-	return nil
+	return err
 }

@@ -108,6 +108,36 @@ func TestReplayRestart(t *testing.T) {
 	})
 }
 
+// Of two orchestrators of one state directory, as when one ends and the next begins, each
+// knows what the other has taken.
+func TestReplayTwo(t *testing.T) {
+	in(t, []string{"gitlab"}, func(t *testing.T, w *world) {
+		f, err := Open(w.file, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.transport, f.issuers = w.transport, w.issuers
+		one, two := w.Forges, f
+		for i := range 3 {
+			token := w.token(map[string]any{"aud": me, "jti": fmt.Sprint(i)})
+			w.good("at the first", token)
+			w.Forges = two
+			w.refused("with another key, at the second", token, other, "was used by the key SHA256:mine")
+			w.good("with its key, at the second", token)
+			one, two = two, one
+		}
+		// The second writes the file anew, and the first knows that too.
+		last := w.token(map[string]any{"aud": me, "jti": "last"})
+		w.replays.lines = writeAnew
+		w.good("at the second", last)
+		w.Forges = two
+		w.refused("with another key, at the first", last, other, "was used by")
+		if text, err := os.ReadFile(w.file + ".used"); err != nil || strings.Count(string(text), "\n") != 4 {
+			t.Errorf("the file is %q, %v, want 4 lines", text, err)
+		}
+	})
+}
+
 // A token is not taken if it cannot be written down who has shown it.
 func TestReplayDisk(t *testing.T) {
 	in(t, []string{"gitlab"}, func(t *testing.T, w *world) {
