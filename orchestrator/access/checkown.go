@@ -30,6 +30,13 @@ func CheckOwn(dir, name string, now time.Time) ([]Finding, error) {
 	switch name {
 	case tokensFile:
 		return d.checkTokens(text, now)
+	case issuedFile:
+		return eachFinding(d.path(name), text, func(line string) Finding {
+			if _, err := parseIssuedLine(line); err != nil {
+				return Finding{Err: fmt.Errorf("%w: the line is passed over, and its certificate can be revoked by its account alone, in %s or %s", err, tokensFile, barredFile)}
+			}
+			return Finding{}
+		}), nil
 	case krlFile:
 		_, err := revoked.Parse(text)
 		return nil, err

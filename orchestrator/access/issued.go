@@ -2,9 +2,11 @@ package access
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -49,19 +51,25 @@ func parseIssued(text []byte) (all []issued) {
 		if line[len(line)-1] != '\n' {
 			continue
 		}
-		f := strings.Fields(string(line))
-		if len(f) != 4 && (len(f) != 5 || f[4] != "revoked") {
-			continue
-		}
-		i := issued{principal: f[1], key: f[2], revoked: len(f) == 5}
-		var err, err2 error
-		i.serial, err = strconv.ParseUint(f[0], 10, 64)
-		i.expires, err2 = ci.ParseTime(f[3])
-		if err == nil && err2 == nil && i.serial != 0 {
+		if i, err := parseIssuedLine(string(line)); err == nil {
 			all = append(all, i)
 		}
 	}
 	return all
+}
+
+func parseIssuedLine(line string) (issued, error) {
+	f := strings.Fields(line)
+	if len(f) != 4 && (len(f) != 5 || f[4] != "revoked") {
+		return issued{}, errors.New("want a serial number, a principal, a fingerprint, a time, and revoked or nothing")
+	}
+	i := issued{principal: f[1], key: f[2], revoked: len(f) == 5}
+	var err error
+	if i.serial, err = strconv.ParseUint(f[0], 10, 64); err != nil || i.serial == 0 {
+		return issued{}, fmt.Errorf("%.40q is no serial number", f[0])
+	}
+	i.expires, err = ci.ParseTime(f[3])
+	return i, err
 }
 
 func formatIssued(all []issued) []byte {
@@ -85,8 +93,14 @@ func (d stateDir) addIssued(now time.Time, i issued) (serial uint64, err error) 
 	if err != nil {
 		return 0, err
 	}
-	// Without the file, the clock keeps the numbers apart from those that were in it.
-	i.serial = max(last+1, uint64(firstSerial(now, last)))
+	switch {
+	case last == 0: // without the file, the clock keeps the numbers apart from those that were in it
+		i.serial = uint64(max(1, now.Unix()))
+	case last == math.MaxUint64:
+		return 0, fmt.Errorf("%s has the number %d, after which there is none: take its line out", f.Name(), last)
+	default:
+		i.serial = last + 1
+	}
 	text := i.line()
 	if !whole {
 		text = "\n" + text
@@ -95,13 +109,6 @@ func (d stateDir) addIssued(now time.Time, i issued) (serial uint64, err error) 
 		return 0, err
 	}
 	return i.serial, f.Sync()
-}
-
-func firstSerial(now time.Time, last uint64) int64 {
-	if last > 0 {
-		return 0
-	}
-	return max(1, now.Unix())
 }
 
 // lastIssued returns the highest serial number in the file, 0 if there is none, and
@@ -141,7 +148,7 @@ func (d stateDir) trimIssued(now time.Time) error {
 	if len(all) == 0 {
 		return nil
 	}
-	last := slices.MaxFunc(all, func(a, b issued) int { return int(min(1, max(-1, int64(a.serial)-int64(b.serial)))) })
+	last := slices.MaxFunc(all, func(a, b issued) int { return cmp.Compare(a.serial, b.serial) })
 	left := slices.DeleteFunc(all, func(i issued) bool { return i.over(now) && i.serial != last.serial })
 	if next := formatIssued(left); !bytes.Equal(next, text) {
 		return d.write(issuedFile, next)

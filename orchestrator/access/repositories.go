@@ -27,13 +27,8 @@ type repository struct {
 
 func parseRepositories(path string, text []byte, log *slog.Logger) repositories {
 	all := repositories{}
-	n := 0
-	for line := range strings.Lines(string(text)) {
-		n++
-		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
-			continue
-		}
-		if err := all.add(line, n); err != nil {
+	for n, line := range numbered(text) {
+		if err := all.add(string(line), n); err != nil {
 			log.Error("state file", "err", fmt.Errorf("%s:%d: the line is skipped: %w", path, n, err))
 		}
 	}

@@ -101,12 +101,11 @@ func (d stateDir) revoking(words []string, authority ssh.PublicKey) (*revoking, 
 	if r.tokenText, err = d.read(tokensFile); err != nil {
 		return nil, err
 	}
-	entries(r.tokenText, func(line []byte) bool {
+	for _, line := range numbered(r.tokenText) {
 		if t, err := parseToken(line); err == nil {
 			r.tokens = append(r.tokens, t)
 		}
-		return false
-	})
+	}
 	text, err := d.read(issuedFile)
 	if err != nil {
 		return nil, err
@@ -161,7 +160,7 @@ func (r *revoking) name(word string) bool {
 // revokes those that are out. A process that is killed between can be started again.
 func (r *revoking) write(authority ssh.PublicKey) (done []string, err error) {
 	if len(r.ids) > 0 {
-		text := entries(r.tokenText, func(line []byte) bool {
+		text := without(r.tokenText, func(line []byte) bool {
 			t, err := parseToken(line)
 			if err != nil || !r.ids[t.ID] {
 				return false

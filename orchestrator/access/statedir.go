@@ -164,11 +164,11 @@ func ended(text []byte) []byte {
 	return text
 }
 
-// entries calls f with each line of text that is neither blank nor a comment, and
-// returns the text without those for which f reports true.
-func entries(text []byte, f func(line []byte) (drop bool)) (rest []byte) {
+// without returns text without the lines for which drop reports true. It is asked of those
+// that are neither blank nor a comment.
+func without(text []byte, drop func(line []byte) bool) (rest []byte) {
 	for line := range bytes.Lines(text) {
-		if t := bytes.TrimSpace(line); len(t) == 0 || t[0] == '#' || !f(t) {
+		if t := bytes.TrimSpace(line); len(t) == 0 || t[0] == '#' || !drop(t) {
 			rest = append(rest, line...)
 		}
 	}

@@ -259,14 +259,8 @@ func Tokens(dir string) (all []TokenUse, err error) {
 	}
 	used := parseUsed(uses)
 	var errs []error
-	n := 0
-	for l := range strings.Lines(string(text)) {
-		n++
-		l = strings.TrimSpace(l)
-		if l == "" || l[0] == '#' {
-			continue
-		}
-		t, err := parseToken([]byte(l))
+	for n, line := range numbered(text) {
+		t, err := parseToken(line)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s:%d: %w", d.path(tokensFile), n, err))
 			continue
@@ -279,13 +273,12 @@ func Tokens(dir string) (all []TokenUse, err error) {
 // parseUsed reads the file of uses. What it cannot read is not known.
 func parseUsed(text []byte) map[string]time.Time {
 	used := map[string]time.Time{}
-	entries(text, func(line []byte) bool {
+	for _, line := range numbered(text) {
 		id, at, _ := strings.Cut(string(line), " ")
 		if t, err := ci.ParseTime(at); err == nil {
 			used[id] = t
 		}
-		return false
-	})
+	}
 	return used
 }
 
