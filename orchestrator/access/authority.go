@@ -59,11 +59,13 @@ type Authority struct {
 
 	changes changes // of what a certificate may do
 
-	mu          sync.Mutex           // guards what follows, and is held while files are changed
-	trimmed     time.Time            // when the file of certificates was last rid of old lines
-	used        map[string]time.Time // when the use of a token was last written
-	toldRevoked map[Revocation]bool  // what Revoked knows; nil before its first call
-	toldTokens  map[string]bool      // ids that it knows, or that have been used since
+	mu      sync.Mutex           // guards what follows, and is held while files are changed
+	trimmed time.Time            // when the file of certificates was last rid of old lines
+	used    map[string]time.Time // when the use of a token was last written
+
+	told        sync.Mutex          // guards what follows, and is taken after mu
+	toldRevoked map[Revocation]bool // what Revoked knows; nil before its first call
+	toldTokens  map[string]bool     // ids that it knows, or that have been used since
 }
 
 // Jobs know the tokens of CI jobs.
@@ -244,7 +246,9 @@ func (a *Authority) byToken(secret string, key ssh.PublicKey) (*ssh.Certificate,
 		if all[t.ID] == nil {
 			return refuse(fmt.Errorf("the token %s is revoked", t.ID))
 		}
+		a.told.Lock()
 		a.toldTokens[t.ID] = true
+		a.told.Unlock()
 		if now.Sub(a.used[t.ID]) < usedEvery {
 			return nil
 		}
@@ -322,8 +326,8 @@ func (a *Authority) Revoked() ([]Revocation, error) {
 	for principal := range barred {
 		now[Revocation{Principal: principal}] = true
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.told.Lock()
+	defer a.told.Unlock()
 	var fresh []Revocation
 	for r := range now {
 		if a.toldRevoked != nil && !a.toldRevoked[r] {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -423,6 +424,41 @@ func TestRevoked(t *testing.T) {
 	}
 }
 
+// A revocation is told of, and counts, while logins wait for the lock.
+func TestRevokedAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a := openAuthority(t, dir, nil)
+		secret := a.token(hello, false, time.Time{})
+		cert := a.login(secret)
+		stopped := make(chan struct{})
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { stateDir(dir).locked(func() error { <-stopped; return nil }) })
+		synctest.Wait()
+		wg.Go(func() { a.Login(t.Context(), secret, newSigner(t).PublicKey()) })
+		synctest.Wait()
+		a.edit(tokensFile, "id=", "# id=")
+		start := time.Now()
+		a.refused("a token without a line", cert, "is revoked")
+		if r, err := a.Revoked(); len(r) != 1 || err != nil || time.Since(start) != 0 {
+			t.Errorf("Revoked = %v, %v after %v, want a token at once", r, err, time.Since(start))
+		}
+		close(stopped)
+	})
+}
+
+// An operator is told of a line whose certificate cannot be revoked by its number.
+func TestCheckIssued(t *testing.T) {
+	a := newAuthority(t, nil)
+	a.login(a.token(hello, false, time.Time{}))
+	os.WriteFile(filepath.Join(a.dir, issuedFile), []byte(a.file(issuedFile)+"x token:1 SHA256:x 2026-01-01T00:00:00Z\n"), 0o600)
+	found, err := CheckOwn(a.dir, issuedFile, time.Now())
+	if err != nil || len(found) != 2 || found[0].Err != nil || found[1].Err == nil || found[1].Line != 2 {
+		t.Errorf("CheckOwn = %+v, %v, want an error of line 2", found, err)
+	}
+}
+
 // Serial numbers ascend, after a crash that cut the file short, after a restart, after
 // the file was trimmed, and without the file.
 func TestSerials(t *testing.T) {
@@ -456,6 +492,14 @@ func TestSerials(t *testing.T) {
 		}
 		os.Remove(filepath.Join(dir, issuedFile))
 		next("without the file")
+		// A number after which there is none is not begun with again.
+		text = a.file(issuedFile)
+		line := strings.Fields(text)
+		a.edit(issuedFile, line[0], strconv.FormatUint(math.MaxUint64, 10))
+		if cert, err := a.Login(t.Context(), secret, newSigner(t).PublicKey()); err == nil || !strings.Contains(err.Error(), "take its line out") {
+			t.Errorf("after the last number: Login = %v, %v", cert, err)
+		}
+		os.WriteFile(filepath.Join(dir, issuedFile), []byte(text), 0o600)
 		if cert := a.login(secret); !a.enters(cert).MayRead(hello) {
 			t.Error("the last certificate may not read")
 		}
