@@ -115,6 +115,16 @@ func TestBoundToCommit(t *testing.T) {
 	if out, _, status := m.run(readerFile, "wait "+testCommit); !strings.HasPrefix(out, "passed 0") || status != 0 {
 		t.Errorf("wait: %q %d", out, status)
 	}
+	// The executor's tree as a root of its own hides the same.
+	executor := m.tree(m.dial(reader), hello+"/n/job")
+	if text := read(t, executor, "ci/"+mine+"/stdout"); text != "ok "+mine+"\n" {
+		t.Errorf("ci/%s/stdout of the executor's root = %q", mine, text)
+	}
+	for _, path := range []string{"ci/" + alien, "ci/" + mine + "/../" + alien + "/stdout", "ci/" + alien + ".tar", "artifacts/" + alien, "event"} {
+		if n, err := door.Walk(t.Context(), executor, path); !errors.Is(err, iofs.ErrNotExist) {
+			t.Errorf("walk %s of the executor's root = %v, %v, want not found", path, n, err)
+		}
+	}
 	// Its owner sees all of it.
 	owner := m.tree(conn, hello)
 	if text := read(t, owner, "n/job/ci/"+alien+"/stdout"); text != "ok "+alien+"\n" {

@@ -126,10 +126,11 @@ func (d stateDir) write(name string, text []byte) error {
 		return err
 	}
 	_, err = f.Write(text)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(d.path(next), d.path(name))
 	}
-	if err := os.Rename(d.path(next), d.path(name)); err != nil {
+	if err != nil {
+		os.Remove(d.path(next)) // the disk may be full
 		return err
 	}
 	return d.sync()
