@@ -115,7 +115,8 @@
 // The accounts of CI jobs are github:repo:ID, gitlab:repo:ID and HOST:repo:ID, with the
 // forge's number of the repository.
 //
-// These are plain files of the state directory, and an edit counts at once:
+// These are plain files of the state directory. An edit counts at once, but of ca_ed25519
+// and forges.used at the next start:
 //
 //	ca_ed25519       signs the certificates: ca_ed25519.pub can be the TrustedUserCAKeys
 //	                 of sshd(8), with AuthorizedPrincipalsFile. Made on a first start
@@ -233,9 +234,10 @@
 // have open; and by 9P 32768 fids, 16384 requests under way, and 256 MiB that were asked
 // for and not taken yet. The nearer that is, the less a read gets, down to 4 KiB, and
 // beyond it a client that takes no replies is hung up on after a minute or two. A key
-// may announce 4096 namespaces at once, and 128 each second after that. All else over a
-// limit is busy, and so is a connection of over 16384 in all. Nobody else's count: those
-// that read one executor share its channels, and none is kept out.
+// may announce 4096 namespaces at once, and 128 each second after that. A token, and the CI
+// jobs of a repository, get 1000 certificates at once, and 2 each second after that. All
+// else over a limit is busy, and so is a connection of over 16384 in all. Nobody else's
+// count: those that read one executor share its channels, and none is kept out.
 //
 // # With stock OpenSSH
 //

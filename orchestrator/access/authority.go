@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"9ci/fs"
+	"9ci/orchestrator/internal/limit"
 	"9ci/orchestrator/internal/wire"
 	"9ci/orchestrator/revoked"
 )
@@ -56,6 +58,7 @@ type Authority struct {
 	repositories *watched[repositories]
 
 	checks chan struct{} // holds a token for each job that is being checked
+	issues limit.Rate    // of certificates, by principal
 
 	changes changes // of what a certificate may do
 
@@ -84,6 +87,14 @@ const (
 	checkTime = 20 * time.Second
 )
 
+// How many certificates a principal gets at once, and each second after that. Each is a
+// line of a file for an hour: a token that has been stolen must not fill the disk. With
+// 2 a second, 4800 executors renew theirs.
+const (
+	issueBurst = 1000
+	issueRate  = 2
+)
+
 // OpenAuthority returns the Authority of a state directory, which it makes on a first
 // start. Host is the orchestrator's name, for which tokens of jobs must be made out; ""
 // refuses all of these, and so does a jobs that is nil. It logs each line of a file that
@@ -95,7 +106,10 @@ func OpenAuthority(dir string, jobs Jobs, host string, log *slog.Logger) (*Autho
 	if err != nil {
 		return nil, err
 	}
-	a := &Authority{dir: d, key: key, jobs: jobs, host: host, used: map[string]time.Time{}, checks: make(chan struct{}, maxChecks)}
+	a := &Authority{
+		dir: d, key: key, jobs: jobs, host: host, used: map[string]time.Time{},
+		checks: make(chan struct{}, maxChecks), issues: limit.Rate{Burst: issueBurst, PerSecond: issueRate},
+	}
 	// A stock sshd that is told of the list wants it to be there.
 	if _, err := os.Stat(d.path(krlFile)); errors.Is(err, iofs.ErrNotExist) {
 		if err := d.locked(func() error { return d.writeKRL(key.PublicKey()) }); err != nil {
@@ -266,6 +280,9 @@ func (a *Authority) issue(key ssh.PublicKey, principal string, life time.Duratio
 	}
 	if _, ok := key.(*ssh.Certificate); ok {
 		return nil, refuse(errors.New("a certificate gets no certificate"))
+	}
+	if _, ok := a.issues.Take(principal); !ok {
+		return nil, fmt.Errorf("%s has had %d certificates, and gets %d a second: %w", principal, issueBurst, issueRate, fs.ErrBusy)
 	}
 	now := time.Now()
 	cert := &ssh.Certificate{

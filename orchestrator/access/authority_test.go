@@ -506,6 +506,29 @@ func TestSerials(t *testing.T) {
 	})
 }
 
+// One token has no more certificates than many executors need, and another's do not count.
+func TestIssueRate(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		a := openAuthority(t, dir, nil)
+		a.issues.Burst = 3
+		secret, other := a.token(hello, false, time.Time{}), a.token(hello, false, time.Time{})
+		key := newSigner(t).PublicKey()
+		for range 3 {
+			a.login(secret)
+		}
+		if cert, err := a.Login(t.Context(), secret, key); !errors.Is(err, fs.ErrBusy) {
+			t.Errorf("over the rate: Login = %v, %v, want busy", cert, err)
+		}
+		if n := strings.Count(a.file(issuedFile), "\n"); n != 3 {
+			t.Errorf("%d certificates are noted, want 3", n)
+		}
+		a.login(other)
+		time.Sleep(time.Second / issueRate)
+		a.login(secret)
+	})
+}
+
 // A use of a token is written once a minute at most.
 func TestTokenUsed(t *testing.T) {
 	dir := t.TempDir()
@@ -849,6 +872,7 @@ func BenchmarkLogin(b *testing.B) {
 				b.Fatal(err)
 			}
 			key := newSigner(b).PublicKey()
+			a.issues.Burst = math.MaxInt
 			for b.Loop() {
 				if _, err := a.Login(b.Context(), secret, key); err != nil {
 					b.Fatal(err)
