@@ -247,7 +247,7 @@ func TestHalfOpen(t *testing.T) {
 		if !first.Conn.(*fakeConn).closed {
 			t.Error("the oldest does not make way")
 		}
-		if n := hold(func(int) string { return "127.0.0.1" }, 5000); n != openFull {
+		if n := hold(func(int) string { return "127.0.0.1" }, 20000); n != openFull {
 			t.Errorf("loopback holds %d, want %d", n, openFull)
 		}
 		if n := strings.Count(s.log.String(), "\n"); n > 10+1000/2 {
