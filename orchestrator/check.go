@@ -35,6 +35,7 @@ func Check(w io.Writer, dir string, o Options) bool {
 	case !fi.IsDir():
 		c.wrong(dir, errors.New("it is no directory"))
 	default:
+		c.authority, _ = access.OwnKey(dir) // own tells why it cannot be read
 		c.writable(dir, fi)
 		c.hostKeys(dir, fi)
 		c.keys(filepath.Join(dir, authorizedKeysFile), false, fi)
@@ -49,8 +50,9 @@ func Check(w io.Writer, dir string, o Options) bool {
 
 // A checker writes what Check finds.
 type checker struct {
-	w    io.Writer
-	well bool
+	w         io.Writer
+	well      bool
+	authority ssh.PublicKey // the orchestrator's own; nil: none
 }
 
 func (c *checker) say(where, what string) {
@@ -196,7 +198,7 @@ func (c *checker) keys(path string, authorities bool, dir iofs.FileInfo) {
 	}
 	c.writable(path, fi)
 	c.readable(path, fi, dir)
-	found, err := access.CheckKeys(path, authorities, time.Now())
+	found, err := access.CheckKeys(path, authorities, c.authority, time.Now())
 	if err != nil {
 		c.wrong(path, err)
 		return

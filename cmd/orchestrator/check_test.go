@@ -103,6 +103,18 @@ func TestCheck(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
+	own, err := os.ReadFile(filepath.Join(state, "ca_ed25519.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(authorized, "cert-authority "+strings.TrimSpace(string(own)))
+	write(authorities, strings.TrimSpace(string(own)))
+	out = check(1, "-ca", authorities)
+	for _, path := range []string{authorized, authorities} {
+		if want := path + ":1: wrong: "; !strings.Contains(out, want) || !strings.Contains(out, "it is the key of ca_ed25519") {
+			t.Errorf("the orchestrator's own authority: no %q in\n%s", want, out)
+		}
+	}
 	write(authorized, keys[0])
 
 	host := filepath.Join(state, "ssh_host_ed25519_key")

@@ -66,10 +66,10 @@
 //
 // Check reads the files of the state directory and of -ca, changes nothing, and prints
 // what each line or certificate grants, as FILE:LINE: and words, or what is wrong: what
-// cannot be read, has expired, repeats a key or identity or can match no namespace, or a
-// file that others may write to, or read though it is a key, or that the service cannot
-// read. It looks for the files of -tls once one is there. Its status is 1 if something is
-// wrong.
+// cannot be read, has expired, repeats a key or identity, has the orchestrator's own
+// authority or can match no namespace, or a file that others may write to, or read though
+// it is a key, or that the service cannot read. It looks for the files of -tls once one is
+// there. Its status is 1 if something is wrong.
 //
 // # Tokens
 //

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -28,9 +29,9 @@ type Finding struct {
 }
 
 // CheckKeys says what each line of a file of keys grants at the time now, to an
-// operator. If authorities is true, every key is an authority. It reports an error
-// if the file cannot be read.
-func CheckKeys(path string, authorities bool, now time.Time) ([]Finding, error) {
+// operator. If authorities is true, every key is an authority. Own is the key of the
+// orchestrator's, or nil. It reports an error if the file cannot be read.
+func CheckKeys(path string, authorities bool, own ssh.PublicKey, now time.Time) ([]Finding, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
@@ -50,6 +51,8 @@ func CheckKeys(path string, authorities bool, now time.Time) ([]Finding, error) 
 			id = authorityPrefix + id
 		}
 		switch first := seen[id]; {
+		case l.authority && own != nil && bytes.Equal(key.Marshal(), own.Marshal()):
+			f.Err = fmt.Errorf("it is the key of %s, whose certificates may do what their token or CI job may: this line grants nothing, take it out", authorityFile)
 		case first > 0:
 			f.Err = fmt.Errorf("line %d has the same key, and it counts: this one grants nothing; a key has one line", first)
 		case !l.Expires.IsZero() && !now.Before(l.Expires):

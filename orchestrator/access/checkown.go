@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"9ci/fs/ci"
 	"9ci/orchestrator/revoked"
 )
@@ -17,6 +19,9 @@ var OwnFiles = []string{tokensFile, usedFile, issuedFile, krlFile, barredFile, r
 
 // AuthorityFile is the file of the key of an Authority.
 const AuthorityFile = authorityFile
+
+// OwnKey returns the key of the Authority of a state directory, nil if there is none yet.
+func OwnKey(dir string) (ssh.PublicKey, error) { return stateDir(dir).authority() }
 
 // CheckOwn says what the lines of one of OwnFiles, in the state directory, grant or take
 // away at the time now, to an operator, and what is wrong there. It reports an error if
