@@ -37,7 +37,7 @@ var may = map[string][]string{
 	// A client is an executor too, which has a door of its own.
 	"orchestrator/internal/client": {"fs", "fs/ci", "proto/...", "orchestrator/internal/...", "orchestrator/door"},
 	// Forges say who a job is, and nothing of how it came.
-	"orchestrator/access/forge/...": {"fs", "fs/ci", "orchestrator/access"},
+	"orchestrator/access/forge/...": {"fs", "fs/ci", "orchestrator/access", "orchestrator/internal/statedir"},
 
 	"cmd/...": {"fs/...", "vm/...", "mk", "proto/...", "orchestrator/...", "cmd/internal/..."},
 }

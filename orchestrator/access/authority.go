@@ -20,6 +20,7 @@ import (
 
 	"9ci/fs"
 	"9ci/orchestrator/internal/limit"
+	"9ci/orchestrator/internal/statedir"
 	"9ci/orchestrator/internal/wire"
 	"9ci/orchestrator/revoked"
 )
@@ -101,8 +102,8 @@ const (
 // it cannot read, now and after each edit; such a line grants nothing. It reports an
 // error if a file is there and cannot be read.
 func OpenAuthority(dir string, jobs Jobs, host string, log *slog.Logger) (*Authority, error) {
-	d := stateDir(dir)
-	key, err := PrivateKey(d.path(authorityFile), "9ci orchestrator CA")
+	d := stateDir{statedir.Dir(dir)}
+	key, err := PrivateKey(d.Path(authorityFile), "9ci orchestrator CA")
 	if err != nil {
 		return nil, err
 	}
@@ -111,26 +112,26 @@ func OpenAuthority(dir string, jobs Jobs, host string, log *slog.Logger) (*Autho
 		checks: make(chan struct{}, maxChecks), issues: limit.Rate{Burst: issueBurst, PerSecond: issueRate},
 	}
 	// A stock sshd that is told of the list wants it to be there.
-	if _, err := os.Stat(d.path(krlFile)); errors.Is(err, iofs.ErrNotExist) {
-		if err := d.locked(func() error { return d.writeKRL(key.PublicKey()) }); err != nil {
+	if _, err := os.Stat(d.Path(krlFile)); errors.Is(err, iofs.ErrNotExist) {
+		if err := d.Locked(func() error { return d.writeKRL(key.PublicKey()) }); err != nil {
 			return nil, err
 		}
 	}
-	if a.krl, err = watchFile(d.path(krlFile), revoked.Parse, a.changes.note, log); err != nil {
+	if a.krl, err = watchFile(d.Path(krlFile), revoked.Parse, a.changes.note, log); err != nil {
 		return nil, err
 	}
-	if a.tokens, err = watchFile(d.path(tokensFile), func(text []byte) (tokens, error) {
-		return parseTokens(d.path(tokensFile), text, log), nil
+	if a.tokens, err = watchFile(d.Path(tokensFile), func(text []byte) (tokens, error) {
+		return parseTokens(d.Path(tokensFile), text, log), nil
 	}, a.changes.note, log); err != nil {
 		return nil, err
 	}
-	if a.barred, err = watchFile(d.path(barredFile), func(text []byte) (map[string]bool, error) {
-		return parseBarred(d.path(barredFile), text, log), nil
+	if a.barred, err = watchFile(d.Path(barredFile), func(text []byte) (map[string]bool, error) {
+		return parseBarred(d.Path(barredFile), text, log), nil
 	}, a.changes.note, log); err != nil {
 		return nil, err
 	}
-	if a.repositories, err = watchFile(d.path(repositoriesFile), func(text []byte) (repositories, error) {
-		return parseRepositories(d.path(repositoriesFile), text, log), nil
+	if a.repositories, err = watchFile(d.Path(repositoriesFile), func(text []byte) (repositories, error) {
+		return parseRepositories(d.Path(repositoriesFile), text, log), nil
 	}, nil, log); err != nil {
 		return nil, err
 	}
@@ -296,7 +297,7 @@ func (a *Authority) issue(key ssh.PublicKey, principal string, life time.Duratio
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	err := a.dir.locked(func() (err error) {
+	err := a.dir.Locked(func() (err error) {
 		if _, barred, _ := a.load(); barred[principal] {
 			return refuse(errBarred(principal))
 		}
@@ -330,7 +331,7 @@ type Revocation struct {
 // and accounts, for the log. Those that were when a was opened are not among them.
 func (a *Authority) Revoked() ([]Revocation, error) {
 	all, barred, _ := a.load()
-	text, err := a.dir.read(issuedFile)
+	text, err := a.dir.Read(issuedFile)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/statedir"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -165,7 +166,7 @@ func TestToken(t *testing.T) {
 	}
 	a.edit(tokensFile, a.file(tokensFile), "")
 	a.refused("a deleted line", cert, "is revoked")
-	for _, name := range []string{tokensFile, usedFile, issuedFile, krlFile, lockFile, authorityFile} {
+	for _, name := range []string{tokensFile, usedFile, issuedFile, krlFile, statedir.LockFile, authorityFile} {
 		if fi, err := os.Stat(filepath.Join(a.dir, name)); err != nil || fi.Mode() != 0o600 {
 			t.Errorf("%s: %v, %v, want mode 0600", name, fi.Mode(), err)
 		}
@@ -372,7 +373,7 @@ func TestLinks(t *testing.T) {
 	if err := os.WriteFile(elsewhere, []byte("a secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{lockFile, tokensFile, issuedFile, barredFile, "." + tokensFile + ".new"} {
+	for _, name := range []string{statedir.LockFile, tokensFile, issuedFile, barredFile, "." + tokensFile + ".new"} {
 		a := newAuthority(t, nil)
 		a.login(a.token(hello, false, time.Time{}))
 		path := filepath.Join(a.dir, name)
@@ -434,7 +435,7 @@ func TestRevokedAtOnce(t *testing.T) {
 		stopped := make(chan struct{})
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		wg.Go(func() { stateDir(dir).locked(func() error { <-stopped; return nil }) })
+		wg.Go(func() { statedir.Dir(dir).Locked(func() error { <-stopped; return nil }) })
 		synctest.Wait()
 		wg.Go(func() { a.Login(t.Context(), secret, newSigner(t).PublicKey()) })
 		synctest.Wait()
@@ -784,7 +785,7 @@ func TestLocked(t *testing.T) {
 	dir := t.TempDir()
 	a := openAuthority(t, dir, nil)
 	secret := a.token(hello, false, time.Time{})
-	f, err := os.Open(filepath.Join(dir, lockFile))
+	f, err := os.Open(filepath.Join(dir, statedir.LockFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -813,7 +814,7 @@ func TestOwner(t *testing.T) {
 	if _, err := NewToken(dir, hello, "", false, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{tokensFile, lockFile} {
+	for _, name := range []string{tokensFile, statedir.LockFile} {
 		out, err := exec.Command("stat", "-c", "%u:%g %a", filepath.Join(dir, name)).Output()
 		if err != nil || string(out) != "4711:4712 600\n" {
 			t.Errorf("%s: %s, %v", name, out, err)

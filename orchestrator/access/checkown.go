@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs/ci"
+	"9ci/orchestrator/internal/statedir"
 	"9ci/orchestrator/revoked"
 )
 
@@ -21,14 +22,14 @@ var OwnFiles = []string{tokensFile, usedFile, issuedFile, krlFile, barredFile, r
 const AuthorityFile = authorityFile
 
 // OwnKey returns the key of the Authority of a state directory, nil if there is none yet.
-func OwnKey(dir string) (ssh.PublicKey, error) { return stateDir(dir).authority() }
+func OwnKey(dir string) (ssh.PublicKey, error) { return stateDir{statedir.Dir(dir)}.authority() }
 
 // CheckOwn says what the lines of one of OwnFiles, in the state directory, grant or take
 // away at the time now, to an operator, and what is wrong there. It reports an error if
 // the file cannot be read, or makes no sense as a whole.
 func CheckOwn(dir, name string, now time.Time) ([]Finding, error) {
-	d := stateDir(dir)
-	text, err := os.ReadFile(d.path(name))
+	d := stateDir{statedir.Dir(dir)}
+	text, err := os.ReadFile(d.Path(name))
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +37,7 @@ func CheckOwn(dir, name string, now time.Time) ([]Finding, error) {
 	case tokensFile:
 		return d.checkTokens(text, now)
 	case issuedFile:
-		return eachFinding(d.path(name), text, func(line string) Finding {
+		return eachFinding(d.Path(name), text, func(line string) Finding {
 			if _, err := parseIssuedLine(line); err != nil {
 				return Finding{Err: fmt.Errorf("%w: the line is passed over, and its certificate can be revoked by its account alone, in %s or %s", err, tokensFile, barredFile)}
 			}
@@ -46,7 +47,7 @@ func CheckOwn(dir, name string, now time.Time) ([]Finding, error) {
 		_, err := revoked.Parse(text)
 		return nil, err
 	case barredFile:
-		return eachFinding(d.path(name), text, func(line string) Finding {
+		return eachFinding(d.Path(name), text, func(line string) Finding {
 			principal := strings.Fields(line)[0]
 			if err := checkPrincipal(principal); err != nil {
 				return Finding{Err: err}
@@ -55,7 +56,7 @@ func CheckOwn(dir, name string, now time.Time) ([]Finding, error) {
 		}), nil
 	case repositoriesFile:
 		all := repositories{}
-		return eachFinding(d.path(name), text, func(line string) Finding {
+		return eachFinding(d.Path(name), text, func(line string) Finding {
 			if err := all.add(line, 0); err != nil {
 				return Finding{Err: err}
 			}
@@ -67,13 +68,13 @@ func CheckOwn(dir, name string, now time.Time) ([]Finding, error) {
 
 // checkTokens is CheckOwn of the file tokens.
 func (d stateDir) checkTokens(text []byte, now time.Time) ([]Finding, error) {
-	uses, err := d.read(usedFile)
+	uses, err := d.Read(usedFile)
 	if err != nil {
 		return nil, err
 	}
 	used := parseUsed(uses)
 	seen := map[string]bool{}
-	return eachFinding(d.path(tokensFile), text, func(text string) Finding {
+	return eachFinding(d.Path(tokensFile), text, func(text string) Finding {
 		t, err := parseToken([]byte(text))
 		if err != nil {
 			return Finding{Err: fmt.Errorf("%w: the line grants nothing", err)}

@@ -16,8 +16,12 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs/ci"
+	"9ci/orchestrator/internal/statedir"
 	"9ci/orchestrator/revoked"
 )
+
+// A stateDir is the state directory, of whose files an Authority knows what they say.
+type stateDir struct{ statedir.Dir }
 
 // issuedFile has a line for each certificate that has not expired: its serial number,
 // principal, the fingerprint of its key, when it expires, and, if it has been revoked,
@@ -84,7 +88,7 @@ func formatIssued(all []issued) []byte {
 // The lock is held. Lines are added at the end, as there may be thousands: one that a
 // loss of power cuts short is passed over.
 func (d stateDir) addIssued(now time.Time, i issued) (serial uint64, err error) {
-	f, err := d.create(issuedFile, os.O_RDWR|os.O_APPEND)
+	f, err := d.Create(issuedFile, os.O_RDWR|os.O_APPEND)
 	if err != nil {
 		return 0, err
 	}
@@ -140,7 +144,7 @@ func lastIssued(f *os.File) (serial uint64, whole bool, err error) {
 
 // trimIssued takes out the lines of certificates that have expired. The lock is held.
 func (d stateDir) trimIssued(now time.Time) error {
-	text, err := d.read(issuedFile)
+	text, err := d.Read(issuedFile)
 	if err != nil {
 		return err
 	}
@@ -151,7 +155,7 @@ func (d stateDir) trimIssued(now time.Time) error {
 	last := slices.MaxFunc(all, func(a, b issued) int { return cmp.Compare(a.serial, b.serial) })
 	left := slices.DeleteFunc(all, func(i issued) bool { return i.over(now) && i.serial != last.serial })
 	if next := formatIssued(left); !bytes.Equal(next, text) {
-		return d.write(issuedFile, next)
+		return d.Write(issuedFile, next)
 	}
 	return nil
 }
@@ -163,7 +167,7 @@ func (i issued) over(now time.Time) bool { return now.Sub(i.expires) > early }
 // writeKRL writes what issuedFile says is revoked as a KRL of the authority. The lock is
 // held.
 func (d stateDir) writeKRL(authority ssh.PublicKey) error {
-	text, err := d.read(issuedFile)
+	text, err := d.Read(issuedFile)
 	if err != nil {
 		return err
 	}
@@ -174,5 +178,5 @@ func (d stateDir) writeKRL(authority ssh.PublicKey) error {
 			serials = append(serials, i.serial)
 		}
 	}
-	return d.write(krlFile, revoked.Format(authority, serials, now))
+	return d.Write(krlFile, revoked.Format(authority, serials, now))
 }

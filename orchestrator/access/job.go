@@ -2,7 +2,6 @@ package access
 
 import (
 	"log/slog"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 )
@@ -25,16 +24,6 @@ func ParsePattern(s string) (Pattern, error) { return parsePattern(s) }
 
 // MakeFile makes a file of the state directory with that text, unless it is there.
 func MakeFile(path, text string) error { return makeFile(path, text) }
-
-// Locked calls f while it holds the lock of the state directory that a file is in. Its
-// error is fs.ErrBusy if another process holds it for long.
-func Locked(path string, f func() error) error { return stateDir(filepath.Dir(path)).locked(f) }
-
-// WriteFile makes text what a file of a state directory says, or leaves the file as it is.
-// The lock is held.
-func WriteFile(path string, text []byte) error {
-	return stateDir(filepath.Dir(path)).write(filepath.Base(path), text)
-}
 
 // Watch returns a function that returns what parse makes of a file, and whether that
 // is new since its last call. The function reads the file again when it has changed.

@@ -54,11 +54,11 @@ func (a *Authority) know(j Job) error {
 	all := a.repositories.get()
 	r, ok := all[j.Namespace]
 	if !ok {
-		return a.dir.add(repositoriesFile, repositoriesHead, j.Namespace+" "+j.Host+" "+j.RepositoryID)
+		return a.dir.Add(repositoriesFile, repositoriesHead, j.Namespace+" "+j.Host+" "+j.RepositoryID)
 	}
 	if r.host != j.Host || r.id != j.RepositoryID {
 		return refuse(fmt.Errorf("%s is the repository %s of %s now, and was %s of %s: if that is right, delete line %d of %s",
-			j.Namespace, j.RepositoryID, j.Host, r.id, r.host, r.line, a.dir.path(repositoriesFile)))
+			j.Namespace, j.RepositoryID, j.Host, r.id, r.host, r.line, a.dir.Path(repositoriesFile)))
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs/ci"
+	"9ci/orchestrator/internal/statedir"
 )
 
 // barredFile has a line for each account that may not log in again: its principal, and
@@ -48,7 +49,7 @@ func parseBarred(path string, text []byte, log *slog.Logger) map[string]bool {
 // If a word names nothing, nothing is revoked. A server that runs ends the connections
 // within a second.
 func Revoke(dir string, words []string) (done []string, err error) {
-	d := stateDir(dir)
+	d := stateDir{statedir.Dir(dir)}
 	if _, err := os.Stat(dir); err != nil {
 		return nil, err
 	}
@@ -56,7 +57,7 @@ func Revoke(dir string, words []string) (done []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = d.locked(func() error {
+	err = d.Locked(func() error {
 		r, err := d.revoking(words, authority)
 		if err != nil {
 			return err
@@ -69,7 +70,7 @@ func Revoke(dir string, words []string) (done []string, err error) {
 
 // authority returns the key of the directory's authority, nil if there is none yet.
 func (d stateDir) authority() (ssh.PublicKey, error) {
-	b, err := os.ReadFile(d.path(authorityFile)) // which may be elsewhere: nothing is made of it here
+	b, err := os.ReadFile(d.Path(authorityFile)) // which may be elsewhere: nothing is made of it here
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil, nil
 	}
@@ -78,7 +79,7 @@ func (d stateDir) authority() (ssh.PublicKey, error) {
 	}
 	key, err := ssh.ParsePrivateKey(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.path(authorityFile), err)
+		return nil, fmt.Errorf("%s: %w", d.Path(authorityFile), err)
 	}
 	return key.PublicKey(), nil
 }
@@ -98,7 +99,7 @@ type revoking struct {
 func (d stateDir) revoking(words []string, authority ssh.PublicKey) (*revoking, error) {
 	r := &revoking{d: d, ids: map[string]bool{}, principals: map[string]bool{}, serials: map[uint64]bool{}}
 	var err error
-	if r.tokenText, err = d.read(tokensFile); err != nil {
+	if r.tokenText, err = d.Read(tokensFile); err != nil {
 		return nil, err
 	}
 	for _, line := range numbered(r.tokenText) {
@@ -106,7 +107,7 @@ func (d stateDir) revoking(words []string, authority ssh.PublicKey) (*revoking, 
 			r.tokens = append(r.tokens, t)
 		}
 	}
-	text, err := d.read(issuedFile)
+	text, err := d.Read(issuedFile)
 	if err != nil {
 		return nil, err
 	}
@@ -116,10 +117,10 @@ func (d stateDir) revoking(words []string, authority ssh.PublicKey) (*revoking, 
 			w = strings.TrimSuffix(w, "@"+ssh.FingerprintSHA256(authority))
 		}
 		if strings.Contains(w, "SHA256:") {
-			return nil, fmt.Errorf("%q names a key or another authority, so nothing was revoked: a line SHA256:... in %s revokes either", w, d.path("revoked"))
+			return nil, fmt.Errorf("%q names a key or another authority, so nothing was revoked: a line SHA256:... in %s revokes either", w, d.Path("revoked"))
 		}
 		if !r.name(w) {
-			return nil, fmt.Errorf("%q is no token's id or name, no account as github:123, and no serial number in %s, so nothing was revoked: orchestrator tokens lists the tokens", w, d.path(issuedFile))
+			return nil, fmt.Errorf("%q is no token's id or name, no account as github:123, and no serial number in %s, so nothing was revoked: orchestrator tokens lists the tokens", w, d.Path(issuedFile))
 		}
 	}
 	return r, nil
@@ -160,7 +161,7 @@ func (r *revoking) name(word string) bool {
 // revokes those that are out. A process that is killed between can be started again.
 func (r *revoking) write(authority ssh.PublicKey) (done []string, err error) {
 	if len(r.ids) > 0 {
-		text := without(r.tokenText, func(line []byte) bool {
+		text := statedir.Entries(r.tokenText, func(line []byte) bool {
 			t, err := parseToken(line)
 			if err != nil || !r.ids[t.ID] {
 				return false
@@ -168,20 +169,20 @@ func (r *revoking) write(authority ssh.PublicKey) (done []string, err error) {
 			done = append(done, "token "+ci.QuoteWords([]string{t.ID, t.Name}))
 			return true
 		})
-		if err := r.d.write(tokensFile, text); err != nil {
+		if err := r.d.Write(tokensFile, text); err != nil {
 			return nil, err
 		}
 	}
 	now := time.Now()
 	for _, principal := range r.accounts {
-		text, err := r.d.read(barredFile)
+		text, err := r.d.Read(barredFile)
 		if err != nil {
 			return done, err
 		}
 		words := "account " + principal + " may not log in again"
 		if parseBarred(barredFile, text, slog.New(slog.DiscardHandler))[principal] {
 			words += ", as before"
-		} else if err := r.d.add(barredFile, barredHead, principal+" "+ci.FormatTime(now)); err != nil {
+		} else if err := r.d.Add(barredFile, barredHead, principal+" "+ci.FormatTime(now)); err != nil {
 			return done, err
 		}
 		done = append(done, words)
@@ -197,7 +198,7 @@ func (r *revoking) write(authority ssh.PublicKey) (done []string, err error) {
 		i.revoked = true
 		done = append(done, fmt.Sprintf("certificate %d %s %s", i.serial, i.principal, i.key))
 	}
-	if err := r.d.write(issuedFile, formatIssued(r.issued)); err != nil {
+	if err := r.d.Write(issuedFile, formatIssued(r.issued)); err != nil {
 		return done, err
 	}
 	return done, r.d.writeKRL(authority)

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"9ci/fs/ci"
+	"9ci/orchestrator/internal/statedir"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -85,8 +86,8 @@ func NewToken(dir, namespace, name string, read bool, expires time.Time) (secret
 		ID: tokenID(sum), Name: name, Made: now, sum: sum,
 		Grant: Grant{Namespaces: []Pattern{p}, Read: true, Publish: !read, Expires: expires},
 	}
-	d := stateDir(dir)
-	return secret, d.locked(func() error { return d.add(tokensFile, tokensHead, t.line()) })
+	d := stateDir{statedir.Dir(dir)}
+	return secret, d.Locked(func() error { return d.Add(tokensFile, tokensHead, t.line()) })
 }
 
 // maxTokenName is how many bytes the name of a token has.
@@ -248,12 +249,12 @@ func Tokens(dir string) (all []TokenUse, err error) {
 	if _, err := os.Stat(dir); err != nil {
 		return nil, err
 	}
-	d := stateDir(dir)
-	text, err := d.read(tokensFile)
+	d := stateDir{statedir.Dir(dir)}
+	text, err := d.Read(tokensFile)
 	if err != nil {
 		return nil, err
 	}
-	uses, err := d.read(usedFile)
+	uses, err := d.Read(usedFile)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +263,7 @@ func Tokens(dir string) (all []TokenUse, err error) {
 	for n, line := range numbered(text) {
 		t, err := parseToken(line)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("%s:%d: %w", d.path(tokensFile), n, err))
+			errs = append(errs, fmt.Errorf("%s:%d: %w", d.Path(tokensFile), n, err))
 			continue
 		}
 		all = append(all, TokenUse{t, used[t.ID]})
@@ -284,7 +285,7 @@ func parseUsed(text []byte) map[string]time.Time {
 
 // note writes that a token has been used. The lock is held.
 func (d stateDir) note(id string, now time.Time, all tokens) error {
-	text, err := d.read(usedFile)
+	text, err := d.Read(usedFile)
 	if err != nil {
 		return err
 	}
@@ -297,5 +298,5 @@ func (d stateDir) note(id string, now time.Time, all tokens) error {
 		}
 	}
 	slices.Sort(lines)
-	return d.write(usedFile, []byte(strings.Join(lines, "")))
+	return d.Write(usedFile, []byte(strings.Join(lines, "")))
 }

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"9ci/fs/ci"
-	"9ci/orchestrator/access"
+	"9ci/orchestrator/internal/statedir"
 )
 
 const (
@@ -55,7 +56,7 @@ func openReplays(path string) (*replays, error) {
 	if _, err := os.Stat(path); path == "" || errors.Is(err, iofs.ErrNotExist) {
 		return r, nil
 	}
-	return r, access.Locked(path, func() error {
+	return r, statedir.Dir(filepath.Dir(path)).Locked(func() error {
 		if err := r.load(); err != nil {
 			return err
 		}
@@ -162,7 +163,7 @@ func (r *replays) note(id tokenID, s shown, now time.Time) error {
 	if r.path == "" {
 		return add()
 	}
-	return access.Locked(r.path, func() error {
+	return statedir.Dir(filepath.Dir(r.path)).Locked(func() error {
 		if err := r.load(); err != nil {
 			return err
 		}
@@ -219,7 +220,7 @@ func (r *replays) rewrite() error {
 	for id, s := range r.shown {
 		b.WriteString(id.line(s))
 	}
-	if err := access.WriteFile(r.path, b.Bytes()); err != nil {
+	if err := statedir.Dir(filepath.Dir(r.path)).Write(filepath.Base(r.path), b.Bytes()); err != nil {
 		return err
 	}
 	var err error
