@@ -1,0 +1,67 @@
+package web
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/net/netutil"
+)
+
+// maxConns is how many connections the page has at most, so that it leaves descriptors to
+// executors.
+const maxConns = 1024
+
+// Serve answers the requests that arrive on l until ctx is done. It closes l. With
+// certificate it speaks TLS, and has the certificate that this returns for each
+// connection. Without, l must be of this machine alone: a loopback address or a Unix
+// socket, behind a proxy.
+func (p *Page) Serve(ctx context.Context, l net.Listener, certificate func() *tls.Certificate) error {
+	defer l.Close()
+	if err := p.checkListener(l, certificate != nil); err != nil {
+		return err
+	}
+	l = netutil.LimitListener(l, maxConns)
+	srv := http.Server{
+		Handler:           p,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // of each scanner's handshake
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	var err error
+	if certificate == nil {
+		err = srv.Serve(l)
+	} else {
+		srv.TLSConfig = &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(), nil },
+		}
+		err = srv.ServeTLS(l, "", "")
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return ctx.Err()
+	}
+	return err
+}
+
+// checkListener returns an error if others than this machine could reach l without TLS.
+func (p *Page) checkListener(l net.Listener, overTLS bool) error {
+	a, ok := l.Addr().(*net.TCPAddr)
+	switch {
+	case overTLS && !p.secure():
+		return fmt.Errorf("the page's URL is %s, and it is served by TLS: want -url https://HOST", p.url)
+	case !overTLS && ok && !a.IP.IsLoopback():
+		return fmt.Errorf("%s can be reached from other machines, and without TLS anybody on the way could log in as its visitors: put a certificate and its key in the files web.crt and web.key of the state directory, or listen on tcp!127.0.0.1!%d behind a proxy that has them", a, a.Port)
+	}
+	return nil
+}

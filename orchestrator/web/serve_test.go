@@ -1,0 +1,158 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"9ci/orchestrator/access"
+)
+
+// writePair writes a certificate of a name, with a serial number, and its key.
+func writePair(t *testing.T, dir string, serial int64) (crt, key string) {
+	t.Helper()
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(serial), DNSNames: []string{"ci.example.org"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}, &x509.Certificate{SerialNumber: big.NewInt(serial)}, pub, priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := x509.MarshalPKCS8PrivateKey(priv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crt, key = filepath.Join(dir, "web.crt"), filepath.Join(dir, "web.key")
+	for path, block := range map[string]*pem.Block{crt: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: b}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return crt, key
+}
+
+// The page is served by TLS with the certificate that the files have now, and speaks
+// nothing else there.
+func TestServeTLS(t *testing.T) {
+	s := newSite(t, testURL)
+	crt, key := writePair(t, s.dir, 1)
+	var log bytes.Buffer
+	pair, err := access.Pair(crt, key, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, l, pair) }()
+	serial := func() string {
+		t.Helper()
+		client := http.Client{Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
+			},
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // its serial number is looked at
+		}}
+		defer client.CloseIdleConnections()
+		r, err := client.Get(testURL + "/login")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		if r.StatusCode != http.StatusOK || r.Header.Get("Strict-Transport-Security") == "" {
+			t.Errorf("GET /login = %s", r.Status)
+		}
+		return r.TLS.PeerCertificates[0].SerialNumber.String()
+	}
+	if got := serial(); got != "1" {
+		t.Errorf("the certificate is %s", got)
+	}
+	writePair(t, s.dir, 2)
+	if got := serial(); got != "2" {
+		t.Errorf("the certificate is %s after the files have changed", got)
+	}
+	if err := os.WriteFile(crt, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := serial(); got != "2" || !strings.Contains(log.String(), "what it said before stands") {
+		t.Errorf("the certificate is %s after a slip of the hand; log: %s", got, &log)
+	}
+	r, err := http.Get("http://" + l.Addr().String() + "/login")
+	if err == nil {
+		r.Body.Close()
+		if r.StatusCode != http.StatusBadRequest || len(r.Cookies()) > 0 {
+			t.Errorf("plain HTTP: %s %v", r.Status, r.Header)
+		}
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Serve: %v", err)
+	}
+	if _, err := access.Pair(crt, key, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("Pair of nonsense: no error")
+	}
+}
+
+// Without TLS the page is served to this machine alone.
+func TestServePlain(t *testing.T) {
+	s := newSite(t, testURL)
+	l, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(t.Context(), l, nil); err == nil || !strings.Contains(err.Error(), "web.crt") {
+		t.Errorf("Serve on all addresses: %v", err)
+	}
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the listener is open: %v", err)
+	}
+	local := newSite(t, "http://localhost:8080")
+	if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := local.Serve(t.Context(), l, func() *tls.Certificate { return nil }); err == nil || !strings.Contains(err.Error(), "-url https") {
+		t.Errorf("Serve by TLS with an http URL: %v", err)
+	}
+	if l, err = net.Listen("unix", filepath.Join(t.TempDir(), "s")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx, l, nil) }()
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", l.Addr().String())
+	}}}
+	r, err := client.Get("http://ci.example.org/login")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Errorf("over a Unix socket: %s", r.Status)
+	}
+	client.CloseIdleConnections()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Serve: %v", err)
+	}
+}

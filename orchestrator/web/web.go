@@ -1,0 +1,400 @@
+// Package web is the page of an orchestrator, for people: they log in, by a forge or a
+// passkey, say which SSH keys are theirs, and see and take back what lets them in.
+//
+// All of it is HTML that the server writes, in package html/template, which escapes what
+// others have called themselves. Only passkeys need a script. A page says nothing that
+// the state directory does not hold: accounts are of package account, and certificates of
+// package access.
+//
+// What others may try, and what keeps them from it:
+//
+//   - Requests from other sites: http.CrossOriginProtection, SameSite cookies, and in each
+//     form a token that is made from the cookie that the browser shows.
+//   - Another name for this server (DNS rebinding, a forged Host): only the host of the
+//     URL is answered, and URLs are made from that alone.
+//   - Sessions that somebody else has begun: each login makes a new one. What is under way
+//     before, and a ceremony of WebAuthn, is sealed to the browser that began it, and is
+//     good for one answer.
+//   - Answers of another forge (mix-up, RFC 9700 §4.4): each has a redirect URI of its own.
+//   - Guesses: see limits. Codes and sessions are random, and nothing says which part of a
+//     guess was right.
+package web
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"html/template"
+	iofs "io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/go-webauthn/webauthn/webauthn"
+
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/account"
+)
+
+// A Page is the page of an orchestrator. It is an http.Handler.
+type Page struct {
+	url       *url.URL // of the page; its path is empty
+	accounts  *account.Store
+	forges    Forges // nil: none
+	authority Authority
+	approvals *Approvals
+	log       *slog.Logger
+
+	passkeys   *webauthn.WebAuthn // nil: noPasskeys says why
+	noPasskeys error
+	sealer     *sealer
+	limits     *limits
+	handler    http.Handler
+}
+
+// Options are what a Page needs.
+type Options struct {
+	URL       string         // by which browsers reach the page: https://HOST[:PORT], or http on this machine
+	Accounts  *account.Store // of those who log in
+	Forges    Forges         // that vouch for people; nil: none
+	Authority Authority      // whose certificates people see
+	Approvals *Approvals     // of keys that ask; made for the same URL
+	Log       *slog.Logger   // nil: nowhere
+}
+
+// Forges know people by accounts that they have elsewhere.
+type Forges interface {
+	// List returns the forges that people may log in by.
+	List() []Forge
+
+	// Begin returns the URL to which a browser is sent to log in by the forge of a name:
+	// the code flow with PKCE S256 of that verifier. The forge sends the browser back to
+	// redirectURI, with state. Nonce is for an id_token.
+	Begin(name, redirectURI, state, nonce, verifier string) (string, error)
+
+	// Finish returns whom the forge has sent back, with what it said in the query. Token
+	// is what Forges need to ask the forge as that person, sealed; nil if there is
+	// nothing. The error is for the log; if it is fs.ErrBusy, the forge cannot be asked
+	// at present.
+	Finish(ctx context.Context, name, redirectURI string, answer url.Values, nonce, verifier string) (p account.Person, token []byte, err error)
+
+	// Forget tells the forge, if it has a way to be told, that a token of Finish, which
+	// may have been refreshed since, is used no more.
+	Forget(ctx context.Context, principal string, token []byte) error
+}
+
+// A Forge is one that people may log in by.
+type Forge struct {
+	Name  string // in URLs
+	Label string // for people
+}
+
+// An Authority says which accounts may log in, and keeps their certificates.
+type Authority interface {
+	Admits(principal string) error
+	Certificates(principal string) ([]access.Certificate, error)
+	RevokeOf(principal string, match func(access.Certificate) bool) error
+}
+
+// New returns a page. The error is of Options.
+func New(o Options) (*Page, error) {
+	u, err := parseURL(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	p := &Page{url: u, accounts: o.Accounts, forges: o.Forges, authority: o.Authority, approvals: o.Approvals, log: o.Log, sealer: newSealer(), limits: newLimits()}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	if p.passkeys, p.noPasskeys = newWebAuthn(u); p.noPasskeys != nil {
+		p.log.Warn("passkeys", "err", p.noPasskeys)
+	}
+	p.handler = p.routes()
+	return p, nil
+}
+
+// parseURL reads the URL of a page. Without TLS anybody on the way reads the cookies.
+func parseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("URL %.200q: want https://HOST[:PORT], the name by which browsers reach the orchestrator", s)
+	}
+	u.Host, u.Path = strings.ToLower(u.Host), ""
+	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+		return nil, fmt.Errorf("URL %s: want https, for http is read by anybody on the way; it is for http://localhost alone", u)
+	}
+	if port := u.Port(); port == "443" && u.Scheme == "https" || port == "80" && u.Scheme == "http" {
+		u.Host = strings.TrimSuffix(u.Host, ":"+port)
+	}
+	return u, nil
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil && ip.IsLoopback()
+}
+
+// secure reports whether browsers come by TLS.
+func (p *Page) secure() bool { return p.url.Scheme == "https" }
+
+// path returns a URL of the page.
+func (p *Page) path(path string) string { return p.url.String() + path }
+
+// ServeHTTP answers a request.
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handler.ServeHTTP(w, r) }
+
+// routes returns the handler of all that there is.
+func (p *Page) routes() http.Handler {
+	mux := http.NewServeMux()
+	for pattern, f := range map[string]func(*visit) error{
+		"GET /{$}":                  func(v *visit) error { return v.redirect("/account") },
+		"GET /login":                p.login,
+		"GET /login/{name}":         p.beginLogin,
+		"GET /callback/{name}":      p.finishLogin,
+		"POST /logout":              p.logout,
+		"POST /passkey/login/begin": p.beginPasskeyLogin,
+		"POST /passkey/login":       p.finishPasskeyLogin,
+		"POST /passkey/add/begin":   p.beginPasskey,
+		"POST /passkey/add":         p.finishPasskey,
+		"GET /invite/{code}":        p.invite,
+		"POST /invite/{code}/begin": p.beginInvite,
+		"POST /invite/{code}":       p.finishInvite,
+		"GET /approve":              p.approve,
+		"POST /approve":             p.lookUp,
+		"POST /approve/answer":      p.answer,
+		"GET /approve/{request}":    p.approveHere,
+		"GET /account":              p.account,
+		"POST /account":             p.changeAccount,
+		"/":                         func(*visit) error { return errNoPage },
+	} {
+		mux.Handle(pattern, p.page(f))
+	}
+	for name, f := range files {
+		mux.Handle("GET "+f.path, p.file(f, name))
+	}
+	csrf := http.NewCrossOriginProtection()
+	if err := csrf.AddTrustedOrigin(p.url.String()); err != nil { // a proxy may send another Host
+		panic(err)
+	}
+	csrf.SetDenyHandler(p.page(func(*visit) error { return errForeign }))
+	return p.guard(csrf.Handler(mux))
+}
+
+// guard sets the headers that hold for every answer, and refuses what is not asked of this
+// page.
+func (p *Page) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", policy(false, ""))
+		// With no-referrer a browser would send Origin: null with its own forms.
+		h.Set("Referrer-Policy", "same-origin")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
+		if p.secure() {
+			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		from, proxied := client(r)
+		r = r.WithContext(context.WithValue(r.Context(), fromKey{}, from))
+		host, plain := r.Host, false
+		if proxied {
+			if f := r.Header.Get("X-Forwarded-Host"); f != "" {
+				host = f
+			}
+			plain = r.Header.Get("X-Forwarded-Proto") == "http"
+		}
+		switch {
+		case !strings.EqualFold(p.hostOf(host), p.url.Host):
+			p.page(func(*visit) error {
+				return &problem{http.StatusMisdirectedRequest, "This server is not known by that name. It is " + p.url.String() + "."}
+			}).ServeHTTP(w, r)
+		case plain && p.secure() && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+			http.Redirect(w, r, p.path("/"), http.StatusSeeOther)
+		case plain && p.secure():
+			p.page(func(*visit) error {
+				return &problem{http.StatusForbidden, "This came without TLS, where others may have read it: use " + p.url.String() + "."}
+			}).ServeHTTP(w, r)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// hostOf returns a Host header as the page's URL has it, without the port that goes
+// without saying.
+func (p *Page) hostOf(host string) string {
+	if p.secure() {
+		return strings.TrimSuffix(host, ":443")
+	}
+	return strings.TrimSuffix(host, ":80")
+}
+
+// policy returns the Content-Security-Policy of a page, which may have the script of
+// passkeys, and whose forms lead to this page and to where leads says. Nothing is inline,
+// and nothing comes from elsewhere.
+func policy(script bool, leads string) string {
+	s := "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; form-action 'self'"
+	if leads != "" {
+		s += " " + leads
+	}
+	if script {
+		s += "; script-src 'self'; connect-src 'self'"
+	}
+	return s
+}
+
+// maxBody is how many bytes a request may have: an answer of WebAuthn has a few thousand.
+const maxBody = 64 << 10
+
+// fromKey is the key of the client's netip.Addr in a request's context.
+type fromKey struct{}
+
+// client returns the address that a request comes from, and whether a proxy on this
+// machine may have passed it on: then the address is the last in X-Forwarded-For, which is
+// the one that the proxy itself has written.
+func client(r *http.Request) (from netip.Addr, proxied bool) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil { // a Unix socket
+		from = netip.IPv6Loopback()
+	} else if from, err = netip.ParseAddr(host); err != nil {
+		return netip.IPv6Unspecified(), false
+	}
+	from = from.Unmap().WithZone("")
+	if !from.IsLoopback() {
+		return from, false
+	}
+	all := r.Header.Values("X-Forwarded-For")
+	if len(all) == 0 {
+		return from, true
+	}
+	last := all[len(all)-1]
+	last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
+	if ip, err := netip.ParseAddr(last); err == nil {
+		return ip.Unmap().WithZone(""), true
+	}
+	if ap, err := netip.ParseAddrPort(last); err == nil {
+		return ap.Addr().Unmap().WithZone(""), true
+	}
+	return from, true
+}
+
+// A problem is an error that a person sees.
+type problem struct {
+	status int
+	words  string // sentences
+}
+
+func (e *problem) Error() string { return e.words }
+
+var (
+	errNoPage  = &problem{http.StatusNotFound, "There is no such page."}
+	errForeign = &problem{http.StatusForbidden, "This was asked for by another site, so nothing was done. If it was you, begin here."}
+	errStale   = &problem{http.StatusForbidden, "This page was too old, or opened by another browser, so nothing was done. Open it again."}
+	errOften   = &problem{http.StatusTooManyRequests, "That was too often for a while. Try again in a few minutes."}
+	errTooMany = &problem{http.StatusServiceUnavailable, "There is too much to do at the moment. Try again in a minute."}
+)
+
+// problemOf returns what a person sees of an error, and whether the log is to have it.
+func problemOf(err error) (shown *problem, logged bool) {
+	var big *http.MaxBytesError
+	switch {
+	case errors.As(err, &shown):
+		return shown, false
+	case errors.As(err, &big):
+		return &problem{http.StatusRequestEntityTooLarge, "That was too long."}, false
+	case errors.Is(err, fs.ErrBusy):
+		return errTooMany, true
+	}
+	return &problem{http.StatusInternalServerError, "That could not be done. The orchestrator's log says why."}, true
+}
+
+// page returns the handler of a function that answers a visit.
+func (p *Page) page(f func(*visit) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v, err := p.visit(w, r)
+		if err == nil {
+			err = f(v)
+		}
+		if err == nil {
+			return
+		}
+		shown, logged := problemOf(err)
+		if logged {
+			p.log.Error("page", "path", ci.Dash(r.Pattern), "addr", v.from.String(), "err", err)
+		}
+		if v.wantsJSON() {
+			v.json(shown.status, map[string]string{"error": shown.words})
+			return
+		}
+		v.render(shown.status, "problem", "It did not work", shown.words)
+	})
+}
+
+// layout and the pages are parsed once.
+var pages = func() map[string]*template.Template {
+	all := make(map[string]*template.Template)
+	layout := template.Must(template.New("layout.html").Funcs(funcs).ParseFS(pageFiles, "pages/layout.html"))
+	names, err := iofs.Glob(pageFiles, "pages/*.html")
+	if err != nil {
+		panic(err)
+	}
+	for _, n := range names {
+		name := strings.TrimSuffix(strings.TrimPrefix(n, "pages/"), ".html")
+		if name != "layout" {
+			all[name] = template.Must(template.Must(layout.Clone()).ParseFS(pageFiles, n))
+		}
+	}
+	return all
+}()
+
+var funcs = template.FuncMap{
+	"day":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") },
+	"machine": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"file":    func(name string) string { return files[name].path },
+	"segment": url.PathEscape, // in a path, package template lets ? and / be
+}
+
+// A view is what a template sees.
+type view struct {
+	v     *visit
+	Title string
+	Data  any
+}
+
+func (x view) Host() string              { return x.v.page.url.Host }
+func (x view) Account() *account.Account { return x.v.account }
+func (x view) Token() string             { return x.v.token() }
+func (x view) Script() bool              { return x.v.script }
+
+// render writes a page.
+func (v *visit) render(status int, name, title string, data any) error {
+	var b bytes.Buffer
+	if err := pages[name].ExecuteTemplate(&b, "layout.html", view{v, title, data}); err != nil {
+		return err
+	}
+	h := v.w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", policy(v.script, v.leads))
+	v.w.WriteHeader(status)
+	v.w.Write(b.Bytes())
+	return nil
+}
+
+// A devices is a list of the account's page.
+type devices struct {
+	Token, Do string
+	Devices   []device
+}
+
+func (x view) Devices(list []device, do string) devices { return devices{x.Token(), do, list} }
