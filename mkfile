@@ -7,7 +7,7 @@ FUZZTIME=1m
 
 # Debian packages: what 9ci runs, and the peers its tests run beside it.
 NEEDS=git openssh-client qemu-system-x86 mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
-PEERS=9base binutils curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server openssl rc rsync socat sshfs systemd
+PEERS=9base binutils chromium curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server openssl rc rsync socat sshfs systemd
 
 all:V:
 	rev=$(git describe --always --dirty 2>/dev/null || echo unknown)
@@ -27,7 +27,7 @@ check:V: needs peers all
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $PKG
 	go run golang.org/x/vuln/cmd/govulncheck@latest $PKG ||
 		echo 'govulncheck did not pass, or its database cannot be had here' >&2
-	CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=60m $PKG
+	CHECK=1 CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=60m $PKG
 
 bench:V: needs peers all
 	go test -run='^$' -bench=$BENCH -benchmem -timeout=60m $PKG

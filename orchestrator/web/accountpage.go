@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"9ci/orchestrator/access"
@@ -77,11 +78,28 @@ func (p *Page) account(v *visit) error {
 	}{keys, certificates, passkeys, browsers, p.noPasskeys, len(passkeys) < account.MaxPasskeys, didWords[v.r.URL.Query().Get("did")]})
 }
 
+// browserName returns what a browser calls itself, in short if it is a common one: the
+// first of each list that its User-Agent has in it. All of these say that they are others
+// too.
 func browserName(s account.Session) string {
-	if s.Agent == "" {
-		return "A browser without a name"
+	first := func(names ...string) string {
+		for _, n := range names {
+			sign, name, _ := strings.Cut(n, " ")
+			if strings.Contains(s.Agent, sign) {
+				return name
+			}
+		}
+		return ""
 	}
-	return s.Agent
+	browser := first("Firefox/ Firefox", "Edg/ Edge", "OPR/ Opera", "Chrome/ Chrome", "CriOS/ Chrome", "FxiOS/ Firefox", "Safari/ Safari")
+	system := first("Android Android", "iPhone iOS", "iPad iPadOS", "CrOS ChromeOS", "Windows Windows", "Macintosh macOS", "Linux Linux", "OpenBSD OpenBSD", "FreeBSD FreeBSD")
+	switch {
+	case browser != "" && system != "":
+		return browser + " on " + system
+	case s.Agent != "":
+		return s.Agent
+	}
+	return "A browser without a name"
 }
 
 // byWords returns what a session was begun with, in words.

@@ -1,0 +1,545 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/webauthn"
+	"github.com/chromedp/chromedp"
+
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/account"
+)
+
+// A chromium is Debian's browser, with a virtual authenticator, and a page that it visits
+// at http://localhost.
+type chromium struct {
+	*site
+	ctx context.Context
+	id  webauthn.AuthenticatorID
+}
+
+// newChromium starts a browser and a page.
+func newChromium(t *testing.T) *chromium {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Fatalf("%v: apt-get install chromium", err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, fmt.Sprintf("http://localhost:%d", l.Addr().(*net.TCPAddr).Port))
+	serving, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(serving, l, nil) }()
+	t.Cleanup(func() { stop(); <-ended })
+
+	alloc, end := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(2*time.Minute),
+		chromedp.Env("HOME="+t.TempDir(), "DBUS_SESSION_BUS_ADDRESS=disabled:"),
+	)...)
+	t.Cleanup(end)
+	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithErrorf(t.Logf))
+	t.Cleanup(cancel)
+	c := &chromium{site: s, ctx: ctx}
+	call(c, webauthn.Enable, webauthn.EnableParams{})
+	c.authenticator(func(*webauthn.VirtualAuthenticatorOptions) {})
+	return c
+}
+
+// authenticator puts another authenticator in place of the one that there is.
+func (c *chromium) authenticator(change func(*webauthn.VirtualAuthenticatorOptions)) {
+	c.t.Helper()
+	o := &webauthn.VirtualAuthenticatorOptions{
+		Protocol: webauthn.AuthenticatorProtocolCtap2, Transport: webauthn.AuthenticatorTransportInternal,
+		HasResidentKey: true, HasUserVerification: true, IsUserVerified: true, AutomaticPresenceSimulation: true,
+		DefaultBackupEligibility: true,
+	}
+	change(o)
+	if c.id != "" {
+		call(c, webauthn.RemoveVirtualAuthenticator, webauthn.RemoveVirtualAuthenticatorParams{AuthenticatorID: c.id})
+	}
+	c.id = call(c, webauthn.AddVirtualAuthenticator, webauthn.AddVirtualAuthenticatorParams{Options: o}).AuthenticatorID
+}
+
+// actTime is how long one thing may take in the browser. It only ends a test that has
+// failed, with words.
+const actTime = time.Minute
+
+// value runs an action and returns its value.
+func value[T any](c *chromium, a chromedp.Action[T]) T {
+	c.t.Helper()
+	ctx := c.ctx
+	if c.id != "" {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(c.ctx, actTime)
+		defer cancel()
+	}
+	v, err := chromedp.Run(ctx, a)
+	if err != nil {
+		html, _ := chromedp.Run(c.ctx, chromedp.Evaluate[string]("document.documentElement.outerHTML"))
+		c.t.Fatalf("chromium: %v\nat %s\nlog:\n%s", err, html, c.log)
+	}
+	return v
+}
+
+// call sends a command of the protocol.
+func call[P, R any](c *chromium, command cdp.Command[P, R], params P) R {
+	c.t.Helper()
+	return value(c, func(ctx context.Context, t *chromedp.Target) (R, error) { return cdp.Call(ctx, t, command, params) })
+}
+
+func (c *chromium) run(actions ...chromedp.Action[chromedp.Void]) {
+	c.t.Helper()
+	value(c, chromedp.Steps(actions...))
+}
+
+// script runs a script in the page, which returns nothing.
+func (c *chromium) script(text string) { c.t.Helper(); value(c, chromedp.Evaluate[any](text+"; null")) }
+
+func (c *chromium) open(path string) { c.t.Helper(); c.run(chromedp.Navigate(c.path(path))) }
+
+// credentials returns what the authenticator has.
+func (c *chromium) credentials() []*webauthn.Credential {
+	c.t.Helper()
+	return call(c, webauthn.GetCredentials, webauthn.GetCredentialsParams{AuthenticatorID: c.id}).Credentials
+}
+
+// invite opens the page of an invitation.
+func (c *chromium) invite(i account.Invite) {
+	c.t.Helper()
+	i.Expires = time.Now().Add(time.Hour)
+	code, err := account.NewInvite(c.dir, i)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.open("/invite/" + code)
+}
+
+// press presses the button of the page's form of a passkey, and waits for the title of the
+// next page.
+func (c *chromium) press(title string) {
+	c.t.Helper()
+	c.run(chromedp.Click(passkeyButton), c.title(title))
+}
+
+const (
+	passkeyButton  = chromedp.CSS("form.passkey button")
+	passkeyProblem = chromedp.CSS("form.passkey .problem")
+)
+
+// title waits for a page of that title.
+func (c *chromium) title(s string) chromedp.Action[chromedp.Void] {
+	return chromedp.WaitVisible(chromedp.Search(`//h1[text()="` + s + `"]`))
+}
+
+// fails presses the button, and returns what the form says then.
+func (c *chromium) fails() (words string) {
+	c.t.Helper()
+	c.run(chromedp.Click(passkeyButton), chromedp.WaitVisible(passkeyProblem))
+	return value(c, chromedp.Text(passkeyProblem))
+}
+
+// logout presses the page's button.
+func (c *chromium) logout() {
+	c.t.Helper()
+	c.run(chromedp.Click(chromedp.CSS("nav button")), c.title("Log in"))
+}
+
+// only returns the only account.
+func (c *chromium) only() *account.Account {
+	c.t.Helper()
+	files, err := os.ReadDir(filepath.Join(c.dir, "accounts"))
+	if err != nil || len(files) != 1 {
+		c.t.Fatalf("%d accounts, %v", len(files), err)
+	}
+	a, err := c.accounts.Get(files[0].Name())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return a
+}
+
+// An invitation makes an account with a passkey, which logs in from then on.
+func TestPasskey(t *testing.T) {
+	c := newChromium(t)
+	namespaces, err := access.ParsePatterns([]string{"github.com/alice/..."})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.invite(account.Invite{Name: "Alice", Namespaces: namespaces})
+	c.run(chromedp.SendKeys(chromedp.ID("name"), "my laptop"))
+	c.press("Your account")
+	a := c.only()
+	if len(a.Passkeys) != 1 || a.Passkeys[0].Name != "my laptop" || !a.Passkeys[0].BackupEligible || a.Passkeys[0].BackedUp || !slices.Equal(a.Passkeys[0].Transports, []string{"internal"}) ||
+		a.Name != "Alice" || !slices.Equal(a.Namespaces, namespaces) || !strings.HasPrefix(a.Principal, "passkey:") {
+		t.Errorf("the account is %+v", a)
+	}
+	if all := c.credentials(); len(all) != 1 || !all[0].IsResidentCredential || string(all[0].UserHandle) != string(a.Handle) || all[0].RpID != "localhost" {
+		t.Errorf("the authenticator has %+v", all)
+	}
+	c.logout()
+	c.press("Your account")
+	b := c.only()
+	if b.Principal != a.Principal || len(b.Sessions) != 1 || b.Sessions[0].By != passkeyName(a.Passkeys[0].ID) || b.Passkeys[0].Count <= a.Passkeys[0].Count || b.Passkeys[0].Used.IsZero() {
+		t.Errorf("after a login the account is %+v", b)
+	}
+}
+
+// What an authenticator may change of a passkey, and what it may not.
+func TestPasskeyChanges(t *testing.T) {
+	check(t)
+	c := newChromium(t)
+	c.invite(account.Invite{Name: "Alice"})
+	c.press("Your account")
+	c.logout()
+	id := c.credentials()[0].CredentialID
+	set := func(p webauthn.SetCredentialPropertiesParams) {
+		t.Helper()
+		p.AuthenticatorID, p.CredentialID = c.id, id
+		call(c, webauthn.SetCredentialProperties, p)
+	}
+	// It is copied to other devices, and later is not any more.
+	for _, backed := range []bool{true, false} {
+		set(webauthn.SetCredentialPropertiesParams{BackupState: &backed})
+		c.press("Your account")
+		if k := c.only().Passkeys[0]; k.BackedUp != backed || !k.BackupEligible {
+			t.Errorf("the passkey is %+v, want backed up: %v", k, backed)
+		}
+		c.logout()
+	}
+	// Whether it can be copied never changes.
+	set(webauthn.SetCredentialPropertiesParams{BackupEligibility: new(false)})
+	if words := c.fails(); !strings.Contains(words, "does not log in here") || !strings.Contains(c.log.String(), "Backup Eligible") {
+		t.Errorf("a passkey that can be copied no more: %q\n%s", words, c.log)
+	}
+	set(webauthn.SetCredentialPropertiesParams{BackupEligibility: new(true)})
+	// A copy counts on its own, from where it was copied.
+	if err := c.accounts.Change(c.only().Principal, func(a *account.Account) error { a.Passkeys[0].Count += 100; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	c.open("/login")
+	if words := c.fails(); !strings.Contains(words, "may have been copied") {
+		t.Errorf("a copied passkey: %q", words)
+	}
+	if n := len(c.only().Sessions); n != 0 {
+		t.Errorf("%d sessions", n)
+	}
+}
+
+// What is no passkey as the page wants one, or no passkey of the page, logs nobody in.
+func TestPasskeyRefused(t *testing.T) {
+	check(t)
+	c := newChromium(t)
+	// A user who is not verified, and a key that keeps nothing.
+	c.authenticator(func(o *webauthn.VirtualAuthenticatorOptions) { o.IsUserVerified = false })
+	c.invite(account.Invite{})
+	if words := c.fails(); !strings.Contains(words, "No passkey was used") {
+		t.Errorf("without user verification: %q", words)
+	}
+	c.authenticator(func(o *webauthn.VirtualAuthenticatorOptions) {
+		o.HasResidentKey, o.Transport = false, webauthn.AuthenticatorTransportUsb
+	})
+	c.run(chromedp.Reload())
+	if words := c.fails(); words == "" {
+		t.Error("a key that keeps no passkeys was taken")
+	}
+	// One that says itself that it has not verified the user.
+	c.authenticator(func(*webauthn.VirtualAuthenticatorOptions) {})
+	c.run(chromedp.Reload())
+	call(c, webauthn.SetResponseOverrideBits, webauthn.SetResponseOverrideBitsParams{AuthenticatorID: c.id, IsBadUV: new(true)})
+	if words := c.fails(); !strings.Contains(words, "no passkey that could log in") || !strings.Contains(c.log.String(), "erif") {
+		t.Errorf("an authenticator that has not verified the user: %q\n%s", words, c.log)
+	}
+	if files, err := os.ReadDir(filepath.Join(c.dir, "accounts")); err != nil || len(files) != 0 {
+		t.Errorf("%d accounts, %v", len(files), err)
+	}
+	// The invitation is still good.
+	c.authenticator(func(o *webauthn.VirtualAuthenticatorOptions) {})
+	c.run(chromedp.Reload())
+	c.press("Your account")
+
+	// At a login it counts as much, and so does the signature.
+	c.logout()
+	for _, bits := range []webauthn.SetResponseOverrideBitsParams{{IsBadUV: new(true)}, {IsBadUP: new(true)}, {IsBogusSignature: new(true)}} {
+		bits.AuthenticatorID = c.id
+		call(c, webauthn.SetResponseOverrideBits, bits)
+		if words := c.fails(); !strings.Contains(words, "does not log in here") {
+			t.Errorf("%+v: %q", bits, words)
+		}
+	}
+	call(c, webauthn.SetResponseOverrideBits, webauthn.SetResponseOverrideBitsParams{AuthenticatorID: c.id})
+	c.press("Your account")
+
+	// A lost passkey's account has another way in: an invitation for it.
+	lost := c.only()
+	c.logout()
+	c.authenticator(func(o *webauthn.VirtualAuthenticatorOptions) {})
+	if words := c.fails(); !strings.Contains(words, "No passkey was used") {
+		t.Errorf("without the passkey: %q", words)
+	}
+	c.invite(account.Invite{Account: lost.Principal})
+	c.press("Your account")
+	a := c.only()
+	if a.Principal != lost.Principal || len(a.Passkeys) != 2 || string(a.Handle) != string(lost.Handle) {
+		t.Errorf("the account is %+v", a)
+	}
+	// The lost one is revoked, and the last one cannot be.
+	revoke := chromedp.Search(`//li[contains(., "stays on one device") or contains(., "copied")][1]//button[contains(., "Revoke")]`)
+	c.run(chromedp.Click(revoke), chromedp.WaitVisible(chromedp.Search(`//p[contains(., "passkey was revoked")]`)))
+	if a := c.only(); len(a.Passkeys) != 1 || string(a.Passkeys[0].ID) == string(lost.Passkeys[0].ID) {
+		t.Errorf("the passkeys are %+v", a.Passkeys)
+	}
+	c.run(chromedp.Click(revoke), c.title("It did not work"))
+	if a := c.only(); len(a.Passkeys) != 1 {
+		t.Errorf("the last passkey was revoked")
+	}
+	// This device has a passkey of the account already.
+	c.open("/account")
+	if words := c.fails(); !strings.Contains(words, "already") {
+		t.Errorf("a second passkey on one device: %q", words)
+	}
+}
+
+// The answer of a ceremony counts once, for the browser that began it, and for what it was
+// begun for.
+func TestPasskeyReplayed(t *testing.T) {
+	check(t)
+	c := newChromium(t)
+	// The page's script as it is, with a record of what it sends.
+	const record = `{
+		const send = window.fetch.bind(window);
+		window.fetch = (url, o) => { if (o && JSON.parse(o.body).credential) { sessionStorage.setItem("sent", JSON.stringify([url, o.body])); } return send(url, o); };
+	}`
+	sent := func() (path, body string) {
+		t.Helper()
+		text := value(c, chromedp.Evaluate[string](`sessionStorage.getItem("sent")`))
+		var pair [2]string
+		if err := json.Unmarshal([]byte(text), &pair); err != nil {
+			t.Fatal(err)
+		}
+		return pair[0], pair[1]
+	}
+	c.invite(account.Invite{Name: "Alice"})
+	c.script(record)
+	c.press("Your account")
+	_, registration := sent()
+	c.logout()
+	c.script(record)
+	c.press("Your account")
+	path, login := sent()
+	c.logout()
+
+	// The same browser sends the same answer again; it has lost its cookie by the login, so
+	// give it the chance that a thief with all cookies has.
+	b := c.browser()
+	b.addr = "127.0.0.1:1"
+	b.cookies["9ci-visitor"] = newSecret()
+	var a ask
+	for _, text := range []string{login, registration} {
+		if err := json.Unmarshal([]byte(text), &a); err != nil {
+			t.Fatal(err)
+		}
+		a.Token = b.token("/login")
+		again, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := b.do("POST", path, "application/json", string(again)); got.Code != 403 || !strings.Contains(got.text, "too old") {
+			t.Errorf("%.60s again: %d %s", text, got.Code, got.text)
+		}
+	}
+
+	// The passkey's answer to a challenge that was not ours, and the answer to ours sealed
+	// for something else.
+	c.open("/login")
+	c.script(`{
+		const get = navigator.credentials.get.bind(navigator.credentials);
+		navigator.credentials.get = (o) => { o.publicKey.challenge = new Uint8Array(32); return get(o); };
+	}`)
+	if words := c.fails(); !strings.Contains(words, "does not log in here") || !strings.Contains(strings.ToLower(c.log.String()), "challenge") {
+		t.Errorf("another challenge: %q\n%s", words, c.log)
+	}
+	c.open("/login")
+	c.script(`{
+		const send = window.fetch.bind(window);
+		window.fetch = async (url, o) => {
+			const answer = await send(url, o);
+			if (JSON.parse(o.body).credential) { sessionStorage.setItem("status", String((await send(url, o)).status)); }
+			return answer;
+		};
+	}`)
+	c.press("Your account")
+	if status := value(c, chromedp.Evaluate[string](`sessionStorage.getItem("status")`)); status != "403" {
+		t.Errorf("the same answer sent twice by the script: %s, want 403", status)
+	}
+	if n := len(c.only().Sessions); n != 1 {
+		t.Errorf("%d sessions, want 1", n)
+	}
+}
+
+// check skips a test that is for mk check, unless it is running.
+func check(t *testing.T) {
+	t.Helper()
+	if os.Getenv("CHECK") == "" {
+		t.Skip("mk check runs it")
+	}
+}
+
+// On a phone and on a wide screen, light and dark, nothing overflows, no two texts
+// overlap, and all controls have a name. SCREENSHOTS names a directory for pictures.
+func TestScreens(t *testing.T) {
+	check(t)
+	c := newChromium(t)
+	dir := os.Getenv("SCREENSHOTS")
+	patterns, err := access.ParsePatterns([]string{"github.com/alice/...", "gitlab.com/a-rather-long-group/with-a-subgroup/and-a-project-of-a-long-name"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	screens := func(name string) {
+		t.Helper()
+		for _, scheme := range []string{"light", "dark"} {
+			for _, width := range []int64{390, 1280} {
+				call(c, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 844, DeviceScaleFactor: 1, Mobile: width < 500})
+				call(c, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+				wide := value(c, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > innerWidth`))
+				unnamed := value(c, chromedp.Evaluate[[]string](`[...document.querySelectorAll("button, a, input:not([type=hidden])")].filter(e => !(e.innerText || (e.labels && e.labels.length && e.labels[0].innerText) || "").trim() && e.checkVisibility()).map(e => e.outerHTML)`))
+				over := value(c, chromedp.Evaluate[[]string](overlaps))
+				faint := value(c, chromedp.Evaluate[[]string](contrast))
+				png := value(c, chromedp.FullScreenshot(100))
+				at := fmt.Sprintf("%s-%s-%d", name, scheme, width)
+				if wide {
+					t.Errorf("%s scrolls to the side", at)
+				}
+				if len(unnamed) > 0 {
+					t.Errorf("%s: controls without a name: %v", at, unnamed)
+				}
+				if len(faint) > 0 {
+					t.Errorf("%s: a contrast below 4.5: %v", at, faint)
+				}
+				if len(over) > 0 {
+					t.Errorf("%s: %v", at, over)
+				}
+				if dir != "" {
+					if err := os.WriteFile(filepath.Join(dir, at+".png"), png, 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	}
+	c.open("/login")
+	screens("login")
+	c.open("/nothing")
+	screens("problem")
+	c.invite(account.Invite{Name: "Alice", Namespaces: patterns})
+	screens("invite")
+	c.press("Your account")
+	screens("account-new")
+	principal := c.only().Principal
+	for n := range 3 {
+		c.certificate(1700000000+n, principal, "SHA256:0123456789012345678901234567890123456789012")
+	}
+	err = c.accounts.Change(principal, func(a *account.Account) error {
+		a.Approve("SHA256:0123456789012345678901234567890123456789012", "2001:db8:1234:5678:9abc:def0:1234:5678")
+		a.Name = "Alice Averylongnamewithoutblankswhichwouldnotfitonaphone"
+		a.Login, a.Forge, a.ForgeToken = "alice", "github.com", []byte("x")
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.open("/account?did=key")
+	screens("account")
+	c.open("/approve")
+	screens("code")
+	r := c.ask("2001:db8:1234:5678:9abc:def0:1234:5678")
+	c.run(chromedp.SendKeys(chromedp.ID("code"), r.Code), chromedp.Submit(chromedp.ID("code")), c.title("Is this your key?"))
+	screens("confirm")
+	c.run(chromedp.Click(chromedp.CSS("button[value=approve]")), c.title("Approved"))
+	screens("done")
+	if got := <-r.result; got.principal != principal || got.err != nil {
+		t.Errorf("Wait = %q, %v", got.principal, got.err)
+	}
+	// By keyboard alone: the first stop is the skip link, and the focus can be seen.
+	c.open("/approve")
+	c.run(chromedp.KeyEvent("\t"))
+	if outline := value(c, chromedp.Evaluate[string](`getComputedStyle(document.activeElement).outlineStyle`)); outline != "solid" {
+		t.Errorf("the focus has the outline %q", outline)
+	}
+}
+
+// overlaps returns the pairs of texts and controls that cover each other.
+const overlaps = `(() => {
+	const all = [...document.querySelectorAll("h1, h2, p, dt, dd, li > a, button, input:not([type=hidden]), label")].filter(e => e.checkVisibility() && !e.closest(".unseen") && getComputedStyle(e).position !== "absolute");
+	const bad = [];
+	for (const a of all) for (const b of all) {
+		if (a === b || a.contains(b) || b.contains(a)) continue;
+		const x = a.getBoundingClientRect(), y = b.getBoundingClientRect();
+		if (x.left + 1 < y.right && y.left + 1 < x.right && x.top + 1 < y.bottom && y.top + 1 < x.bottom) bad.push(a.innerText + " | " + b.innerText);
+	}
+	return bad;
+})()`
+
+// contrast returns the texts whose contrast is below that of WCAG 2.2, 1.4.3, AA.
+const contrast = `(() => {
+	const part = (v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+	const rgba = (s) => s.match(/[\d.]+/g).map(Number);
+	const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+	const bad = [];
+	for (const e of document.querySelectorAll("body *")) {
+		if (!e.checkVisibility() || ![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
+		let b = e, back = [0, 0, 0, 0];
+		for (; b; b = b.parentElement) {
+			back = rgba(getComputedStyle(b).backgroundColor);
+			if (back.length === 3 || back[3] === 1) break;
+		}
+		const x = light(rgba(getComputedStyle(e).color)), y = light(back);
+		const ratio = (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05);
+		if (ratio < 4.5) bad.push(ratio.toFixed(2) + " " + e.innerText);
+	}
+	return bad;
+})()`
+
+// Without the script all but passkeys works.
+func TestNoScript(t *testing.T) {
+	check(t)
+	c := newChromium(t)
+	call(c, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	c.open("/login?next=" + url.QueryEscape("/approve"))
+	text := value(c, chromedp.Text(chromedp.CSS("main")))
+	if !strings.Contains(text, "let this page run its script") || strings.Contains(text, "Log in with a passkey") {
+		t.Errorf("the login page says %s", text)
+	}
+	b := c.browser()
+	b.login(alice, "")
+	call(c, network.SetCookie, network.SetCookieParams{Name: "9ci", Value: b.cookies["9ci"], URL: c.path("/")})
+	r := c.ask("192.0.2.9")
+	c.open("/approve")
+	c.run(chromedp.SendKeys(chromedp.ID("code"), r.Code), chromedp.Click(chromedp.CSS("main button")), c.title("Is this your key?"),
+		chromedp.Click(chromedp.CSS("button[value=approve]")), c.title("Approved"))
+	if got := <-r.result; got.principal != "github:1" || got.err != nil {
+		t.Errorf("Wait = %q, %v", got.principal, got.err)
+	}
+	c.open("/account")
+	c.run(chromedp.Click(chromedp.Search(`//section[.//h2="Keys"]//button`)), chromedp.WaitVisible(chromedp.CSS(".did")))
+	if a := c.only(); len(a.Keys) != 0 {
+		t.Errorf("the keys are %+v", a.Keys)
+	}
+	c.logout()
+}
