@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/account"
 	"9ci/orchestrator/access/forge"
 )
 
@@ -41,6 +42,7 @@ func Check(w io.Writer, dir string, o Options) bool {
 		c.keys(filepath.Join(dir, authorizedKeysFile), false, fi)
 		c.others(dir, fi)
 		c.own(dir, fi)
+		c.people(dir, fi)
 	}
 	if o.Authorities != "" {
 		c.keys(o.Authorities, true, nil)
@@ -183,6 +185,14 @@ func (c *checker) own(dir string, fi iofs.FileInfo) {
 		}
 		c.found(found)
 	}
+}
+
+// people says what the files of accounts, invitations and public namespaces grant.
+func (c *checker) people(dir string, fi iofs.FileInfo) {
+	for _, name := range account.Files {
+		c.there(filepath.Join(dir, name), fi)
+	}
+	c.found(account.Check(dir, time.Now()))
 }
 
 // keys says what each line of a file of keys grants.

@@ -123,6 +123,10 @@ func New(dir string, o Options) (*Server, error) {
 // several.
 func (s *Server) HostKey() ssh.PublicKey { return s.hosts[0].PublicKey() }
 
+// Authority returns the server's own authority: who may log in on the page, and their
+// certificates.
+func (s *Server) Authority() *access.Authority { return s.own }
+
 // loginKey is the key of the *access.Login in ssh.Permissions.ExtraData.
 type loginKey struct{}
 

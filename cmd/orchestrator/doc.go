@@ -1,10 +1,11 @@
 // Orchestrator is a 9P mux, authenticated by SSH or by mutual TLS, over the trees of
 // the executors that are connected to it.
 //
-//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]
+//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-web ADDR] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]
 //	orchestrator token [-state DIR] [-read] [-expires D] [-name N] NAMESPACE
 //	orchestrator tokens [-state DIR]
 //	orchestrator revoke [-state DIR] TOKEN|ACCOUNT|SERIAL|NAME...
+//	orchestrator invite [-state DIR] [-url URL] [-expires D] [-name N] [-account ACCOUNT] [NAMESPACE...]
 //	orchestrator check [-state DIR] [-ca FILE]
 //
 // Executors dial it, say which namespaces they hold, and serve their tree on
@@ -20,6 +21,7 @@
 //	            are as in authorized_keys. A certificate without principals is refused
 //	-url URL    the orchestrator is https://HOST[:PORT] to others; the tokens of CI jobs must
 //	            be made out to that HOST, and without -url no CI job enters by one
+//	-web ADDR   serve the page for people on ADDR, which browsers reach by URL: see below
 //	-tls ADDR   serve 9P over mutual TLS on ADDR too: see below
 //	-metrics ADDR  serve HTTP for operators on a loopback address or a Unix socket: /metrics
 //	            in Prometheus's text format, and /healthz, which is 200 if clients can connect
@@ -137,6 +139,47 @@
 //	forges.used      tokens of GitLab's jobs that name no key, and the key that used each:
 //	                 no other may
 //	lock             is locked (flock(2)) while one of these is written
+//
+// # People
+//
+// With -web there is a page on which people log in, by a forge or by a passkey; approve the
+// SSH keys that are theirs; and see and revoke what lets them in: keys, certificates,
+// passkeys, browsers. It is served by TLS with the certificate and the key in web.crt and
+// web.key of the state directory, which are read again when they have changed. Without
+// these ADDR must be a loopback address or a Unix socket, for a proxy that ends TLS. The proxy
+// says X-Forwarded-For, and X-Forwarded-Proto and X-Forwarded-Host if these are not as in
+// URL; from other addresses such headers mean nothing. The page answers to the HOST of
+// -url alone. On this machine, -url http://localhost:PORT does without TLS.
+//
+// An account has a principal that never changes: github:ID and gitlab:ID for people of
+// github.com and gitlab.com, HOST:ID for those of other forges, passkey:ID for those of no
+// forge. The last need an invitation. Invite makes one and prints its URL, alone on its
+// line; who opens it first makes a passkey, and with that an account.
+//
+//	-expires D  it ends after D, or then, as of a token; otherwise after 7 days
+//	-name N     people know the account by N
+//	-account ACCOUNT  it gives a passkey to an account that is there and has lost its own;
+//	            revoke the lost one on the account's page afterwards
+//
+// The account may read and publish in each NAMESPACE, a namespace or a pattern, whatever a
+// forge says. Invite takes URL from the last start with -web unless it is given. Passkeys are
+// bound to the HOST of URL, which cannot be an IP address: under another name they log
+// nobody in.
+//
+// A browser is logged in for 12 hours. Revoke ACCOUNT logs the account out of the page too,
+// at once, and forgets what its forge gave for it. These are plain files, and an edit counts
+// at once:
+//
+//	accounts/PRINCIPAL  a file an account; a line that is deleted ends the session, the
+//	                    passkey or the key that it is for, and without the file there is no
+//	                    account. / is written %2F, and % %25
+//	invites             a line an invitation that has not been used; not its URL
+//	public              a line a namespace, or a pattern, that everybody may read
+//	url                 URL of the last start with -web
+//
+// An address, of IPv6 a /64, may log in or try to 60 times at once and once each second after
+// that, try 10 codes of keys and then 2 each minute, and have 8 keys at once that wait for
+// approval. They wait for 10 minutes.
 //
 // # Where they come from
 //
@@ -319,6 +362,9 @@
 //	         own account, which nobody has checked here
 //	follow   its index or events cannot be read; err says why
 //	silent   a client did not answer, and its connection ends
+//	page     on the page, the account has done what= login (by= a forge or a passkey), logout,
+//	         approve (of a key=, which asked from=), passkey, invite or revoke; refuse with
+//	         what=page-login and so on is of the page too. They have no key of a login
 //
 // A key that has logged in gets 2048 such lines, and 2 more each second; an address
 // that has not gets 20, and 6 more each minute; all of these together get 1000, and
@@ -333,7 +379,7 @@
 //
 // It tells systemd when it is ready, alive and stopping (sd_notify(3)), and serves
 // sockets that systemd passes: by their FileDescriptorName, ssh instead of the default
-// of -a, tls for -tls, and metrics. /etc/systemd/system/9ci-orchestrator.service:
+// of -a, tls for -tls, web for -web, and metrics. /etc/systemd/system/9ci-orchestrator.service:
 //
 //	[Unit]
 //	Description=9ci orchestrator
@@ -398,6 +444,7 @@
 //	revoked sources                   if there are any
 //	ca_ed25519 ca_ed25519.pub tokens tokens.used issued revoked.krl barred repositories lock
 //	authorized_tls tls.crt tls.key tls-ca.pem tls-crl.pem    for -tls
+//	accounts invites public url web.crt web.key              for -web
 //
 // # Exit status
 //

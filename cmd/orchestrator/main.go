@@ -55,8 +55,10 @@ type options struct {
 	level       slog.Level
 	tls         string
 	url         string
+	web         string
 	trace       bool
 	token       newToken
+	invite      newInvite
 }
 
 func flags(o *options) *flag.FlagSet {
@@ -67,7 +69,8 @@ func flags(o *options) *flag.FlagSet {
 		return nil
 	})
 	f.StringVar(&o.tls, "tls", "", "serve mutual TLS on `ADDR`")
-	f.StringVar(&o.url, "url", "", "the orchestrator is `URL` to others")
+	urlFlag(f, o)
+	f.StringVar(&o.web, "web", "", "serve the page for people on `ADDR`")
 	f.StringVar(&o.metrics, "metrics", "", "serve /metrics and /healthz on `ADDR`, of this machine alone")
 	f.Func("log", "log what is of `LEVEL` or above", func(s string) error {
 		switch s {
@@ -84,6 +87,10 @@ func flags(o *options) *flag.FlagSet {
 func stateFlags(f *flag.FlagSet, o *options) {
 	dirFlag(f, o)
 	f.StringVar(&o.authorities, "ca", "", "trust certificates of the keys in `FILE`")
+}
+
+func urlFlag(f *flag.FlagSet, o *options) {
+	f.StringVar(&o.url, "url", "", "the orchestrator is `URL` to others")
 }
 
 func dirFlag(f *flag.FlagSet, o *options) {
@@ -107,13 +114,18 @@ var commands = map[string]command{
 	}, func(n int) bool { return n == 1 }, makeToken},
 	"tokens": {"tokens [-state DIR]", dirFlag, noArgs, listTokens},
 	"revoke": {"revoke [-state DIR] TOKEN|ACCOUNT|SERIAL|NAME...", dirFlag, func(n int) bool { return n > 0 }, revoke},
-	"check":  {"check [-state DIR] [-ca FILE]", stateFlags, noArgs, check},
+	"invite": {"invite [-state DIR] [-url URL] [-expires D] [-name N] [-account ACCOUNT] [NAMESPACE...]", func(f *flag.FlagSet, o *options) {
+		dirFlag(f, o)
+		urlFlag(f, o)
+		o.invite.flags(f)
+	}, func(int) bool { return true }, invite},
+	"check": {"check [-state DIR] [-ca FILE]", stateFlags, noArgs, check},
 }
 
 // usage says how the program is called.
 func usage(w io.Writer) {
-	fmt.Fprintln(w, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]")
-	for _, name := range []string{"token", "tokens", "revoke", "check"} {
+	fmt.Fprintln(w, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-web ADDR] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]")
+	for _, name := range []string{"token", "tokens", "revoke", "invite", "check"} {
 		fmt.Fprintln(w, "       orchestrator", commands[name].usage)
 	}
 }
@@ -198,7 +210,7 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	}
 	listeners, overTLS, metrics := sockets.ssh, sockets.tls, sockets.metrics
 	defer func() {
-		for _, l := range slices.Concat(listeners, overTLS, metrics) {
+		for _, l := range slices.Concat(listeners, overTLS, metrics, sockets.web) {
 			l.Close()
 		}
 	}()
@@ -223,6 +235,11 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		}
 		metrics = append(metrics, l)
 	}
+	people, err := openPage(o, s, sockets.web, log)
+	if err != nil {
+		return err
+	}
+	defer people.close()
 	end, cancel := context.WithCancel(end)
 	defer cancel()
 	g, ctx := errgroup.WithContext(end)
@@ -233,6 +250,12 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	for _, l := range overTLS {
 		log.Info("listen", "tls", l.Addr().String(), "state", o.state)
 		g.Go(func() error { return s.ServeTLS(ctx, l) })
+	}
+	if people != nil {
+		for _, l := range people.listeners {
+			log.Info("listen", "web", l.Addr().String(), "url", people.URL(), "state", o.state)
+			g.Go(func() error { return people.serve(ctx, drain, l) })
+		}
 	}
 	for _, l := range metrics {
 		log.Info("metrics", "addr", l.Addr().String())

@@ -310,16 +310,19 @@ func TestNotify(t *testing.T) {
 // nothing here is refused.
 func TestActivation(t *testing.T) {
 	dir := t.TempDir()
-	ssh, metrics := filepath.Join(dir, "ssh"), filepath.Join(dir, "metrics")
+	ssh, metrics, web := filepath.Join(dir, "ssh"), filepath.Join(dir, "metrics"), filepath.Join(dir, "web")
 	activate := func(names string, args ...string) *process {
-		return runProcess(t, exec.Command("systemd-socket-activate", "-l", ssh, "-l", metrics, "--fdname="+names,
+		return runProcess(t, exec.Command("systemd-socket-activate", "-l", ssh, "-l", metrics, "-l", web, "--fdname="+names,
 			"-E", "ORCHESTRATOR_TEST_ARGS", os.Args[0]), args...)
 	}
-	p := activate("ssh:metrics", "-state", filepath.Join(dir, "state"))
-	p.await("Listening on .*metrics")
+	p := activate("ssh:metrics:web", "-state", filepath.Join(dir, "state"), "-url", "https://ci.example.org")
+	p.await("Listening on .*web")
 	// The first connection starts the service. It is served too.
 	if out := curl(t, "--unix-socket", metrics, "http://localhost/healthz"); out != "ok\n\n200" {
 		t.Errorf("/healthz on the socket that was passed: %q", out)
+	}
+	if out := curl(t, "--unix-socket", web, "http://ci.example.org/login"); !strings.HasSuffix(out, "200") {
+		t.Errorf("the page on the socket that was passed: %s", out)
 	}
 	if got := p.await(`msg=listen addr=(\S+)`); got != ssh {
 		t.Errorf("it serves SSH on %s, want %s", got, ssh)
@@ -343,8 +346,8 @@ func TestActivation(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(state, "authorized_tls"), []byte("ci:box\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p = activate("tls:metrics", "-state", state, "-a", "tcp!127.0.0.1!0")
-	p.await("Listening on .*metrics")
+	p = activate("tls:metrics:web", "-state", state, "-a", "tcp!127.0.0.1!0", "-url", "https://ci.example.org")
+	p.await("Listening on .*web")
 	out, err := exec.Command("openssl", "s_client", "-unix", ssh, "-alpn", "9p", "-verify_return_error", "-verify_hostname", "localhost",
 		"-CAfile", filepath.Join(state, "tls-ca.pem"), "-cert", filepath.Join(work, "box.crt"), "-key", filepath.Join(work, "box.key")).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "ALPN protocol: 9p\n") {
@@ -359,12 +362,12 @@ func TestActivation(t *testing.T) {
 		t.Error(err)
 	}
 
-	p = activate("ssh:web", "-state", filepath.Join(dir, "state"))
-	p.await("Listening on .*metrics")
+	p = activate("ssh:mail:web", "-state", filepath.Join(dir, "state"))
+	p.await("Listening on .*web")
 	if c, err := net.Dial("unix", ssh); err == nil {
 		defer c.Close()
 	}
-	p.await(`socket "web" that systemd passes is for nothing here: say FileDescriptorName=ssh, tls or metrics`)
+	p.await(`socket "mail" that systemd passes is for nothing here: say FileDescriptorName=ssh, tls, web or metrics`)
 	var exit *exec.ExitError
 	if err := p.end(); !errors.As(err, &exit) || exit.ExitCode() != 1 {
 		t.Errorf("with a socket of an unknown name: %v, want status 1", err)

@@ -16,7 +16,7 @@ import (
 // passed are the sockets that systemd has opened for the service, by what their
 // FileDescriptorName says they are for (sd_listen_fds_with_names(3)).
 type passed struct {
-	ssh, tls, metrics []net.Listener
+	ssh, tls, web, metrics []net.Listener
 }
 
 // passedSockets returns the sockets that were passed to this process.
@@ -34,12 +34,14 @@ func passedSockets() (passed, error) {
 				return p, err
 			}
 			p.metrics = append(p.metrics, l)
+		case name == "web":
+			p.web = append(p.web, l)
 		case name == "tls":
 			p.tls = append(p.tls, l)
 		case name == "ssh", name == "unknown", strings.HasSuffix(name, ".socket"), strings.HasPrefix(name, "LISTEN_FD_"):
 			p.ssh = append(p.ssh, l) // the last three are what a unit or systemd-socket-activate says that gives no name
 		default:
-			return p, fmt.Errorf("socket %q that systemd passes is for nothing here: say FileDescriptorName=ssh, tls or metrics in its unit", name)
+			return p, fmt.Errorf("socket %q that systemd passes is for nothing here: say FileDescriptorName=ssh, tls, web or metrics in its unit", name)
 		}
 	}
 	return p, nil

@@ -7,10 +7,12 @@ import (
 	"io"
 	iofs "io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"9ci/cmd/internal/config"
 	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/account"
 )
 
 // A newToken is what the flags of the command token say.
@@ -72,6 +74,19 @@ func listTokens(o options, _ []string, stdout, _ io.Writer) (int, error) {
 // revoke revokes what args name, and prints what that was.
 func revoke(o options, args []string, stdout, _ io.Writer) (int, error) {
 	done, err := access.Revoke(o.state, args)
+	if err == nil {
+		for _, principal := range args {
+			if !strings.Contains(principal, ":") { // it is no account
+				continue
+			}
+			var was bool
+			if was, err = account.End(o.state, principal); err != nil {
+				break
+			} else if was {
+				done = append(done, "account "+principal+" is logged out of the page")
+			}
+		}
+	}
 	for _, line := range done {
 		fmt.Fprintln(stdout, line)
 	}

@@ -42,7 +42,6 @@ func (p *Page) lookUp(v *visit) error {
 		return err
 	}
 	if err := v.mayTry(); err != nil {
-		v.refused("approve", err)
 		return err
 	}
 	r := p.approvals.find(cleanCode(v.r.PostForm.Get("code")))
@@ -91,7 +90,6 @@ func (p *Page) answer(v *visit) error {
 	if !isRequestID(name) {
 		// Who has not seen the page guesses a code here as well.
 		if err := v.mayTry(); err != nil {
-			v.refused("approve", err)
 			return err
 		}
 		name = cleanCode(name)
@@ -115,7 +113,7 @@ func (p *Page) answer(v *visit) error {
 		if !ok {
 			return errNoRequest
 		}
-		v.audit("page approve", principal, "key", r.fingerprint, "from", r.from.String())
+		v.audit("approve", principal, "key", r.fingerprint, "from", r.from.String())
 		if r.back != "" {
 			return v.redirect(r.back + "?" + url.Values{"code": {proof}, "state": {r.state}}.Encode())
 		}

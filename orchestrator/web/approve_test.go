@@ -88,7 +88,7 @@ func TestApprove(t *testing.T) {
 	wants(t, "the approval again", b.post("/approve/answer", approve), http.StatusNotFound, "No key waits")
 	wants(t, "the code again", b.post("/approve", url.Values{"token": {token}, "code": {r.Code}}), http.StatusNotFound, "No key waits")
 	wants(t, "the account", b.get("/account"), http.StatusOK, r.key)
-	if line := `msg="page approve" principal=github:1 addr=192.0.2.1 key=` + r.key + " from=198.51.100.9"; !strings.Contains(s.log.String(), line) {
+	if line := `msg=page what=approve principal=github:1 addr=192.0.2.1 key=` + r.key + " from=198.51.100.9"; !strings.Contains(s.log.String(), line) {
 		t.Errorf("the log has no %s:\n%s", line, s.log)
 	}
 

@@ -100,7 +100,7 @@ func (p *Page) finishInvite(v *visit) error {
 	} else if err != nil {
 		return err
 	}
-	v.audit("page invite", c.Principal, "invite", i.ID, "passkey", passkeyID(k.ID))
+	v.audit("invite", c.Principal, "invite", i.ID, "passkey", passkeyID(k.ID))
 	if err := v.begin(c.Principal, passkeyName(k.ID)); err != nil {
 		return err
 	}

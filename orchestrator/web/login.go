@@ -172,7 +172,7 @@ func (v *visit) begin(principal, by string) error {
 	}
 	v.setCookie(sessionCookie, secret, account.SessionLife)
 	v.setCookie(visitorCookie, "", -1)
-	v.audit("page login", principal, "by", by)
+	v.audit("login", principal, "by", by)
 	return nil
 }
 
@@ -214,7 +214,7 @@ func (p *Page) logout(v *visit) error {
 	}
 	p.forget(v, principal, token)
 	v.setCookie(sessionCookie, "", -1)
-	v.audit("page logout", principal)
+	v.audit("logout", principal)
 	return v.redirect("/login")
 }
 

@@ -271,7 +271,7 @@ func (p *Page) finishPasskey(v *visit) error {
 	if err := p.accounts.Change(c.Principal, func(a *account.Account) error { return addPasskey(a, k) }); err != nil {
 		return err
 	}
-	v.audit("page passkey", c.Principal, "passkey", passkeyID(k.ID))
+	v.audit("passkey", c.Principal, "passkey", passkeyID(k.ID))
 	return v.went("/account?did=added")
 }
 

@@ -17,13 +17,17 @@ import (
 // executors.
 const maxConns = 1024
 
-// Serve answers the requests that arrive on l until ctx is done. It closes l. With
+// endTime is how long requests may go on once Serve is to end.
+const endTime = 5 * time.Second
+
+// Serve answers the requests that arrive on l until ctx is done, and lets those go on for
+// a moment that are under way. It closes l. With
 // certificate it speaks TLS, and has the certificate that this returns for each
 // connection. Without, l must be of this machine alone: a loopback address or a Unix
 // socket, behind a proxy.
 func (p *Page) Serve(ctx context.Context, l net.Listener, certificate func() *tls.Certificate) error {
 	defer l.Close()
-	if err := p.checkListener(l, certificate != nil); err != nil {
+	if err := p.CheckListener(l, certificate != nil); err != nil {
 		return err
 	}
 	l = netutil.LimitListener(l, maxConns)
@@ -35,9 +39,20 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, certificate func() *tl
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // of each scanner's handshake
-		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	defer context.AfterFunc(ctx, func() { srv.Close() })()
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+		defer cancel()
+		srv.Shutdown(ctx)
+		srv.Close()
+	})
+	defer func() {
+		if !stop() {
+			<-ended
+		}
+	}()
 	var err error
 	if certificate == nil {
 		err = srv.Serve(l)
@@ -54,8 +69,9 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, certificate func() *tl
 	return err
 }
 
-// checkListener returns an error if others than this machine could reach l without TLS.
-func (p *Page) checkListener(l net.Listener, overTLS bool) error {
+// CheckListener returns an error if Serve would refuse l: others than this machine could
+// reach it without TLS, or it has TLS and the URL has not.
+func (p *Page) CheckListener(l net.Listener, overTLS bool) error {
 	a, ok := l.Addr().(*net.TCPAddr)
 	switch {
 	case overTLS && !p.secure():

@@ -202,17 +202,18 @@ func (v *visit) needLogin(next string) (bool, error) {
 func (v *visit) agent() string { return v.r.UserAgent() }
 
 // audit writes a line of what somebody did.
-func (v *visit) audit(msg, principal string, attrs ...any) {
-	v.page.log.Info(msg, append([]any{"principal", principal, "addr", v.from.String()}, attrs...)...)
+func (v *visit) audit(what, principal string, attrs ...any) {
+	v.page.log.Info("page", append([]any{"what", what, "principal", principal, "addr", v.from.String()}, attrs...)...)
 }
 
-// refused writes a line of what somebody may not do.
+// refused writes a line of what somebody may not do. What an address may try, limits
+// bounds.
 func (v *visit) refused(what string, err error) {
 	principal := "-"
 	if v.account != nil {
 		principal = v.account.Principal
 	}
-	v.page.log.Warn("page refuse", "what", what, "principal", principal, "addr", v.from.String(), "err", clip(err.Error()))
+	v.page.log.Warn("refuse", "what", "page-"+what, "principal", principal, "addr", v.from.String(), "err", clip(err.Error()))
 }
 
 func clip(s string) string {

@@ -144,6 +144,9 @@ func isLoopback(host string) bool {
 // secure reports whether browsers come by TLS.
 func (p *Page) secure() bool { return p.url.Scheme == "https" }
 
+// URL returns the URL of the page, without a slash at its end.
+func (p *Page) URL() string { return p.url.String() }
+
 // path returns a URL of the page.
 func (p *Page) path(path string) string { return p.url.String() + path }
 

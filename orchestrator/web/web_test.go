@@ -283,7 +283,7 @@ func TestLogin(t *testing.T) {
 	if got, err := s.accounts.Get("github:1"); err != nil || got.ForgeToken != nil || fmt.Sprint(s.forges.forgotten) != "[github:1 token of github:1]" {
 		t.Errorf("after the last logout: %+v, %v, forgotten %v", got, err, s.forges.forgotten)
 	}
-	for _, line := range []string{`msg="page login" principal=github:1 addr=192.0.2.1 by=github.com`, `msg="page logout" principal=github:1`} {
+	for _, line := range []string{`msg=page what=login principal=github:1 addr=192.0.2.1 by=github.com`, `msg=page what=logout principal=github:1`} {
 		if !strings.Contains(s.log.String(), line) {
 			t.Errorf("the log has no %s:\n%s", line, s.log)
 		}

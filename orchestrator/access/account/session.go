@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"9ci/orchestrator/internal/statedir"
 )
 
 // SessionLife is how long a session lasts: as long as a person's certificate.
@@ -89,4 +91,17 @@ func (s *Store) End(principal string) (token []byte, err error) {
 		return nil, nil
 	}
 	return token, err
+}
+
+// End logs an account of a state directory out everywhere, as an operator does, and
+// forgets the token of its forge. It reports whether there is such an account.
+func End(dir, principal string) (bool, error) {
+	s := &Store{dir: statedir.Dir(dir)}
+	if _, err := s.Get(principal); errors.Is(err, iofs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	_, err := s.End(principal)
+	return true, err
 }

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"9ci/orchestrator"
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/account"
+	"9ci/orchestrator/web"
+	"9ci/proto/ninep"
+)
+
+// The certificate of the page, with intermediate ones, and its key, in the state
+// directory.
+const (
+	webCertFile = "web.crt"
+	webKeyFile  = "web.key"
+)
+
+// A page is the page for people, and where it is served.
+type page struct {
+	*web.Page
+	listeners   []net.Listener
+	certificate func() *tls.Certificate // nil: no TLS
+}
+
+// openPage returns the page of the state directory of s, which listens on o.web and on
+// the sockets that systemd has passed. It is nil if there are none.
+func openPage(o options, s *orchestrator.Server, passed []net.Listener, log *slog.Logger) (*page, error) {
+	if o.web == "" && len(passed) == 0 {
+		return nil, nil
+	}
+	if o.url == "" {
+		return nil, errors.New("-web needs -url https://HOST, the name by which browsers reach the page; on this machine alone, -url http://localhost:PORT")
+	}
+	p := &page{listeners: passed}
+	accounts, err := account.Open(o.state)
+	if err != nil {
+		return nil, err
+	}
+	approvals, err := web.NewApprovals(o.url)
+	if err != nil {
+		return nil, fmt.Errorf("-url: %w", err)
+	}
+	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Authority: s.Authority(), Approvals: approvals, Log: log}); err != nil {
+		return nil, fmt.Errorf("-url: %w", err)
+	}
+	cert, key := filepath.Join(o.state, webCertFile), filepath.Join(o.state, webKeyFile)
+	if _, err := os.Stat(cert); err == nil {
+		if p.certificate, err = access.Pair(cert, key, log); err != nil {
+			return nil, fmt.Errorf("-web: %w", err)
+		}
+	} else if !errors.Is(err, iofs.ErrNotExist) {
+		return nil, fmt.Errorf("-web: %w", err)
+	}
+	if o.web != "" {
+		l, err := ninep.Listen(o.web)
+		if err != nil {
+			return nil, fmt.Errorf("-web: %w", err)
+		}
+		p.listeners = append(p.listeners, l)
+	}
+	for _, l := range p.listeners {
+		if err := p.CheckListener(l, p.certificate != nil); err != nil {
+			p.close()
+			return nil, fmt.Errorf("-web: %w", err)
+		}
+	}
+	// Orchestrator invite prints URLs of the page.
+	if err := account.SetURL(o.state, p.URL()); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *page) close() {
+	if p != nil {
+		for _, l := range p.listeners {
+			l.Close()
+		}
+	}
+}
+
+// serve serves the page on l until ctx or drain is done.
+func (p *page) serve(ctx, drain context.Context, l net.Listener) error {
+	until, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(drain, cancel)()
+	err := p.Serve(until, l, p.certificate)
+	if err != nil && until.Err() != nil {
+		return ctx.Err() // nil at drain: all else goes on
+	}
+	return err
+}
