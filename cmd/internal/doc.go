@@ -30,6 +30,8 @@ in cmd/import_test.go says which package may import which, and a test holds it.
 	orchestrator/access       whose key this is, and what it may read and publish
 	orchestrator/access/forge what a forge says of its CI jobs: id_tokens, CI_JOB_TOKEN
 	orchestrator/access/forge/forgetest for tests only: a forge that makes id_tokens
+	orchestrator/access/account  the accounts of people: files, sessions, invitations
+	orchestrator/web          the page for people: logins, passkeys, approval of keys
 	orchestrator/revoked      lists of revoked keys: KRLs and public keys
 	orchestrator/door         an SSH server over a tree: sessions, exec verbs, sftp, 9p
 	orchestrator/dial         the client's side: connect, known hosts, export, import

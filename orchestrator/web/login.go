@@ -171,7 +171,6 @@ func (v *visit) begin(principal, by string) error {
 		}
 	}
 	v.setCookie(sessionCookie, secret, account.SessionLife)
-	v.setCookie(visitorCookie, "", -1)
 	v.audit("login", principal, "by", by)
 	return nil
 }

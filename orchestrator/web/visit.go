@@ -82,6 +82,9 @@ func (v *visit) setCookie(name, value string, age time.Duration) {
 	http.SetCookie(v.w, c)
 }
 
+// visitorLife is how long a page may be open whose form then still counts.
+const visitorLife = 12 * time.Hour
+
 // secretSize is how many random bytes a visitor's cookie has.
 const secretSize = 32
 
@@ -104,7 +107,7 @@ func (v *visit) browser() string {
 	}
 	if v.visitor == "" {
 		v.visitor = newSecret()
-		v.setCookie(visitorCookie, v.visitor, sealLife)
+		v.setCookie(visitorCookie, v.visitor, visitorLife)
 	}
 	return v.visitor
 }

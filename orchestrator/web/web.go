@@ -336,6 +336,9 @@ func (p *Page) page(f func(*visit) error) http.Handler {
 		if logged {
 			p.log.Error("page", "path", ci.Dash(r.Pattern), "addr", v.from.String(), "err", err)
 		}
+		if shown.status == http.StatusTooManyRequests || shown.status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "60") // seconds
+		}
 		if v.wantsJSON() {
 			v.json(shown.status, map[string]string{"error": shown.words})
 			return
