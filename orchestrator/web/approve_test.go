@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/account"
 )
 
@@ -173,7 +175,11 @@ func TestForms(t *testing.T) {
 		form.Set("token", newSecret())
 		wants(t, path, b.post(path, form), http.StatusForbidden, "too old")
 	}
-	for _, path := range []string{"/passkey/login/begin", "/passkey/login", "/passkey/add/begin", "/passkey/add"} {
+	code, err := account.NewInvite(s.dir, account.Invite{Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/passkey/login/begin", "/passkey/login", "/passkey/add/begin", "/passkey/add", "/invite/" + code + "/begin", "/invite/" + code} {
 		if a := b.do("POST", path, "application/json", `{"token":"`+newSecret()+`"}`); a.Code != http.StatusForbidden || !strings.Contains(a.text, "too old") {
 			t.Errorf("%s: %d %s", path, a.Code, a.text)
 		}
@@ -184,6 +190,66 @@ func TestForms(t *testing.T) {
 	if !b.loggedIn() {
 		t.Error("the browser was logged out")
 	}
+	if _, err := s.accounts.Invite(code); err != nil {
+		t.Errorf("the invitation: %v", err)
+	}
+}
+
+// What is begun for one invitation ends no other, an invitation is no login for an account
+// that is barred, and what is no answer of WebAuthn is told without words of ours.
+func TestInviteForged(t *testing.T) {
+	s := newSite(t, testURL)
+	invite := func(of string) string {
+		t.Helper()
+		code, err := account.NewInvite(s.dir, account.Invite{Account: of, Expires: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return code
+	}
+	b, other := s.browser(), s.browser()
+	one, two := invite(""), invite("")
+	begin := func(b *browser, code string) (token, ceremony string) {
+		t.Helper()
+		token = b.token("/invite/" + code)
+		a := b.do("POST", "/invite/"+code+"/begin", "application/json", `{"token":"`+token+`"}`)
+		var got begun
+		if err := json.Unmarshal([]byte(a.text), &got); err != nil || a.Code != http.StatusOK {
+			t.Fatalf("begin: %d %s", a.Code, a.text)
+		}
+		for _, want := range []string{`"residentKey":"required"`, `"userVerification":"required"`, `"id":"ci.example.org"`} {
+			if !strings.Contains(a.text, want) {
+				t.Errorf("the options have no %s: %s", want, a.text)
+			}
+		}
+		return token, got.Ceremony
+	}
+	finish := func(b *browser, code, token, ceremony string) answer {
+		body, err := json.Marshal(ask{Token: token, Ceremony: ceremony, Credential: json.RawMessage(`{"id":"x"}`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.do("POST", "/invite/"+code, "application/json", string(body))
+	}
+	token, ceremony := begin(b, one)
+	wants(t, "another invitation", finish(b, two, token, ceremony), http.StatusForbidden, "too old")
+	wants(t, "no invitation", finish(b, newSecret(), token, ceremony), http.StatusNotFound, "invitation is wrong")
+	otherToken, _ := begin(other, one)
+	wants(t, "another browser", finish(other, one, otherToken, ceremony), http.StatusForbidden, "too old")
+	wants(t, "a login's end", b.do("POST", "/passkey/login", "application/json", `{"token":"`+token+`","ceremony":"`+ceremony+`"}`), http.StatusForbidden, "too old")
+	wants(t, "no answer of WebAuthn", finish(b, one, token, ceremony), http.StatusForbidden, "no passkey that could log in")
+	if _, err := s.accounts.Invite(one); err != nil {
+		t.Errorf("the invitation: %v", err)
+	}
+
+	b.login(alice, "")
+	mine := invite("github:1")
+	if _, err := access.Revoke(s.dir, []string{"github:1"}); err != nil {
+		t.Fatal(err)
+	}
+	out := s.browser()
+	token = out.token("/invite/" + mine)
+	wants(t, "a barred account", out.do("POST", "/invite/"+mine+"/begin", "application/json", `{"token":"`+token+`"}`), http.StatusForbidden, "barred")
 }
 
 // Ten thousand guesses of a code are thirty in the ten minutes that a code lives: the rest
