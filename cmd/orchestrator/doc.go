@@ -178,8 +178,8 @@
 //	url                 URL of the last start with -web
 //
 // An address, of IPv6 a /64, may log in or try to 60 times at once and once each second after
-// that, try 10 codes of keys and then 2 each minute, and have 8 keys at once that wait for
-// approval. They wait for 10 minutes.
+// that, try 10 codes of keys and then 2 each minute, have 8 keys at once that wait for
+// approval, for 10 minutes, and 64 connections. The page has 1024 of these in all.
 //
 // # Where they come from
 //

@@ -30,7 +30,7 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, certificate func() *tl
 	if err := p.CheckListener(l, certificate != nil); err != nil {
 		return err
 	}
-	l = netutil.LimitListener(l, maxConns)
+	l = netutil.LimitListener(newFairListener(l), maxConns)
 	srv := http.Server{
 		Handler:           p,
 		ReadHeaderTimeout: 10 * time.Second,

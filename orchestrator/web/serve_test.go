@@ -156,3 +156,75 @@ func TestServePlain(t *testing.T) {
 		t.Errorf("Serve: %v", err)
 	}
 }
+
+// A fakeListener accepts what a test gives it.
+type fakeListener struct {
+	net.Listener
+	next chan net.Conn
+}
+
+func (l fakeListener) Accept() (net.Conn, error) {
+	if c, ok := <-l.next; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+// A fakeConn is from an address.
+type fakeConn struct {
+	net.Conn
+	from   net.Addr
+	closed *bool
+}
+
+func (c fakeConn) RemoteAddr() net.Addr { return c.from }
+func (c fakeConn) Close() error         { *c.closed = true; return nil }
+
+// One address has some connections, and the next when one of these has gone; others, and a
+// proxy on this machine, have theirs.
+func TestConnectionsOfAddress(t *testing.T) {
+	next := make(chan net.Conn, 2)
+	l := newFairListener(fakeListener{next: next})
+	open := func(from net.Addr) (c net.Conn, taken bool) {
+		t.Helper()
+		closed := false
+		next <- fakeConn{from: from, closed: &closed}
+		next <- fakeConn{from: &net.UnixAddr{}, closed: new(bool)} // which is always taken
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if closed {
+			return nil, false
+		}
+		<-next
+		return c, true
+	}
+	var held []net.Conn
+	for i := range maxConnsOf + 1 {
+		c, ok := open(tcp("2001:db8::1"))
+		if ok != (i < maxConnsOf) {
+			t.Fatalf("connection %d is taken: %v", i, ok)
+		}
+		held = append(held, c)
+	}
+	if _, ok := open(tcp("2001:db8::2")); ok {
+		t.Error("another address of the /64 has one more")
+	}
+	for range 3 * maxConnsOf {
+		if _, ok := open(tcp("127.0.0.1")); !ok {
+			t.Fatal("a proxy on this machine has no more")
+		}
+	}
+	if _, ok := open(tcp("192.0.2.1")); !ok {
+		t.Error("another address has none")
+	}
+	held[0].Close()
+	held[0].Close()
+	if _, ok := open(tcp("2001:db8::1")); !ok {
+		t.Error("there is no place after one has gone")
+	}
+	if _, ok := open(tcp("2001:db8::1")); ok {
+		t.Error("a connection that was closed twice made two places")
+	}
+}

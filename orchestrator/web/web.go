@@ -343,7 +343,9 @@ func (p *Page) page(f func(*visit) error) http.Handler {
 			v.json(shown.status, map[string]string{"error": shown.words})
 			return
 		}
-		v.render(shown.status, "problem", "It did not work", shown.words)
+		if err := v.render(shown.status, "problem", "It did not work", shown.words); err != nil {
+			p.log.Error("page", "path", ci.Dash(r.Pattern), "addr", v.from.String(), "err", err)
+		}
 	})
 }
 
