@@ -145,8 +145,8 @@
 // With -web there is a page on which people log in, by a forge or by a passkey; approve the
 // SSH keys that are theirs; and see and revoke what lets them in: keys, certificates,
 // passkeys, browsers. It is served by TLS with the certificate and the key in web.crt and
-// web.key of the state directory, which are read again when they have changed. Without
-// these ADDR must be a loopback address or a Unix socket, for a proxy that ends TLS. The proxy
+// web.key of the state directory (browsers know RSA and ECDSA, and no Ed25519), which are
+// read again when they have changed. Without these ADDR must be a loopback address or a Unix socket, for a proxy that ends TLS. The proxy
 // says X-Forwarded-For, and X-Forwarded-Proto and X-Forwarded-Host if these are not as in
 // URL; from other addresses such headers mean nothing. The page answers to the HOST of
 // -url alone. On this machine, -url http://localhost:PORT does without TLS.

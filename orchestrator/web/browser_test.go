@@ -2,9 +2,13 @@ package web
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -32,8 +36,17 @@ type chromium struct {
 	id  webauthn.AuthenticatorID
 }
 
-// newChromium starts a browser and a page.
+// newChromium starts a browser and a page at http://localhost.
 func newChromium(t *testing.T) *chromium {
+	t.Helper()
+	c := startChromium(t, "http", nil)
+	call(c, webauthn.Enable, webauthn.EnableParams{})
+	c.authenticator(func(*webauthn.VirtualAuthenticatorOptions) {})
+	return c
+}
+
+// startChromium starts a browser and a page at localhost, by TLS if it has a certificate.
+func startChromium(t *testing.T, scheme string, certificate func() *tls.Certificate) *chromium {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
@@ -43,23 +56,20 @@ func newChromium(t *testing.T) *chromium {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSite(t, fmt.Sprintf("http://localhost:%d", l.Addr().(*net.TCPAddr).Port))
+	s := newSite(t, fmt.Sprintf("%s://localhost:%d", scheme, l.Addr().(*net.TCPAddr).Port))
 	serving, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(serving, l, nil) }()
+	go func() { ended <- s.Serve(serving, l, certificate) }()
 	t.Cleanup(func() { stop(); <-ended })
 
 	alloc, end := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(2*time.Minute),
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.Flag("ignore-certificate-errors", certificate != nil), chromedp.WSURLReadTimeout(2*time.Minute),
 		chromedp.Env("HOME="+t.TempDir(), "DBUS_SESSION_BUS_ADDRESS=disabled:"),
 	)...)
 	t.Cleanup(end)
 	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithErrorf(t.Logf))
 	t.Cleanup(cancel)
-	c := &chromium{site: s, ctx: ctx}
-	call(c, webauthn.Enable, webauthn.EnableParams{})
-	c.authenticator(func(*webauthn.VirtualAuthenticatorOptions) {})
-	return c
+	return &chromium{site: s, ctx: ctx}
 }
 
 // authenticator puts another authenticator in place of the one that there is.
@@ -524,6 +534,41 @@ const contrast = `(() => {
 	}
 	return bad;
 })()`
+
+// An approval in the browser that a client has opened leads back to the client, from a page
+// with TLS, whatever the browser makes of a form that leads to http.
+func TestApproveHereInBrowser(t *testing.T) {
+	check(t)
+	dir := t.TempDir()
+	crt, key := writePair(t, dir, 1)
+	pair, err := access.Pair(crt, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := startChromium(t, "https", pair)
+	back := make(chan url.Values, 1)
+	client := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			back <- r.URL.Query()
+		}
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, "<h1>You can go back</h1>")
+	}))
+	defer client.Close()
+	r, err := c.approvals.NewHere(newKey(t), tcp("127.0.0.1"), uint16(client.Listener.Addr().(*net.TCPAddr).Port), "the-state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := c.browser()
+	b.login(alice, "")
+	c.open("/login") // else the browser has nothing to give a cookie to
+	call(c, network.SetCookie, network.SetCookieParams{Name: "__Host-9ci", Value: b.cookies["__Host-9ci"], URL: c.path("/"), Secure: new(true), Path: "/"})
+	c.run(chromedp.Navigate(r.URL), c.title("Is this your key?"), chromedp.Click(chromedp.CSS("button[value=approve]")), c.title("You can go back"))
+	got := <-back
+	if principal, err := r.Redeem(t.Context(), got.Get("code")); principal != "github:1" || err != nil || got.Get("state") != "the-state" {
+		t.Errorf("the client got %v, and Redeem = %q, %v", got, principal, err)
+	}
+}
 
 // Without the script all but passkeys works.
 func TestNoScript(t *testing.T) {
