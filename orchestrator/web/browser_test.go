@@ -32,8 +32,9 @@ import (
 // at http://localhost.
 type chromium struct {
 	*site
-	ctx context.Context
-	id  webauthn.AuthenticatorID
+	ctx     context.Context
+	id      webauthn.AuthenticatorID
+	started bool
 }
 
 // newChromium starts a browser and a page at http://localhost.
@@ -69,7 +70,9 @@ func startChromium(t *testing.T, scheme string, certificate func() *tls.Certific
 	t.Cleanup(end)
 	ctx, cancel := chromedp.NewContext(alloc, chromedp.WithErrorf(t.Logf))
 	t.Cleanup(cancel)
-	return &chromium{site: s, ctx: ctx}
+	c := &chromium{site: s, ctx: ctx}
+	c.open("/login")
+	return c
 }
 
 // authenticator puts another authenticator in place of the one that there is.
@@ -95,12 +98,13 @@ const actTime = time.Minute
 func value[T any](c *chromium, a chromedp.Action[T]) T {
 	c.t.Helper()
 	ctx := c.ctx
-	if c.id != "" {
+	if c.started { // else the browser would live no longer
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(c.ctx, actTime)
 		defer cancel()
 	}
 	v, err := chromedp.Run(ctx, a)
+	c.started = true
 	if err != nil {
 		html, _ := chromedp.Run(c.ctx, chromedp.Evaluate[string]("document.documentElement.outerHTML"))
 		c.t.Fatalf("chromium: %v\nat %s\nlog:\n%s", err, html, c.log)
@@ -561,7 +565,6 @@ func TestApproveHereInBrowser(t *testing.T) {
 	}
 	b := c.browser()
 	b.login(alice, "")
-	c.open("/login") // else the browser has nothing to give a cookie to
 	call(c, network.SetCookie, network.SetCookieParams{Name: "__Host-9ci", Value: b.cookies["__Host-9ci"], URL: c.path("/"), Secure: new(true), Path: "/"})
 	c.run(chromedp.Navigate(r.URL), c.title("Is this your key?"), chromedp.Click(chromedp.CSS("button[value=approve]")), c.title("You can go back"))
 	got := <-back
