@@ -146,15 +146,18 @@
 // SSH keys that are theirs; and see and revoke what lets them in: keys, certificates,
 // passkeys, browsers. It is served by TLS with the certificate and the key in web.crt and
 // web.key of the state directory (browsers know RSA and ECDSA, and no Ed25519), which are
-// read again when they have changed. Without these ADDR must be a loopback address or a Unix socket, for a proxy that ends TLS. The proxy
-// says X-Forwarded-For, and X-Forwarded-Proto and X-Forwarded-Host if these are not as in
-// URL; from other addresses such headers mean nothing. The page answers to the HOST of
-// -url alone. On this machine, -url http://localhost:PORT does without TLS.
+// read again when they have changed.
+//
+// Without these files ADDR must be a loopback address or a Unix socket, for a proxy that
+// ends TLS. The proxy says X-Forwarded-For, and X-Forwarded-Host if it changes Host; what it
+// marks as X-Forwarded-Proto: http is sent to https. From other addresses such headers mean
+// nothing. The page answers to the HOST of -url alone. On this machine,
+// -url http://localhost:PORT does without TLS.
 //
 // An account has a principal that never changes: github:ID and gitlab:ID for people of
 // github.com and gitlab.com, HOST:ID for those of other forges, passkey:ID for those of no
 // forge. The last need an invitation. Invite makes one and prints its URL, alone on its
-// line; who opens it first makes a passkey, and with that an account.
+// line; the first person who opens it and makes a passkey has the account.
 //
 //	-expires D  it ends after D, or then, as of a token; otherwise after 7 days
 //	-name N     people know the account by N

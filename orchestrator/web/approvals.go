@@ -28,11 +28,11 @@ const (
 	maxLoopbackWord = 128  // bytes of the state of a client that listens on loopback
 )
 
-// Approvals are the requests of SSH keys whose owners are to say on the page that they are
-// theirs. They are of two kinds. With New the client shows a code, which a person types on
+// Approvals are the requests of SSH keys that wait until a person says on the page whose
+// they are. There are two kinds. With New the client shows a code, which a person types on
 // the page, in any browser: the device flow of RFC 8628. With NewHere the client has opened
-// a browser on its own machine, and gets a code back from there: it shows that who has
-// approved sits where the client runs.
+// a browser on its own machine, and gets a code back from there: it shows that the person
+// who has approved sits where the client runs.
 type Approvals struct {
 	url string
 
@@ -147,7 +147,8 @@ func (a *Approvals) end(r *Request, err error) {
 	close(r.answered)
 }
 
-// Wait waits until a person has answered a request of New, and returns who approves. The
+// Wait waits until a person has answered a request of New, and returns the principal
+// that approves. The
 // error is ErrNotApproved, ErrApproveLate, or that of ctx, with which the request is over.
 func (r *Request) Wait(ctx context.Context) (principal string, err error) {
 	late := time.NewTimer(time.Until(r.made.Add(approvalLife)))
@@ -168,8 +169,8 @@ func (r *Request) Wait(ctx context.Context) (principal string, err error) {
 	return r.principal, r.err
 }
 
-// Redeem waits as Wait does for a request of NewHere, and returns who approves if proof is
-// what the browser was given. It is to be called once. The error may also be ErrWrongProof.
+// Redeem waits as Wait does for a request of NewHere, and returns the principal
+// that approves, if proof is what the browser was given. It is to be called once. The error may also be ErrWrongProof.
 func (r *Request) Redeem(ctx context.Context, proof string) (principal string, err error) {
 	if _, err := r.Wait(ctx); r.err != nil {
 		return "", err
@@ -260,8 +261,8 @@ func cleanCode(s string) string {
 	return b.String()
 }
 
-// requestIDSize is how many random bytes an id has. It lets nobody in: who opens its page
-// still has to approve.
+// requestIDSize is how many random bytes an id has. It lets nobody in: a person who opens
+// its page still has to approve.
 const requestIDSize = 16
 
 func newRequestID() string {

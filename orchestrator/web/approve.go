@@ -88,7 +88,7 @@ func (p *Page) answer(v *visit) error {
 	form := v.r.PostForm
 	name := form.Get("request")
 	if !isRequestID(name) {
-		// Who has not seen the page guesses a code here as well.
+		// This form takes codes too, from a client that has not seen the page.
 		if err := v.mayTry(); err != nil {
 			return err
 		}

@@ -37,11 +37,9 @@ var files = func() map[string]file {
 	return all
 }()
 
-// file returns the handler of a file.
-func (p *Page) file(f file, name string) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", f.kind)
-		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-		w.Write(f.text)
-	})
+// ServeHTTP answers a request for the file.
+func (f file) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", f.kind)
+	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	w.Write(f.text)
 }

@@ -139,8 +139,8 @@ func (p *Page) finishLogin(v *visit) error {
 	return v.redirect(safeNext(u.Next))
 }
 
-// checkPerson returns why whom a forge vouches for gets no account. Principals of tokens,
-// and of accounts without a forge, are no forge's.
+// checkPerson returns why a person for whom a forge vouches gets no account. A principal
+// of a token, or of an account without a forge, is no forge's.
 func checkPerson(p account.Person) error {
 	forge, id, ok := strings.Cut(p.Principal, ":")
 	if !ok || forge == "" || id == "" || forge == "token" || forge == "passkey" || strings.HasPrefix(id, "repo:") {

@@ -12,8 +12,8 @@ import (
 )
 
 // A sealer keeps what is under way with a browser, at the browser: a login at a forge, a
-// ceremony of WebAuthn. So those who begin a thousand of these and finish none fill no
-// table. What is sealed is bound to the browser that it was sealed for, and is opened
+// ceremony of WebAuthn. So a client that begins a thousand of these and finishes none fills
+// no table. What is sealed is bound to the browser that it was sealed for, and is opened
 // once.
 type sealer struct {
 	aead cipher.AEAD

@@ -120,8 +120,8 @@ func (v *visit) owner() string {
 	return v.browser()
 }
 
-// token returns what a form of this page must bring back. Who cannot read the cookie, nor
-// the page, cannot make it.
+// token returns what a form of this page must bring back. Another site, which can read
+// neither the cookie nor the page, cannot make it.
 func (v *visit) token() string {
 	m := hmac.New(sha256.New, []byte(v.owner()))
 	m.Write([]byte("form"))
@@ -182,8 +182,8 @@ func (v *visit) redirect(path string) error {
 	return nil
 }
 
-// next returns where a login leads: a path that somebody who is not logged in may have
-// asked for, and nothing else, whatever the query says.
+// next returns where a login leads: one of the paths that send a visitor to the login, and
+// nothing else, whatever the query says.
 func (v *visit) next() string { return safeNext(v.r.URL.Query().Get("next")) }
 
 func safeNext(s string) string {

@@ -62,7 +62,7 @@ type Page struct {
 // Options are what a Page needs.
 type Options struct {
 	URL       string         // by which browsers reach the page: https://HOST[:PORT], or http on this machine
-	Accounts  *account.Store // of those who log in
+	Accounts  *account.Store // of the people who log in
 	Forges    Forges         // that vouch for people; nil: none
 	Authority Authority      // whose certificates people see
 	Approvals *Approvals     // of keys that ask; made for the same URL
@@ -79,10 +79,9 @@ type Forges interface {
 	// redirectURI, with state. Nonce is for an id_token.
 	Begin(name, redirectURI, state, nonce, verifier string) (string, error)
 
-	// Finish returns whom the forge has sent back, with what it said in the query. Token
-	// is what Forges need to ask the forge as that person, sealed; nil if there is
-	// nothing. The error is for the log; if it is fs.ErrBusy, the forge cannot be asked
-	// at present.
+	// Finish returns the person whom the forge has sent back with that query. Token is
+	// what Forges need to ask the forge as that person, sealed; nil if there is nothing.
+	// The error is for the log; if it is fs.ErrBusy, the forge cannot be asked at present.
 	Finish(ctx context.Context, name, redirectURI string, answer url.Values, nonce, verifier string) (p account.Person, token []byte, err error)
 
 	// Forget tells the forge, if it has a way to be told, that a token of Finish, which
@@ -179,8 +178,8 @@ func (p *Page) routes() http.Handler {
 	} {
 		mux.Handle(pattern, p.page(f))
 	}
-	for name, f := range files {
-		mux.Handle("GET "+f.path, p.file(f, name))
+	for _, f := range files {
+		mux.Handle("GET "+f.path, f)
 	}
 	csrf := http.NewCrossOriginProtection()
 	if err := csrf.AddTrustedOrigin(p.url.String()); err != nil { // a proxy may send another Host

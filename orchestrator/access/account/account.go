@@ -3,9 +3,9 @@
 //
 // An account is a file, so that an operator can read it and delete it: accounts/PRINCIPAL
 // of the state directory. Its principal is a stable id, github:123 or passkey:8a6f…, never
-// a login name, which may go to somebody else. Nothing in it lets anybody in who reads it:
-// of sessions and invitations there are digests, of passkeys public keys, and the forge's
-// token is sealed by package forge.
+// a login name, which may go to somebody else. Its file lets a reader in nowhere: of
+// sessions and invitations there are digests, of passkeys public keys, and the token of a
+// forge is sealed by those who ask that forge.
 package account
 
 import (
@@ -190,7 +190,7 @@ func (s *Store) write(a *Account) error {
 	return nil
 }
 
-// A Person is whom a forge vouches for.
+// A Person is one for whom a forge vouches.
 type Person struct {
 	Principal string // stable: github:ID and gitlab:ID of github.com and gitlab.com, else HOST:ID
 	Login     string // at present

@@ -28,7 +28,7 @@ const invitesHead = `# Invitations, a line each, as orchestrator invite makes th
 // InviteLife is how long an invitation lasts if nothing else is said.
 const InviteLife = 7 * 24 * time.Hour
 
-// An Invite is an invitation of the operator: who has it makes a passkey, once. That is
+// An Invite is an invitation of the operator: a person who has it makes a passkey, once. That is
 // the passkey of a new account, or one more of an account that has lost its own.
 type Invite struct {
 	ID         string // the first 12 hex digits of the code's SHA-256

@@ -10,8 +10,8 @@ import (
 	"9ci/orchestrator/access"
 )
 
-// publicFile has a line for each namespace, or pattern of these, that everybody may read
-// who has logged in, and without a login the readers of the page.
+// publicFile has a line for each namespace, or pattern of these, that every account may
+// read, and on the page everybody.
 const publicFile = "public"
 
 const publicHead = `# Namespaces that everybody may read, a line each, or patterns of these as in
