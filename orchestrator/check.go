@@ -187,12 +187,18 @@ func (c *checker) own(dir string, fi iofs.FileInfo) {
 	}
 }
 
-// people says what the files of accounts, invitations and public namespaces grant.
+// people says what the files of accounts, invitations and public namespaces grant, and
+// what is wrong with the certificate of the page.
 func (c *checker) people(dir string, fi iofs.FileInfo) {
 	for _, name := range account.Files {
 		c.there(filepath.Join(dir, name), fi)
 	}
 	c.found(account.Check(dir, time.Now()))
+	c.found(access.CheckPage(dir, time.Now()))
+	key := filepath.Join(dir, access.PageKeyFile)
+	if file, err := os.Stat(key); err == nil {
+		c.secret(key, "the key", file, fi)
+	}
 }
 
 // keys says what each line of a file of keys grants.

@@ -18,13 +18,6 @@ import (
 	"9ci/proto/ninep"
 )
 
-// The certificate of the page, with intermediate ones, and its key, in the state
-// directory.
-const (
-	webCertFile = "web.crt"
-	webKeyFile  = "web.key"
-)
-
 // A page is the page for people, and where it is served.
 type page struct {
 	*web.Page
@@ -53,7 +46,7 @@ func openPage(o options, s *orchestrator.Server, passed []net.Listener, log *slo
 	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Authority: s.Authority(), Approvals: approvals, Log: log}); err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
 	}
-	cert, key := filepath.Join(o.state, webCertFile), filepath.Join(o.state, webKeyFile)
+	cert, key := filepath.Join(o.state, access.PageCertFile), filepath.Join(o.state, access.PageKeyFile)
 	if _, err := os.Stat(cert); err == nil {
 		if p.certificate, err = access.Pair(cert, key, log); err != nil {
 			return nil, fmt.Errorf("-web: %w", err)

@@ -104,7 +104,7 @@ func TestWeb(t *testing.T) {
 		t.Error(err)
 	}
 
-	if out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=ci.example.org",
+	if out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=ci.example.org", "-addext", "subjectAltName=DNS:ci.example.org",
 		"-keyout", filepath.Join(state, "web.key"), "-out", filepath.Join(state, "web.crt")).CombinedOutput(); err != nil {
 		t.Fatalf("openssl: %v: %s", err, out)
 	}
@@ -120,6 +120,25 @@ func TestWeb(t *testing.T) {
 	p.term()
 	if err := p.end(); err != nil {
 		t.Error(err)
+	}
+	if err := os.Remove(filepath.Join(state, "accounts", "github:7")); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, status := do(t, "check", "-state", state); status != 0 {
+		t.Errorf("check of a good certificate: %d %s", status, out)
+	}
+	key := filepath.Join(state, "web.key")
+	if err := os.Chmod(key, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, status := do(t, "check", "-state", state); status != 1 || !strings.Contains(out, "chmod 600 "+key) {
+		t.Errorf("check of a key that all may read: %d %s", status, out)
+	}
+	if err := os.WriteFile(key, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, status := do(t, "check", "-state", state); status != 1 || !strings.Contains(out, "web.crt: wrong: ") {
+		t.Errorf("check of a bad key: %d %s", status, out)
 	}
 }
 

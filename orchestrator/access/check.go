@@ -124,7 +124,7 @@ func CheckTLS(dir string, now time.Time) []Finding {
 			}
 		}
 		if ready {
-			checkPair(find, file, now)
+			checkPair(find, file, tlsCertFile, tlsKeyFile, "clients know the orchestrator", now)
 		}
 		if text, err := os.ReadFile(file(tlsCAFile)); err == nil {
 			checkAuthorities(find, text, now)
@@ -160,20 +160,22 @@ func valid(c *x509.Certificate, now time.Time) (string, error) {
 	return "until " + ci.FormatTime(c.NotAfter), nil
 }
 
-func checkPair(find func(name, words string, err error), file func(string) string, now time.Time) {
-	cert, err := os.ReadFile(file(tlsCertFile))
+// checkPair says how a server is known by the certificate of a file, with the key of another.
+// Words are how its line begins.
+func checkPair(find func(name, words string, err error), file func(string) string, certFile, keyFile, words string, now time.Time) {
+	cert, err := os.ReadFile(file(certFile))
 	if err != nil {
-		find(tlsCertFile, "", err)
+		find(certFile, "", err)
 		return
 	}
-	key, err := os.ReadFile(file(tlsKeyFile))
+	key, err := os.ReadFile(file(keyFile))
 	if err != nil {
-		find(tlsKeyFile, "", err)
+		find(keyFile, "", err)
 		return
 	}
 	pair, err := parsePair([][]byte{cert, key})
 	if err != nil {
-		find(tlsCertFile, "", fmt.Errorf("%w: it and %s are to be a pair", err, tlsKeyFile))
+		find(certFile, "", fmt.Errorf("%w: it and %s are to be a pair", err, keyFile))
 		return
 	}
 	until, err := valid(pair.Leaf, now)
@@ -185,10 +187,10 @@ func checkPair(find func(name, words string, err error), file func(string) strin
 		err = errors.New("it has no DNS name and no address (subjectAltName), so no client takes it: have the CA issue another")
 	}
 	if err != nil {
-		find(tlsCertFile, "", err)
+		find(certFile, "", err)
 		return
 	}
-	find(tlsCertFile, "clients know the orchestrator by this certificate as "+list(names)+" "+until, nil)
+	find(certFile, words+" by this certificate as "+list(names)+" "+until, nil)
 }
 
 func checkAuthorities(find func(name, words string, err error), text []byte, now time.Time) {

@@ -112,6 +112,16 @@ func TestServeTLS(t *testing.T) {
 	if _, err := access.Pair(crt, key, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("Pair of nonsense: no error")
 	}
+	writePair(t, s.dir, 3)
+	for when, words := range map[time.Duration]string{0: "browsers know the page by this certificate as ci.example.org", 2 * time.Hour: "", -2 * time.Hour: ""} {
+		all := access.CheckPage(s.dir, time.Now().Add(when))
+		if len(all) != 1 || (all[0].Err == nil) != (words != "") || !strings.HasPrefix(all[0].Words, words) {
+			t.Errorf("CheckPage %v from now: %+v", when, all)
+		}
+	}
+	if all := access.CheckPage(t.TempDir(), time.Now()); len(all) > 0 {
+		t.Errorf("CheckPage without a certificate: %+v", all)
+	}
 }
 
 // Without TLS the page is served to this machine alone.
