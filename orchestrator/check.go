@@ -187,8 +187,8 @@ func (c *checker) own(dir string, fi iofs.FileInfo) {
 	}
 }
 
-// people says what the files of accounts, invitations and public namespaces grant, and
-// what is wrong with the certificate of the page.
+// people says what the files of accounts and invitations grant, and what is wrong with the
+// certificate of the page.
 func (c *checker) people(dir string, fi iofs.FileInfo) {
 	for _, name := range account.Files {
 		c.there(filepath.Join(dir, name), fi)

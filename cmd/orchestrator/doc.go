@@ -177,7 +177,6 @@
 //	                    passkey or the key that it is for, and without the file there is no
 //	                    account. / is written %2F, and % %25
 //	invites             a line an invitation that has not been used; not its URL
-//	public              a line a namespace, or a pattern, that everybody may read
 //	url                 URL of the last start with -web
 //
 // An address, of IPv6 a /64, may log in or try to 60 times at once and once each second after
@@ -447,7 +446,7 @@
 //	revoked sources                   if there are any
 //	ca_ed25519 ca_ed25519.pub tokens tokens.used issued revoked.krl barred repositories lock
 //	authorized_tls tls.crt tls.key tls-ca.pem tls-crl.pem    for -tls
-//	accounts invites public url web.crt web.key              for -web
+//	accounts invites url web.crt web.key              for -web
 //
 // # Exit status
 //

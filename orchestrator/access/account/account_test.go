@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	iofs "io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -327,35 +326,6 @@ func TestInviteRace(t *testing.T) {
 	wg.Wait()
 	if all, err := os.ReadDir(filepath.Join(dir, "accounts")); err != nil || len(all) != 1 {
 		t.Errorf("%d accounts, %v, want 1", len(all), err)
-	}
-}
-
-// Public namespaces are those of the file, as it is now; an empty file has none.
-func TestPublic(t *testing.T) {
-	dir := t.TempDir()
-	var log bytes.Buffer
-	p, err := OpenPublic(dir, slog.New(slog.NewTextHandler(&log, nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, step := range []struct {
-		text string
-		want bool
-	}{
-		{publicHead, false}, {"", false}, {"github.com/alice/*\n", true}, {"github.com/*\n", false}, {"nonsense\n\ngithub.com/alice/hello", true}, {"github.com/bob/...", false},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, "public"), []byte(step.text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got := p.Has("github.com/alice/hello"); got != step.want {
-			t.Errorf("with %q: %v, want %v", step.text, got, step.want)
-		}
-		if p.Has("local/x-00000000") {
-			t.Errorf("with %q: an executor's own namespace is public", step.text)
-		}
-	}
-	if !strings.Contains(log.String(), "public:1: the line is skipped") {
-		t.Errorf("log: %s", &log)
 	}
 }
 

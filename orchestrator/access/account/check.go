@@ -16,7 +16,7 @@ import (
 )
 
 // Files are the files of people in a state directory.
-var Files = []string{accountsDir, invitesFile, publicFile}
+var Files = []string{accountsDir, invitesFile}
 
 // Check says what each of Files grants at the time now, to an operator, and what is wrong
 // there. Of accounts it names those that are wrong, and says how many there are. It says
@@ -42,7 +42,7 @@ func Check(dir string, now time.Time) (all []access.Finding) {
 	if n > 0 {
 		all = append(all, access.Finding{File: accounts, Words: fmt.Sprintf("%d accounts", n)})
 	}
-	all = append(all, checkLines(d.Path(invitesFile), func(line string) access.Finding {
+	return append(all, checkLines(d.Path(invitesFile), func(line string) access.Finding {
 		i, err := parseInvite(line)
 		switch {
 		case err != nil:
@@ -51,12 +51,6 @@ func Check(dir string, now time.Time) (all []access.Finding) {
 			return access.Finding{Who: "invitation " + i.ID, Words: "has ended at " + ci.FormatTime(i.Expires)}
 		}
 		return access.Finding{Who: "invitation " + i.ID, Words: i.words()}
-	})...)
-	return append(all, checkLines(d.Path(publicFile), func(line string) access.Finding {
-		if _, err := access.ParsePatterns([]string{line}); err != nil {
-			return access.Finding{Err: err}
-		}
-		return access.Finding{Who: line, Words: "may be read by everybody"}
 	})...)
 }
 
