@@ -32,8 +32,9 @@ const (
 )
 
 const (
-	jobLife = time.Hour   // of a certificate for a token or a job
-	early   = time.Minute // that a certificate holds before it is made: clocks differ
+	jobLife    = time.Hour      // of a certificate for a token or a job
+	personLife = 12 * time.Hour // of one for a person
+	early      = time.Minute    // that a certificate holds before it is made: clocks differ
 )
 
 // An Authority is the orchestrator's own: it gives short certificates to clients that
@@ -44,14 +45,17 @@ const (
 //     so that an edit counts at once.
 //   - github:repo:ID, gitlab:repo:ID or HOST:repo:ID is a repository's CI job. What it may
 //     do stands in the certificate, in extensions that count in no other authority's.
+//   - Any other, as github:ID or passkey:ID, is a person. What it may do is asked of
+//     People.
 //
 // Accounts can be barred, and certificates revoked: Revoke. The files of an Authority
 // may be edited while it runs.
 type Authority struct {
-	dir  stateDir
-	key  ssh.Signer
-	jobs Jobs // nil: none
-	host string
+	dir    stateDir
+	key    ssh.Signer
+	jobs   Jobs // nil: none
+	host   string
+	people *knowledge // what is known of people; nil: none may log in
 
 	tokens       *watched[tokens]
 	barred       *watched[map[string]bool]
@@ -195,7 +199,10 @@ func (a *Authority) grant(id Identity) (Grant, error) {
 		}
 		return t.Grant, t.expired()
 	}
-	return jobGrant(id.Key.(*ssh.Certificate))
+	if cert := id.Key.(*ssh.Certificate); isJob(cert) {
+		return jobGrant(cert)
+	}
+	return a.personGrant(id.Name)
 }
 
 func (t *Token) expired() error {

@@ -14,9 +14,9 @@ import (
 	"9ci/orchestrator/revoked"
 )
 
-// OwnFiles are the files that an Authority keeps in a state directory, besides its key,
-// in the order in which CheckOwn is to be asked of them.
-var OwnFiles = []string{tokensFile, usedFile, issuedFile, krlFile, barredFile, repositoriesFile}
+// OwnFiles are the files that an Authority keeps in a state directory, besides its key, and
+// that of Public, in the order in which CheckOwn is to be asked of them.
+var OwnFiles = []string{tokensFile, usedFile, issuedFile, krlFile, barredFile, repositoriesFile, publicFile}
 
 // AuthorityFile is the file of the key of an Authority.
 const AuthorityFile = authorityFile
@@ -43,6 +43,8 @@ func CheckOwn(dir, name string, now time.Time) ([]Finding, error) {
 			}
 			return Finding{}
 		}), nil
+	case publicFile:
+		return checkPublic(d.Path(name), text), nil
 	case krlFile:
 		_, err := revoked.Parse(text)
 		return nil, err
