@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/internal/wire"
 )
 
@@ -34,11 +36,11 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	if c.s.stopping() {
 		return nil, errStopping
 	}
-	for _, ns := range a.Namespaces {
-		if !c.login.MayPublish(ns) {
-			return nil, &spaceError{ns, fmt.Errorf("%s %s", wire.MayNotPublish, ns)}
-		}
+	uses, err := c.publish(ctx, a.Namespaces)
+	if err != nil {
+		return nil, err
 	}
+	defer func() { releaseAll(uses) }()
 	if c.login.Commit != "" {
 		a.Adopts = false // of most runs, nobody would see that it has them
 	}
@@ -74,6 +76,7 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 	}
 	c.members[a.Name] = m
 	m.namespaces = a.Namespaces
+	m.uses, uses = uses, m.uses
 	if m.name != a.Name {
 		c.tellSecond(m, fresh)
 	}
@@ -82,6 +85,45 @@ func (c *conn) join(ctx context.Context, a wire.Announce, e exporter) (*member, 
 		c.wg.Go(sh.follow)
 	}
 	return m, nil
+}
+
+// publish learns whether the client may publish in all of the namespaces, and enters
+// them.
+func (c *conn) publish(ctx context.Context, namespaces []string) (uses []func(), err error) {
+	defer func() {
+		if err != nil {
+			releaseAll(uses)
+		}
+	}()
+	c.login.LearnAll(ctx, namespaces, true)
+	for _, ns := range namespaces {
+		release, ok, err := c.admit(ctx, ns, true)
+		var absent *access.AbsentError
+		switch {
+		case err != nil:
+			return uses, err
+		case !ok && errors.As(c.login.Absent(ns), &absent):
+			return uses, &spaceError{ns, fmt.Errorf("%s %s: %s", wire.MayNotPublish, ns, absent.Words)}
+		case !ok:
+			return uses, &spaceError{ns, fmt.Errorf("%s %s", wire.MayNotPublish, ns)}
+		}
+		uses = append(uses, release)
+	}
+	return uses, nil
+}
+
+func releaseAll(uses []func()) {
+	for _, release := range uses {
+		release()
+	}
+}
+
+// drop ends what the connection exports under name, as m. c.mu is held.
+func (c *conn) drop(name string, m *member, lost bool) {
+	delete(c.members, name)
+	c.s.dir.leave(m, lost)
+	releaseAll(m.uses)
+	m.uses = nil
 }
 
 // signer returns the key that a proves to hold. The proof names one of the server's
@@ -140,8 +182,7 @@ func (c *conn) withdraw(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m := c.members[name]; m != nil {
-		delete(c.members, name)
-		c.s.dir.leave(m, false)
+		c.drop(name, m, false)
 	}
 }
 
@@ -150,7 +191,6 @@ func (c *conn) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name, m := range c.members {
-		delete(c.members, name)
-		c.s.dir.leave(m, true)
+		c.drop(name, m, true)
 	}
 }

@@ -58,6 +58,9 @@ type conn struct {
 	carriedAll int            // connections to the executor's own SSH server,
 	carried    map[string]int // by requester
 
+	usesMu sync.Mutex  // guards uses
+	uses   map[use]int // of what it does by rights that it may lose
+
 	proofs   int           // of host keys that it asked for
 	renewals *rate.Limiter // of its certificate
 
@@ -323,6 +326,8 @@ func (c *conn) check() error {
 			continue
 		case err == nil && !reflect.DeepEqual(l, was):
 			return errChanged
+		case err == nil:
+			err = c.lost()
 		}
 		return err
 	}

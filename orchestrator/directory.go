@@ -98,6 +98,7 @@ type member struct {
 	silent      atomic.Int64       // when the executor last did not answer, in Unix ns; 0 once it has
 
 	namespaces []string // that it exports, as its newest announcement has them; guarded by conn.mu
+	uses       []func() // end the conn's uses of these; guarded by conn.mu
 
 	announced atomic.Pointer[announced]
 	shares    map[string]*share // by namespace; the directory's

@@ -210,12 +210,16 @@ func (c *conn) find(ctx context.Context, nc ssh.NewChannel) {
 	v := newView(ctx, c)
 	defer v.close()
 	ns, err := ci.CleanNamespace(msg.Namespace)
-	if err == nil && !v.mayRead(ns) {
-		c.mayNotRead(ns)
-		err = iofs.ErrNotExist
-	}
 	if err != nil {
 		wire.Refuse(nc, iofs.ErrNotExist)
+		return
+	}
+	if ok, err := v.enter(ctx, ns); err != nil {
+		refuseUnknown(nc, err)
+		return
+	} else if !ok {
+		c.mayNotRead(ns)
+		wire.Refuse(nc, v.absent(ns))
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)

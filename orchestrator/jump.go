@@ -23,9 +23,9 @@ func (c *conn) jump(ctx context.Context, nc ssh.NewChannel) {
 		wire.Refuse(nc, err)
 		return
 	}
-	sh, err := c.jumpTo(msg.Host)
+	sh, err := c.jumpTo(ctx, msg.Host)
 	if err != nil {
-		wire.Refuse(nc, err)
+		refuseUnknown(nc, err)
 		return
 	}
 	c.carry(ctx, nc, sh, wire.ChannelSSH)
@@ -37,6 +37,10 @@ func (c *conn) reach(ctx context.Context, nc ssh.NewChannel) {
 	var msg wire.ReachMsg
 	if err := ssh.Unmarshal(nc.ExtraData(), &msg); err != nil {
 		nc.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	if err := c.learn(ctx, msg.Namespace, false); err != nil {
+		refuseUnknown(nc, err)
 		return
 	}
 	var sh *share
@@ -55,6 +59,12 @@ func (c *conn) reach(ctx context.Context, nc ssh.NewChannel) {
 // carry splices a client's channel to one of that kind, ChannelSSH or ChannelDoor,
 // to the executor. It ends with the share, and with either connection.
 func (c *conn) carry(ctx context.Context, nc ssh.NewChannel, sh *share, kind string) {
+	release, ok, err := c.admit(ctx, sh.ns, false)
+	if err != nil || !ok { // it is lost since
+		wire.Refuse(nc, cmp.Or(err, errNoExecutor(sh.m.name)))
+		return
+	}
+	defer release()
 	if c.login.Key == nil {
 		wire.Refuse(nc, errors.New("a TLS certificate opens no way to an executor's own SSH server, which lets in the key that has logged in here"))
 		return
@@ -82,9 +92,10 @@ func errNoExecutor(name string) error { return fmt.Errorf("no executor %.80q is 
 // jumpTo returns the executor of that name in the namespaces that the key may
 // read. The key's home namespace comes first; in the others the name must be of
 // one key.
-func (c *conn) jumpTo(name string) (*share, error) {
+func (c *conn) jumpTo(ctx context.Context, name string) (*share, error) {
 	g := c.login
 	d := c.s.dir
+	unknown := c.learnOf(ctx, name)
 	if home := g.Home(); home != "" && g.MayRead(home) {
 		if sh := d.share(home, name); sh != nil {
 			return sh, nil
@@ -102,9 +113,27 @@ func (c *conn) jumpTo(name string) (*share, error) {
 		found = cmp.Or(found, sh)
 	}
 	if found == nil {
-		return nil, errNoExecutor(name)
+		return nil, cmp.Or(unknown, errNoExecutor(name))
 	}
 	return found, nil
+}
+
+// learnOf learns of up to maxListed namespaces that an executor of that name exports
+// whether the client may read them.
+func (c *conn) learnOf(ctx context.Context, name string) error {
+	var unknown []string
+	if host := c.login.AskedHost(); host != "" {
+		for _, ns := range c.s.dir.namespaces(everywhere, host, maxBelow) {
+			if c.s.dir.share(ns, name) != nil && !c.login.Known(ns) && len(unknown) < maxListed {
+				unknown = append(unknown, ns)
+			}
+		}
+	}
+	err := c.login.LearnAll(ctx, unknown, false)
+	if err != nil && ctx.Err() == nil {
+		c.unknown(c.login.AskedHost()+"/...", err)
+	}
+	return err
 }
 
 // dialSSH opens a ChannelSSH or ChannelDoor to the executor, whose own SSH server

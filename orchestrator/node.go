@@ -25,11 +25,11 @@ func qidOf(path string) fs.Qid {
 }
 
 // textFile returns a file of the mux's own at a path of its tree.
-func textFile(path string, text func() []byte) fs.Node {
+func textFile(path string, text func(ctx context.Context) []byte) fs.Node {
 	return fs.Text{
 		Name:    base(path),
 		Qid:     qidOf(path),
-		Make:    func(context.Context) ([]byte, error) { return text(), nil },
+		Make:    func(ctx context.Context) ([]byte, error) { return text(ctx), nil },
 		ModTime: func() time.Time { return started },
 	}
 }

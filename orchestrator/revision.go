@@ -33,7 +33,9 @@ func (r revisions) dir() fs.Dir {
 
 // find returns the best run of a revision, of the first executor that answers.
 func (r revisions) find(ctx context.Context, rev string) (fs.Node, error) {
-	if !r.v.mayRead(r.ns) {
+	if ok, err := r.v.enter(ctx, r.ns); err != nil {
+		return nil, err
+	} else if !ok {
 		return nil, iofs.ErrNotExist
 	}
 	rev, tar := strings.CutSuffix(rev, ".tar")
@@ -136,12 +138,17 @@ func ambiguous(runs []run, rev string) bool {
 // await returns the path of a run of rev in a namespace: one that is under way, else
 // the best that has ended, else the first to come, for which it waits.
 func (v *view) await(ctx context.Context, namespace, rev string) (string, error) {
-	ns, err := v.home(namespace)
+	ns, err := v.homeAfter(ctx, namespace)
 	if err != nil {
 		return "", err
 	}
-	if ns, err = ci.CleanNamespace(ns); err != nil || !v.mayRead(ns) {
+	if ns, err = ci.CleanNamespace(ns); err != nil {
 		return "", iofs.ErrNotExist
+	}
+	if ok, err := v.enter(ctx, ns); err != nil {
+		return "", err
+	} else if !ok {
+		return "", v.absent(ns)
 	}
 	if rev != "last" && (len(rev) < 7 || !ci.IsHex(rev)) {
 		return "", fmt.Errorf("%.80q is known to an executor alone: want last, or seven or more digits of a commit, a tree or a score", rev)

@@ -34,6 +34,7 @@ type Server struct {
 	config  *ssh.ServerConfig
 	policy  *access.Joint
 	own     *access.Authority
+	public  *access.Public
 	tls     *access.TLS // nil: no TLS
 	sources *access.Sources
 	dir     directory
@@ -55,12 +56,13 @@ type Server struct {
 
 // Options are the optional settings of a Server.
 type Options struct {
-	TLS         bool         // ServeTLS is going to be called
-	Authorities string       // a file of keys, as in authorized_keys, whose certificates are trusted; "": none
-	URL         string       // of the orchestrator, as others reach it; its host is the one that CI jobs' tokens are made out to. "": not known
-	Jobs        access.Jobs  // which know the tokens of CI jobs; nil: the forges of the state
-	Log         *slog.Logger // nil: nowhere
-	Trace       io.Writer    // 9P messages, one a line; nil: nowhere
+	TLS         bool          // ServeTLS is going to be called
+	Authorities string        // a file of keys, as in authorized_keys, whose certificates are trusted; "": none
+	URL         string        // of the orchestrator, as others reach it; its host is the one that CI jobs' tokens are made out to. "": not known
+	Jobs        access.Jobs   // which know the tokens of CI jobs; nil: the forges of the state
+	People      access.People // whose accounts may log in; nil: none
+	Log         *slog.Logger  // nil: nowhere
+	Trace       io.Writer     // 9P messages, one a line; nil: nowhere
 }
 
 // New returns a server whose state is in dir. On a first start it makes dir, the
@@ -95,7 +97,13 @@ func New(dir string, o Options) (*Server, error) {
 	if s.own, err = access.OpenAuthority(dir, o.Jobs, host, s.log); err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
+	if o.People != nil {
+		s.own.Ask(o.People)
+	}
 	s.policy = access.NewJoint(keys, s.own)
+	if s.public, err = access.OpenPublic(dir, s.log); err != nil {
+		return nil, fmt.Errorf("orchestrator: state: %w", err)
+	}
 	if s.sources, err = access.NewSources(filepath.Join(dir, sourcesFile), s.log); err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
@@ -132,7 +140,7 @@ type loginKey struct{}
 
 // authenticate is asked for each key that a client at from offers.
 func (s *Server) authenticate(from net.Addr, key ssh.PublicKey) (*ssh.Permissions, error) {
-	l, err := access.Enter(s.policy, key, from)
+	l, err := s.permit(key, from)
 	if err != nil {
 		return nil, &keyError{wire.Fingerprint(key), err}
 	}
@@ -141,6 +149,16 @@ func (s *Server) authenticate(from net.Addr, key ssh.PublicKey) (*ssh.Permission
 		p.CriticalOptions = cert.CriticalOptions // the ssh package enforces source-address
 	}
 	return p, nil
+}
+
+// permit returns what a login by key is at present.
+func (s *Server) permit(key ssh.PublicKey, from net.Addr) (*access.Login, error) {
+	l, err := access.Enter(s.policy, key, from)
+	if err != nil {
+		return nil, err
+	}
+	l.Grant = s.public.Add(l.Grant)
+	return l, nil
 }
 
 // Serve answers the connections that arrive on l until ctx is done. It closes l, at
@@ -214,25 +232,34 @@ type changing interface{ Changed() <-chan struct{} }
 // watch has policy find that its files have changed though no client does anything,
 // and ends the connections of keys that may not enter any more, or no longer.
 func (s *Server) watch(ctx context.Context, policy changing) {
-	changed := policy.Changed()
+	changed, public := policy.Changed(), s.public.Changed()
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
 			policy.Changed()
+			s.public.Changed()
 			for _, c := range s.live.all() {
 				c.expire(time.Now())
 			}
 		case <-changed:
 			changed = policy.Changed()
 			s.auditRevoked()
-			for _, c := range s.live.all() {
-				c.recheck()
-			}
+			s.recheck()
+		case <-public:
+			public = s.public.Changed()
+			s.recheck()
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// recheck ends the connections that may not do what they do any more.
+func (s *Server) recheck() {
+	for _, c := range s.live.all() {
+		c.recheck()
 	}
 }
 
@@ -275,7 +302,7 @@ func (s *Server) login(ctx context.Context, nc *access.Conn) (c *conn, chans <-c
 		nc.SetDeadline(time.Time{})
 		nc.LoggedIn()
 		l := sc.Permissions.ExtraData[loginKey{}].(*access.Login)
-		enter := func(key ssh.PublicKey) (*access.Login, error) { return access.Enter(s.policy, key, nc.RemoteAddr()) }
+		enter := func(key ssh.PublicKey) (*access.Login, error) { return s.permit(key, nc.RemoteAddr()) }
 		r, err := s.enter(l)
 		if c = newConn(s, sc.Conn, l, enter, r); err != nil {
 			c.busy(err)

@@ -112,12 +112,8 @@ const (
 // patterns returns, for each pattern of g that may match something at or below a
 // directory, the elements that are left behind it.
 func patterns(g access.Grant, dir string) [][]string {
-	all := g.Namespaces
-	if len(all) == 0 {
-		all = []access.Pattern{some}
-	}
 	var left [][]string
-	for _, p := range all {
+	for _, p := range g.Readable() {
 		rest := strings.Split(string(p), "/")
 		if first, _, _ := strings.Cut(dir, "/"); first == "local" && rest[0] != first {
 			continue // as access has it

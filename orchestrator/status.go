@@ -1,6 +1,7 @@
 package orchestrator
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"strconv"
@@ -9,7 +10,8 @@ import (
 )
 
 // status is the status of the root: what the session may know of the whole.
-func (v *view) status() []byte {
+func (v *view) status(ctx context.Context) []byte {
+	v.learnBelow(ctx, "")
 	names := v.namespaces(math.MaxInt)
 	members := map[*member]bool{}
 	for _, ns := range names {

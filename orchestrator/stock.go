@@ -128,8 +128,7 @@ func (c *conn) cancelForward(kind string, payload []byte) {
 	defer c.mu.Unlock()
 	for n, m := range c.members {
 		if e, ok := m.exporter.(forwardExport); ok && string(e.payload) == name {
-			delete(c.members, n)
-			c.s.dir.leave(m, false)
+			c.drop(n, m, false)
 		}
 	}
 }

@@ -57,7 +57,11 @@ func (s *Server) serveTLS(ctx context.Context, nc *access.Conn) {
 	cancel()
 	state := tc.ConnectionState()
 	enter := func(ssh.PublicKey) (*access.Login, error) {
-		return s.tls.Enter(state.PeerCertificates, nc.RemoteAddr())
+		l, err := s.tls.Enter(state.PeerCertificates, nc.RemoteAddr())
+		if err == nil {
+			l.Grant = s.public.Add(l.Grant)
+		}
+		return l, err
 	}
 	var login *access.Login
 	if err == nil {

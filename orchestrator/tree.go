@@ -31,11 +31,12 @@ var spaceNames = []string{"ci", "find", "n", "status"}
 var homeNames = []string{"ci", "n", "artifacts", "find"}
 
 func (p place) find(ctx context.Context, name string) (fs.Node, error) {
+	_, unknown := p.v.enter(ctx, p.path)
 	if n := p.own(name); n != nil {
 		return n, nil
 	}
 	if p.path == "" && slices.Contains(homeNames, name) {
-		home, err := p.v.home(p.home)
+		home, err := p.v.homeAfter(ctx, p.home)
 		if err != nil {
 			return nil, err
 		}
@@ -45,14 +46,24 @@ func (p place) find(ctx context.Context, name string) (fs.Node, error) {
 		return fs.Walk(ctx, p.v.root(), home+"/"+name)
 	}
 	sub := join(p.path, name)
-	if p.v.leads(sub) {
+	ok, err := p.v.leadsAfter(ctx, sub)
+	switch {
+	case ok:
 		return place{v: p.v, path: sub}.dir(), nil
+	case err != nil:
+		return nil, err
+	case unknown != nil:
+		return nil, unknown
 	}
 	p.v.noteWalk(ctx, sub)
-	return nil, iofs.ErrNotExist
+	return nil, p.v.absent(sub)
 }
 
-func (p place) list(context.Context) ([]fs.Node, error) {
+func (p place) list(ctx context.Context) ([]fs.Node, error) {
+	_, unknown := p.v.enter(ctx, p.path)
+	if err := p.v.learnBelow(ctx, p.path); unknown == nil {
+		unknown = err
+	}
 	var names []string
 	switch {
 	case p.path == "":
@@ -69,6 +80,9 @@ func (p place) list(context.Context) ([]fs.Node, error) {
 			all = append(all, place{v: p.v, path: join(p.path, name)}.dir())
 		}
 	}
+	if len(all) == 0 && unknown != nil { // that there is nothing would not be true
+		return nil, unknown
+	}
 	return all, nil
 }
 
@@ -79,7 +93,7 @@ func (p place) own(name string) fs.Node {
 	case p.path == "" && name == "status":
 		return textFile(path, p.v.status)
 	case p.path == "" && name == "event":
-		return p.event(path, func(line string) bool { return p.v.mayRead(namespaceOf(line)) })
+		return p.event(path, newShown(p.v))
 	case p.path == "" || !p.isSpace():
 		return nil
 	}
@@ -89,7 +103,7 @@ func (p place) own(name string) fs.Node {
 	case "n":
 		return newDir(path, p.listMembers, p.findMember)
 	case "status":
-		return textFile(path, func() []byte { return spaceStatus(p.v.c.s.dir, p.path) })
+		return textFile(path, func(context.Context) []byte { return spaceStatus(p.v.c.s.dir, p.path) })
 	case "event":
 		return p.event(path, nil)
 	case "find":
@@ -101,7 +115,7 @@ func (p place) own(name string) fs.Node {
 }
 
 // event returns the event file of the root or of a namespace.
-func (p place) event(path string, show func(line string) bool) fs.Node {
+func (p place) event(path string, show *shown) fs.Node {
 	st := fs.FileStat(base(path), qidOf(path), 0, started)
 	return ownFile{st, func() fs.File { return newEventFile(p.v.c.s.dir.watch(p.path), show) }}
 }
@@ -111,16 +125,22 @@ func (p place) isSpace() bool {
 }
 
 // findMember returns the executor of that name in the namespace.
-func (p place) findMember(_ context.Context, name string) (fs.Node, error) {
+func (p place) findMember(ctx context.Context, name string) (fs.Node, error) {
+	ok, err := p.v.enter(ctx, p.path)
 	sh := p.v.c.s.dir.share(p.path, name)
-	if sh == nil || !p.v.mayRead(p.path) {
+	if err != nil {
+		return nil, err
+	}
+	if sh == nil || !ok {
 		return nil, iofs.ErrNotExist
 	}
 	return &memberDir{v: p.v, sh: sh}, nil
 }
 
-func (p place) listMembers(context.Context) ([]fs.Node, error) {
-	if !p.v.mayRead(p.path) {
+func (p place) listMembers(ctx context.Context) ([]fs.Node, error) {
+	if ok, err := p.v.enter(ctx, p.path); err != nil {
+		return nil, err
+	} else if !ok {
 		return nil, iofs.ErrNotExist
 	}
 	var all []fs.Node

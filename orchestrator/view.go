@@ -29,6 +29,7 @@ type view struct {
 	mu      sync.Mutex // guards what follows
 	peers   map[*share]*peer
 	readers map[*member]*reader // nil once the view is closed
+	uses    map[string]func()   // namespaces that it has entered, and what ends that
 }
 
 // A peer is a session's link to one executor.
@@ -48,7 +49,7 @@ func newView(ctx context.Context, c *conn) *view {
 func (v *view) door() *door.Tree {
 	return &door.Tree{
 		User:    v.c.login.User(),
-		Whoami:  v.whoami(),
+		Whoami:  v.whoami,
 		Trace:   v.c.s.trace,
 		Walk:    v.walk,
 		Await:   v.await,
@@ -63,9 +64,12 @@ func (v *view) close() {
 	v.cancel()
 	v.wg.Wait()
 	v.mu.Lock()
-	held := v.readers
-	v.readers = nil
+	held, uses := v.readers, v.uses
+	v.readers, v.uses = nil, nil
 	v.mu.Unlock()
+	for _, release := range uses {
+		release()
+	}
 	for _, r := range held {
 		r.letGo()
 	}
@@ -101,8 +105,12 @@ func (v *view) root() fs.Dir { return place{v: v}.dir() }
 // first executor finds nothing there, and may wait for others.
 func (v *view) attach(ctx context.Context, _, aname string) (fs.Dir, error) {
 	aname = strings.Trim(aname, "/")
-	if ns, err := ci.CleanNamespace(aname); err == nil && v.mayRead(ns) {
-		return place{v: v, path: ns, entered: true}.dir(), nil
+	if ns, err := ci.CleanNamespace(aname); err == nil {
+		if ok, err := v.enter(ctx, ns); err != nil {
+			return nil, err
+		} else if ok {
+			return place{v: v, path: ns, entered: true}.dir(), nil
+		}
 	}
 	return door.AsDir(fs.Walk(v.note(ctx, aname), v.root(), aname))
 }
@@ -118,8 +126,21 @@ func (v *view) walk(ctx context.Context, namespace, path string) (fs.Node, error
 	return door.Walk(ctx, place{v: v, home: namespace}.dir(), path)
 }
 
+// homeAfter is home that learns of what it has to know.
+func (v *view) homeAfter(ctx context.Context, named string) (string, error) {
+	err := error(nil)
+	if named == "" && v.c.login.Home() == "" {
+		err = v.learnBelow(ctx, "")
+	}
+	ns, herr := v.home(named)
+	if herr != nil && err != nil {
+		return "", err
+	}
+	return ns, herr
+}
+
 // home returns the home namespace: named unless it is "", else the one that the
-// key's line names, else the only one that the key may read.
+// key's line names, else the only one that it is known that the key may read.
 func (v *view) home(named string) (string, error) {
 	if named != "" {
 		return named, nil
@@ -194,28 +215,6 @@ func (v *view) export(ctx context.Context, rwc io.ReadWriteCloser, path string) 
 	}
 	v.c.withdraw(a.Name)
 	return nil
-}
-
-// whoami says what the key is and may do.
-func (v *view) whoami() ci.Attrs {
-	l := v.c.login
-	var where []string
-	for _, p := range l.Namespaces {
-		where = append(where, string(p))
-	}
-	a := ci.Attrs{
-		{Name: "key", Value: l.String()},
-		{Name: "name", Value: l.Name},
-		{Name: "rights", Value: l.Rights()},
-		{Name: "namespaces", Value: strings.Join(where, " ")},
-	}
-	if l.Commit != "" {
-		a = append(a, ci.Attr{Name: "commit", Value: l.Commit})
-	}
-	if ends := v.c.latest.Load().Ends(); !ends.IsZero() {
-		a = append(a, ci.Attr{Name: "expires", Value: ci.FormatTime(ends)})
-	}
-	return a
 }
 
 // mayRead reports whether the session's key may read ns.

@@ -117,6 +117,20 @@ func TestCheck(t *testing.T) {
 	}
 	write(authorized, keys[0])
 
+	public := filepath.Join(state, "public")
+	write(public, "# all", "github.com/Alice/hello", "local/x", "github.com/alice")
+	out = check(1)
+	for _, want := range []string{
+		public + ":2: github.com/Alice/hello: everybody who has logged in may read it\n",
+		public + ":3: wrong: a namespace local/NAME is one executor's own, and never public: the line opens nothing\n",
+		public + `:4: wrong: there can be no such namespace: namespace "github.com/alice": want host/owner/repo`,
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	os.Remove(public)
+
 	host := filepath.Join(state, "ssh_host_ed25519_key")
 	for _, test := range []struct {
 		name  string

@@ -61,6 +61,10 @@
 // A connection also ends within a second of the time at which its certificate, token or
 // line does. 9ci, and stock ssh on standard error, are told why.
 //
+// What a line of the file public of the state directory names, a namespace or a pattern as
+// in authorized_keys, everybody may read who has logged in, by whatever means. A namespace
+// local/NAME never is public. An edit counts at once.
+//
 // While one of the files of this manual cannot be read or is gone, what it said last
 // stands, and the log says so: to take all lines back, empty the file. A list of
 // revoked keys that cannot be understood counts as one that cannot be read. An
@@ -255,7 +259,8 @@
 // # What they see
 //
 //	/status /event          of all namespaces that the key may read
-//	/HOST/OWNER/REPO/       a namespace; an aname enters it
+//	/HOST/OWNER/REPO/       a namespace; an aname enters it. Of a person's forge any /HOST
+//	                        and /HOST/OWNER is there
 //	    ci/REV/             the best finished run by commit, tree, a prefix of
 //	                        seven or more digits, score, or last
 //	    artifacts/REV/      what it left
@@ -356,8 +361,8 @@
 //	renew    the connection has another certificate from now on; serial=, expires=
 //	revoke   the token, account or certificate, serial=, has been revoked; it has no addr
 //	refuse   what=login, token, announce, forward or namespace was refused; err says why.
-//	         The client of a namespace= is told no more than "file not found", and that
-//	         of a token no more than that
+//	         The client of a namespace= is told no more than "file not found", or that
+//	         a forge does not answer, and that of a token no more than that
 //	join     an executor= shows its runs in a namespace=; generation= counts
 //	leave    it no longer does
 //	adopt    it has a run= of a score= that another key, signer=, has signed: by its
@@ -443,7 +448,7 @@
 //	ssh_host_ed25519_key ssh_host_ed25519_key.pub
 //	ssh_host_*_key                    others
 //	authorized_keys
-//	revoked sources                   if there are any
+//	revoked sources public            if there are any
 //	ca_ed25519 ca_ed25519.pub tokens tokens.used issued revoked.krl barred repositories lock
 //	authorized_tls tls.crt tls.key tls-ca.pem tls-crl.pem    for -tls
 //	accounts invites url web.crt web.key              for -web

@@ -74,6 +74,11 @@ const (
 
 	maxQuestions = 8    // of one account that are under way
 	maxLearned   = 4096 // namespaces of one account of which something is known
+
+	// maxHeld is how many of these may be held. Each is asked of every four minutes,
+	// and GitHub answers an account 5000 questions an hour
+	// (docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api).
+	maxHeld = 256
 )
 
 // A knowledge is what has been learned of accounts of people.
@@ -90,6 +95,7 @@ type knowledge struct {
 type account struct {
 	turns   chan struct{} // holds a token for each question that is under way
 	learned map[string]*learned
+	held    int // of learned
 }
 
 // A learned is what is known of an account in one namespace.
@@ -120,7 +126,7 @@ func (k *knowledge) of(principal string) *account {
 }
 
 // find returns what is known of an account in a namespace, or makes an entry for it. It
-// returns nil if there are too many that are in use. k.mu is held.
+// returns nil if there are too many that somebody needs. k.mu is held.
 func (k *knowledge) find(principal, ns string, now time.Time) *learned {
 	if now.Sub(k.swept) > rightsLife {
 		k.swept = now
@@ -206,7 +212,7 @@ func (k *knowledge) learn(ctx context.Context, w who, ns string) error {
 	switch {
 	case l == nil:
 		k.mu.Unlock()
-		return w.unknown(fmt.Errorf("%s does something in over %d namespaces: %w", w.principal, maxLearned, fs.ErrBusy))
+		return w.unknown(fmt.Errorf("%d questions of this account: %w", maxLearned, fs.ErrBusy))
 	case now.Before(l.until):
 		k.mu.Unlock()
 		return nil
@@ -338,25 +344,28 @@ func (k *knowledge) look(w who, ns string, l *learned) {
 }
 
 // hold has what an account may do in a namespace asked again and again, until release is
-// called, so that k.changed is called when it may do less.
-func (k *knowledge) hold(w who, ns string) (release func()) {
+// called, so that k.changed is called when it may do less. The error is fs.ErrBusy.
+func (k *knowledge) hold(w who, ns string) (release func(), err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
 	l := k.find(w.principal, ns, now)
-	if l == nil {
-		return func() {}
+	a := k.of(w.principal)
+	if l == nil || l.held == 0 && a.held >= maxHeld {
+		return nil, fmt.Errorf("one account is in %d namespaces at once at most: %w", maxHeld, fs.ErrBusy)
 	}
 	if l.held++; l.held == 1 {
+		a.held++
 		k.watch(w, ns, l, now)
 	}
 	return sync.OnceFunc(func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if l.held--; l.held == 0 {
+			a.held--
 			l.due.Stop()
 		}
-	})
+	}), nil
 }
 
 // An asked is the account of a grant that is asked. The zero one is of a grant that is
@@ -371,6 +380,9 @@ func (g Grant) Asks(ns string) bool {
 	host, _, _ := strings.Cut(ns, "/")
 	return g.AskedHost() != "" && host == g.AskedHost()
 }
+
+// IsPerson reports whether the grant is a person's.
+func (g Grant) IsPerson() bool { return g.asked.k != nil }
 
 // AskedHost returns the host of the forge that is asked for this grant, "" if none is.
 func (g Grant) AskedHost() string { return g.asked.host }
@@ -387,9 +399,11 @@ func (g Grant) Learn(ctx context.Context, ns string, publish bool) error {
 	return g.asked.k.learn(ctx, g.asked.who, ns)
 }
 
-// LearnAll is Learn of some namespaces, to read them, in LearnTime together. It returns
-// the first error.
-func (g Grant) LearnAll(ctx context.Context, list []string) error {
+// LearnAll is Learn of some namespaces, in LearnTime together. It returns the first error.
+func (g Grant) LearnAll(ctx context.Context, list []string, publish bool) error {
+	if g.AskedHost() == "" {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, LearnTime)
 	defer cancel()
 	turns := make(chan struct{}, maxQuestions)
@@ -400,7 +414,7 @@ func (g Grant) LearnAll(ctx context.Context, list []string) error {
 		turns <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-turns }()
-			if err := g.Learn(ctx, ns, false); err != nil {
+			if err := g.Learn(ctx, ns, publish); err != nil {
 				once.Do(func() { first = err })
 			}
 		})
@@ -430,10 +444,11 @@ func (g Grant) Absent(ns string) error {
 }
 
 // Hold has what Learn has learned of ns asked again in time, until release is called: so
-// it stays known, and the Changed of the Authority tells if it is less.
-func (g Grant) Hold(ns string) (release func()) {
+// it stays known, and the Changed of the Authority tells if it is less. The error is
+// fs.ErrBusy, of an account that holds too much.
+func (g Grant) Hold(ns string) (release func(), err error) {
 	if !g.Asks(ns) {
-		return func() {}
+		return func() {}, nil
 	}
 	return g.asked.k.hold(g.asked.who, ns)
 }

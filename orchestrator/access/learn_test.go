@@ -129,6 +129,15 @@ func (p *personTest) learn(ns string) error {
 	return p.grant.Learn(p.Context(), ns, false)
 }
 
+func (p *personTest) hold(ns string) (release func()) {
+	p.Helper()
+	release, err := p.grant.Hold(ns)
+	if err != nil {
+		p.Error(err)
+	}
+	return release
+}
+
 func (p *personTest) may(ns string, read, publish bool) {
 	p.Helper()
 	if p.grant.MayRead(ns) != read || p.grant.MayPublish(ns) != publish {
@@ -291,7 +300,7 @@ func TestLearnSlow(t *testing.T) {
 		}
 		p.people.set(func() { p.people.most = 0; p.people.took = 100 * time.Millisecond })
 		for range 30 {
-			wg.Go(func() { p.grant.LearnAll(t.Context(), all) })
+			wg.Go(func() { p.grant.LearnAll(t.Context(), all, false) })
 		}
 		wg.Wait()
 		if p.people.most != maxQuestions {
@@ -300,7 +309,7 @@ func TestLearnSlow(t *testing.T) {
 		began = time.Now()
 		p.people.set(func() { p.people.took = time.Second })
 		other := p.of("github:2")
-		if err := other.LearnAll(t.Context(), all); !errors.Is(err, fs.ErrBusy) || time.Since(began) != LearnTime {
+		if err := other.LearnAll(t.Context(), all, false); !errors.Is(err, fs.ErrBusy) || time.Since(began) != LearnTime {
 			t.Errorf("LearnAll took %v: %v", time.Since(began), err)
 		}
 	})
@@ -310,8 +319,7 @@ func TestLearnSlow(t *testing.T) {
 func TestHold(t *testing.T) {
 	person(t, func(t *testing.T, p *personTest) {
 		p.learn(hello)
-		release := p.grant.Hold(hello)
-		second := p.grant.Hold(hello)
+		release, second := p.hold(hello), p.hold(hello)
 		for range 10 { // it never goes
 			time.Sleep(rightsLife - askEarly)
 			synctest.Wait()
@@ -365,8 +373,7 @@ func TestLearnMany(t *testing.T) {
 		other := p.of("github:2")
 		other.Learn(t.Context(), hello, false)
 		p.learn(hello)
-		release := p.grant.Hold(hello)
-		defer release()
+		defer p.hold(hello)()
 		for i := range 2 * maxLearned {
 			p.learn(fmt.Sprintf("github.com/x/r%d", i))
 		}
@@ -378,12 +385,13 @@ func TestLearnMany(t *testing.T) {
 			t.Error("another account's is forgotten")
 		}
 		var held []func()
-		for i := range maxLearned {
-			held = append(held, p.grant.Hold(fmt.Sprintf("github.com/y/r%d", i)))
+		for i := range maxHeld - 1 {
+			held = append(held, p.hold(fmt.Sprintf("github.com/y/r%d", i)))
 		}
-		if err := p.learn("github.com/z/z"); !errors.Is(err, fs.ErrBusy) {
+		if _, err := p.grant.Hold("github.com/z/z"); !errors.Is(err, fs.ErrBusy) {
 			t.Errorf("one more: %v", err)
 		}
+		p.hold(hello)() // it is held already
 		for _, r := range held {
 			r()
 		}

@@ -22,9 +22,11 @@ import (
 
 // A Tree is what one session sees.
 type Tree struct {
-	User   fs.User   // of the session
-	Whoami ci.Attrs  // what the command whoami prints
-	Trace  io.Writer // 9P messages, one a line; nil: nowhere
+	User  fs.User   // of the session
+	Trace io.Writer // 9P messages, one a line; nil: nowhere
+
+	// Whoami returns what the command whoami prints.
+	Whoami func(ctx context.Context) ci.Attrs
 
 	// Walk returns what stands at a path as Walk of this package has it. The
 	// path "" is the root. If namespace is not "", the names that a

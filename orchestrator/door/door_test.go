@@ -49,7 +49,7 @@ func testTree(open *sync.WaitGroup) *Tree {
 	open.Add(1)
 	return &Tree{
 		User:    user,
-		Whoami:  ci.Attrs{{Name: "key", Value: "alice"}},
+		Whoami:  func(context.Context) ci.Attrs { return ci.Attrs{{Name: "key", Value: "alice"}} },
 		Walk:    func(ctx context.Context, ns, path string) (fs.Node, error) { return Walk(ctx, root, ns+"/"+path) },
 		Serve9P: srv.Serve,
 		Close:   open.Done,

@@ -13,6 +13,7 @@ import (
 
 	"9ci/fs"
 	"9ci/fs/ci"
+	"9ci/orchestrator/access"
 )
 
 // Exit statuses of commands.
@@ -119,7 +120,10 @@ func worse(status int, err error) int {
 
 // errorText returns an error about a file in the words of Unix commands.
 func errorText(err error) string {
+	var absent *access.AbsentError
 	switch {
+	case errors.As(err, &absent):
+		return absent.Error()
 	case errors.Is(err, iofs.ErrNotExist):
 		return "file not found"
 	case errors.Is(err, fs.ErrIsDir):
@@ -319,6 +323,6 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 }
 
 func (s *session) whoami(out io.Writer, _ []string) int {
-	out.Write(s.tree.Whoami.Text())
+	out.Write(s.tree.Whoami(s.ctx).Text())
 	return exitOK
 }

@@ -42,9 +42,11 @@ func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.Exp
 func guestTree(ctx context.Context, user fs.User, namespace string, serve ServeFunc) *door.Tree {
 	g := &guest{ctx: ctx, user: user, namespace: namespace, serve: serve}
 	return &door.Tree{
-		User:   user,
-		Whoami: ci.Attrs{{Name: "key", Value: user.Name}, {Name: "namespaces", Value: namespace}, {Name: "rights", Value: "read"}},
-		Walk:   g.walk,
+		User: user,
+		Whoami: func(context.Context) ci.Attrs {
+			return ci.Attrs{{Name: "key", Value: user.Name}, {Name: "namespaces", Value: namespace}, {Name: "rights", Value: "read"}}
+		},
+		Walk: g.walk,
 		Serve9P: func(ctx context.Context, rwc io.ReadWriteCloser) error {
 			serve(ctx, rwc, namespace, user)
 			return nil
