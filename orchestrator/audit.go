@@ -89,13 +89,13 @@ func (a *audit) of(l *access.Login, addr net.Addr, level slog.Level, msg string,
 
 // ofStranger writes a line of one that has not logged in, with the keys that it
 // offered.
-func (a *audit) ofStranger(addr net.Addr, msg, keys string, attrs ...slog.Attr) {
+func (a *audit) ofStranger(addr net.Addr, level slog.Level, msg, keys string, attrs ...slog.Attr) {
 	missed, ok := a.networks.Take(network(addr))
 	if !ok || !a.strangers.Allow() {
 		a.metrics.missed.Inc()
 		return
 	}
-	a.write(addr, slog.LevelWarn, msg, keys, "", missed, attrs)
+	a.write(addr, level, msg, keys, "", missed, attrs)
 }
 
 func (a *audit) write(addr net.Addr, level slog.Level, msg, key, principal string, missed int, attrs []slog.Attr) {
@@ -150,12 +150,12 @@ func (s *Server) refusedLogin(addr net.Addr, err error) {
 	case errors.As(err, &late) && late.Timeout():
 		s.metrics.logins.WithLabelValues("late").Inc()
 		s.metrics.refusals.WithLabelValues("login").Inc()
-		s.audit.ofStranger(addr, "refuse", "", slog.String("what", "login"), slog.String("err", errLate))
+		s.audit.ofStranger(addr, slog.LevelWarn, "refuse", "", slog.String("what", "login"), slog.String("err", errLate))
 		return
 	case errors.Is(err, errNotSSH):
 		s.metrics.logins.WithLabelValues("left").Inc()
 		s.metrics.refusals.WithLabelValues("login").Inc()
-		s.audit.ofStranger(addr, "refuse", "", slog.String("what", "login"), slog.String("err", errNotSSH.Error()))
+		s.audit.ofStranger(addr, slog.LevelWarn, "refuse", "", slog.String("what", "login"), slog.String("err", errNotSSH.Error()))
 		return
 	case !errors.As(err, &auth):
 		s.metrics.logins.WithLabelValues("left").Inc()
@@ -179,7 +179,7 @@ func (s *Server) refusedLogin(addr net.Addr, err error) {
 	}
 	s.metrics.logins.WithLabelValues("refused").Inc()
 	s.metrics.refusals.WithLabelValues("login").Inc()
-	s.audit.ofStranger(addr, "refuse", strings.Join(keys, ","), slog.String("what", "login"), slog.String("err", clip(strings.Join(reasons, "; "))))
+	s.audit.ofStranger(addr, slog.LevelWarn, "refuse", strings.Join(keys, ","), slog.String("what", "login"), slog.String("err", clip(strings.Join(reasons, "; "))))
 }
 
 // audit writes a line of the connection's.

@@ -190,19 +190,19 @@ func TestAuditIsBounded(t *testing.T) {
 			return &net.TCPAddr{IP: net.IPv4(10, byte(i>>16), byte(i>>8), byte(i)), Port: 1}
 		}
 		for range 10 * strangerBurst {
-			a.ofStranger(addr(1), "refuse", "k", slog.String("what", "login"))
+			a.ofStranger(addr(1), slog.LevelWarn, "refuse", "k", slog.String("what", "login"))
 		}
 		if found, _ := book.lines("addr=10.0.0.1:"); len(found) != strangerBurst {
 			t.Errorf("%d lines of one address, want %d", len(found), strangerBurst)
 		}
 		for i := range 10 * strangersBurst {
-			a.ofStranger(addr(2+i), "refuse", "k", slog.String("what", "login"))
+			a.ofStranger(addr(2+i), slog.LevelWarn, "refuse", "k", slog.String("what", "login"))
 		}
 		if found, _ := book.lines(); len(found) != strangersBurst {
 			t.Errorf("%d lines of all strangers, want %d", len(found), strangersBurst)
 		}
 		time.Sleep(time.Minute)
-		a.ofStranger(addr(1), "refuse", "k")
+		a.ofStranger(addr(1), slog.LevelWarn, "refuse", "k")
 		book.await("addr=10.0.0.1:", fmt.Sprintf("missed=%d", 9*strangerBurst))
 	})
 }

@@ -9,7 +9,8 @@
 //
 //   - A key is one line of authorized_keys or a certificate of a trusted
 //     authority. Its grant says which namespaces it may read and publish:
-//     package access.
+//     package access. Of a person that is learned of its forge, where a client
+//     enters a namespace.
 //   - A member is one connected export. Its generation number tells it from an
 //     earlier connection of the same name. A name belongs, within a namespace,
 //     to the key that announced it, and for a minute after: another key is
@@ -30,7 +31,7 @@
 //
 // State is a directory of plain files: host keys, authorized_keys, revoked keys, rules
 // for addresses, and the files of package access: those of the orchestrator's own
-// authority and its tokens, and those for TLS. All else is rebuilt from the executors
+// authority and its tokens, what is public, and those for TLS. All else is rebuilt from the executors
 // that are connected.
 //
 // # Wire
@@ -98,9 +99,19 @@
 // certificate, a line as in authorized_keys, and on standard error a line for people.
 // Exit status 1 is of a token that lets the key in nowhere, and 75 of one that may be
 // tried again. The token of a CI job is made out to the audience HOST:FINGERPRINT, with
-// the name of the orchestrator and the SHA256 fingerprint of the key. The user join may do
-// nothing else, and counts as half-open until its token is known; any other user's name
-// means nothing.
+// the name of the orchestrator and the SHA256 fingerprint of the key.
+//
+// A person has no token. If standard input ends with nothing, or nothing comes for two
+// seconds, login prints a URL and a code on standard error, waits until a person has
+// approved the key on the page, for ten minutes at most, and then prints the certificate.
+// The command page, without arguments, prints the URL of the page. With PORT and STATE it
+// prints a URL for a browser on the client's machine, which is sent to
+// http://127.0.0.1:PORT/?code=CODE&state=STATE when the key is approved (error= in the
+// place of code= when it is refused); on the same connection the client then executes
+// login, and writes code_CODE where others have a token.
+//
+// The user join may do nothing else, and counts as half-open until its token is known or
+// it waits for a person; any other user's name means nothing.
 //
 // A connection ends with its certificate, unless the client has renewed that: by the
 // global request renew@9ci, whose payload is the next certificate as it travels, of the

@@ -188,6 +188,7 @@ func TestJoinRefused(t *testing.T) {
 		{"a flood", strings.Repeat("9ci_", wire.MaxToken/4) + "x", login, "login: a token has 16384 bytes at most", 1},
 		{"a token of a CI job", "eyJ.eyJ.sig", login, wrong, 1},
 		{"an argument", token, append(login, token), "login: it takes no arguments", 1},
+		{"the page", "", []string{"join@127.0.0.1", "page"}, "page: this orchestrator has no page: log in with a token", 1},
 		{"another command", token, []string{"join@127.0.0.1", "cat ci/last/stdout"}, first, 1},
 		{"a shell", "", []string{"join@127.0.0.1"}, first, 1},
 		{"9P", "", []string{"-s", "join@127.0.0.1", "9p"}, first, 1},
@@ -201,8 +202,16 @@ func TestJoinRefused(t *testing.T) {
 			t.Errorf("%s: stdout %q, stderr %q, status %d, want %q and %d", test.name, out, errs, status, test.stderr, test.status)
 		}
 	}
-	if out, errs, status := m.ask(file, token, "-tt", "join@127.0.0.1", "login"); out != "" || status != 255 || !strings.Contains(errs, "PTY allocation request failed") {
+	if out, errs, status := m.ask(file, token[:20]+"\r", "-tt", "join@127.0.0.1", "login"); out != "" || status != 1 || !strings.Contains(errs, wrong) || !strings.Contains(errs, "says why\r\n") {
 		t.Errorf("on a terminal: %d %q %q", status, out, errs)
+	}
+	for _, stop := range []string{"\x03", "\x1c"} {
+		if out, errs, status := m.ask(file, token[:20]+stop, "-tt", "join@127.0.0.1", "login"); out != "" || status != exitInterrupted {
+			t.Errorf("%q on a terminal: %d %q %q", stop, status, out, errs)
+		}
+	}
+	if out, errs, status := m.ask(file, token+"\r", "-tt", "join@127.0.0.1", "login"); status != 0 || !strings.HasPrefix(out, "ssh-ed25519-cert-v01@openssh.com ") {
+		t.Errorf("a token on a terminal: %d %q %q", status, out, errs)
 	}
 	// The token and the key are not what logs in elsewhere.
 	if _, errs, status := m.run(file, "whoami"); status != 255 || !strings.Contains(errs, "Permission denied") {

@@ -48,7 +48,7 @@ func newMetrics(s *Server) *metrics {
 	}
 	m.dropped = counter("connections_dropped_total", "Connections that were closed before a login because there were too many, or for what others of their network did.")
 	m.logins = counters("logins_total", "Connections by how their login ended.", "result", "accepted", "issued", "refused", "late", "left", "busy")
-	m.refusals = counters("refusals_total", "What was asked for and refused.", "what", "login", "token", "announce", "forward", "namespace")
+	m.refusals = counters("refusals_total", "What was asked for and refused.", "what", "login", "token", "approve", "announce", "forward", "namespace")
 	m.missed = counter("audit_missed_total", "Lines of the audit that were left out because there were too many.")
 	m.busy = counters("busy_total", "What was refused for now because a limit was reached.", "what", "login", "channel", "executor", "find")
 	m.find = prometheus.NewHistogramVec(prometheus.HistogramOpts{

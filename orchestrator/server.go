@@ -30,18 +30,19 @@ const (
 
 // A Server is an orchestrator.
 type Server struct {
-	hosts   hostKeys
-	config  *ssh.ServerConfig
-	policy  *access.Joint
-	own     *access.Authority
-	public  *access.Public
-	tls     *access.TLS // nil: no TLS
-	sources *access.Sources
-	dir     directory
-	log     *slog.Logger
-	audit   *audit
-	metrics *metrics
-	trace   io.Writer
+	hosts     hostKeys
+	config    *ssh.ServerConfig
+	policy    *access.Joint
+	own       *access.Authority
+	public    *access.Public
+	approvals Approvals
+	tls       *access.TLS // nil: no TLS
+	sources   *access.Sources
+	dir       directory
+	log       *slog.Logger
+	audit     *audit
+	metrics   *metrics
+	trace     io.Writer
 
 	state       string // the directory
 	authorities string // as in Options
@@ -61,6 +62,7 @@ type Options struct {
 	URL         string        // of the orchestrator, as others reach it; its host is the one that CI jobs' tokens are made out to. "": not known
 	Jobs        access.Jobs   // which know the tokens of CI jobs; nil: the forges of the state
 	People      access.People // whose accounts may log in; nil: none
+	Approvals   Approvals     // by which these log in on the page; nil: there is no page
 	Log         *slog.Logger  // nil: nowhere
 	Trace       io.Writer     // 9P messages, one a line; nil: nowhere
 }
@@ -72,7 +74,7 @@ func New(dir string, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("orchestrator: state: %w", err)
 	}
-	s := &Server{hosts: hosts, log: o.Log, trace: o.Trace, state: dir, authorities: o.Authorities}
+	s := &Server{hosts: hosts, approvals: o.Approvals, log: o.Log, trace: o.Trace, state: dir, authorities: o.Authorities}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -140,7 +140,7 @@ func (s *Server) refusedTLS(addr net.Addr, err error) {
 	}
 	s.metrics.logins.WithLabelValues(result).Inc()
 	s.metrics.refusals.WithLabelValues("login").Inc()
-	s.audit.ofStranger(addr, "refuse", clip(uri), slog.String("what", "login"), slog.String("err", clip(why)))
+	s.audit.ofStranger(addr, slog.LevelWarn, "refuse", clip(uri), slog.String("what", "login"), slog.String("err", clip(why)))
 }
 
 // serveMux serves a client of ours.

@@ -190,7 +190,7 @@
 // # Where they come from
 //
 // A client has 120 seconds and six keys to log in with, as at sshd. An address that
-// fails to pays for it: 5 seconds for keys, certificates or a token that may not enter, 10 for
+// fails to pays for it: 5 seconds for keys, certificates, a token or a code that may not enter, 10 for
 // not being done in time, 1 for what is not SSH, or at -tls not TLS, nothing for leaving
 // before, as ssh-keyscan does. From 15 seconds on the address is refused until its
 // penalty is over, 10 minutes at most. It is refused too if it opens more than 200
@@ -357,10 +357,12 @@
 //
 //	login    the key or certificate has logged in; serial= is the certificate's; over TLS,
 //	         alpn= is the protocol
-//	issue    a token has given the key a certificate; serial=, expires=
+//	ask      the key waits for a person to approve it on the page
+//	issue    a token or a person has given the key a certificate; serial=, expires=
 //	renew    the connection has another certificate from now on; serial=, expires=
 //	revoke   the token, account or certificate, serial=, has been revoked; it has no addr
-//	refuse   what=login, token, announce, forward or namespace was refused; err says why.
+//	refuse   what=login, token, approve, announce, forward or namespace was refused; err
+//	         says why.
 //	         The client of a namespace= is told no more than "file not found", or that
 //	         a forge does not answer, and that of a token no more than that
 //	join     an executor= shows its runs in a namespace=; generation= counts

@@ -36,6 +36,7 @@ type Conn struct {
 	local      bool // it counts as one of no source
 	healthy    bool // a balancer's own, which asks whether we live
 	halfOpen   bool
+	waits      bool // for a person
 }
 
 func (c *Conn) RemoteAddr() net.Addr { return c.remote }

@@ -297,6 +297,7 @@ func (c *Conn) LoggedIn() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.end(c)
+	c.waits = false
 	if c.source == nil {
 		return
 	}
@@ -309,6 +310,14 @@ func (c *Conn) LoggedIn() {
 		}
 	}
 	s.good[c.host] = now.Add(goodFor)
+}
+
+// Waits says that c waits for a person, so that it is half-open no more. How many there
+// are the caller bounds, and calls LoggedIn or Failed after it.
+func (c *Conn) Waits() {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.waits = c.s.end(c)
 }
 
 // Failed says that c ends and nobody has logged in. What it costs counts for c's
@@ -326,8 +335,9 @@ func (c *Conn) penalize(f Failure) time.Duration {
 	s, now := c.s, time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := c.source
-	if !s.end(c) || b == nil || penalties[f] == 0 || now.Before(s.good[c.host]) {
+	b, open := c.source, s.end(c) || c.waits
+	c.waits = false
+	if !open || b == nil || penalties[f] == 0 || now.Before(s.good[c.host]) {
 		return 0
 	}
 	if b.penalty.Before(now) {

@@ -12,15 +12,29 @@ import (
 // A client with a token logs in as UserJoin by any key of its own, executes
 // CommandLogin, writes the token to its standard input, and ends that. On standard
 // output comes a certificate for that key, one line as ssh.MarshalAuthorizedKey
-// writes it, and on standard error a line for people. With the certificate the
+// writes it, and on standard error lines for people. With the certificate the
 // client logs in as anybody else. UserJoin may do nothing else.
+//
+// A person has no token. If standard input ends with nothing, or nothing comes for
+// TokenPause, CommandLogin says on standard error what its person has to do on the page
+// of the orchestrator, in a browser anywhere, and goes on when that is done or
+// ApproveTime is over. A token that comes before that counts.
+//
+// CommandPage prints the URL of the page, on a line. CommandPage PORT STATE, which is
+// once a connection, prints the URL that a client opens in a browser of its own machine.
+// When the key is approved there, the browser is sent to
+// http://127.0.0.1:PORT/?code=CODE&state=STATE, or with error= in the place of code=, and
+// the client executes CommandLogin on the same connection with CodePrefix and CODE for a
+// token. So it shows that who has approved the key sits where it runs. Port is a
+// decimal number, and State is random, of the unreserved characters of RFC 3986.
 const (
 	UserJoin     = "join"
 	CommandLogin = "login"
+	CommandPage  = "page"
 )
 
-// Exit statuses of CommandLogin, besides 0. On standard error is one line, which says
-// why.
+// Exit statuses of CommandLogin and CommandPage, besides 0. On standard error is one line,
+// which says why; of a login on the page it is the last.
 const (
 	LoginRefused = 1  // the token does not let this key in, now or later
 	LoginBusy    = 75 // the same token may be tried again: EX_TEMPFAIL of sysexits(3)
@@ -28,8 +42,10 @@ const (
 
 // Limits on a login.
 const (
-	MaxToken  = 16 << 10         // bytes of the token, with the white space around it
-	TokenTime = 30 * time.Second // in which it has been sent
+	MaxToken    = 16 << 10         // bytes of the token, with the white space around it
+	TokenTime   = 30 * time.Second // in which it has been sent
+	TokenPause  = 2 * time.Second  // before its first byte
+	ApproveTime = 10 * time.Minute // in which a key is approved on the page
 )
 
 // RequestRenew is a global request by which a client gives its connection another
@@ -57,6 +73,9 @@ const (
 // TokenPrefix begins a repository token, which is TokenPrefix and 43 characters of
 // unpadded base64url.
 const TokenPrefix = "9ci_"
+
+// CodePrefix begins what a client shows that has got a code of the page by its browser.
+const CodePrefix = "code_"
 
 // Audience returns what a CI job's token is to be made out to, so that it is of no use
 // with another key or at another orchestrator. Host is the orchestrator's name, as in
