@@ -162,13 +162,8 @@ func (j *joining) person(ctx context.Context, t *terminal, principal string, err
 		return wire.LoginRefused, err
 	}
 	cert, err := j.s.own.Person(principal, j.key)
-	var refused *access.RefusedError
-	if errors.As(err, &refused) {
-		j.guessed("approve", err, access.NoAuth)
-		return wire.LoginRefused, errors.New("this account may not log in here: the orchestrator's log says why")
-	}
 	if err != nil {
-		return j.refused(err)
+		return j.refused("approve", err)
 	}
 	return j.give(t, cert)
 }

@@ -42,6 +42,8 @@ type conn struct {
 	latest atomic.Pointer[access.Login]                   // login, or what renewed it: the same but for the certificate
 	ended  sync.Once                                      // of end
 
+	loggedOut atomic.Bool // by its client, which need not be told
+
 	requester *requester
 	announces *rate.Limiter // of this connection
 
@@ -218,6 +220,10 @@ const farewell = 200 * time.Millisecond
 // why: a client of ours by a request, stock ssh on the standard error of its sessions.
 func (c *conn) end(err error) {
 	c.ended.Do(func() {
+		if c.loggedOut.Load() {
+			time.AfterFunc(farewell, func() { c.ssh.Close() })
+			return
+		}
 		c.refused("login", err)
 		if _, ok := c.ssh.(lone); ok {
 			c.ssh.Close()
@@ -441,7 +447,7 @@ func (c *conn) answer(ctx context.Context, kind string, payload []byte) (ok bool
 		case wire.RequestWithdraw:
 			c.withdraw(string(payload))
 		case wire.RequestRenew:
-			err = c.renew(payload)
+			reply, err = c.renew(payload)
 		case requestHostKeysProve:
 			reply, err = c.proveHostKeys(payload)
 		case "tcpip-forward":

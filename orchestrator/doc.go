@@ -116,6 +116,8 @@
 // A connection ends with its certificate, unless the client has renewed that: by the
 // global request renew@9ci, whose payload is the next certificate as it travels, of the
 // same key, authority and principal, which may do the same. Nothing that is open notices.
+// A person's connection may send it empty: the orchestrator then makes the next certificate,
+// and its answer's payload is that, unless the account's session has ended.
 // Of a connection that is ended, because a certificate has or because an operator has
 // changed what a key may do, the client is told by ended@9ci, whose payload is the reason,
 // and stock ssh on the standard error of its sessions.

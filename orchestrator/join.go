@@ -192,7 +192,7 @@ func (j *joining) exec(ctx context.Context, t *terminal, words []string) (status
 func (j *joining) show(ctx context.Context, t *terminal, token string) (status int, err error) {
 	cert, err := j.s.own.Login(ctx, token, j.key)
 	if err != nil {
-		return j.refused(err)
+		return j.refused("token", err)
 	}
 	return j.give(t, cert)
 }
@@ -253,19 +253,20 @@ func (j *joining) check(r written) (string, error) {
 	return strings.TrimSpace(string(r.b)), nil
 }
 
-// refused returns the status of a login that err has ended, and what the client is told.
-func (j *joining) refused(err error) (status int, words error) {
+// refused returns the status of a login, by what is said, that err has ended, and what the
+// client is told.
+func (j *joining) refused(what string, err error) (status int, words error) {
 	var refused *access.RefusedError
 	switch {
 	case errors.As(err, &refused):
-		j.guessed("token", err, access.NoAuth)
+		j.guessed(what, err, access.NoAuth)
 		return wire.LoginRefused, errors.New(refused.Words)
 	case errors.Is(err, fs.ErrBusy):
 		j.s.metrics.busy.WithLabelValues("login").Inc()
-		j.audit("token", err)
+		j.audit(what, err)
 		return wire.LoginBusy, errors.New("the token cannot be checked at present: try again")
 	}
-	j.s.log.Error("token", "addr", j.nc.RemoteAddr().String(), "err", err)
+	j.s.log.Error(what, "addr", j.nc.RemoteAddr().String(), "err", err)
 	return wire.LoginBusy, errors.New("the orchestrator could not write its state, as its log says: try again")
 }
 

@@ -50,6 +50,7 @@ func (v *view) door() *door.Tree {
 	return &door.Tree{
 		User:    v.c.login.User(),
 		Whoami:  v.whoami,
+		Logout:  v.c.logout,
 		Trace:   v.c.s.trace,
 		Walk:    v.walk,
 		Await:   v.await,

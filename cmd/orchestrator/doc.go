@@ -292,10 +292,13 @@
 // # With stock OpenSSH
 //
 //	ssh HOST cat ci/REV/stdout       also ls [-1adl], find [-name] [-type] [-maxdepth], tail [-f]
-//	                                 [-n N] [-c N], stat and whoami; a path that begins with ci,
+//	                                 [-n N] [-c N], stat and whoami (the key, until when, and what
+//	                                 it may do); a path that begins with ci,
 //	                                 n or artifacts is in the key's home namespace, or in the one
 //	                                 that namespace=NS before the paths names. * ? and [] stand
 //	                                 for what directories list, and quotes quote, as in sh(1)
+//	ssh HOST logout                  revokes all certificates of the orchestrator's own that the key
+//	                                 has as this account, at once
 //	ssh HOST wait REV                waits for a run that is under way or, if none is, for the
 //	                                 first to come unless one has ended; prints its status, and
 //	                                 exits with 0 if it passed. Also the path of a run

@@ -30,13 +30,26 @@ func (a *Authority) personGrant(principal string) (Grant, error) {
 // Person returns a certificate for key, whose owner has shown on the page to be the person
 // of an account. The error is as that of Login.
 func (a *Authority) Person(principal string, key ssh.PublicKey) (*ssh.Certificate, error) {
+	return a.person(principal, key, func(time.Time) error { return nil })
+}
+
+// person is Person that calls admit with the lock held.
+func (a *Authority) person(principal string, key ssh.PublicKey, admit func(time.Time) error) (*ssh.Certificate, error) {
+	refuse := func(err error) error {
+		return &RefusedError{"this account may not log in here: the orchestrator's log says why", err}
+	}
 	switch {
 	case a.people == nil:
 		return nil, refuse(errors.New("people do not log in here"))
 	case !isPerson(principal):
 		return nil, refuse(fmt.Errorf("%.80q is no principal of a person", principal))
 	}
-	return a.issue(key, principal, personLife, nil, func(time.Time) error { return nil })
+	cert, err := a.issue(key, principal, personLife, nil, admit)
+	var refused *RefusedError
+	if errors.As(err, &refused) {
+		return nil, refuse(refused.Err)
+	}
+	return cert, err
 }
 
 // isPerson reports whether a principal may be a person's: it is none of a token or a
@@ -49,17 +62,28 @@ func isPerson(principal string) bool {
 // Renew returns the next certificate for the key of one that a has made for a person, and
 // that could log in now. A RefusedError says that the person has to log in.
 func (a *Authority) Renew(cert *ssh.Certificate) (*ssh.Certificate, error) {
-	switch {
-	case !a.made(cert):
-		return nil, refuse(errors.New("a certificate of another authority"))
-	case a.people == nil || isJob(cert) || !isPerson(cert.KeyId):
-		return nil, &RefusedError{"only a person's certificate is renewed so: show the token again", errors.New("not a person's certificate")}
-	}
-	if _, err := a.identify(cert); err != nil {
-		return nil, refuse(err)
+	if !a.made(cert) || a.people == nil || isJob(cert) || !isPerson(cert.KeyId) {
+		return nil, &RefusedError{"only a person's certificate is renewed without another one: log in again", errors.New("not a person's certificate")}
 	}
 	if err := a.people.from.Renew(cert.KeyId); err != nil {
 		return nil, err
 	}
-	return a.Person(cert.KeyId, cert.Key)
+	return a.person(cert.KeyId, cert.Key, func(time.Time) error { // it may have logged out just now
+		if _, err := a.identify(cert); err != nil {
+			return refuse(err)
+		}
+		return nil
+	})
+}
+
+// Logout revokes the certificates that a has made for the account and the key of cert,
+// which is one of them. Certificates of other keys of the account stay. The error is a
+// RefusedError if a has not made cert.
+func (a *Authority) Logout(cert *ssh.Certificate) error {
+	if !a.made(cert) {
+		const words = "this certificate is not of the orchestrator: who has made it can revoke it"
+		return &RefusedError{words, errors.New(words)}
+	}
+	key := ssh.FingerprintSHA256(cert.Key)
+	return a.RevokeOf(cert.KeyId, func(c Certificate) bool { return c.Key == key })
 }

@@ -28,6 +28,10 @@ type Tree struct {
 	// Whoami returns what the command whoami prints.
 	Whoami func(ctx context.Context) ci.Attrs
 
+	// Logout is the command logout: the certificate of this login is good no more
+	// when it returns. What it returns is printed. Nil: no certificates are made here.
+	Logout func() (words string, err error)
+
 	// Walk returns what stands at a path as Walk of this package has it. The
 	// path "" is the root. If namespace is not "", the names that a
 	// namespace has are looked up in it.

@@ -36,6 +36,7 @@ func commands() []command {
 		{"scp", "-f PATH...", "what scp -O runs here to copy files", 1, (*session).scp},
 		{"wait", "REV|PATH", "wait for a run, the first if there is none, print its status; 0 if it passed", 1, (*session).wait},
 		{"whoami", "", "this key, and what it may do", 0, (*session).whoami},
+		{"logout", "", "revoke this key's certificates", 0, (*session).logout},
 	}
 }
 
@@ -324,5 +325,20 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 
 func (s *session) whoami(out io.Writer, _ []string) int {
 	out.Write(s.tree.Whoami(s.ctx).Text())
+	return exitOK
+}
+
+func (s *session) logout(out io.Writer, args []string) int {
+	switch {
+	case len(args) > 0:
+		return s.misused("logout", errors.New("it takes no arguments"))
+	case s.tree.Logout == nil:
+		return s.fail("logout", errors.New("no certificates are made here: log out at the orchestrator"))
+	}
+	words, err := s.tree.Logout()
+	if err != nil {
+		return s.fail("logout", err)
+	}
+	fmt.Fprintln(out, words)
 	return exitOK
 }

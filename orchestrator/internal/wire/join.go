@@ -55,6 +55,11 @@ const (
 // then on it is what the client has logged in with; all that is open stays as it is.
 // The answer has no payload, that of a refusal the reason, and the connection goes on
 // with the certificate that it had. A connection whose certificate ends, ends.
+//
+// A person has no token to get the next certificate by. With an empty payload the
+// orchestrator makes it, as long as the account's session allows that, and the payload of
+// the answer is the certificate as it travels; else its person has to log in again, and the
+// reason says so.
 const RequestRenew = "renew@9ci"
 
 // RequestEnded is a global request by which the orchestrator tells a client, wanting no
