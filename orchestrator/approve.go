@@ -56,8 +56,8 @@ func (j *joining) approve(ctx context.Context, t *terminal, in *input) (status i
 	waiting, cancel := context.WithTimeout(ctx, wire.ApproveTime)
 	defer cancel()
 	j.wait()
-	t.say("%s: open %s in any browser, and type the code %s there within %v", wire.CommandLogin, r.URL, r.Code, wire.ApproveTime)
-	t.say("%s: approve no other key there than this one: %s", wire.CommandLogin, wire.Fingerprint(j.key))
+	t.say("open %s in any browser, and type the code %s there within %v", r.URL, r.Code, wire.ApproveTime)
+	t.say("approve no other key there than this one: %s", wire.Fingerprint(j.key))
 	type answer struct {
 		principal string
 		err       error

@@ -145,7 +145,7 @@ func (p *testPage) awaitOpen(t testing.TB, n int) {
 }
 
 // asked is what a login says to a person.
-var asked = regexp.MustCompile(`^login: open (https://\S+) in any browser, and type the code (\S+) there within 10m0s\r?\nlogin: approve no other key there than this one: (SHA256:\S+)\r?\n$`)
+var asked = regexp.MustCompile(`^open (https://\S+) in any browser, and type the code (\S+) there within 10m0s\r?\napprove no other key there than this one: (SHA256:\S+)\r?\n$`)
 
 // A device is ssh join@HOST login, which waits for a person.
 type device struct {

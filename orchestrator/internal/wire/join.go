@@ -34,7 +34,8 @@ const (
 )
 
 // Exit statuses of CommandLogin and CommandPage, besides 0. On standard error is one line,
-// which says why; of a login on the page it is the last.
+// which says why; of a login on the page it is the last. It begins with the command and a
+// colon, which what a person is told before does not.
 const (
 	LoginRefused = 1  // the token does not let this key in, now or later
 	LoginBusy    = 75 // the same token may be tried again: EX_TEMPFAIL of sysexits(3)
