@@ -559,6 +559,47 @@ func TestPersonExportsMany(t *testing.T) {
 	})
 }
 
+// A jump to an executor asks about those namespaces alone that have one of its name.
+func TestPersonJumps(t *testing.T) {
+	withPeople(t, func(t *testing.T, m *peopleMux) {
+		m.exports("box", hello)
+		m.exports("hidden", secret)
+		var all []string
+		for i := range 2 * maxListed {
+			all = append(all, fmt.Sprintf("github.com/many/r%03d", i))
+		}
+		k, _ := m.key("", "many")
+		executor, _ := m.login(k)
+		if err := m.exportOn(executor, wire.Announce{Name: "many", Namespaces: all}, newTestTree().root()); err != nil {
+			t.Fatal(err)
+		}
+		jump := func(l testLink, name string) error {
+			ch, _, err := l.ssh.OpenChannel("direct-tcpip", ssh.Marshal(&directTCPMsg{Host: name, Port: 22, OriginAddr: "127.0.0.1", OriginPort: 1}))
+			if err == nil {
+				ch.Close()
+			}
+			return err
+		}
+		l := m.person("github:1")
+		m.forge.questions()
+		if err := jump(l, "box"); err != nil {
+			t.Errorf("to an executor: %v", err)
+		}
+		if got := m.forge.questions(); !slices.Equal(got, []string{hello}) {
+			t.Errorf("it asks %q", got)
+		}
+		absent, hidden := jump(l, "absent"), jump(l, "hidden")
+		if absent == nil || hidden == nil || strings.ReplaceAll(hidden.Error(), "hidden", "absent") != absent.Error() {
+			t.Errorf("to what is forbidden: %v, and to what is absent: %v", hidden, absent)
+		}
+		m.forge.set(func() { m.forge.err = errors.New("down") })
+		var refused *ssh.OpenChannelError
+		if err := jump(m.person("github:2"), "box"); !errors.As(err, &refused) || refused.Reason != ssh.ResourceShortage {
+			t.Errorf("while the forge is down: %v", err)
+		}
+	})
+}
+
 // The root's event file shows a person what it may read, also of what joins later.
 func TestPersonEvents(t *testing.T) {
 	withPeople(t, func(t *testing.T, m *peopleMux) {
