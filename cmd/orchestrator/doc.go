@@ -214,6 +214,35 @@
 //	exempt ADDRESS[/BITS]...     these are never refused
 //	source BITS4 BITS6           how much of an address counts as one; default 32 64
 //
+// # Keys of people
+//
+// With stock OpenSSH and a browser a person, github:123 or passkey:ID, gets a certificate of
+// twelve hours for its key:
+//
+//	ssh -i KEY join@HOST login >KEY-cert.pub
+//
+// Login prints a URL and a code, which the person types on the page there, in a browser
+// anywhere. The page shows the key, and login goes on when it is approved, which takes ten
+// minutes at most. So it does if two seconds bring no token, on a terminal too. A client
+// with a browser on its own machine needs no code: ssh join@HOST page PORT STATE prints a
+// URL for it, the browser comes back to that port of 127.0.0.1, and what it brings logs in
+// by the same connection. Ssh join@HOST page prints the URL of the page. An open connection
+// of 9ci gets the next certificate before the one that it has ends, as long as the account's
+// session allows that; then its person has to log in again.
+//
+// What it may do in the namespaces of its forge, the forge is asked when it is needed: who
+// may read a repository there reads its namespace, and who may push publishes. Elsewhere it
+// may read and publish where an operator has invited it to. What the forge has said serves
+// for five minutes, and what is in use is asked again before that: a connection ends, and
+// its executors leave, within five minutes of losing what it does. It is told why, and has
+// what is left to it when it connects again.
+//
+// A forge that does not answer within five seconds, or is down, is not said to have
+// nothing: that is busy, with words where there is room for them, and the log has the
+// reason. Of a forge that wants its person to log in again, the words say so. A listing
+// asks about a hundred of the namespaces that are exported, and shows what is known then: a
+// path leads to any other. One account is in 256 namespaces at once at most.
+//
 // # Mutual TLS
 //
 // With -tls, a certificate of the operator's own CA enters: there are no keys, and no
