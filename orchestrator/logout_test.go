@@ -88,15 +88,11 @@ func TestLogoutEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		other := m.person("github:1")
-		began := time.Now()
 		if out, errs, status := m.exec(second, "logout"); status != 0 || errs != "" || !strings.HasPrefix(out, "github:1 is logged out") {
 			t.Errorf("logout: %d %q %q", status, out, errs)
 		}
-		<-first.Done()
-		<-second.Done()
-		if d := time.Since(began); d > time.Second {
-			t.Errorf("they end after %v", d)
-		}
+		m.ends("the connection that logged out", second, time.Second)
+		m.ends("another one of the key", first, time.Second)
 		if out, errs, status := m.exec(other, "whoami"); status != 0 {
 			t.Errorf("another key: %d %q %q", status, out, errs)
 		}
@@ -156,7 +152,7 @@ func TestPersonRenewal(t *testing.T) {
 		default:
 		}
 		began := time.Now()
-		<-l.Done()
+		m.ends("a certificate that is over", l, 13*time.Hour)
 		if d := time.Since(began); d < 12*time.Hour-time.Minute || d > 12*time.Hour+time.Second {
 			t.Errorf("it ends after %v", d)
 		}

@@ -125,6 +125,16 @@ func withPeople(t *testing.T, f func(t *testing.T, m *peopleMux)) {
 	})
 }
 
+// ends fails the test unless a connection ends within a time.
+func (m *peopleMux) ends(what string, l testLink, within time.Duration) {
+	m.t.Helper()
+	select {
+	case <-l.Done():
+	case <-time.After(within):
+		m.t.Fatalf("%s: it has not ended within %v", what, within)
+	}
+}
+
 // person connects as a person, with a certificate for a new key.
 func (m *peopleMux) person(principal string) testLink {
 	m.t.Helper()
@@ -368,11 +378,7 @@ func TestPersonLoses(t *testing.T) {
 			default:
 			}
 			m.forge.set(gone)
-			began := time.Now()
-			<-keeps.Done()
-			if d := time.Since(began); d > 5*time.Minute {
-				t.Errorf("%s: it ends after %v", what, d)
-			}
+			m.ends(what, keeps, 5*time.Minute)
 			m.forge.set(func() { m.forge.may[hello] = access.Rights{Read: true, Publish: true} })
 			time.Sleep(time.Minute) // until it is asked again
 		}
@@ -435,7 +441,7 @@ func TestPersonForgeDown(t *testing.T) {
 		if out, errs, _ := m.exec(other, "cat "+hello+"/ci/last/stdout"); out != "ok 3f2a9c1d0b7e.1\n" {
 			t.Errorf("while it is known: %q %q", out, errs)
 		}
-		<-l.Done()
+		m.ends("a tree of a forge that is down", l, time.Minute)
 		const words = "github.com does not say at present what this account may do"
 		for _, command := range []string{"cat %s/ci/last/stdout", "cat namespace=%s ci/last/stdout", "ls %s", "wait %s/ci/last", "wait namespace=%s last", "wait last", "find %s/n", "cat ci/last/stdout"} {
 			if strings.Contains(command, "%") {
@@ -658,11 +664,7 @@ func TestPublic(t *testing.T) {
 		m.treeOn(narrow, secret)
 		m.treeOn(tokens, "gitlab.com/x/y")
 		write("")
-		began := time.Now()
-		<-narrow.Done()
-		if d := time.Since(began); d > time.Second {
-			t.Errorf("what is public no more is open for %v", d)
-		}
+		m.ends("what is public no more", narrow, time.Second)
 		for _, l := range []testLink{tokens, person} {
 			if _, errs, _ := m.exec(l, "cat "+secret+"/ci/last/stdout"); !strings.Contains(errs, "file not found") {
 				t.Errorf("after the edit: %q", errs)
