@@ -60,7 +60,7 @@ type Authority struct {
 	tokens       *watched[tokens]
 	barred       *watched[map[string]bool]
 	krl          *watched[*revoked.List]
-	repositories *watched[repositories]
+	repositories *Repositories
 
 	checks chan struct{} // holds a token for each job that is being checked
 	issues limit.Rate    // of certificates, by principal
@@ -134,9 +134,7 @@ func OpenAuthority(dir string, jobs Jobs, host string, log *slog.Logger) (*Autho
 	}, a.changes.note, log); err != nil {
 		return nil, err
 	}
-	if a.repositories, err = watchFile(d.Path(repositoriesFile), func(text []byte) (repositories, error) {
-		return parseRepositories(d.Path(repositoriesFile), text, log), nil
-	}, nil, log); err != nil {
+	if a.repositories, err = OpenRepositories(dir, log); err != nil {
 		return nil, err
 	}
 	_, err = a.Revoked()

@@ -50,7 +50,13 @@ func (a *Authority) byJob(ctx context.Context, token string, key ssh.PublicKey) 
 	if j.Commit != "" {
 		extensions[wire.ExtensionCommit] = j.Commit
 	}
-	return a.issue(key, j.Principal, jobLife, extensions, func(time.Time) error { return a.know(j) })
+	return a.issue(key, j.Principal, jobLife, extensions, func(time.Time) error {
+		err := a.repositories.know(j.Namespace, j.Host, j.RepositoryID)
+		if errors.Is(err, ErrOtherRepository) {
+			return refuse(err)
+		}
+		return err
+	})
 }
 
 // checkJob returns why a job gets no certificate, whatever its forge says.
