@@ -36,7 +36,7 @@ var may = map[string][]string{
 	"orchestrator/internal/...": {"fs", "fs/ci", "proto/...", "orchestrator/internal/..."},
 	// A client is an executor too, which has a door of its own.
 	"orchestrator/internal/client": {"fs", "fs/ci", "proto/...", "orchestrator/internal/...", "orchestrator/door"},
-	// Forges say who a job is, and nothing of how it came.
+	// Forges say who a job or a person is, and nothing of how it came.
 	"orchestrator/access/forge/...": {"fs", "fs/ci", "orchestrator/access", "orchestrator/internal/statedir"},
 	// The page is for people, who have accounts.
 	"orchestrator/web":            {"fs", "fs/ci", "orchestrator/internal/...", "orchestrator/access", "orchestrator/access/account"},
