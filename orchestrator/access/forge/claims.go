@@ -87,7 +87,7 @@ func (fg *forge) job(f facts) (access.Job, error) {
 	if err != nil {
 		return access.Job{}, err
 	}
-	if len(fg.namespaces) > 0 && !slices.ContainsFunc(fg.namespaces, func(p access.Pattern) bool { return p.Match(ns) }) {
+	if !fg.has(ns) {
 		return access.Job{}, fmt.Errorf("it is of %s, which the namespace= of its forge leaves out", ns)
 	}
 	job := access.Job{
@@ -98,6 +98,11 @@ func (fg *forge) job(f facts) (access.Job, error) {
 		job.Commit, job.Publish = f.commit, f.publish
 	}
 	return job, nil
+}
+
+// has reports whether the file lets jobs and people of the forge into a namespace.
+func (fg *forge) has(ns string) bool {
+	return len(fg.namespaces) == 0 || slices.ContainsFunc(fg.namespaces, func(p access.Pattern) bool { return p.Match(ns) })
 }
 
 // isID reports whether s is an id: a number from 1, of 19 digits at most.

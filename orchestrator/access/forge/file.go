@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,13 +21,25 @@ import (
 // head is how the file begins.
 const head = `# Forges whose CI jobs may log in to the namespaces of their repositories: a
 # paragraph each, and an edit counts at once. All but kind may be left out.
-#	kind=github			or gitlab, forgejo
+#	kind=github			or gitlab, forgejo (Gitea too), oidc
 #	host=github.com			as its namespaces begin; forgejo has no default
 #	issuer=https://token.actions.githubusercontent.com
 #					as its id_tokens have it (iss), to the letter
-#	url=https://HOST		where its API is, if elsewhere
-#	namespace=github.com/alice/...	only jobs of these, as in authorized_keys, A,B
+#	url=https://HOST		where the forge is, if elsewhere
+#	namespace=github.com/alice/...	only of these, as in authorized_keys, A,B
 # Without namespace= every repository of the forge may log in, each to its own.
+#
+# With client-id= people log in by it too, and may read and publish what they may
+# there. Register the orchestrator at the forge with the redirect URI
+# URL/callback/HOST (URL is that of -url): at GitHub as a GitHub App with Metadata:
+# read and no other permission, whose user tokens expire, and which is installed where
+# it is to see private repositories; at GitLab as an application with the scope
+# read_api; at Forgejo as an OAuth2 application.
+#	client-id=ID			that the forge has given
+#	client-secret-file=FILE		a file beside this one, or its path; not inline
+#	app=SLUG			GitHub's App in its URL, github.com/apps/SLUG
+#	label=GitHub			what its button says
+# A provider of OpenID Connect (kind=oidc) has an issuer= and people, no repositories.
 `
 
 // MakeFile makes the file path, which then has no forges and says how to write one,
@@ -41,6 +54,12 @@ type forge struct {
 	url        string           // of the instance, without a slash at its end
 	namespaces []access.Pattern // none: all
 	jobTokens  *rate.Limiter    // of CI_JOB_TOKENs that it is asked about
+
+	clientID   string // of the orchestrator there; "": nobody logs in by it
+	secretFile string // has the client's secret; "" for none
+	app        string // a GitHub App's slug; "" if it is not known
+	label      string // on its button
+	*site
 }
 
 // A kind is a software of forges.
@@ -52,6 +71,7 @@ type kind struct {
 	fixedAudience bool // the audience of an id_token cannot name the key
 	jobToken      bool // a job has a CI_JOB_TOKEN
 	noID          string
+	people        *people // how they log in
 }
 
 var kinds = []kind{
@@ -64,25 +84,29 @@ var kinds = []kind{
 			}
 			return "https://" + host + "/_services/token"
 		},
-		facts: actionsFacts,
-		noID:  "it has no repository_id: the forge is too old",
+		facts:  actionsFacts,
+		noID:   "it has no repository_id: the forge is too old",
+		people: githubPeople,
 	},
 	{
 		name: "gitlab", host: "gitlab.com",
 		issuer: func(host string) string { return "https://" + host },
 		facts:  gitlabFacts,
 		groups: true, fixedAudience: true, jobToken: true,
-		noID: "it has no project_id",
+		noID:   "it has no project_id",
+		people: gitlabPeople,
 	},
 	{
 		name:   "forgejo",
 		issuer: func(host string) string { return "https://" + host + "/api/actions" },
 		facts:  actionsFacts,
 		noID:   "it has no repository_id: this Forgejo is of the first that make id_tokens, update it",
+		people: forgejoPeople,
 	},
+	{name: "oidc", people: oidcPeople},
 }
 
-// principal returns what the principals of the forge's jobs begin with.
+// principal returns what the principals of the forge's jobs and people begin with.
 func (fg *forge) principal() string {
 	switch fg.host {
 	case "github.com":
@@ -117,6 +141,7 @@ func Check(path string) (all []access.Finding, err error) {
 		f := access.Finding{File: path, Line: p.line, Err: p.err}
 		if p.forge != nil {
 			f.Who, f.Words = p.forge.host, p.forge.words()
+			_, f.Err = p.forge.secret(filepath.Dir(path))
 		}
 		all = append(all, f)
 	}
@@ -132,7 +157,18 @@ func (fg *forge) words() string {
 			which += " " + string(p)
 		}
 	}
-	return fmt.Sprintf("(%s, by %s) lets in CI jobs of %s, each to its own namespace", fg.kind.name, fg.issuer, which)
+	words := fmt.Sprintf("(%s, by %s)", fg.kind.name, fg.issuer)
+	if fg.kind.jobs() {
+		words += fmt.Sprintf(" lets in CI jobs of %s, each to its own namespace", which)
+	}
+	switch {
+	case fg.clientID == "":
+	case fg.kind.jobs():
+		words += ", and people, to the namespaces that they may see there"
+	default:
+		words += " lets in people, to no namespaces of its own"
+	}
+	return words
 }
 
 // A paragraph is some lines of the file: a forge, or why it is none.
@@ -192,22 +228,32 @@ func (p paragraph) clash(fg *forge) error {
 	return nil
 }
 
+// attributes are those of a paragraph.
+var attributes = []string{"kind", "host", "issuer", "url", "namespace", "client-id", "client-secret-file", "app", "label"}
+
 func parseForge(text []byte) (*forge, error) {
 	attrs, err := ci.ParseAttrs(text)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range attrs {
-		if !slices.Contains([]string{"kind", "host", "issuer", "url", "namespace"}, a.Name) {
+		switch {
+		case a.Name == "client-secret":
+			return nil, errors.New("client-secret= is not taken: put the secret into a file of its own, and name that with client-secret-file=")
+		case !slices.Contains(attributes, a.Name):
 			return nil, fmt.Errorf("%s= is not known", a.Name) // it may be meant to narrow
 		}
 	}
 	i := slices.IndexFunc(kinds, func(k kind) bool { return k.name == attrs.Get("kind") })
 	if i < 0 {
-		return nil, fmt.Errorf("kind=%s: want github, gitlab or forgejo", attrs.Get("kind"))
+		return nil, fmt.Errorf("kind=%s: want github, gitlab, forgejo or oidc", attrs.Get("kind"))
 	}
 	fg := &forge{kind: kinds[i], host: attrs.Get("host"), issuer: attrs.Get("issuer"), url: attrs.Get("url"),
-		jobTokens: rate.NewLimiter(jobTokenRate, jobTokenBurst)}
+		jobTokens: rate.NewLimiter(jobTokenRate, jobTokenBurst), site: newSite(),
+		clientID: attrs.Get("client-id"), secretFile: attrs.Get("client-secret-file"), app: attrs.Get("app"), label: attrs.Get("label")}
+	if err := fg.checkPeople(attrs); err != nil {
+		return nil, err
+	}
 	if fg.host == "" {
 		fg.host = fg.kind.host
 	}
@@ -217,7 +263,7 @@ func parseForge(text []byte) (*forge, error) {
 	if ns, err := ci.CleanNamespace(fg.host + "/owner/repo"); err != nil || ns != fg.host+"/owner/repo" || strings.Contains(fg.host, "/") {
 		return nil, fmt.Errorf("host=%s: want a name as namespaces begin, in lower case, without https:// and port", fg.host)
 	}
-	if fg.host == "github" || fg.host == "gitlab" { // the principals would be those of github.com
+	if slices.Contains(reserved, fg.host) {
 		return nil, fmt.Errorf("host=%s: want the whole name, as %s.example.org", fg.host, fg.host)
 	}
 	if fg.issuer == "" {
@@ -243,6 +289,75 @@ func parseForge(text []byte) (*forge, error) {
 	}
 	return fg, nil
 }
+
+// reserved are what the principals of others than a forge with this name begin with.
+var reserved = []string{"github", "gitlab", "token", "passkey"}
+
+// checkPeople returns what is wrong with how people log in. It gives a provider of OpenID
+// Connect the host of its issuer.
+func (fg *forge) checkPeople(attrs ci.Attrs) error {
+	if !fg.kind.jobs() {
+		for _, name := range []string{"url", "namespace", "app"} {
+			if attrs.Has(name) {
+				return fmt.Errorf("%s= means nothing with kind=%s: it has no repositories", name, fg.kind.name)
+			}
+		}
+		u, err := url.Parse(fg.issuer)
+		if err != nil || u.Hostname() == "" || fg.clientID == "" {
+			return fmt.Errorf("kind=%s wants issuer= and client-id=", fg.kind.name)
+		}
+		if fg.host == "" {
+			fg.host = strings.ToLower(u.Hostname())
+		}
+		if i := slices.IndexFunc(kinds, func(k kind) bool { return k.host == fg.host }); i >= 0 {
+			return fmt.Errorf("host=%s: its people log in with kind=%s", fg.host, kinds[i].name)
+		}
+		fg.url = fg.issuer
+	}
+	if fg.clientID == "" {
+		for _, name := range []string{"client-secret-file", "app", "label"} {
+			if attrs.Has(name) {
+				return fmt.Errorf("%s= without client-id=: nobody logs in by this forge", name)
+			}
+		}
+		return nil
+	}
+	switch {
+	case strings.ContainsFunc(fg.clientID, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return errors.New("client-id=: want printable ASCII characters")
+	case fg.secretFile == "" && fg.kind.people.secret:
+		return fmt.Errorf("client-secret-file= is missing: %s lets nobody in without a secret", fg.kind.name)
+	case fg.app != "" && (fg.kind.people.install == nil || url.PathEscape(fg.app) != fg.app):
+		return fmt.Errorf("app=%s: want the last word of the URL of a GitHub App", fg.app)
+	}
+	return nil
+}
+
+// jobs reports whether CI jobs of such a forge log in.
+func (k kind) jobs() bool { return k.facts != nil }
+
+// secret returns the client's secret, "" if it has none. Dir is where the file of forges
+// is.
+func (fg *forge) secret(dir string) (string, error) {
+	if fg.secretFile == "" {
+		return "", nil
+	}
+	path := fg.secretFile
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("client-secret-file= of %s: %w", fg.host, err)
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" || len(secret) > maxSecret || strings.ContainsAny(secret, "\r\n") {
+		return "", fmt.Errorf("client-secret-file= of %s: %s: want the secret alone on one line", fg.host, path)
+	}
+	return secret, nil
+}
+
+const maxSecret = 4096 // bytes of a client's secret
 
 // checkURL returns what keeps a URL from being asked whom to trust: anybody on the way
 // may answer for http, but on this machine, if that is allowed.

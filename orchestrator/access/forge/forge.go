@@ -1,5 +1,6 @@
 // Package forge judges what the CI jobs of a forge show to log in: the id_tokens
-// (JWTs of OpenID Connect) of GitHub, GitLab and Forgejo, and GitLab's CI_JOB_TOKEN.
+// (JWTs of OpenID Connect) of GitHub, GitLab and Forgejo, and GitLab's CI_JOB_TOKEN. And
+// it lets people log in by a forge, and asks it what they may see.
 //
 // A forge counts if the file forges has it; a token never says whom to ask. What the
 // forge has signed is the permission: a job may read in the namespace of its
@@ -12,6 +13,13 @@
 // HOST:SHA256:..., so it is of no use to anybody who has seen it. The audience of
 // GitLab stands in a file of the repository, which cannot know the key: there HOST
 // alone will do, and the first key that shows the token is the only one that may.
+//
+// People log in by a forge too (List, Begin, Finish): by the code flow of OAuth2 with PKCE,
+// and by a provider of OpenID Connect, which knows no repositories. What a person may do
+// in a namespace is what the forge says when it is asked as that person (Access). An
+// account is known by the forge's number, and a repository too: a name may be another's
+// tomorrow. What a forge gives to ask it so is sealed, renewed before it ends, and in no
+// error and no log.
 //
 // The sources of the claims: docs.github.com/actions/reference/security/oidc,
 // docs.gitlab.com/ci/secrets/id_token_authentication,
@@ -26,6 +34,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -35,10 +44,12 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/json"
 	"github.com/go-jose/go-jose/v4/jwt"
+	"golang.org/x/sync/singleflight"
 
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/orchestrator/access"
+	"9ci/orchestrator/internal/statedir"
 )
 
 const (
@@ -58,12 +69,25 @@ var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, j
 type Forges struct {
 	file      string
 	list      func() (forges []*forge, fresh bool)
+	log       *slog.Logger
 	transport http.RoundTripper
 
-	mu      sync.Mutex
-	issuers map[string]*issuer // guarded by mu; by URL
+	mu      sync.Mutex          // guards what follows
+	issuers map[string]*issuer  // by URL
+	users   map[string]*user    // by principal
+	rights  map[rightsKey]known // what forges have said of people
+	names   map[string]string   // by namespace, the id of the repository that was seen last
 
 	replays *replays
+
+	// Of people, since Keep.
+	dir      statedir.Dir
+	accounts Accounts // nil: nobody logs in
+	sealer   sealer
+	pins     *access.Repositories
+	closed   bool               // guarded by mu
+	renewing sync.WaitGroup     // tokens; added to with mu held, while not closed
+	learning singleflight.Group // rights
 }
 
 // Open returns the Forges of a file, which is read again when it changes, as
@@ -72,7 +96,8 @@ type Forges struct {
 // has shown a token that names none. It reports an error if one of the files is there
 // and cannot be read.
 func Open(file string, log *slog.Logger) (*Forges, error) {
-	f := &Forges{file: file, transport: newTransport(), issuers: map[string]*issuer{}}
+	f := &Forges{file: file, log: log, dir: statedir.Dir(filepath.Dir(file)), transport: newTransport(),
+		issuers: map[string]*issuer{}, users: map[string]*user{}, rights: map[rightsKey]known{}, names: map[string]string{}}
 	var err error
 	if f.replays, err = openReplays(file + ".used"); err != nil {
 		return nil, err
@@ -130,7 +155,7 @@ func (f *Forges) idToken(ctx context.Context, token, host, fingerprint string) (
 		return access.Job{}, fmt.Errorf("id_token: %w", err)
 	}
 	list := f.forges()
-	i := slices.IndexFunc(list, func(fg *forge) bool { return fg.issuer == said.Issuer })
+	i := slices.IndexFunc(list, func(fg *forge) bool { return fg.kind.jobs() && fg.issuer == said.Issuer })
 	if i < 0 {
 		return access.Job{}, fmt.Errorf("id_token of the issuer %.200q: %s has no forge with just this issuer%s", said.Issuer, f.file, issuers(list))
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type issuer struct {
 
 	mu    sync.Mutex // guards what follows
 	keys  []jose.JSONWebKey
+	login endpoints // as the document with keys has them
 	got   time.Time // when keys came
 	asked time.Time // when the last answer came, or failed to
 	err   error     // why it failed
@@ -87,6 +89,19 @@ func (i *issuer) current(ctx context.Context, anew bool) ([]jose.JSONWebKey, err
 	return nil, busy(err)
 }
 
+// endpoints returns where people log in. The error is fs.ErrBusy.
+func (i *issuer) endpoints(ctx context.Context) (endpoints, error) {
+	if _, err := i.current(ctx, false); err != nil {
+		return endpoints{}, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.login.authorize == "" || i.login.token == "" {
+		return endpoints{}, busy(fmt.Errorf("%s has no authorization_endpoint and token_endpoint: nobody logs in by it", i.url))
+	}
+	return i.login, nil
+}
+
 // ask asks the issuer for its keys, unless it has done so just now, and returns them, or
 // those that were there and an error. It goes on for answerTime at most, whether or not
 // anybody waits for it: the next token does.
@@ -99,40 +114,43 @@ func (i *issuer) ask() (any, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 	defer cancel()
-	keys, err = i.fetch(ctx)
+	keys, login, err := i.fetch(ctx)
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.asked, i.err = time.Now(), err; err == nil {
-		i.keys, i.got = keys, i.asked
+		i.keys, i.login, i.got = keys, login, i.asked
 	}
 	return i.keys, err
 }
 
 // fetch follows OpenID Connect Discovery 1.0 §4: the document has to be the issuer's
 // own, so that no issuer speaks for another.
-func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
-	var doc struct {
-		Issuer string `json:"issuer"`
-		Keys   string `json:"jwks_uri"`
-	}
+func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, endpoints, error) {
+	var doc document
 	at := strings.TrimSuffix(i.url, "/") + "/.well-known/openid-configuration"
 	if _, err := get(ctx, i.client, at, nil, &doc); err != nil {
-		return nil, err
+		return nil, endpoints{}, err
 	}
 	if doc.Issuer != i.url {
-		return nil, fmt.Errorf("%s is of the issuer %.200q, not of %q: correct issuer= if it is meant", at, doc.Issuer, i.url)
+		return nil, endpoints{}, fmt.Errorf("%s is of the issuer %.200q, not of %q: correct issuer= if it is meant", at, doc.Issuer, i.url)
 	}
 	if err := checkURL(doc.Keys, strings.HasPrefix(i.url, "http:")); err != nil {
-		return nil, fmt.Errorf("%s has the jwks_uri %.200q: %w", at, doc.Keys, err)
+		return nil, endpoints{}, fmt.Errorf("%s has the jwks_uri %.200q: %w", at, doc.Keys, err)
+	}
+	for _, u := range []string{doc.Authorize, doc.Token, doc.Userinfo} {
+		u, _, _ = strings.Cut(u, "?") // RFC 6749 §3.1 lets it have a query
+		if err := checkURL(u, strings.HasPrefix(i.url, "http:")); u != "" && err != nil {
+			return nil, endpoints{}, fmt.Errorf("%s has the endpoint %.200q: %w", at, u, err)
+		}
 	}
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if _, err := get(ctx, i.client, doc.Keys, nil, &set); err != nil {
-		return nil, err
+		return nil, endpoints{}, err
 	}
 	if len(set.Keys) > maxKeys {
-		return nil, fmt.Errorf("%s has %d keys: more than %d", doc.Keys, len(set.Keys), maxKeys)
+		return nil, endpoints{}, fmt.Errorf("%s has %d keys: more than %d", doc.Keys, len(set.Keys), maxKeys)
 	}
 	var keys []jose.JSONWebKey
 	for _, raw := range set.Keys {
@@ -143,9 +161,29 @@ func (i *issuer) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 		}
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%s has no key that could sign an id_token", doc.Keys)
+		return nil, endpoints{}, fmt.Errorf("%s has no key that could sign an id_token", doc.Keys)
 	}
-	return keys, nil
+	return keys, doc.endpoints(), nil
+}
+
+// A document is what an issuer says of itself: OpenID Connect Discovery 1.0 §3.
+type document struct {
+	Issuer     string   `json:"issuer"`
+	Keys       string   `json:"jwks_uri"`
+	Authorize  string   `json:"authorization_endpoint"`
+	Token      string   `json:"token_endpoint"`
+	Userinfo   string   `json:"userinfo_endpoint"`
+	Methods    []string `json:"token_endpoint_auth_methods_supported"`
+	SaysIssuer bool     `json:"authorization_response_iss_parameter_supported"`
+}
+
+// endpoints returns where people log in. Without a word on how a client shows its secret
+// it is by HTTP Basic.
+func (d document) endpoints() endpoints {
+	return endpoints{
+		authorize: d.Authorize, token: d.Token, userinfo: d.Userinfo, saysIssuer: d.SaysIssuer,
+		inHeader: len(d.Methods) == 0 || slices.Contains(d.Methods, "client_secret_basic"),
+	}
 }
 
 // newTransport is the network, for answers with short headers.
