@@ -956,23 +956,64 @@ func TestAtOnce(t *testing.T) {
 		alice := v.login()
 		v.site.Say(func(w http.ResponseWriter, r *http.Request) bool { time.Sleep(time.Second); return false })
 		var wg sync.WaitGroup
-		for i := range 20 {
+		ask := func(principal, path string) {
 			for range 5 {
 				wg.Go(func() {
-					if _, err := v.Access(t.Context(), alice, v.ns(fmt.Sprintf("o/%d", i))); !errors.Is(err, iofs.ErrNotExist) {
+					if _, err := v.Access(t.Context(), principal, v.ns(path)); !errors.Is(err, iofs.ErrNotExist) {
 						t.Error(err)
 					}
 				})
 			}
 		}
+		for i := range 20 {
+			ask(alice, fmt.Sprintf("o/%d", i))
+		}
 		wg.Wait()
-		if n := v.site.MostAtOnce(); n > maxAtOnce {
-			t.Errorf("%d requests at once", n)
+		if n := v.site.MostAtOnce(); n != maxAtOnce/2 {
+			t.Errorf("%d requests of one account at once", n)
 		}
 		for i := range 20 {
 			if n := v.site.Asked(fmt.Sprintf("o/%d", i)); n != 1 {
 				t.Errorf("o/%d was asked for %d times", i, n)
 			}
+		}
+		all := []string{alice}
+		for i := range 5 {
+			v.site.AddPerson(forgetest.Person{ID: int64(20 + i), Login: fmt.Sprint("p", i)})
+			all = append(all, v.login())
+		}
+		for _, principal := range all {
+			for i := range 5 {
+				ask(principal, fmt.Sprintf("of/%d", i))
+			}
+		}
+		wg.Wait()
+		if n := v.site.MostAtOnce(); n != maxAtOnce {
+			t.Errorf("%d requests of all at once", n)
+		}
+	})
+}
+
+// An asker that goes says nothing of the forge.
+func TestAskerGoes(t *testing.T) {
+	inVillage(t, allKinds, func(t *testing.T, v *village) {
+		alice := v.login()
+		for _, path := range []string{"token", "/user"} {
+			answer := v.visit()
+			ctx, cancel := context.WithCancel(t.Context())
+			v.site.Say(func(w http.ResponseWriter, r *http.Request) bool {
+				if strings.HasSuffix(r.URL.Path, path) {
+					cancel()
+					silence(r)
+				}
+				return false
+			})
+			if _, _, err := v.Finish(ctx, v.host, callback, answer, nonce, verifier); !errors.Is(v.say(err), fs.ErrBusy) {
+				t.Errorf("Finish of one that goes: %v", err)
+			}
+			v.site.Say(nil)
+			v.forget(alice)
+			v.want("another", alice, "alice/hello", "publish")
 		}
 	})
 }

@@ -7,7 +7,6 @@ import (
 	iofs "io/fs"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,12 +108,10 @@ func (f *Forges) question(principal, namespace string) *question {
 	if ns, err := ci.CleanNamespace(namespace); err != nil || ns != namespace || host != fg.host || !fg.has(ns) {
 		return nil
 	}
+	// No forge has names in which a byte has to be written as %20.
 	path := strings.Split(rest, "/")
-	for i, e := range path {
-		var err error
-		if path[i], err = url.PathUnescape(e); err != nil {
-			return nil
-		}
+	if strings.Contains(rest, "%") {
+		return nil
 	}
 	if len(path) > 2 && !fg.kind.groups {
 		return nil
@@ -273,7 +270,13 @@ func (f *Forges) askAs(ctx context.Context, q *question, u *user, path string, v
 		if err != nil {
 			return err
 		}
+		select {
+		case u.asking <- struct{}{}:
+		case <-ctx.Done():
+			return busy(errors.New("this account asks too much at once"))
+		}
 		r, err := fg.ask(ctx, f.staying(), call{method: http.MethodGet, url: fg.kind.people.api(fg) + path, Bearer: t.Access})
+		<-u.asking
 		if err != nil {
 			return err
 		}

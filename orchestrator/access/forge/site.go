@@ -95,6 +95,7 @@ func (fg *forge) ask(ctx context.Context, client *http.Client, c call) (*reply, 
 		return nil, err
 	}
 	defer fg.done()
+	asker := ctx
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	var body io.Reader
@@ -121,17 +122,13 @@ func (fg *forge) ask(ctx context.Context, client *http.Client, c call) (*reply, 
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		err = fmt.Errorf("%s does not answer: %w", fg.host, err)
-		fg.failed(err)
-		return nil, busy(err)
+		return nil, fg.silent(asker, err)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		err = fmt.Errorf("%s: %s %s: %w", fg.host, c.method, c.url, err)
-		fg.failed(err)
-		return nil, busy(err)
+		return nil, fg.silent(asker, err)
 	case len(text) > maxAnswer:
 		return nil, busy(fmt.Errorf("%s: %s %s: more than %d bytes", fg.host, c.method, c.url, maxAnswer))
 	case resp.StatusCode >= 500:
@@ -142,6 +139,16 @@ func (fg *forge) ask(ctx context.Context, client *http.Client, c call) (*reply, 
 		return nil, busy(err)
 	}
 	return &reply{resp.StatusCode, resp.Header, text}, nil
+}
+
+// silent returns the error for an answer that did not come. The forge counts as down,
+// unless the asker has gone before.
+func (fg *forge) silent(asker context.Context, err error) error {
+	err = fmt.Errorf("%s does not answer: %w", fg.host, err)
+	if asker.Err() == nil {
+		fg.failed(err)
+	}
+	return busy(err)
 }
 
 // decode decodes an answer's JSON. The error is fs.ErrBusy: a forge that is well does not
@@ -241,6 +248,7 @@ func (fg *forge) tokens(ctx context.Context, client *http.Client, get func(conte
 		return nil, err
 	}
 	defer fg.done()
+	asker := ctx
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, oauth2.HTTPClient, client), answerTime)
 	defer cancel()
 	t, err := get(ctx)
@@ -266,8 +274,7 @@ func (fg *forge) tokens(ctx context.Context, client *http.Client, get func(conte
 			return nil, &tokenError{fg.host, refused.ErrorCode}
 		}
 	case errors.As(err, &broken):
-		err = fmt.Errorf("%s does not answer: %w", fg.host, err)
-		fg.failed(err)
+		return nil, fg.silent(asker, err)
 	default:
 		err = fmt.Errorf("%s: its tokens: the answer makes no sense", fg.host)
 	}

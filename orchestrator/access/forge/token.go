@@ -51,7 +51,7 @@ func (f *Forges) Keep(accounts Accounts) error {
 	return nil
 }
 
-// Close waits until no token is being renewed, 10 s at most, and lets none be renewed any
+// Close waits until no token is being renewed, 20 s at most, and lets none be renewed any
 // more: one that is not on the disk is lost, and its account has to log in again.
 func (f *Forges) Close() {
 	f.mu.Lock()
@@ -96,6 +96,7 @@ func (f *Forges) openToken(principal string, sealed []byte) (*token, error) {
 type user struct {
 	lock    chan struct{} // holds a token while the account's token is read and renewed
 	unsaved *unsaved      // guarded by lock
+	asking  chan struct{} // holds a token for each request: others have their turn too
 	pins    *rate.Limiter // of repositories that the account is the first to see
 
 	mu     sync.Mutex // guards what follows
@@ -115,17 +116,19 @@ func (f *Forges) user(principal string) *user {
 	defer f.mu.Unlock()
 	u := f.users[principal]
 	if u == nil {
-		u = &user{lock: make(chan struct{}, 1), pins: rate.NewLimiter(rate.Every(time.Minute), maxPins)}
+		u = &user{lock: make(chan struct{}, 1), asking: make(chan struct{}, maxAtOnce/2), pins: rate.NewLimiter(rate.Every(time.Minute), maxPins)}
 		f.users[principal] = u
 	}
 	return u
 }
 
-// renewBefore is how long before its end a token is renewed.
-const renewBefore = time.Minute
+const (
+	renewBefore = time.Minute    // how long before its end a token is renewed
+	renewTime   = 2 * answerTime // for a turn to ask, and an answer
+)
 
 // current returns the token of an account, renewed if it ends soon or is bad, which the
-// forge has refused. Renewing goes on for answerTime at most, whether or not anybody
+// forge has refused. Renewing goes on for renewTime at most, whether or not anybody
 // waits for it: the forge has spent the old token. The error is ErrLogin, fs.ErrBusy, or
 // why the accounts cannot be read.
 func (f *Forges) current(ctx context.Context, fg *forge, principal string, bad secret) (*token, error) {
@@ -221,7 +224,7 @@ func (f *Forges) renew(fg *forge, t *token) (*token, error) {
 	if t.Refresh == "" {
 		return nil, ErrLogin
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+	ctx, cancel := context.WithTimeout(context.Background(), renewTime)
 	defer cancel()
 	c, _, err := f.oauth(ctx, fg, "")
 	if err != nil {
@@ -268,7 +271,7 @@ func (f *Forges) Revoke(ctx context.Context, principal string, sealed []byte) er
 }
 
 func (f *Forges) revoke(fg *forge, t *token) {
-	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+	ctx, cancel := context.WithTimeout(context.Background(), renewTime)
 	defer cancel()
 	if err := f.revokeAt(ctx, fg, t); err != nil {
 		f.log.Warn("forge does not take a token back", "err", err)
