@@ -226,9 +226,11 @@ func TestMixUp(t *testing.T) {
 		mallory := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/.well-known/openid-configuration": // people log in at the honest one
-				json.NewEncoder(w).Encode(map[string]any{"issuer": bad, "jwks_uri": bad + "/keys", "authorization_endpoint": honest + "/oauth/authorize", "token_endpoint": bad + "/token"})
+				json.NewEncoder(w).Encode(map[string]any{"issuer": bad, "jwks_uri": bad + "/keys", "authorization_endpoint": honest + "/oauth/authorize", "token_endpoint": bad + "/token", "userinfo_endpoint": bad + "/userinfo"})
 			case "/keys":
 				json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Private.Public(), KeyID: "key-1", Algorithm: "RS256", Use: "sig"}}})
+			case "/userinfo":
+				io.WriteString(w, `{"sub":"id1","name":"Alice"}`)
 			default:
 				stolen = append(stolen, r.FormValue("code"))
 				w.Header().Set("Content-Type", "application/json")
@@ -306,6 +308,15 @@ func TestMixUp(t *testing.T) {
 		for _, s := range []string{"", "a.b.c", "eyJhbGciOiJub25lIn0.e30.", good + "x", good[:len(good)-4], strings.Repeat("x", maxToken+1)} {
 			idToken = s
 			notLetIn(t, f, fmt.Sprintf("the id_token %.40q", s), "bad.example", url.Values{"code": {"x"}}, nonce, verifier)
+		}
+		// What it says of another is not taken for what it says of somebody.
+		for sub, name := range map[string]string{"id1": "Alice", "id2": ""} {
+			claims["sub"] = sub
+			idToken = forgetest.Sign(key, claims)
+			person, _, err := f.Finish(t.Context(), "bad.example", callbackOf("bad.example"), url.Values{"code": {"x"}}, nonce, verifier)
+			if err != nil || person != (Person{"bad.example:" + sub, "", name}) {
+				t.Errorf("Finish = %+v, %v", person, err)
+			}
 		}
 		// In its own name it may say what it likes.
 		claims["sub"], claims["preferred_username"] = "github:12", "alice"
@@ -467,7 +478,7 @@ func TestRealTokens(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := f.Revoke(t.Context(), person.Principal, sealed); err != nil {
+		if err := f.Forget(t.Context(), person.Principal, sealed); err != nil {
 			t.Error(err)
 		}
 		kept.set(person.Principal, sealed) // as one who has a copy of the account

@@ -718,7 +718,7 @@ func TestRenewForgeDown(t *testing.T) {
 			}
 			v.want(what+" before the end", alice, "alice/hello", want)
 			time.Sleep(renewBefore)
-			v.forget(alice)
+			v.unlearn(alice)
 			v.want(what+" after the end", alice, "alice/hello", "busy")
 			v.site.Say(nil)
 			time.Sleep(downPause)
@@ -789,7 +789,7 @@ func TestLogoutMeanwhile(t *testing.T) {
 			if strings.Contains(r.URL.Path, "access_token") || r.URL.Path == "/oauth/token" {
 				sealed, _ := v.kept.Token(alice)
 				v.kept.SetToken(alice, sealed, nil)
-				v.forget(alice)
+				v.unlearn(alice)
 			}
 			return false
 		})
@@ -806,7 +806,7 @@ func TestLogoutMeanwhile(t *testing.T) {
 		v.login()
 		v.site.Say(func(w http.ResponseWriter, r *http.Request) bool {
 			if strings.Contains(r.URL.Path, "hello") {
-				v.forget(alice)
+				v.unlearn(alice)
 			}
 			return false
 		})
@@ -821,7 +821,7 @@ func TestRevoke(t *testing.T) {
 		v.want("before", alice, "alice/hello", "publish")
 		sealed, _ := v.kept.Token(alice)
 		v.kept.set(alice, nil)
-		if err := v.say(v.Revoke(t.Context(), alice, sealed)); err != nil {
+		if err := v.say(v.Forget(t.Context(), alice, sealed)); err != nil {
 			t.Error(err)
 		}
 		access, refresh := v.site.Tokens()
@@ -830,7 +830,7 @@ func TestRevoke(t *testing.T) {
 		}
 		v.want("afterwards", alice, "alice/hello", "login")
 		for what, sealed := range map[string][]byte{"again": sealed, "none": nil, "nonsense": []byte("x")} {
-			if err := v.say(v.Revoke(t.Context(), alice, sealed)); err != nil {
+			if err := v.say(v.Forget(t.Context(), alice, sealed)); err != nil {
 				t.Errorf("%s: %v", what, err)
 			}
 		}
@@ -839,7 +839,7 @@ func TestRevoke(t *testing.T) {
 				continue
 			}
 			v.site.Say(func(w http.ResponseWriter, r *http.Request) bool { say(w, r); return true })
-			if err := v.say(v.Revoke(t.Context(), alice, sealed)); err == nil && v.site.Kind != "forgejo" {
+			if err := v.say(v.Forget(t.Context(), alice, sealed)); err == nil && v.site.Kind != "forgejo" {
 				t.Errorf("%s: no error", what)
 			}
 			time.Sleep(downPause)
@@ -874,8 +874,8 @@ func TestRateLimit(t *testing.T) {
 			"429 and nothing":          {429, nil, "", time.Minute},
 			"a reset that is no limit": {403, map[string]string{"X-RateLimit-Remaining": "10", "X-RateLimit-Reset": "1"}, `{"message":"Resource protected by organization SAML enforcement"}`, 0},
 		} {
-			v.forget(alice)
-			v.forget(bob)
+			v.unlearn(alice)
+			v.unlearn(bob)
 			v.want(what+": before", alice, "o/a", "read")
 			v.site.Say(func(w http.ResponseWriter, r *http.Request) bool {
 				for name, value := range tt.header {
@@ -928,7 +928,7 @@ func TestForgeDown(t *testing.T) {
 			time.Sleep(max(downPause, absentFresh, time.Minute))
 		}
 		v.site.Say(func(w http.ResponseWriter, r *http.Request) bool { silence(r); return true })
-		v.forget(alice)
+		v.unlearn(alice)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		began := time.Now()
@@ -1012,7 +1012,7 @@ func TestAskerGoes(t *testing.T) {
 				t.Errorf("Finish of one that goes: %v", err)
 			}
 			v.site.Say(nil)
-			v.forget(alice)
+			v.unlearn(alice)
 			v.want("another", alice, "alice/hello", "publish")
 		}
 	})

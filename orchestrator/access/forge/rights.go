@@ -203,8 +203,8 @@ func (f *Forges) trim() {
 	f.names = names
 }
 
-// forget forgets what is known of an account.
-func (f *Forges) forget(principal string) {
+// unlearn forgets what is known of an account.
+func (f *Forges) unlearn(principal string) {
 	u := f.user(principal)
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -242,19 +242,19 @@ func (f *Forges) renew(fg *forge, t *token) (*token, error) {
 // drop forgets the token of an account, which the forge takes no more, and returns
 // ErrLogin.
 func (f *Forges) drop(principal string, sealed []byte) error {
-	f.forget(principal)
+	f.unlearn(principal)
 	if _, err := f.accounts.SetToken(principal, sealed, nil); err != nil {
 		return err
 	}
 	return ErrLogin
 }
 
-// Revoke takes back the sealed token of an account that is logged out or barred: the forge
+// Forget takes back the sealed token of an account that is logged out or barred: the forge
 // is told where it can be, and nothing that it has said of the account is known any more.
 // It is for a token that Accounts have no longer, or nil. The error says that the forge
 // has not taken it back, which may be busy; it ends by itself then.
-func (f *Forges) Revoke(ctx context.Context, principal string, sealed []byte) error {
-	f.forget(principal)
+func (f *Forges) Forget(ctx context.Context, principal string, sealed []byte) error {
+	f.unlearn(principal)
 	if len(sealed) == 0 {
 		return nil
 	}
