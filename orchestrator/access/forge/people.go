@@ -102,7 +102,7 @@ var gitlabPeople = &people{
 			most = t.Access
 		}
 		return &call{method: "POST", url: fg.url + "/oauth/revoke",
-			body: map[string]string{"client_id": client, "client_secret": string(password), "token": string(most)}}
+			form: url.Values{"client_id": {client}, "client_secret": {string(password)}, "token": {string(most)}}}
 	},
 }
 

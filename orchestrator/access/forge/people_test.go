@@ -541,6 +541,15 @@ func TestAccessMoved(t *testing.T) {
 		time.Sleep(rightsFresh)
 		v.want("renamed", alice, "alice/hello", "absent")
 		v.want("renamed", alice, "alice/bye", "publish")
+		v.site.Say(func(w http.ResponseWriter, r *http.Request) bool { // a forge that follows the rename itself
+			at := strings.Replace(r.URL.EscapedPath(), "hello", "bye", 1)
+			r.URL.Path, _ = url.PathUnescape(at)
+			r.URL.RawPath = at
+			return false
+		})
+		time.Sleep(absentFresh)
+		v.want("renamed, and found by its old name", alice, "alice/hello", "absent")
+		v.site.Say(nil)
 		v.site.Change(74, func(r *forgetest.Repo) { r.Path = "bob/bye"; r.Members = nil })
 		time.Sleep(rightsFresh)
 		v.want("transferred", alice, "alice/bye", "absent")

@@ -75,10 +75,11 @@ func (s *site) failed(err error) {
 // A call is a request of an API.
 type call struct {
 	method, url string
-	Bearer      secret // an access token, or
-	client      string // the id of the client
-	Password    secret // and its secret
-	body        any    // as JSON; nil for none
+	Bearer      secret     // an access token, or
+	client      string     // the id of the client
+	Password    secret     // and its secret
+	body        any        // as JSON; nil for none
+	form        url.Values // the same as a form
 }
 
 // A reply is an answer, of which there may be no more than its status.
@@ -98,22 +99,22 @@ func (fg *forge) ask(ctx context.Context, client *http.Client, c call) (*reply, 
 	asker := ctx
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	var body io.Reader
+	text, content := c.form.Encode(), "application/x-www-form-urlencoded"
 	if c.body != nil {
-		text, err := json.Marshal(c.body)
+		b, err := json.Marshal(c.body)
 		if err != nil {
 			return nil, err
 		}
-		body = strings.NewReader(string(text))
+		text, content = string(b), "application/json"
 	}
-	req, err := http.NewRequestWithContext(ctx, c.method, c.url, body)
+	req, err := http.NewRequestWithContext(ctx, c.method, c.url, strings.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "9ci-orchestrator") // GitHub answers nobody without one
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if text != "" {
+		req.Header.Set("Content-Type", content)
 	}
 	if c.Bearer != "" {
 		req.Header.Set("Authorization", "Bearer "+string(c.Bearer))
@@ -125,11 +126,11 @@ func (fg *forge) ask(ctx context.Context, client *http.Client, c call) (*reply, 
 		return nil, fg.silent(asker, err)
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
 	case err != nil:
 		return nil, fg.silent(asker, err)
-	case len(text) > maxAnswer:
+	case len(answer) > maxAnswer:
 		return nil, busy(fmt.Errorf("%s: %s %s: more than %d bytes", fg.host, c.method, c.url, maxAnswer))
 	case resp.StatusCode >= 500:
 		err := fmt.Errorf("%s: %s %s: status %d", fg.host, c.method, c.url, resp.StatusCode)
@@ -138,7 +139,7 @@ func (fg *forge) ask(ctx context.Context, client *http.Client, c call) (*reply, 
 		}
 		return nil, busy(err)
 	}
-	return &reply{resp.StatusCode, resp.Header, text}, nil
+	return &reply{resp.StatusCode, resp.Header, answer}, nil
 }
 
 // silent returns the error for an answer that did not come. The forge counts as down,

@@ -286,13 +286,7 @@ func (s *Site) Answer(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == s.tokenPath() && r.Method == http.MethodPost:
 		s.giveToken(w, r)
 	case s.Kind == "gitlab" && r.URL.Path == "/oauth/revoke" && r.Method == http.MethodPost:
-		var body struct {
-			ID     string `json:"client_id"`
-			Secret string `json:"client_secret"`
-			Token  string `json:"token"`
-		}
-		json.NewDecoder(r.Body).Decode(&body)
-		s.takeBack(w, body.ID, body.Secret, body.Token, http.StatusOK)
+		s.takeBack(w, r.FormValue("client_id"), r.FormValue("client_secret"), r.FormValue("token"), http.StatusOK)
 	case s.Kind == "github" && path == "/applications/"+s.ClientID+"/token" && r.Method == http.MethodDelete:
 		var body struct {
 			Token string `json:"access_token"`
