@@ -232,15 +232,17 @@ func (p paragraph) clash(fg *forge) error {
 var attributes = []string{"kind", "host", "issuer", "url", "namespace", "client-id", "client-secret-file", "app", "label"}
 
 func parseForge(text []byte) (*forge, error) {
+	for line := range bytes.Lines(text) { // before anything can be said of its value
+		if bytes.HasPrefix(line, []byte("client-secret=")) {
+			return nil, errors.New("client-secret= is not taken: put the secret into a file of its own, and name that with client-secret-file=")
+		}
+	}
 	attrs, err := ci.ParseAttrs(text)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range attrs {
-		switch {
-		case a.Name == "client-secret":
-			return nil, errors.New("client-secret= is not taken: put the secret into a file of its own, and name that with client-secret-file=")
-		case !slices.Contains(attributes, a.Name):
+		if !slices.Contains(attributes, a.Name) {
 			return nil, fmt.Errorf("%s= is not known", a.Name) // it may be meant to narrow
 		}
 	}

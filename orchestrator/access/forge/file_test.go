@@ -53,6 +53,7 @@ func TestFile(t *testing.T) {
 		{"kind=oidc\nhost=github.com\nissuer=https://idp.example\nclient-id=a", "1: host=github.com: its people log in with kind=github"},
 		{"kind=oidc\nissuer=https://gitlab.com\nclient-id=a", "1: host=gitlab.com: its people log in with kind=gitlab"},
 		{"kind=gitlab\nclient-id=a\nclient-secret=hunter2", "1: client-secret= is not taken: put the secret into a file"},
+		{"kind=gitlab\nclient-id=a\nclient-secret=hunter2 hunter2", "1: client-secret= is not taken: put the secret into a file"},
 		{"kind=github\nclient-id=a", "1: client-secret-file= is missing"},
 		{"kind=gitlab\nclient-id=a\nclient-secret-file=nothing", "client-secret-file= of gitlab.com: open "},
 		{"kind=gitlab\nclient-id=a\nclient-secret-file=forges", "want the secret alone on one line"},
@@ -100,6 +101,9 @@ func TestFile(t *testing.T) {
 		f, err := Open(file, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if strings.Contains(said.String()+log.String(), "hunter2") {
+			t.Errorf("of %q is said %s, and logged %s", tt.text, said.String(), log.String())
 		}
 		served, faults := len(f.forges()), strings.Count(log.String(), "the paragraph is skipped")
 		for _, f := range found {

@@ -50,7 +50,7 @@ func hearing(f *testing.F) (*Forges, *keeper) {
 	}
 	for _, fg := range forges.forges() {
 		p := fg.principal() + ":12"
-		if k.tokens[p], err = forges.sealToken(p, &token{Forge: fg.host, Access: clientSecret, Refresh: clientSecret}); err != nil {
+		if k.tokens[p], err = forges.sealToken(p, &token{Forge: fg.url, Access: clientSecret, Refresh: clientSecret}); err != nil {
 			f.Fatal(err)
 		}
 	}

@@ -1088,7 +1088,7 @@ func TestSeal(t *testing.T) {
 	inVillage(t, []string{"github"}, func(t *testing.T, v *village) {
 		alice := v.login()
 		sealed, _ := v.kept.Token(alice)
-		if tok, err := v.openToken(alice, sealed); err != nil || tok.Forge != "github.com" || tok.Access == "" || tok.Refresh == "" || tok.Expires.IsZero() {
+		if tok, err := v.openToken(alice, sealed); err != nil || tok.Forge != v.site.URL || tok.Access == "" || tok.Refresh == "" || tok.Expires.IsZero() {
 			t.Errorf("openToken = %v, %v", tok, err)
 		}
 		for _, other := range []string{"github:1", "github:13", "", alice + "0"} {
@@ -1115,6 +1115,17 @@ func TestSeal(t *testing.T) {
 		mallory := v.login()
 		v.kept.set(mallory, sealed)
 		v.want("another's token", mallory, "alice/hello", "login")
+
+		// A token is shown to the server that gave it, and not to one that is called the same.
+		at, asked := v.site.URL, v.site.Asked("hello")
+		v.site.URL = "http://127.0.0.1:9999"
+		v.write()
+		v.want("a forge that has moved", alice, "alice/hello", "login")
+		if n := v.site.Asked("hello"); n != asked {
+			t.Error("the token was shown to another server")
+		}
+		v.site.URL = at
+		v.write()
 
 		key := filepath.Join(v.dir, sealFile)
 		if fi, err := os.Stat(key); err != nil || fi.Mode() != 0o600 {

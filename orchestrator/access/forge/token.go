@@ -62,14 +62,14 @@ func (f *Forges) Close() {
 
 // A token is what a forge has given to ask it as somebody.
 type token struct {
-	Forge   string    `json:"forge"` // its host
+	Forge   string    `json:"forge"` // its URL: the token is shown to no other
 	Access  secret    `json:"access"`
 	Refresh secret    `json:"refresh,omitempty"` // gets the next token, once; "": there is none
 	Expires time.Time `json:"expires,omitzero"`  // of Access; zero: it does not
 }
 
 func newToken(fg *forge, got *oauth2.Token) *token {
-	return &token{fg.host, secret(got.AccessToken), secret(got.RefreshToken), got.Expiry}
+	return &token{fg.url, secret(got.AccessToken), secret(got.RefreshToken), got.Expiry}
 }
 
 func (f *Forges) sealToken(principal string, t *token) ([]byte, error) {
@@ -180,7 +180,7 @@ func (f *Forges) load(fg *forge, principal string, u *user, bad secret) (*token,
 			return nil, err
 		}
 		t, err := f.openToken(principal, sealed)
-		if err != nil || t.Forge != fg.host {
+		if err != nil || t.Forge != fg.url {
 			return nil, ErrLogin
 		}
 		now := time.Now()
@@ -263,7 +263,7 @@ func (f *Forges) Forget(ctx context.Context, principal string, sealed []byte) er
 		return nil // nobody can use it
 	}
 	list := f.forges()
-	i := slices.IndexFunc(list, func(fg *forge) bool { return fg.clientID != "" && fg.host == t.Forge })
+	i := slices.IndexFunc(list, func(fg *forge) bool { return fg.clientID != "" && fg.url == t.Forge })
 	if i < 0 {
 		return nil
 	}
