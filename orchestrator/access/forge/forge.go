@@ -76,7 +76,6 @@ type Forges struct {
 	issuers map[string]*issuer  // by URL
 	users   map[string]*user    // by principal
 	rights  map[rightsKey]known // what forges have said of people
-	names   map[string]string   // by namespace, the id of the repository that was seen last
 
 	replays *replays
 
@@ -97,7 +96,7 @@ type Forges struct {
 // and cannot be read.
 func Open(file string, log *slog.Logger) (*Forges, error) {
 	f := &Forges{file: file, log: log, dir: statedir.Dir(filepath.Dir(file)), transport: newTransport(),
-		issuers: map[string]*issuer{}, users: map[string]*user{}, rights: map[rightsKey]known{}, names: map[string]string{}}
+		issuers: map[string]*issuer{}, users: map[string]*user{}, rights: map[rightsKey]known{}}
 	var err error
 	if f.replays, err = openReplays(file + ".used"); err != nil {
 		return nil, err

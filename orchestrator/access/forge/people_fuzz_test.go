@@ -79,7 +79,7 @@ func FuzzRepositoryAnswer(f *testing.F) {
 				continue
 			}
 			p, ns := fg.principal()+":12", fg.host+"/alice/hello"
-			forges.users, forges.rights, forges.names = map[string]*user{}, map[rightsKey]known{}, map[string]string{}
+			forges.users, forges.rights = map[string]*user{}, map[rightsKey]known{}
 			kept.tokens = map[string][]byte{p: tokens[p]}
 			fg.site.down = time.Time{}
 			os.Remove(forges.dir.Path("repositories"))

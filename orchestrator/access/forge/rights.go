@@ -131,15 +131,12 @@ func (q *question) absent() error {
 func (f *Forges) known(q *question) (a Access, err error, ok bool) {
 	f.mu.Lock()
 	k, ok := f.rights[q.rightsKey]
-	latest := f.names[q.namespace]
 	f.mu.Unlock()
 	switch {
 	case !ok || !time.Now().Before(k.until):
 		return Access{}, nil, false
 	case k.RepositoryID == "":
 		return Access{}, q.absent(), true
-	case latest != k.RepositoryID: // somebody has seen another repository under the name
-		return Access{}, nil, false
 	}
 	if _, err := f.pins.Same(q.namespace, q.forge.host, k.RepositoryID); err != nil {
 		return Access{}, q.absent(), true
@@ -175,9 +172,6 @@ func (f *Forges) learn(q *question) (Access, error) {
 	defer f.mu.Unlock()
 	f.trim()
 	f.rights[q.rightsKey] = known{a, time.Now().Add(fresh)}
-	if err == nil {
-		f.names[q.namespace] = a.RepositoryID
-	}
 	return a, err
 }
 
@@ -194,13 +188,6 @@ func (f *Forges) trim() {
 		}
 		delete(f.rights, k)
 	}
-	names := map[string]string{}
-	for k := range f.rights {
-		if id, ok := f.names[k.namespace]; ok {
-			names[k.namespace] = id
-		}
-	}
-	f.names = names
 }
 
 // unlearn forgets what is known of an account.
