@@ -936,6 +936,11 @@ func TestForgeDown(t *testing.T) {
 			v.site.Say(nil)
 			time.Sleep(max(downPause, absentFresh, time.Minute))
 		}
+		all := []string{alice}
+		for i := range 4 {
+			v.site.AddPerson(forgetest.Person{ID: int64(20 + i), Login: fmt.Sprint("p", i)})
+			all = append(all, v.login())
+		}
 		v.site.Say(func(w http.ResponseWriter, r *http.Request) bool { silence(r); return true })
 		v.unlearn(alice)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -946,7 +951,7 @@ func TestForgeDown(t *testing.T) {
 		}
 		var wg sync.WaitGroup
 		for i := range 100 {
-			wg.Go(func() { v.Access(t.Context(), alice, v.ns(fmt.Sprintf("o/%d", i))) })
+			wg.Go(func() { v.Access(t.Context(), all[i%len(all)], v.ns(fmt.Sprintf("o/%d", i))) })
 		}
 		wg.Wait()
 		asked := 0
