@@ -40,6 +40,18 @@ fuzz:V:
 		done
 	done
 
+# One more test of logins, with a real forge: a Gitea that is built here, five minutes of
+# CPU. test does without it.
+GITEA_VERSION=v1.23.8
+
+gitea:V:
+	sh .ci/need gcc libc6-dev git
+	bin=$PWD/$BIN
+	mkdir -p $bin
+	root=$(cd / && go mod download -json code.gitea.io/gitea@$GITEA_VERSION | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+	(cd $root && CGO_ENABLED=1 nice go build -tags='sqlite sqlite_unlock_notify' -o $bin/gitea .)
+	GITEA=$bin/gitea GITEA_ROOT=$root go test -count=1 -tags=gitea -run='^TestGitea$' ./orchestrator/access/forge
+
 PREFIX=/usr/local
 
 install:V: all
