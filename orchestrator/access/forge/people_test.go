@@ -770,11 +770,17 @@ func TestRenewKept(t *testing.T) {
 		v.Close()
 		v.site.Say(nil)
 		asked := v.site.Asked("token")
+		time.Sleep(9 * time.Hour)
+		v.want("closed", alice, "alice/hello", "busy")
+		if n := v.site.Asked("token"); n != asked {
+			t.Error("a token is renewed while nobody waits for it")
+		}
 		v.Forges = v.open()
 		v.want("after a restart", alice, "alice/hello", "publish")
-		if n := v.site.Asked("token"); n != asked {
-			t.Errorf("the new token was not kept")
+		if n := v.site.Asked("token"); n != asked+1 {
+			t.Errorf("%d tokens: the new one was not kept", n)
 		}
+		asked++
 
 		time.Sleep(9 * time.Hour)
 		v.kept.fail(errors.New("no space left on device"))

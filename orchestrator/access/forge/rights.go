@@ -108,11 +108,7 @@ func (f *Forges) question(principal, namespace string) *question {
 	if ns, err := ci.CleanNamespace(namespace); err != nil || ns != namespace || host != fg.host || !fg.has(ns) {
 		return nil
 	}
-	// No forge has names in which a byte has to be written as %20.
 	path := strings.Split(rest, "/")
-	if strings.Contains(rest, "%") {
-		return nil
-	}
 	if len(path) > 2 && !fg.kind.groups {
 		return nil
 	}
