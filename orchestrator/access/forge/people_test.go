@@ -787,9 +787,22 @@ func TestRenewKept(t *testing.T) {
 		v.want("a full disk", alice, "alice/hello", "busy")
 		v.want("still", alice, "alice/hello", "busy")
 		v.kept.fail(nil)
+		time.Sleep(downPause)
 		v.want("room", alice, "alice/hello", "publish")
 		if n := v.site.Asked("token"); n != asked+1 {
 			t.Errorf("%d tokens for one renewal", n-asked)
+		}
+
+		// One that the disk has not taken before its account logs out is given back.
+		time.Sleep(9 * time.Hour)
+		v.kept.fail(errors.New("no space left on device"))
+		v.want("a full disk", alice, "alice/hello", "busy")
+		v.kept.fail(nil)
+		v.kept.set(alice, nil)
+		time.Sleep(downPause)
+		v.want("logged out", alice, "alice/hello", "login")
+		if access, _ := v.site.Tokens(); access != 0 && v.site.Kind != "forgejo" {
+			t.Errorf("%d access tokens are good", access)
 		}
 	})
 }
@@ -973,6 +986,27 @@ func TestForgeDown(t *testing.T) {
 	})
 }
 
+// A forge that has no answer to a question is not asked it again by each walk.
+func TestNoAnswer(t *testing.T) {
+	inVillage(t, allKinds, func(t *testing.T, v *village) {
+		alice := v.login()
+		v.site.Say(func(w http.ResponseWriter, r *http.Request) bool {
+			http.Error(w, "x", http.StatusInternalServerError)
+			return true
+		})
+		for range 50 {
+			v.want("an error", alice, "alice/hello", "busy")
+		}
+		if n := v.site.Asked("hello"); n != 1 {
+			t.Errorf("it was asked %d times", n)
+		}
+		v.site.Say(nil)
+		v.want("another question", alice, "alice/none", "absent")
+		time.Sleep(downPause)
+		v.want("afterwards", alice, "alice/hello", "publish")
+	})
+}
+
 // A forge has few requests from us at once, and the same question is asked once.
 func TestAtOnce(t *testing.T) {
 	inVillage(t, allKinds, func(t *testing.T, v *village) {
@@ -1085,7 +1119,7 @@ func TestTrim(t *testing.T) {
 		for i := range maxRights * 5 / 4 {
 			f.trim()
 			k := rightsKey{"github:1", fmt.Sprint("github.com/o/", i)}
-			f.rights[k] = known{Access{RepositoryID: "1"}, time.Now().Add(time.Duration(i%300) * time.Second)}
+			f.rights[k] = known{Access: Access{RepositoryID: "1"}, until: time.Now().Add(time.Duration(i%300) * time.Second)}
 			if len(f.rights) > maxRights {
 				t.Fatalf("%d answers", len(f.rights))
 			}

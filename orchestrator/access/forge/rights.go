@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/orchestrator/access"
 )
@@ -92,9 +93,10 @@ type question struct {
 
 type rightsKey struct{ principal, namespace string }
 
-// An known is an answer to a question.
+// A known is an answer to a question.
 type known struct {
-	Access // the zero one: absent
+	Access       // the zero one: absent
+	err    error // there was no answer
 	until  time.Time
 }
 
@@ -131,6 +133,8 @@ func (f *Forges) known(q *question) (a Access, err error, ok bool) {
 	switch {
 	case !ok || !time.Now().Before(k.until):
 		return Access{}, nil, false
+	case k.err != nil:
+		return Access{}, k.err, true
 	case k.RepositoryID == "":
 		return Access{}, q.absent(), true
 	}
@@ -153,21 +157,26 @@ func (f *Forges) learn(q *question) (Access, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), learnTime)
 	defer cancel()
 	a, err := f.askRights(ctx, q, u)
-	fresh := rightsFresh
-	if errors.Is(err, iofs.ErrNotExist) {
-		a, fresh = Access{}, absentFresh
-	} else if err != nil {
-		return Access{}, err
-	}
+	now, k := time.Now(), known{Access: a}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	switch {
+	case err == nil:
+		k.until = now.Add(rightsFresh)
+	case errors.Is(err, iofs.ErrNotExist):
+		k.until = now.Add(absentFresh)
+	case errors.Is(err, fs.ErrBusy) && !now.Before(u.paused): // the next walks do not all ask again
+		k.err, k.until = err, now.Add(downPause)
+	default:
+		return Access{}, err
+	}
 	if u.ended != ended { // it was logged out meanwhile
 		return Access{}, ErrLogin
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.trim()
-	f.rights[q.rightsKey] = known{a, time.Now().Add(fresh)}
+	f.rights[q.rightsKey] = k
 	return a, err
 }
 

@@ -169,10 +169,14 @@ func (f *Forges) current(ctx context.Context, fg *forge, principal string, bad s
 // load is current while u.lock is held.
 func (f *Forges) load(fg *forge, principal string, u *user, bad secret) (*token, error) {
 	if s := u.unsaved; s != nil {
-		if _, err := f.accounts.SetToken(principal, s.old, s.sealed); err != nil {
+		ok, err := f.accounts.SetToken(principal, s.old, s.sealed)
+		if err != nil {
 			return nil, busy(err)
 		}
 		u.unsaved = nil
+		if t, err := f.openToken(principal, s.sealed); err == nil && !ok { // logged out, or in, meanwhile
+			f.revoke(fg, t)
+		}
 	}
 	for range 2 {
 		sealed, err := f.accounts.Token(principal)
