@@ -458,9 +458,12 @@ func TestAccess(t *testing.T) {
 			{bob, v.ns("o/../public")}, {bob, v.ns("o/public/")}, {bob, "local/x"}, {bob, v.ns("o//public")}, {bob, v.host}, {"", ""},
 		} {
 			_, err := v.Access(t.Context(), q[0], q[1])
-			if _, ok := v.Cached(q[0], q[1]); !errors.Is(err, iofs.ErrNotExist) || ok {
+			if _, ok := v.Cached(q[0], q[1]); !errors.Is(err, iofs.ErrNotExist) || ok || v.Covers(q[0], q[1]) {
 				t.Errorf("Access(%q): %v, cached: %v", q, err, ok)
 			}
+		}
+		if !v.Covers(bob, v.ns("o/public")) {
+			t.Error("the forge covers nothing")
 		}
 		v.want("of somebody whose token is gone", v.principal("14"), "o/public", "login")
 		v.write("namespace=" + v.ns("alice/..."))

@@ -83,6 +83,12 @@ func (f *Forges) Cached(principal, namespace string) (a Access, ok bool) {
 	return a, ok && err == nil
 }
 
+// Covers reports whether a forge can say anything of a namespace to an account: if not,
+// Access asks nobody, and what the account may do there is for others to say.
+func (f *Forges) Covers(principal, namespace string) bool {
+	return f.question(principal, namespace) != nil
+}
+
 // A question is what an account may do in a namespace of its forge.
 type question struct {
 	forge *forge
