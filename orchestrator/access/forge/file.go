@@ -18,6 +18,9 @@ import (
 	"9ci/orchestrator/access"
 )
 
+// File is the file of forges in a state directory.
+const File = "forges"
+
 // head is how the file begins.
 const head = `# Forges whose CI jobs may log in to the namespaces of their repositories: a
 # paragraph each, and an edit counts at once. All but kind may be left out.

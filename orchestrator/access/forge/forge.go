@@ -95,12 +95,19 @@ type Forges struct {
 // has shown a token that names none. It reports an error if one of the files is there
 // and cannot be read.
 func Open(file string, log *slog.Logger) (*Forges, error) {
+	f, err := open(file, log)
+	if err != nil {
+		return nil, err
+	}
+	f.replays, err = openReplays(file + ".used")
+	return f, err
+}
+
+// open is Open without the tokens that have been shown: nobody logs in a job.
+func open(file string, log *slog.Logger) (*Forges, error) {
 	f := &Forges{file: file, log: log, dir: statedir.Dir(filepath.Dir(file)), transport: newTransport(),
 		issuers: map[string]*issuer{}, users: map[string]*user{}, rights: map[rightsKey]known{}}
 	var err error
-	if f.replays, err = openReplays(file + ".used"); err != nil {
-		return nil, err
-	}
 	f.list, err = access.Watch(file, func(text []byte) ([]*forge, error) { return parse(file, text, log), nil }, log)
 	return f, err
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -272,6 +273,19 @@ func (f *Forges) Forget(ctx context.Context, principal string, sealed []byte) er
 		return nil
 	}
 	return f.revokeAt(ctx, list[i], t)
+}
+
+// Forget is Forget of Forges, for a command of an operator beside a server that uses the
+// file of forges.
+func Forget(ctx context.Context, file, principal string, sealed []byte, log *slog.Logger) error {
+	f, err := open(file, log)
+	if err == nil {
+		err = f.Keep(nil)
+	}
+	if err != nil {
+		return err
+	}
+	return f.Forget(ctx, principal, sealed)
 }
 
 func (f *Forges) revoke(fg *forge, t *token) {
