@@ -363,3 +363,35 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// The token of a forge is replaced by the next one of the same, and by no other: whoever
+// has logged out, or in, meanwhile stays so.
+func TestToken(t *testing.T) {
+	s, _ := open(t)
+	if token, err := s.Token("github:1"); token != nil || err != nil {
+		t.Errorf("Token of no account: %q, %v", token, err)
+	}
+	if err := s.Enter(Person{Principal: "github:1"}, "github.com", []byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		principal, old, sealed string
+		ok                     bool
+		now                    string
+	}{
+		{"github:1", "b", "c", false, "a"},
+		{"github:2", "a", "c", false, ""},
+		{"github:2", "", "c", false, ""},
+		{"github:1", "a", "b", true, "b"},
+		{"github:1", "a", "c", false, "b"},
+		{"github:1", "b", "", true, ""},
+		{"github:1", "b", "c", false, ""},
+		{"github:1", "", "c", false, ""},
+	} {
+		ok, err := s.SetToken(tt.principal, []byte(tt.old), []byte(tt.sealed))
+		now, err2 := s.Token(tt.principal)
+		if ok != tt.ok || err != nil || err2 != nil || string(now) != tt.now {
+			t.Errorf("SetToken(%s, %q, %q) = %v, %v, and then it is %q, %v", tt.principal, tt.old, tt.sealed, ok, err, now, err2)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package account
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -105,3 +106,33 @@ func End(dir, principal string) (bool, error) {
 	_, err := s.End(principal)
 	return true, err
 }
+
+// Token returns what the forge of an account gave to ask it as that person, sealed; nil if
+// there is nothing, or no such account.
+func (s *Store) Token(principal string) ([]byte, error) {
+	a, err := s.Get(principal)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return a.ForgeToken, nil
+}
+
+// SetToken makes sealed, nil for nothing, what Token returns, if that is old at present. It
+// reports whether it was; of nothing there is no next one.
+func (s *Store) SetToken(principal string, old, sealed []byte) (bool, error) {
+	err := s.Change(principal, func(a *Account) error {
+		if len(old) == 0 || !bytes.Equal(a.ForgeToken, old) {
+			return errOtherToken
+		}
+		a.ForgeToken = sealed
+		return nil
+	})
+	if errors.Is(err, errOtherToken) || errors.Is(err, iofs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+var errOtherToken = errors.New("the account has another token")
