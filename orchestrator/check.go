@@ -240,7 +240,7 @@ func (c *checker) others(dir string, fi iofs.FileInfo) {
 		}
 		c.found(found)
 	}
-	if path := filepath.Join(dir, forgesFile); c.there(path, fi) {
+	if path := filepath.Join(dir, forge.File); c.there(path, fi) {
 		found, err := forge.Check(path)
 		if err != nil {
 			c.wrong(path, err)

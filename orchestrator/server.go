@@ -92,7 +92,7 @@ func New(dir string, o Options) (*Server, error) {
 		return nil, fmt.Errorf("orchestrator: %w", err)
 	}
 	if o.Jobs == nil {
-		if o.Jobs, err = forge.Open(filepath.Join(dir, forgesFile), s.log); err != nil {
+		if o.Jobs, err = forge.Open(filepath.Join(dir, forge.File), s.log); err != nil {
 			return nil, fmt.Errorf("orchestrator: state: %w", err)
 		}
 	}

@@ -16,7 +16,6 @@ const (
 	authorizedKeysFile = "authorized_keys"
 	revokedFile        = "revoked"
 	sourcesFile        = "sources"
-	forgesFile         = "forges"
 )
 
 // openState makes in dir what a first start needs, and returns the host keys: the
@@ -44,7 +43,7 @@ func openState(dir string) (hostKeys, error) {
 			hosts = append(hosts, k)
 		}
 	}
-	return hosts, errors.Join(access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile)), forge.MakeFile(filepath.Join(dir, forgesFile)))
+	return hosts, errors.Join(access.MakeAuthorizedKeys(filepath.Join(dir, authorizedKeysFile)), forge.MakeFile(filepath.Join(dir, forge.File)))
 }
 
 // otherHostKeys returns the files of host keys but for hostKeyFile, by name.

@@ -134,12 +134,11 @@
 //	                 -Q. It is written anew; what the operator revokes is in revoked
 //	barred           a line an account that may not log in again: principal, since when. Once
 //	                 the line is deleted, it may
-//	repositories     a line a namespace that a CI job has logged in for: the namespace, the
-//	                 forge, and the forge's number of the repository. A repository of another
-//	                 number, which has taken the name, is refused until the line is deleted
-//	forges           the forges whose CI jobs may log in, a paragraph each: kind=github,
-//	                 gitlab or forgejo, host=, issuer=, url= and namespace=. The file's head
-//	                 says what each is if it is left out
+//	repositories     a line a namespace that a CI job has logged in for, or that somebody may
+//	                 enter as a member: the namespace, the forge, and the forge's number of
+//	                 the repository. A repository of another number, which has taken the
+//	                 name, is refused until the line is deleted
+//	forges           the forges whose CI jobs and people may log in: see below
 //	forges.used      tokens of GitLab's jobs that name no key, and the key that used each:
 //	                 no other may
 //	lock             is locked (flock(2)) while one of these is written
@@ -173,6 +172,31 @@
 // bound to the HOST of URL, which cannot be an IP address: under another name they log
 // nobody in.
 //
+// The file forges of the state directory has a paragraph for each forge whose CI jobs log
+// in, and by which people do; it says itself how one is written, and check what each lets
+// in. People log in by a forge if the paragraph has client-id=, what the forge calls the
+// orchestrator. It is registered there with the redirect URI URL/callback/HOST, HOST being
+// the paragraph's:
+//
+//	kind=github   a GitHub App, with the permission Metadata: read and no other, and user
+//	              tokens that expire. It sees private repositories where it is installed
+//	              by their owner; app= is its name in its URL, for a link there. An OAuth
+//	              App would need the right to write to all repositories
+//	kind=gitlab   an application with the scope read_api, confidential or not
+//	kind=forgejo  an OAuth2 application, for Gitea too. Forgejo has no scopes: what it gives
+//	              could do all that the person can
+//	kind=oidc     any provider of OpenID Connect, with issuer=. It has no repositories: its
+//	              people read what is public, and what an invitation gives them
+//
+// The client's secret is alone in a file, which client-secret-file= names.
+//
+// Who may read a repository at the forge may read its namespace, and who may push may
+// publish there. The forge is asked as that person, and its answer is good for 5 minutes;
+// if it is down, no longer. A repository is known by its number: after a rename, its old
+// namespace is nobody's, and another that takes its name is kept out by repositories.
+// What a forge gives to ask it so is sealed in the account with the key in seal.key,
+// renewed as it ends, and taken back when its person logs out.
+//
 // A browser is logged in for 12 hours. Revoke ACCOUNT logs the account out of the page too,
 // at once, and forgets what its forge gave for it. These are plain files, and an edit counts
 // at once:
@@ -182,6 +206,7 @@
 //	                    account. / is written %2F, and % %25
 //	invites             a line an invitation that has not been used; not its URL
 //	url                 URL of the last start with -web
+//	seal.key            without it, everybody logs in again
 //
 // An address, of IPv6 a /64, may log in or try to 60 times at once and once each second after
 // that, try 10 codes of keys and then 2 each minute, have 8 keys at once that wait for
@@ -485,7 +510,8 @@
 //	revoked sources public            if there are any
 //	ca_ed25519 ca_ed25519.pub tokens tokens.used issued revoked.krl barred repositories lock
 //	authorized_tls tls.crt tls.key tls-ca.pem tls-crl.pem    for -tls
-//	accounts invites url web.crt web.key              for -web
+//	accounts invites url seal.key web.crt web.key     for -web
+//	forges forges.used
 //
 // # Exit status
 //

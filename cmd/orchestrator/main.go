@@ -202,8 +202,13 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	if o.trace {
 		trace = stderr
 	}
+	known, err := openForges(o.state, log)
+	if err != nil {
+		return err
+	}
+	defer known.Close()
 	s, err := orchestrator.New(o.state, orchestrator.Options{
-		Authorities: o.authorities, URL: o.url, TLS: o.tls != "" || len(sockets.tls) > 0, Log: log, Trace: trace,
+		Authorities: o.authorities, URL: o.url, Jobs: known, TLS: o.tls != "" || len(sockets.tls) > 0, Log: log, Trace: trace,
 	})
 	if err != nil {
 		return err
@@ -235,7 +240,7 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		}
 		metrics = append(metrics, l)
 	}
-	people, err := openPage(o, s, sockets.web, log)
+	people, err := openPage(o, s, known, sockets.web, log)
 	if err != nil {
 		return err
 	}

@@ -25,9 +25,10 @@ type page struct {
 	certificate func() *tls.Certificate // nil: no TLS
 }
 
-// openPage returns the page of the state directory of s, which listens on o.web and on
+// openPage returns the page of the state directory of s, where people log in by known,
+// which listens on o.web and on
 // the sockets that systemd has passed. It is nil if there are none.
-func openPage(o options, s *orchestrator.Server, passed []net.Listener, log *slog.Logger) (*page, error) {
+func openPage(o options, s *orchestrator.Server, known forges, passed []net.Listener, log *slog.Logger) (*page, error) {
 	if o.web == "" && len(passed) == 0 {
 		return nil, nil
 	}
@@ -39,11 +40,14 @@ func openPage(o options, s *orchestrator.Server, passed []net.Listener, log *slo
 	if err != nil {
 		return nil, err
 	}
+	if err := known.Keep(accounts); err != nil {
+		return nil, err
+	}
 	approvals, err := web.NewApprovals(o.url)
 	if err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
 	}
-	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Authority: s.Authority(), Approvals: approvals, Log: log}); err != nil {
+	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Forges: known, Authority: s.Authority(), Approvals: approvals, Log: log}); err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
 	}
 	cert, key := filepath.Join(o.state, access.PageCertFile), filepath.Join(o.state, access.PageKeyFile)
