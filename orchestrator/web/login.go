@@ -125,6 +125,10 @@ func (p *Page) finishLogin(v *visit) error {
 		if errors.Is(err, fs.ErrBusy) || ctx.Err() != nil {
 			return &problem{http.StatusBadGateway, f.Label + " does not answer at present. Try again in a minute."}
 		}
+		var refused *access.RefusedError
+		if errors.As(err, &refused) {
+			return &problem{http.StatusForbidden, f.Label + " did not let you in here: " + refused.Words + "."}
+		}
 		return &problem{http.StatusForbidden, f.Label + " did not say who you are. The orchestrator's log says why."}
 	}
 	if err := p.admits(v, person.Principal); err != nil {
