@@ -111,6 +111,19 @@ func TestForges(t *testing.T) {
 	if a, err := accounts.Get("github:12"); err != nil || a.ForgeToken != nil {
 		t.Errorf("the account after a logout: %+v, %v", a, err)
 	}
+	// A revocation does the same, beside the server.
+	if out := open("/login/github.com?next=/account", nil); !strings.HasPrefix(out, "/account 200") {
+		t.Errorf("logged in again: %s", out)
+	}
+	if access, _ := site.Tokens(); access != 1 {
+		t.Errorf("%d access tokens after a second login", access)
+	}
+	if out, errs, status := do(t, "revoke", "-state", state, "github:12"); status != 0 || errs != "" || !strings.Contains(out, "is logged out of the page") {
+		t.Errorf("revoke: %d %q %q", status, out, errs)
+	}
+	if access, refresh := site.Tokens(); access+refresh != 0 {
+		t.Errorf("%d access tokens and %d refresh tokens after a revocation", access, refresh)
+	}
 	check, _, status := do(t, "check", "-state", state)
 	if want := "forges:1: github.com: (github, by https://token.actions.githubusercontent.com) lets in CI jobs of any repository, each to its own namespace, and people, to the namespaces that they may see there\n"; status != 0 || !strings.Contains(check, want) {
 		t.Errorf("check: %d %s", status, check)

@@ -1,18 +1,22 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"9ci/cmd/internal/config"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/account"
+	"9ci/orchestrator/access/forge"
 )
 
 // A newToken is what the flags of the command token say.
@@ -72,7 +76,7 @@ func listTokens(o options, _ []string, stdout, _ io.Writer) (int, error) {
 }
 
 // revoke revokes what args name, and prints what that was.
-func revoke(o options, args []string, stdout, _ io.Writer) (int, error) {
+func revoke(o options, args []string, stdout, stderr io.Writer) (int, error) {
 	done, err := access.Revoke(o.state, args)
 	if err == nil {
 		for _, principal := range args {
@@ -80,10 +84,14 @@ func revoke(o options, args []string, stdout, _ io.Writer) (int, error) {
 				continue
 			}
 			var was bool
-			if was, err = account.End(o.state, principal); err != nil {
+			var token []byte
+			if was, token, err = account.End(o.state, principal); err != nil {
 				break
 			} else if was {
 				done = append(done, "account "+principal+" is logged out of the page")
+			}
+			if err := o.tellForge(principal, token, stderr); err != nil {
+				fmt.Fprintf(stderr, "orchestrator: %v: what the forge gave for %s ends by itself\n", err, principal)
 			}
 		}
 	}
@@ -91,6 +99,17 @@ func revoke(o options, args []string, stdout, _ io.Writer) (int, error) {
 		fmt.Fprintln(stdout, line)
 	}
 	return 0, o.noState(err)
+}
+
+// tellForge gives back what a forge gave for an account, sealed; nil for nothing.
+func (o options) tellForge(principal string, token []byte, stderr io.Writer) error {
+	if len(token) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	return forge.Forget(ctx, filepath.Join(o.state, forge.File), principal, token, log)
 }
 
 // noState says of a state directory that is not there how to name another.

@@ -95,16 +95,17 @@ func (s *Store) End(principal string) (token []byte, err error) {
 }
 
 // End logs an account of a state directory out everywhere, as an operator does, and
-// forgets the token of its forge. It reports whether there is such an account.
-func End(dir, principal string) (bool, error) {
+// forgets the token of its forge, which it returns. It reports whether there is such an
+// account.
+func End(dir, principal string) (was bool, token []byte, err error) {
 	s := &Store{dir: statedir.Dir(dir)}
 	if _, err := s.Get(principal); errors.Is(err, iofs.ErrNotExist) {
-		return false, nil
+		return false, nil, nil
 	} else if err != nil {
-		return false, err
+		return false, nil, err
 	}
-	_, err := s.End(principal)
-	return true, err
+	token, err = s.End(principal)
+	return true, token, err
 }
 
 // Token returns what the forge of an account gave to ask it as that person, sealed; nil if
