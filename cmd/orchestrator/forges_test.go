@@ -96,11 +96,28 @@ func TestForges(t *testing.T) {
 	if access, refresh := site.Tokens(); access != 1 || refresh != 1 {
 		t.Errorf("%d access tokens and %d refresh tokens", access, refresh)
 	}
-	m := regexp.MustCompile(`(?s)action="/logout".*?name="([^"]+)" value="([^"]+)"`).FindStringSubmatch(out)
-	if m == nil {
-		t.Fatalf("no way out: %s", out)
+	logout := func(page string) {
+		t.Helper()
+		m := regexp.MustCompile(`(?s)action="/logout".*?name="([^"]+)" value="([^"]+)"`).FindStringSubmatch(page)
+		if m == nil {
+			t.Fatalf("no way out: %s", page)
+		}
+		open("/logout", url.Values{m[1]: {m[2]}})
 	}
-	open("/logout", url.Values{m[1]: {m[2]}})
+	// Another browser: what the forge gives then takes the place of what it gave before.
+	if browser.Jar, err = cookiejar.New(nil); err != nil {
+		t.Fatal(err)
+	}
+	second := open("/login/github.com?next=/account", nil)
+	if access, refresh := site.Tokens(); access != 1 || refresh != 1 || !strings.HasPrefix(second, "/account 200") {
+		t.Errorf("%d access tokens and %d refresh tokens after a second login: %s", access, refresh, second)
+	}
+	logout(second)
+	browser.Jar = jar
+	if access, _ := site.Tokens(); access != 1 {
+		t.Errorf("%d access tokens after one of two has logged out", access)
+	}
+	logout(out)
 	if access, refresh := site.Tokens(); access+refresh != 0 {
 		t.Errorf("%d access tokens and %d refresh tokens after a logout", access, refresh)
 	}

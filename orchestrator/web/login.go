@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	iofs "io/fs"
@@ -132,10 +133,19 @@ func (p *Page) finishLogin(v *visit) error {
 		return &problem{http.StatusForbidden, f.Label + " did not say who you are. The orchestrator's log says why."}
 	}
 	if err := p.admits(v, person.Principal); err != nil {
+		p.forget(v, person.Principal, token)
 		return err
 	}
-	if err := p.accounts.Enter(person, f.Name, token); err != nil {
+	before, err := p.accounts.Token(person.Principal)
+	if err == nil {
+		err = p.accounts.Enter(person, f.Name, token)
+	}
+	if err != nil {
+		p.forget(v, person.Principal, token)
 		return err
+	}
+	if !bytes.Equal(before, token) { // the new one takes its place
+		p.forget(v, person.Principal, before)
 	}
 	if err := v.begin(person.Principal, f.Name); err != nil {
 		return err
