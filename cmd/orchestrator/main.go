@@ -22,6 +22,7 @@ import (
 	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/show"
 	"9ci/orchestrator"
+	"9ci/orchestrator/access/account"
 	"9ci/proto/ninep"
 )
 
@@ -213,6 +214,13 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	accounts, err := account.Open(o.state)
+	if err == nil {
+		err = known.Keep(accounts)
+	}
+	if err != nil {
+		return err
+	}
 	listeners, overTLS, metrics := sockets.ssh, sockets.tls, sockets.metrics
 	defer func() {
 		for _, l := range slices.Concat(listeners, overTLS, metrics, sockets.web) {
@@ -240,7 +248,7 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		}
 		metrics = append(metrics, l)
 	}
-	people, err := openPage(o, s, known, sockets.web, log)
+	people, err := openPage(o, s, accounts, known, sockets.web, log)
 	if err != nil {
 		return err
 	}

@@ -25,10 +25,10 @@ type page struct {
 	certificate func() *tls.Certificate // nil: no TLS
 }
 
-// openPage returns the page of the state directory of s, where people log in by known,
-// which listens on o.web and on
-// the sockets that systemd has passed. It is nil if there are none.
-func openPage(o options, s *orchestrator.Server, known forges, passed []net.Listener, log *slog.Logger) (*page, error) {
+// openPage returns the page of the state directory of s, where people log in by known. It
+// listens on o.web and on the sockets that systemd has passed, and is nil if there are
+// none.
+func openPage(o options, s *orchestrator.Server, accounts *account.Store, known forges, passed []net.Listener, log *slog.Logger) (*page, error) {
 	if o.web == "" && len(passed) == 0 {
 		return nil, nil
 	}
@@ -36,13 +36,6 @@ func openPage(o options, s *orchestrator.Server, known forges, passed []net.List
 		return nil, errors.New("-web needs -url https://HOST, the name by which browsers reach the page; on this machine alone, -url http://localhost:PORT")
 	}
 	p := &page{listeners: passed}
-	accounts, err := account.Open(o.state)
-	if err != nil {
-		return nil, err
-	}
-	if err := known.Keep(accounts); err != nil {
-		return nil, err
-	}
 	approvals, err := web.NewApprovals(o.url)
 	if err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
