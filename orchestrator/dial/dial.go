@@ -58,6 +58,10 @@ type Options struct {
 	// no signer at all. Over TLS it is not used.
 	Pass *Pass
 
+	// Stay, if set, keeps a certificate of Login good as long as a connection is open that it
+	// has let in. Over TLS it is not used.
+	Stay *Stay
+
 	// Key signs the runs of the executor that is exported, and is the host key
 	// of its own SSH server. If it is nil, the first of Signers that is no
 	// certificate is it.
@@ -222,15 +226,7 @@ func (c *Conn) connect(ctx context.Context) (*client.Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
-	l, err := c.handshake(ctx)
-	for tries := 1; (errors.Is(err, errHungUp) || errors.Is(err, errHungUpTLS)) && tries < dialTries; tries++ {
-		select {
-		case <-time.After(dialAgain/2 + rand.N(dialAgain/2)):
-		case <-ctx.Done():
-			return nil, err
-		}
-		l, err = c.handshake(ctx)
-	}
+	l, err := retry(ctx, func() (*client.Link, error) { return c.handshake(ctx) })
 	if err != nil {
 		return nil, err
 	}
@@ -256,6 +252,20 @@ const (
 	dialAgain = 400 * time.Millisecond
 )
 
+// retry has connect make a connection, and tries again if the orchestrator hangs up.
+func retry[T any](ctx context.Context, connect func() (T, error)) (T, error) {
+	made, err := connect()
+	for tries := 1; (errors.Is(err, errHungUp) || errors.Is(err, errHungUpTLS)) && tries < dialTries; tries++ {
+		select {
+		case <-time.After(dialAgain/2 + rand.N(dialAgain/2)):
+		case <-ctx.Done():
+			return made, err
+		}
+		made, err = connect()
+	}
+	return made, err
+}
+
 var errHungUp = errors.New("it hung up: it is no SSH server, or has too many connections already")
 
 // transport connects to the orchestrator's address.
@@ -279,7 +289,18 @@ func (c *Conn) handshake(ctx context.Context) (*client.Link, error) {
 	if c.opts.Pass != nil {
 		return c.handshakePass(ctx, signers, problem)
 	}
-	return c.logIn(ctx, signers, problem)
+	return c.enter(ctx, signers, problem)
+}
+
+// enter connects with the signers of the options.
+func (c *Conn) enter(ctx context.Context, signers []ssh.Signer, problem error) (*client.Link, error) {
+	l, err := c.logIn(ctx, signers, problem)
+	if s := c.opts.Stay; err == nil && s != nil && len(signers) > 0 {
+		if cert, ok := signers[0].PublicKey().(*ssh.Certificate); ok {
+			c.wg.Go(func() { s.keep(c, l, cert) })
+		}
+	}
+	return l, err
 }
 
 // logIn connects, with the signers, to what is there.
@@ -391,7 +412,7 @@ func keyError(signers []ssh.Signer, problem error) error {
 				keys = append(keys, f)
 			}
 		}
-		err = fmt.Errorf("%w: %s; its operator adds it to authorized_keys in the orchestrator's state directory", ErrKey, strings.Join(keys, ", "))
+		err = fmt.Errorf("%w: %s; 9ci login lets in a person that has an account there, and its operator adds a key to authorized_keys in the orchestrator's state directory", ErrKey, strings.Join(keys, ", "))
 	}
 	if problem != nil {
 		err = fmt.Errorf("%w; %w", err, problem)

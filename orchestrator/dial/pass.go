@@ -47,8 +47,8 @@ const (
 // ErrToken is the error of a token that may not log in.
 var ErrToken = errors.New("it may not log in")
 
-// errNoTokens is the error of a login at what knows nothing of tokens.
-var errNoTokens = errors.New("it takes no tokens: it is too old, or no orchestrator")
+// errNoLogins is the error of a login at what knows nothing of logins.
+var errNoLogins = errors.New("it has no logins by token or page: it is too old, or no orchestrator")
 
 // Extensions of the certificate that an orchestrator gives to a CI job: what the job may
 // do, of which publish is a word, and the only commit whose runs it publishes.
@@ -141,7 +141,7 @@ func (c *Conn) handshakePass(ctx context.Context, signers []ssh.Signer, problem 
 	p := c.opts.Pass
 	var kerr error
 	if len(signers) > 0 && !p.hasEntered() {
-		l, err := c.logIn(ctx, signers, problem)
+		l, err := c.enter(ctx, signers, problem)
 		if !errors.Is(err, ErrKey) {
 			return l, err
 		}
@@ -165,7 +165,7 @@ func (c *Conn) handshakePass(ctx context.Context, signers []ssh.Signer, problem 
 		}
 		p.drop(cert) // it is revoked, or of an authority that the orchestrator had
 		if !again {
-			return nil, fmt.Errorf("%s: %w: the orchestrator does not take the certificate of %s that it has just made", p.token.Name, ErrKey, principal(cert))
+			return nil, fmt.Errorf("%s: %w: the orchestrator does not take the certificate of %s that it has just made", p.token.Name, ErrKey, principal(cert.Certificate))
 		}
 	}
 }
@@ -173,15 +173,8 @@ func (c *Conn) handshakePass(ctx context.Context, signers []ssh.Signer, problem 
 // renew has the connection l, which logged in by cert, take over each next certificate
 // of the Pass, until the connection ends.
 func (c *Conn) renew(l *client.Link, cert *certificate) {
-	ctx, cancel := context.WithCancel(c.ctx)
+	ctx, cancel := c.during(l)
 	defer cancel()
-	c.wg.Go(func() {
-		select {
-		case <-l.Done():
-			cancel()
-		case <-ctx.Done():
-		}
-	})
 	bound := backoffFirst
 	for wait := time.Until(cert.due); ; {
 		select {
@@ -204,8 +197,21 @@ func (c *Conn) renew(l *client.Link, cert *certificate) {
 		}
 		cert, bound = next, backoffFirst
 		wait = time.Until(cert.due)
-		c.log.Info("renew", "addr", c.addr, "principal", principal(cert), "end", ci.FormatTime(cert.end))
+		c.log.Info("renew", "addr", c.addr, "principal", principal(cert.Certificate), "end", ci.FormatTime(cert.end))
 	}
+}
+
+// during returns a context that is done when the connection l has ended, or c.
+func (c *Conn) during(l *client.Link) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	c.wg.Go(func() {
+		select {
+		case <-l.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, cancel
 }
 
 func (p *Pass) hasEntered() bool {
@@ -284,7 +290,7 @@ func (p *Pass) logIn(ctx context.Context, c *Conn) (*certificate, error) {
 	}
 	o, err := c.open(ctx, wire.UserJoin, []ssh.Signer{p.key})
 	if errors.Is(err, ErrKey) {
-		err = fmt.Errorf("%s: %w", p.token.Name, errNoTokens)
+		err = fmt.Errorf("%s: %w", p.token.Name, errNoLogins)
 	}
 	if err != nil {
 		return nil, err
@@ -299,7 +305,7 @@ func (p *Pass) logIn(ctx context.Context, c *Conn) (*certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.token.Name, err)
 	}
-	cert, err := p.take(answer)
+	cert, err := take(answer, p.key)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.token.Name, err)
 	}
@@ -317,35 +323,47 @@ func (p *Pass) show(cl *ssh.Client, token string) ([]byte, error) {
 	s.Stdin, s.Stdout, s.Stderr = strings.NewReader(token), out, words
 	err = s.Run(wire.CommandLogin)
 	said, _, _ := strings.Cut(strings.TrimSpace(strings.ReplaceAll(string(words.kept), token, "***")), "\n")
+	err = loginEnd(err, said, ErrToken)
+	switch {
+	case err == nil && out.over:
+		return nil, errLongAnswer
+	case errors.Is(err, ErrToken):
+		return nil, fmt.Errorf("%w: %s", err, p.token.Mend)
+	}
+	return out.kept, err
+}
+
+var errLongAnswer = fmt.Errorf("the answer to the login has more than %d bytes", maxCertificate)
+
+// loginEnd returns the error of a command that logs in, which ended with err and said why.
+// It is refused if the orchestrator does not let the client in.
+func loginEnd(err error, said string, refused error) error {
 	said = strings.TrimPrefix(said, wire.CommandLogin+": ")
 	exit, ok := errors.AsType[*ssh.ExitError](err)
 	switch {
-	case err == nil && out.over:
-		return nil, fmt.Errorf("the answer to the login has more than %d bytes", maxCertificate)
 	case err == nil:
-		return out.kept, nil
+		return nil
 	case ok && exit.ExitStatus() == wire.LoginRefused:
-		return nil, fmt.Errorf("%w: the orchestrator says %q: %s", ErrToken, said, p.token.Mend)
+		return fmt.Errorf("%w: the orchestrator says %q", refused, said)
 	case ok && exit.ExitStatus() == wire.LoginBusy:
-		return nil, fmt.Errorf("the orchestrator says %q: %w", said, fs.ErrBusy)
+		return fmt.Errorf("the orchestrator says %q: %w", said, fs.ErrBusy)
 	case ok:
-		return nil, fmt.Errorf("%w: login ends with status %d and %q", errNoTokens, exit.ExitStatus(), said)
+		return fmt.Errorf("%w: login ends with status %d and %q", errNoLogins, exit.ExitStatus(), said)
 	}
-	return nil, fmt.Errorf("the login is cut short: %w", err)
+	return fmt.Errorf("the login is cut short: %w", err)
 }
 
-// take reads and checks the answer to a login.
-func (p *Pass) take(answer []byte) (*certificate, error) {
-	cert, err := wire.ParseCertificate(answer, p.key.PublicKey())
+// take reads and checks the answer to a login by key.
+func take(answer []byte, key ssh.Signer) (*certificate, error) {
+	cert, err := wire.ParseCertificate(answer, key.PublicKey())
 	if err != nil {
 		return nil, err
 	}
-	signer, err := ssh.NewCertSigner(cert, p.key)
+	signer, err := ssh.NewCertSigner(cert, key)
 	if err != nil {
 		return nil, err
 	}
-	const most = 1 << 37 // seconds, some 4000 years: a certificate may say more, and a time cannot
-	begin, end := time.Unix(int64(min(cert.ValidAfter, most)), 0), time.Unix(int64(min(cert.ValidBefore, most)), 0)
+	begin, end := validity(cert)
 	now := time.Now()
 	if !begin.Before(end) || !now.Before(end) { // its begin is by the orchestrator's clock, which may be ahead
 		return nil, fmt.Errorf("the orchestrator gave a certificate that is good from %s to %s, and it is %s here: one of the two clocks is wrong", ci.FormatTime(begin), ci.FormatTime(end), ci.FormatTime(now))
@@ -357,8 +375,14 @@ func (p *Pass) take(answer []byte) (*certificate, error) {
 	return &certificate{Certificate: cert, signer: signer, due: now.Add(max(wait, renewAtLeast)), end: end}, nil
 }
 
+// validity returns from when to when a certificate is good.
+func validity(cert *ssh.Certificate) (begin, end time.Time) {
+	const most = 1 << 37 // seconds, some 4000 years: a certificate may say more, and a time cannot
+	return time.Unix(int64(min(cert.ValidAfter, most)), 0), time.Unix(int64(min(cert.ValidBefore, most)), 0)
+}
+
 // principal returns the name that a certificate gives, for people.
-func principal(c *certificate) string {
+func principal(c *ssh.Certificate) string {
 	if len(c.ValidPrincipals) == 0 {
 		return "nobody"
 	}

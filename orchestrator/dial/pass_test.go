@@ -104,8 +104,9 @@ type given struct {
 	out    []byte
 	words  string
 	status uint32
-	hang   bool // it never answers
-	hangUp bool // it closes the connection instead
+	asks   string // words that are written before, and then ten seconds pass
+	hang   bool   // it never answers
+	hangUp bool   // it closes the connection instead
 }
 
 // A double is an orchestrator, as far as logins and what is exported go.
@@ -121,11 +122,14 @@ type double struct {
 	down   bool
 	keys   [][]byte                                    // that may enter by themselves
 	give   func(token string, key ssh.PublicKey) given // nil: certify
+	page   func(command string) given                  // nil: there is none
+	person func(cert *ssh.Certificate) ([]byte, bool)  // answers a person's renewal; nil: not known
 	open   map[net.Conn]bool
 	logins []time.Time // as the user join
 	tokens []string
-	enters []string // the fingerprints or principals that entered
-	renews []uint64 // serials
+	enters []string    // the fingerprints or principals that entered
+	renews []uint64    // serials
+	asks   []time.Time // renewals of people
 	serial uint64
 	lost   int // connections that ended because their certificate did
 	read   int // bytes of what is exported
@@ -238,6 +242,15 @@ func (d *double) serve(nc net.Conn) {
 			r.Reply(true, wire.Joined{Generation: 1, Shown: a.Name}.Text())
 			wg.Go(func() { d.follow(sc, a.Name) })
 		case wire.RequestRenew:
+			if mine, ok := by.(*ssh.Certificate); ok && len(r.Payload) == 0 && d.person != nil {
+				answer, ok := d.renewPerson(mine)
+				if key, err := ssh.ParsePublicKey(answer); ok && err == nil {
+					by = key
+					until(key.(*ssh.Certificate))
+				}
+				r.Reply(ok, answer)
+				continue
+			}
 			key, err := ssh.ParsePublicKey(r.Payload)
 			cert, ok := key.(*ssh.Certificate)
 			if err != nil || !ok {
@@ -245,12 +258,21 @@ func (d *double) serve(nc net.Conn) {
 				continue
 			}
 			d.set(func() { d.renews = append(d.renews, cert.Serial) })
+			by = cert
 			until(cert)
 			r.Reply(true, nil)
 		default:
 			r.Reply(false, nil)
 		}
 	}
+}
+
+// renewPerson answers the renewal of a person's certificate.
+func (d *double) renewPerson(cert *ssh.Certificate) ([]byte, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.asks = append(d.asks, time.Now())
+	return d.person(cert)
 }
 
 // follow reads what is exported until it ends.
@@ -294,23 +316,27 @@ func (d *double) join(key ssh.PublicKey, chans <-chan ssh.NewChannel) {
 			return
 		}
 		for r := range reqs {
-			if r.Type != "exec" || string(r.Payload[4:]) != wire.CommandLogin {
+			var exec struct{ Command string }
+			if r.Type != "exec" || ssh.Unmarshal(r.Payload, &exec) != nil {
 				r.Reply(false, nil)
 				continue
 			}
 			r.Reply(true, nil)
-			token, _ := io.ReadAll(ch)
-			d.mu.Lock()
-			d.logins, d.tokens = append(d.logins, time.Now()), append(d.tokens, string(token))
-			a := given{}
-			if d.give != nil {
-				a = d.give(string(token), key)
+			shown, _ := io.ReadAll(ch)
+			var a given
+			if exec.Command == wire.CommandLogin {
+				a = d.login(string(shown), key)
+			} else if d.page != nil {
+				a = d.page(exec.Command)
 			} else {
-				a.out = d.certify(key, as)
+				a = given{words: "page: log in with a token first", status: wire.LoginRefused}
 			}
-			d.mu.Unlock()
 			if a.hangUp {
 				return
+			}
+			if a.asks != "" {
+				io.WriteString(ch.Stderr(), a.asks)
+				time.Sleep(10 * time.Second)
 			}
 			if a.hang {
 				continue
@@ -321,6 +347,17 @@ func (d *double) join(key ssh.PublicKey, chans <-chan ssh.NewChannel) {
 			ch.Close()
 		}
 	}
+}
+
+// login answers a login by what is shown.
+func (d *double) login(shown string, key ssh.PublicKey) given {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.logins, d.tokens = append(d.logins, time.Now()), append(d.tokens, shown)
+	if d.give != nil {
+		return d.give(shown, key)
+	}
+	return given{out: d.certify(key, as)}
 }
 
 // A tally is how often each thing has happened.
@@ -484,7 +521,7 @@ func TestRenewalFails(t *testing.T) {
 		}, `the issuer is down`},
 		{"no such command", func(*double, string, ssh.PublicKey) given {
 			return given{status: 127, words: "login: there is no such command here\n"}
-		}, "it takes no tokens"},
+		}, "it has no logins by token or page"},
 		{"nothing", func(*double, string, ssh.PublicKey) given { return given{} }, "no certificate"},
 		{"garbage", func(*double, string, ssh.PublicKey) given { return given{out: []byte("Welcome!\n")} }, "no certificate"},
 		{"a flood", func(*double, string, ssh.PublicKey) given { return given{out: bytes.Repeat([]byte("x"), 64<<10)} }, "more than 16384 bytes"},
@@ -685,10 +722,10 @@ func TestSkew(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			d := newDouble(t)
 			p := tokenPass(t, newSigner(t))
-			c, err := p.take(d.certify(p.key.PublicKey(), func(c *ssh.Certificate) {
+			c, err := take(d.certify(p.key.PublicKey(), func(c *ssh.Certificate) {
 				c.ValidAfter = uint64(int64(c.ValidAfter) + int64(skew/time.Second))
 				c.ValidBefore = uint64(int64(c.ValidBefore) + int64(skew/time.Second))
-			}))
+			}), p.key)
 			if err != nil {
 				t.Fatalf("%v: %v", skew, err)
 			}
@@ -803,14 +840,14 @@ func FuzzTake(f *testing.F) {
 	}
 	p := NewPass(key, Token{})
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		c, err := p.take(answer)
+		c, err := take(answer, p.key)
 		if err != nil {
 			return
 		}
 		if !c.lives() || !bytes.Equal(c.Key.Marshal(), key.PublicKey().Marshal()) || time.Until(c.due) < renewAtLeast/2 {
 			t.Errorf("take(%q) = %+v", answer, c)
 		}
-		principal(c)
+		principal(c.Certificate)
 	})
 }
 

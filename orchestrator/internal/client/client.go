@@ -184,6 +184,33 @@ func (l *Link) Import(ctx context.Context) (io.ReadWriteCloser, error) {
 	return wire.NewConn(ch), nil
 }
 
+// Session opens a session for one command. The caller closes it.
+func (l *Link) Session(ctx context.Context) (*ssh.Session, error) {
+	type opened struct {
+		s   *ssh.Session
+		err error
+	}
+	answer := make(chan opened, 1)
+	go func() {
+		s, err := (&ssh.Client{Conn: l.ssh}).NewSession()
+		answer <- opened{s, err}
+	}()
+	select {
+	case o := <-answer:
+		if o.err != nil {
+			return nil, fmt.Errorf("open a session: %w", wire.Refused(o.err))
+		}
+		return o.s, nil
+	case <-ctx.Done():
+		go func() {
+			if o := <-answer; o.err == nil {
+				o.s.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
+}
+
 // Reach opens a channel of that kind, wire.ChannelSSH or wire.ChannelDoor, to the
 // executor that msg names.
 func (l *Link) Reach(ctx context.Context, kind string, msg wire.ReachMsg) (ssh.Channel, error) {
@@ -365,6 +392,34 @@ func (l *Link) Renew(ctx context.Context, cert *ssh.Certificate) error {
 	}
 	return err
 }
+
+// RenewPerson has the orchestrator make the next certificate of the person whose
+// certificate this connection has logged in with, and take it as Renew does. It reports a
+// RenewalError if it does not, or fs.ErrBusy if it does not for now.
+func (l *Link) RenewPerson(ctx context.Context) (*ssh.Certificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	ok, reply, err := l.Ask(ctx, wire.RequestRenew, nil)
+	if err != nil {
+		return nil, err
+	}
+	if why, busy := strings.CutSuffix(string(reply), ": "+fs.ErrBusy.Error()); !ok && busy {
+		return nil, fmt.Errorf("renewal: %.200s: %w", why, fs.ErrBusy)
+	} else if !ok {
+		return nil, &RenewalError{Reason: string(reply)}
+	}
+	key, err := ssh.ParsePublicKey(reply)
+	cert, isCert := key.(*ssh.Certificate)
+	if err != nil || !isCert {
+		return nil, errors.New("renewal: the orchestrator's answer is no certificate")
+	}
+	return cert, nil
+}
+
+// A RenewalError is a certificate that the orchestrator does not make.
+type RenewalError struct{ Reason string }
+
+func (e *RenewalError) Error() string { return fmt.Sprintf("the orchestrator says %.200q", e.Reason) }
 
 // renewTimeout is how long an answer to Renew is waited for.
 const renewTimeout = 30 * time.Second
