@@ -24,7 +24,8 @@ import (
 // in this order:
 //
 //   - CI_TOKEN, if it is set, and nothing else does then;
-//   - the certificate that stands beside the key at the time, or the key;
+//   - the certificate that stands beside the key at the time, or the key; if it is a person's,
+//     the orchestrator renews it as long as the connection is open;
 //   - if this is a CI job, the token that the job's forge makes for it.
 //
 // Tokens are for the orchestrator of CI_ORCHESTRATOR: no other one is shown any.
@@ -33,6 +34,7 @@ func DialOptions(key ssh.Signer, c *config.Config, rawURL string) (dial.Options,
 	o := dial.Options{
 		Key:        key,
 		Login:      func() ([]ssh.Signer, error) { return sign.Logins(key, c.Key) },
+		Stay:       stay(c.Key),
 		TLS:        dial.TLSFiles{Cert: c.TLSCert, Key: c.TLSKey, CA: c.TLSCA},
 		KnownHosts: filepath.Join(dir, ".ssh", "known_hosts"),
 		MoreHosts:  []string{"/etc/ssh/ssh_known_hosts"},

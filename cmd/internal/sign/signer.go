@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	iofs "io/fs"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -19,18 +17,10 @@ import (
 // beside it now, NAME-cert.pub. It returns nil if none stands there. Its error names
 // the file of a certificate that cannot be used, and when that ended.
 func Certified(key ssh.Signer, name string) (ssh.Signer, error) {
-	file := strings.TrimSuffix(name, ".pub") + "-cert.pub"
-	b, err := os.ReadFile(file)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	file := CertificateFile(name)
+	cert, login, err := ReadCertificate(name)
+	if cert == nil {
 		return nil, err
-	}
-	pub, _, _, _, err := ssh.ParseAuthorizedKey(b)
-	cert, ok := pub.(*ssh.Certificate)
-	if err != nil || !ok {
-		return nil, fmt.Errorf("%s: not a certificate", file)
 	}
 	s, err := ssh.NewCertSigner(cert, key)
 	if err != nil {
@@ -41,6 +31,8 @@ func Certified(key ssh.Signer, name string) (ssh.Signer, error) {
 	switch {
 	case now < cert.ValidAfter:
 		return nil, fmt.Errorf("%s: the certificate begins at %s", file, when(cert.ValidAfter))
+	case cert.ValidBefore != ssh.CertTimeInfinity && now >= cert.ValidBefore && login != "":
+		return nil, fmt.Errorf("%s: the login ended at %s: 9ci login %s", file, when(cert.ValidBefore), login)
 	case cert.ValidBefore != ssh.CertTimeInfinity && now >= cert.ValidBefore:
 		return nil, fmt.Errorf("%s: the certificate ended at %s: renew it", file, when(cert.ValidBefore))
 	}
