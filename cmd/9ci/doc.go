@@ -12,6 +12,9 @@ that another executor has made of the same revision.
 	9ci write [-a ADDR] PATH
 	9ci mount [-a ADDR] DIR
 	9ci verify REV|DIR
+	9ci login [-code] [-f] [HOST]
+	9ci logout [HOST]
+	9ci whoami [HOST]
 	9ci image build|ls|gc
 	9ci doctor
 	9ci init
@@ -178,6 +181,31 @@ store, or else the one in the directory DIR; a name with a slash is a directory.
 report has the run's content, its metadata and its signature. The ctl that a copy from a
 tree has is named, and is no fault.
 
+Login gets a certificate for the user's key from an orchestrator on whose page the user
+has an account. HOST is HOST[:PORT] or ssh://HOST[:PORT]; without it, or if it is the host
+of CI_ORCHESTRATOR, that is meant. Where 9ci can open a browser, it opens the page there:
+the user logs in, compares the key with the one in the terminal, approves it, and the
+browser brings a code back to a port of 127.0.0.1, on which nothing else is answered. The
+browser is one of $BROWSER, a list with colons in which %s stands for the URL; or else what
+xdg-open starts if DISPLAY or WAYLAND_DISPLAY is set, and open on a Mac. Over SSH
+(SSH_CONNECTION), without a browser, if it does not start, and with -code, 9ci prints a code
+for the user to type on the page, in a browser anywhere. Either way there are ten minutes,
+and ^C ends it. Approve a key only if you have started this yourself: whoever sends you a code
+wants to be you.
+
+The certificate stands beside the key, where ssh finds it too, and logs in for half a day.
+As long as 9ci is connected with it, 9ci has the orchestrator renew it, after two thirds of
+its life; other processes take over what they find in the file. If the orchestrator wants
+the user to log in again, 9ci says so once, some four hours before the end. A certificate
+that 9ci login has not made is left alone until its end; with -f login takes its place.
+
+Logout has the orchestrator revoke the certificates of this key, and removes the file, also
+if the orchestrator cannot be reached or refuses: then 9ci says until when a copy of it
+would be good. Whoami prints what the orchestrator knows of this user, in attr=value lines:
+key, principal, rights, namespaces, and expires, the end of the certificate. It does so for
+whatever logs in, a key in authorized_keys or CI_TOKEN too. Without HOST and
+CI_ORCHESTRATOR, both ask the orchestrator of the last login.
+
 Image builds the core OS, lists what there is, or removes all images but the one in
 use. Doctor prints what this machine lacks, and the command that mends it. Init writes
 the files that a repository lacks: a mkfile, a .env, a hook that hands each commit to
@@ -265,12 +293,13 @@ At ssh:// the orchestrator's host key is to be in ~/.ssh/known_hosts or in
 /etc/ssh/ssh_known_hosts, as itself or by an authority, and revoked in neither.
 
 What logs in at ssh:// is CI_TOKEN, if it is set, and nothing else then. Otherwise it is
-the certificate beside the key, or the key; if neither may enter and this is a CI job,
-the job's own token. A token gets a certificate of an hour for the key, which stays in
-memory and is renewed before it ends: what is served and read goes on. If it cannot be
-renewed, 9ci tries until it ends, and connects again when it can; runs go on without the
-orchestrator. A token that is refused is told of once. The certificate signs runs too,
-for those whose allowed_signers has the orchestrator's authority: see # In a CI job.
+the certificate beside the key, of 9ci login or of an operator's authority, or the key;
+if neither may enter and this is a CI job, the job's own token. A token gets a
+certificate of an hour for the key, which stays in memory and is renewed before it ends:
+what is served and read goes on. If it cannot be renewed, 9ci tries until it ends, and
+connects again when it can; runs go on without the orchestrator. A token that is refused
+is told of once. The certificate signs runs too, for those whose allowed_signers has the
+orchestrator's authority: see # In a CI job.
 
 A token is shown to the orchestrator of CI_ORCHESTRATOR and to no other. Git, qemu, the
 command of CI_PROXY_COMMAND and all other programs that 9ci starts run without CI_TOKEN,
@@ -351,7 +380,7 @@ directory, trusts the runs of the jobs that it let publish:
 	~/.config/9ci/allowed_signers      signers whose runs are replayed: ssh-keygen(1)
 	~/.config/9ci/revoked              signers whose runs are replayed no more: a KRL, or keys
 	~/.config/9ci/id_ed25519           the key; made on first use
-	~/.config/9ci/id_ed25519-cert.pub  its certificate, which logs in if it is there; read at each connection
+	~/.config/9ci/id_ed25519-cert.pub  its certificate, which logs in if it is there; read at each connection, written by 9ci login
 
 ~ is $HOME, or the home directory in the password file if HOME is not absolute.
 ~/.config is $XDG_CONFIG_HOME if that is absolute. Without such variables
@@ -364,11 +393,13 @@ That of mk, 0 or 1; 125 if the executor failed or was misused; 126 if a replay w
 demanded with -r or -R and no run could be trusted; 130 or 143 if a signal cut the run
 short.
 
-Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if the
-run is not what it says, and doctor if runs cannot work. Wait has the code of a run only
-if it has read how the run ended, and else exits with 125. Ls, cat, cp, write and wait
-exit with 75 if a server has no room for the moment: they may be tried again. What cannot
-be written, to standard output or standard error too, is 125 in every command.
+Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if
+the run is not what it says, and doctor if runs cannot work; login if it is refused,
+whoami and logout if nobody is logged in, and logout if the orchestrator has not revoked
+anything. Wait has the code of a run only if it has read how the run ended, and else
+exits with 125. Ls, cat, cp, write, wait, login, logout and whoami exit with 75 if a
+server has no room for the moment: they may be tried again. What cannot be written, to
+standard output or standard error too, is 125 in every command.
 
 # See also
 
