@@ -205,7 +205,7 @@ func (m *mux) export(ctx context.Context) {
 			Second:     m.second,
 			Lost: func(err error) {
 				err = m.local(err)
-				if _, ok := errors.AsType[*dial.RefusedError](err); ok || errors.Is(err, errUnnamed) || told && errors.Is(err, dial.ErrToken) {
+				if _, ok := errors.AsType[*dial.RefusedError](err); ok || errors.Is(err, errUnnamed) || told && (errors.Is(err, dial.ErrToken) || errors.Is(err, dial.ErrKey)) {
 					refuse()
 					down = err.Error() == refused
 					refused = err.Error()
