@@ -4,6 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -103,6 +106,10 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	person, err := filepath.Abs("testdata/person.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
 	hostname, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +125,10 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOME", home)
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 			e.Setenv("SAMPLE", sample)
+			e.Setenv("PERSON", person)
+			for _, name := range []string{"BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"} {
+				e.Setenv(name, "") // nothing opens a page but what the story says
+			}
 			e.Setenv("GIT", git)
 			e.Setenv("BIN", bin)
 			e.Setenv("HOST", hostname)
@@ -137,6 +148,7 @@ func TestScripts(t *testing.T) {
 			"ran":     ran,
 
 			"orchestrator": startOrchestrator,
+			"account":      makeAccount,
 			"silent":       startSilent,
 			"user":         user,
 			"trust":        trust,
@@ -260,7 +272,8 @@ func sealRun(ctx context.Context, dir, repository string, by store.SignFunc, lef
 
 // startOrchestrator starts an orchestrator on a port of its own. The users named
 // after this may enter it. Its log is orchestrator.log. With the word tls, alice and
-// bob may enter by certificates of the CA whose key is ca.key, and nobody by a key.
+// bob may enter by certificates of the CA whose key is ca.key, and nobody by a key. With
+// the word page, it has a page, which the socket page answers as a proxy would.
 func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	work := ts.Getenv("WORK")
 	state, logName := filepath.Join(work, "orchestrator"), filepath.Join(work, "orchestrator.log")
@@ -272,6 +285,9 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	if overTLS {
 		cmd.Args = append(cmd.Args, "-tls", "tcp!127.0.0.1!0")
 		ts.Check(makeAuthority(work, state))
+	}
+	if len(args) > 0 && args[0] == "page" {
+		cmd.Args = append(cmd.Args, "-web", "unix!"+filepath.Join(work, "page"))
 	}
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
 	cmd.Stderr = log
@@ -304,6 +320,25 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 		addr, _, _ = strings.Cut(addr, " ")
 		ts.Setenv("CI_ORCHESTRATOR", "tls://"+addr)
 	}
+}
+
+// makeAccount makes the account of a principal, which may read and publish in the
+// namespaces that follow, as an invitation has it. A browser has logged in as that, whose
+// cookie is in the file session: testdata/person.sh is the person.
+func makeAccount(ts *testscript.TestScript, neg bool, args []string) {
+	work, principal := ts.Getenv("WORK"), args[0]
+	secret := base64.RawURLEncoding.EncodeToString([]byte(principal)) + "." + base64.RawURLEncoding.EncodeToString([]byte(rand.Text()))
+	now := time.Now()
+	var text strings.Builder
+	fmt.Fprintf(&text, "principal=%s name=%[1]s login=%[1]s forge=test made=%s last=%[2]s\n", principal, ci.FormatTime(now))
+	for _, ns := range args[1:] {
+		fmt.Fprintf(&text, "namespace='%s'\n", ns)
+	}
+	fmt.Fprintf(&text, "session=%x by=test from=127.0.0.1 agent='' made=%s expires=%s\n", sha256.Sum256([]byte(secret)), ci.FormatTime(now), ci.FormatTime(now.Add(time.Hour)))
+	dir := filepath.Join(work, "orchestrator", "accounts")
+	ts.Check(os.MkdirAll(dir, 0o700))
+	ts.Check(os.WriteFile(filepath.Join(dir, principal), []byte(text.String()), 0o600))
+	ts.Check(os.WriteFile(filepath.Join(work, "session"), []byte(secret), 0o600))
 }
 
 // makeAuthority makes a CA, what an orchestrator with TLS has of it in its state

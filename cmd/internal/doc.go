@@ -73,7 +73,7 @@ not see what they read. Stories boot machines, which takes a minute where there 
 no KVM.
 
 A story is a script of the go command's kind (testscript). cmd/script_test.go has
-the commands that we add: init, commit, user, trust, ran, orchestrator, silent,
+the commands that we add: init, commit, user, trust, ran, orchestrator, account, silent,
 waitfor, status.
 
 A trace is a conversation with a 9P server: lines "<- Tmessage" are sent, and lines
