@@ -183,3 +183,40 @@ func TestLoginInterrupted(t *testing.T) {
 		})
 	}
 }
+
+// A command of the orchestrator's ends with its output or with words, and one that does not
+// answer does not hold the client.
+func TestExec(t *testing.T) {
+	for name, tt := range map[string]struct {
+		given
+		out, says string
+		takes     time.Duration
+	}{
+		"output":   {given{out: []byte("key=x\n")}, "key=x\n", "", 0},
+		"refused":  {given{out: []byte("x"), words: "logout: not\nmore\n", status: 1}, "", `the orchestrator says "logout: not"`, 0},
+		"too much": {given{out: make([]byte, 2*maxOut)}, "", "more than 1048576 bytes", 0},
+		"silent":   {given{hang: true}, "", "within 30s", execTimeout},
+		"lost":     {given{hangUp: true}, "", "whoami is cut short", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLogin(t, func(d *double, c *Conn, key ssh.Signer) {
+				d.keys, c.opts.Signers = [][]byte{key.PublicKey().Marshal()}, []ssh.Signer{key}
+				d.exec = func(command string) given {
+					if command != "whoami" {
+						d.t.Errorf("asked %q", command)
+					}
+					return tt.given
+				}
+				began := time.Now()
+				out, err := c.Exec(d.t.Context(), CommandWhoami)
+				if out != tt.out || (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) || time.Since(began) != tt.takes {
+					d.t.Errorf("Exec = %.80q, %v after %v, want %q, %q", out, err, time.Since(began), tt.out, tt.says)
+				}
+				ce, ok := errors.AsType[*CommandError](err)
+				if ok != (tt.status != 0) || ok && ce.Status != int(tt.status) {
+					d.t.Errorf("its error is %+v", ce)
+				}
+			})
+		})
+	}
+}

@@ -123,6 +123,7 @@ type double struct {
 	keys   [][]byte                                    // that may enter by themselves
 	give   func(token string, key ssh.PublicKey) given // nil: certify
 	page   func(command string) given                  // nil: there is none
+	exec   func(command string) given                  // of those that have entered; nil: there are no sessions
 	person func(cert *ssh.Certificate) ([]byte, bool)  // answers a person's renewal; nil: not known
 	open   map[net.Conn]bool
 	logins []time.Time // as the user join
@@ -217,7 +218,18 @@ func (d *double) serve(nc net.Conn) {
 	d.set(func() { d.enters = append(d.enters, ssh.FingerprintSHA256(by)) })
 	go func() {
 		for nc := range chans {
-			nc.Reject(ssh.UnknownChannelType, "")
+			if d.exec == nil || nc.ChannelType() != "session" {
+				nc.Reject(ssh.UnknownChannelType, "")
+				continue
+			}
+			ch, reqs, err := nc.Accept()
+			if err != nil {
+				return
+			}
+			for r := range reqs {
+				r.Reply(true, nil)
+				d.answer(sc, ch, d.exec(string(r.Payload[4:])))
+			}
 		}
 	}()
 	expire := time.AfterFunc(1<<62, func() {
@@ -334,19 +346,28 @@ func (d *double) join(key ssh.PublicKey, chans <-chan ssh.NewChannel) {
 			if a.hangUp {
 				return
 			}
-			if a.asks != "" {
-				io.WriteString(ch.Stderr(), a.asks)
-				time.Sleep(10 * time.Second)
-			}
-			if a.hang {
-				continue
-			}
-			ch.Write(a.out)
-			io.WriteString(ch.Stderr(), a.words)
-			ch.SendRequest("exit-status", false, ssh.Marshal(&struct{ Status uint32 }{a.status}))
-			ch.Close()
+			d.answer(nil, ch, a)
 		}
 	}
+}
+
+// answer answers a command.
+func (d *double) answer(sc ssh.Conn, ch ssh.Channel, a given) {
+	if a.hangUp {
+		sc.Close()
+		return
+	}
+	if a.asks != "" {
+		io.WriteString(ch.Stderr(), a.asks)
+		time.Sleep(10 * time.Second)
+	}
+	if a.hang {
+		return
+	}
+	ch.Write(a.out)
+	io.WriteString(ch.Stderr(), a.words)
+	ch.SendRequest("exit-status", false, ssh.Marshal(&struct{ Status uint32 }{a.status}))
+	ch.Close()
 }
 
 // login answers a login by what is shown.

@@ -197,8 +197,10 @@ func (l *Link) Session(ctx context.Context) (*ssh.Session, error) {
 	}()
 	select {
 	case o := <-answer:
-		if o.err != nil {
+		if _, refused := errors.AsType[*ssh.OpenChannelError](o.err); refused {
 			return nil, fmt.Errorf("open a session: %w", wire.Refused(o.err))
+		} else if o.err != nil { // the ssh package has other words for it
+			return nil, ErrLost
 		}
 		return o.s, nil
 	case <-ctx.Done():
