@@ -208,17 +208,29 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		return err
 	}
 	defer known.Close()
-	s, err := orchestrator.New(o.state, orchestrator.Options{
-		Authorities: o.authorities, URL: o.url, Jobs: known, TLS: o.tls != "" || len(sockets.tls) > 0, Log: log, Trace: trace,
-	})
+	if err := os.MkdirAll(o.state, 0o700); err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	accounts, err := account.Open(o.state)
+	if err != nil {
+		return fmt.Errorf("state: %w", err)
+	}
+	options := orchestrator.Options{
+		Authorities: o.authorities, URL: o.url, Jobs: known, People: people{accounts, known.Forges},
+		TLS: o.tls != "" || len(sockets.tls) > 0, Log: log, Trace: trace,
+	}
+	pages, err := openApprovals(o, sockets.web)
 	if err != nil {
 		return err
 	}
-	accounts, err := account.Open(o.state)
-	if err == nil {
-		err = known.Keep(accounts)
+	if pages != nil {
+		options.Approvals = approvals{pages}
 	}
+	s, err := orchestrator.New(o.state, options)
 	if err != nil {
+		return err
+	}
+	if err := known.Keep(accounts); err != nil {
 		return err
 	}
 	listeners, overTLS, metrics := sockets.ssh, sockets.tls, sockets.metrics
@@ -248,11 +260,11 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		}
 		metrics = append(metrics, l)
 	}
-	people, err := openPage(o, s, accounts, known, sockets.web, log)
+	page, err := openPage(o, s, accounts, known, pages, sockets.web, log)
 	if err != nil {
 		return err
 	}
-	defer people.close()
+	defer page.close()
 	end, cancel := context.WithCancel(end)
 	defer cancel()
 	g, ctx := errgroup.WithContext(end)
@@ -264,10 +276,10 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		log.Info("listen", "tls", l.Addr().String(), "state", o.state)
 		g.Go(func() error { return s.ServeTLS(ctx, l) })
 	}
-	if people != nil {
-		for _, l := range people.listeners {
-			log.Info("listen", "web", l.Addr().String(), "url", people.URL(), "state", o.state)
-			g.Go(func() error { return people.serve(ctx, drain, l) })
+	if page != nil {
+		for _, l := range page.listeners {
+			log.Info("listen", "web", l.Addr().String(), "url", page.URL(), "state", o.state)
+			g.Go(func() error { return page.serve(ctx, drain, l) })
 		}
 	}
 	for _, l := range metrics {

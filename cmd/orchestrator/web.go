@@ -25,22 +25,31 @@ type page struct {
 	certificate func() *tls.Certificate // nil: no TLS
 }
 
-// openPage returns the page of the state directory of s, where people log in by known. It
-// listens on o.web and on the sockets that systemd has passed, and is nil if there are
-// none.
-func openPage(o options, s *orchestrator.Server, accounts *account.Store, known forges, passed []net.Listener, log *slog.Logger) (*page, error) {
+// openApprovals returns the requests of keys of the page at o.url, nil if there is none.
+func openApprovals(o options, passed []net.Listener) (*web.Approvals, error) {
 	if o.web == "" && len(passed) == 0 {
 		return nil, nil
 	}
 	if o.url == "" {
 		return nil, errors.New("-web needs -url https://HOST, the name by which browsers reach the page; on this machine alone, -url http://localhost:PORT")
 	}
-	p := &page{listeners: passed}
-	approvals, err := web.NewApprovals(o.url)
+	a, err := web.NewApprovals(o.url)
 	if err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
 	}
-	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Forges: known, Authority: s.Authority(), Approvals: approvals, Log: log}); err != nil {
+	return a, nil
+}
+
+// openPage returns the page of the state directory of s, where people log in by known, and
+// approve what waits in pages. It listens on o.web and on the sockets that systemd has
+// passed, and is nil if pages is.
+func openPage(o options, s *orchestrator.Server, accounts *account.Store, known forges, pages *web.Approvals, passed []net.Listener, log *slog.Logger) (*page, error) {
+	if pages == nil {
+		return nil, nil
+	}
+	p := &page{listeners: passed}
+	var err error
+	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Forges: known, Authority: s.Authority(), Approvals: pages, Log: log}); err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
 	}
 	cert, key := filepath.Join(o.state, access.PageCertFile), filepath.Join(o.state, access.PageKeyFile)

@@ -50,6 +50,9 @@ func NewApprovals(url string) (*Approvals, error) {
 	return &Approvals{url: u.String(), open: make(map[string]*Request), of: make(map[string]int)}, nil
 }
 
+// URL returns the URL of the page.
+func (a *Approvals) URL() string { return a.url }
+
 // A Request is one key that asks. Wait must be called.
 type Request struct {
 	Code string // for a person to type on the page, as WXYZ-3479; "" of NewHere

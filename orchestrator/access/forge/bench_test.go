@@ -31,7 +31,7 @@ func BenchmarkCached(b *testing.B) {
 		b.Fatal(err)
 	}
 	for i := range 10_000 {
-		f.rights[rightsKey{"gitlab:12", fmt.Sprint("gitlab.com/o/", i)}] = known{Access: Access{true, true, fmt.Sprint(i + 1)}, until: time.Now().Add(time.Hour)}
+		f.rights[rightsKey{"gitlab:12", fmt.Sprint("gitlab.com/o/", i)}] = known{Access: Access{true, true, fmt.Sprint(i + 1), time.Now()}, until: time.Now().Add(time.Hour)}
 	}
 	i := 0
 	for b.Loop() {

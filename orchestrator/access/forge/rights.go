@@ -30,7 +30,8 @@ const (
 // An Access is what an account may do in a namespace, as its forge says.
 type Access struct {
 	Read, Publish bool
-	RepositoryID  string // at the forge, in decimal
+	RepositoryID  string    // at the forge, in decimal
+	Asked         time.Time // when the forge was asked
 }
 
 // An AbsentError says that a namespace is not there for an account: there may be no such
@@ -57,11 +58,17 @@ func (e *AbsentError) Unwrap() error { return iofs.ErrNotExist }
 // The error is an *AbsentError, fs.ErrBusy if the forge does not say at present, ErrLogin,
 // or why a file of the state directory cannot be read or written.
 func (f *Forges) Access(ctx context.Context, principal, namespace string) (Access, error) {
+	return f.AccessSince(ctx, principal, namespace, time.Time{})
+}
+
+// AccessSince is Access for a caller that needs an answer which the forge has given after
+// since.
+func (f *Forges) AccessSince(ctx context.Context, principal, namespace string, since time.Time) (Access, error) {
 	q := f.question(principal, namespace)
 	if q == nil {
 		return Access{}, &AbsentError{Namespace: namespace}
 	}
-	if a, err, ok := f.known(q); ok {
+	if a, err, ok := f.known(q); ok && (err != nil || a.Asked.After(since)) {
 		return a, err
 	}
 	select {
@@ -81,6 +88,15 @@ func (f *Forges) Cached(principal, namespace string) (a Access, ok bool) {
 	}
 	a, err, ok := f.known(q)
 	return a, ok && err == nil
+}
+
+// Host returns the host of the namespaces that Access can tell an account of, "" if there
+// are none. It asks nobody.
+func (f *Forges) Host(principal string) string {
+	if fg, _ := f.ofPrincipal(principal); fg != nil && f.accounts != nil {
+		return fg.host
+	}
+	return ""
 }
 
 // Covers reports whether a forge can say anything of a namespace to an account: if not,
@@ -162,13 +178,17 @@ func (f *Forges) learn(q *question) (Access, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), learnTime)
 	defer cancel()
+	asked := time.Now()
 	a, err := f.askRights(ctx, q, u)
+	if err == nil {
+		a.Asked = asked
+	}
 	now, k := time.Now(), known{Access: a}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {
 	case err == nil:
-		k.until = now.Add(rightsFresh)
+		k.until = asked.Add(rightsFresh)
 	case errors.Is(err, iofs.ErrNotExist):
 		k.until = now.Add(absentFresh)
 	case errors.Is(err, fs.ErrBusy) && !now.Before(u.paused): // the next walks do not all ask again

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"9ci/orchestrator"
+	"9ci/orchestrator/access"
+	"9ci/orchestrator/access/account"
+	"9ci/orchestrator/access/forge"
+	"9ci/orchestrator/web"
+)
+
+// people are what the mux takes for people: their accounts, and the forges that vouched
+// for them.
+type people struct {
+	accounts *account.Store
+	forges   *forge.Forges
+}
+
+func (p people) Grant(principal string) (access.Grant, error) {
+	a, err := p.accounts.Get(principal)
+	if err != nil {
+		return access.Grant{}, err
+	}
+	return access.Grant{Namespaces: a.Namespaces, Read: true, Publish: true}, nil
+}
+
+func (p people) Host(principal string) string { return p.forges.Host(principal) }
+
+func (p people) Learn(ctx context.Context, principal, namespace string, since time.Time) (access.Rights, error) {
+	a, err := p.forges.AccessSince(ctx, principal, namespace, since)
+	var absent *forge.AbsentError
+	switch {
+	case err == nil:
+		return access.Rights{Read: a.Read, Publish: a.Publish, Asked: a.Asked}, nil
+	case errors.As(err, &absent) && absent.Install != "":
+		return access.Rights{}, &access.AbsentError{Words: "if it is private, its owner installs the app: " + absent.Install}
+	case errors.Is(err, forge.ErrLogin):
+		return access.Rights{}, &access.RefusedError{Words: "log in again, for your forge is to be asked: 9ci login", Err: err}
+	}
+	return access.Rights{}, err
+}
+
+var errNoSession = errors.New("no browser is logged in any more")
+
+func (p people) Renew(principal string) error {
+	a, err := p.accounts.Get(principal)
+	if err == nil && !a.Live(time.Now()) {
+		err = errNoSession
+	}
+	if err != nil {
+		return &access.RefusedError{Words: "log in again: " + errNoSession.Error(), Err: err}
+	}
+	return nil
+}
+
+// approvals are what the mux takes for the requests of keys on the page.
+type approvals struct{ *web.Approvals }
+
+func (a approvals) New(key ssh.PublicKey, from net.Addr) (orchestrator.Approval, error) {
+	r, err := a.Approvals.New(key, from)
+	if err != nil {
+		return orchestrator.Approval{}, err
+	}
+	return orchestrator.Approval{Code: r.Code, URL: r.URL, Wait: r.Wait}, nil
+}
+
+func (a approvals) NewHere(key ssh.PublicKey, from net.Addr, port uint16, state string) (orchestrator.Approval, error) {
+	r, err := a.Approvals.NewHere(key, from, port, state)
+	if err != nil {
+		return orchestrator.Approval{}, err
+	}
+	return orchestrator.Approval{URL: r.URL, Redeem: r.Redeem}, nil
+}
