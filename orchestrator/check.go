@@ -163,7 +163,7 @@ func (c *checker) own(dir string, fi iofs.FileInfo) {
 	path := filepath.Join(dir, access.AuthorityFile)
 	switch key, err := os.Stat(path); {
 	case err == nil:
-		c.privateKey(path, key, fi, "certificates for tokens and CI jobs are signed by this key", "without one, take the file away and the next start makes another: certificates that are out count no more, and clients get others by their tokens")
+		c.privateKey(path, key, fi, "certificates for people, tokens and CI jobs are signed by this key", "without one, take the file away and the next start makes another: certificates that are out count no more, and clients get others by their tokens")
 	case !errors.Is(err, iofs.ErrNotExist):
 		c.wrong(path, err)
 	}

@@ -54,6 +54,8 @@ func (f *testForge) Host(principal string) string {
 	return ""
 }
 
+func (f *testForge) LoggedOut(string) {}
+
 func (f *testForge) Renew(string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -195,7 +195,8 @@
 // if it is down, no longer. A repository is known by its number: after a rename, its old
 // namespace is nobody's, and another that takes its name is kept out by repositories.
 // What a forge gives to ask it so is sealed in the account with the key in seal.key,
-// renewed as it ends, and given back when its person logs out or the account is revoked.
+// renewed as it ends, and given back when its person has logged out of the last browser and
+// with the last key, or the account is revoked.
 //
 // A browser is logged in for 12 hours. Revoke ACCOUNT logs the account out of the page too,
 // at once, and forgets what its forge gave for it. These are plain files, and an edit counts

@@ -216,7 +216,7 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		return fmt.Errorf("state: %w", err)
 	}
 	options := orchestrator.Options{
-		Authorities: o.authorities, URL: o.url, Jobs: known, People: people{accounts, known.Forges},
+		Authorities: o.authorities, URL: o.url, Jobs: known, People: people{accounts, known.Forges, log},
 		TLS: o.tls != "" || len(sockets.tls) > 0, Log: log, Trace: trace,
 	}
 	pages, err := openApprovals(o, sockets.web)

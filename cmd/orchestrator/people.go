@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	iofs "io/fs"
+	"log/slog"
 	"net"
 	"time"
 
@@ -20,12 +22,22 @@ import (
 type people struct {
 	accounts *account.Store
 	forges   *forge.Forges
+	log      *slog.Logger
 }
+
+var (
+	errNoAccount = errors.New("this account is not there any more: log in again")
+	errNoSession = errors.New("no browser is logged in any more")
+)
 
 func (p people) Grant(principal string) (access.Grant, error) {
 	a, err := p.accounts.Get(principal)
-	if err != nil {
-		return access.Grant{}, err
+	switch {
+	case errors.Is(err, iofs.ErrNotExist):
+		return access.Grant{}, errNoAccount
+	case err != nil: // names a file, and may quote it
+		p.log.Error("account", "principal", principal, "err", err)
+		return access.Grant{}, errors.New("this account cannot be read: the orchestrator's log says why")
 	}
 	return access.Grant{Namespaces: a.Namespaces, Read: true, Publish: true}, nil
 }
@@ -46,8 +58,6 @@ func (p people) Learn(ctx context.Context, principal, namespace string, since ti
 	return access.Rights{}, err
 }
 
-var errNoSession = errors.New("no browser is logged in any more")
-
 func (p people) Renew(principal string) error {
 	a, err := p.accounts.Get(principal)
 	if err == nil && !a.Live(time.Now()) {
@@ -57,6 +67,32 @@ func (p people) Renew(principal string) error {
 		return &access.RefusedError{Words: "log in again: " + errNoSession.Error(), Err: err}
 	}
 	return nil
+}
+
+// forgetTime is how long a forge may take to hear that its token is used no more.
+const forgetTime = 20 * time.Second
+
+// LoggedOut gives back what a forge gave, as the page does when its last browser logs out.
+func (p people) LoggedOut(principal string) {
+	var token []byte
+	err := p.accounts.Change(principal, func(a *account.Account) error {
+		token = a.TakeToken(time.Now())
+		return nil
+	})
+	switch {
+	case err != nil && !errors.Is(err, iofs.ErrNotExist):
+		p.log.Error("account", "principal", principal, "err", err)
+		return
+	case token == nil:
+		return
+	}
+	go func() { // it is gone here, whether or not the forge hears
+		ctx, cancel := context.WithTimeout(context.Background(), forgetTime)
+		defer cancel()
+		if err := p.forges.Forget(ctx, principal, token); err != nil {
+			p.log.Warn("forge", "principal", principal, "err", err)
+		}
+	}()
 }
 
 // approvals are what the mux takes for the requests of keys on the page.

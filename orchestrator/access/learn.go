@@ -37,6 +37,10 @@ type People interface {
 	// Renew returns an error, a *RefusedError, if an account gets no other certificate
 	// before its person has logged in again.
 	Renew(principal string) error
+
+	// LoggedOut is called when a person has revoked the last certificate of an account.
+	// It does not wait for a forge.
+	LoggedOut(principal string)
 }
 
 // Rights are what an account may do in a namespace.

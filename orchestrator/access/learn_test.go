@@ -26,6 +26,7 @@ type testPeople struct {
 	most       int               // questions at once
 	now        int               // questions
 	out, ended error             // of Grant and Renew
+	left       []string          // by LoggedOut
 }
 
 func (p *testPeople) set(f func()) {
@@ -46,6 +47,12 @@ func (p *testPeople) Renew(string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.ended
+}
+
+func (p *testPeople) LoggedOut(principal string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.left = append(p.left, principal)
 }
 
 func (p *testPeople) Learn(ctx context.Context, principal, ns string, since time.Time) (Rights, error) {

@@ -85,5 +85,15 @@ func (a *Authority) Logout(cert *ssh.Certificate) error {
 		return &RefusedError{words, errors.New(words)}
 	}
 	key := ssh.FingerprintSHA256(cert.Key)
-	return a.RevokeOf(cert.KeyId, func(c Certificate) bool { return c.Key == key })
+	if err := a.RevokeOf(cert.KeyId, func(c Certificate) bool { return c.Key == key }); err != nil {
+		return err
+	}
+	if a.people == nil || isJob(cert) || !isPerson(cert.KeyId) {
+		return nil
+	}
+	left, err := a.Certificates(cert.KeyId)
+	if err == nil && len(left) == 0 {
+		a.people.from.LoggedOut(cert.KeyId)
+	}
+	return err
 }

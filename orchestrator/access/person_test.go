@@ -125,3 +125,27 @@ func TestPersonRenew(t *testing.T) {
 		t.Error("a forged one is renewed")
 	}
 }
+
+// An account is logged out when its last certificate is revoked by its person: then there
+// is nothing to ask its forge for.
+func TestPersonLogout(t *testing.T) {
+	a, people := asking(t)
+	first, err := a.Person("github:123", newSigner(t).PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := a.Person("github:123", newSigner(t).PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Logout(first); err != nil || len(people.left) > 0 {
+		t.Errorf("the first of two keys: %v, %q", err, people.left)
+	}
+	a.enters(second)
+	if err := a.Logout(second); err != nil || len(people.left) != 1 || people.left[0] != "github:123" {
+		t.Errorf("the second: %v, %q", err, people.left)
+	}
+	if err := a.Logout(a.login(a.token(hello, true, time.Time{}))); err != nil || len(people.left) != 1 {
+		t.Errorf("a token's: %v, %q", err, people.left)
+	}
+}

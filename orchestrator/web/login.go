@@ -217,8 +217,8 @@ func (p *Page) logout(v *visit) error {
 	var token []byte
 	err = p.accounts.Change(principal, func(a *account.Account) error {
 		a.EndSession(v.session.ID)
-		if len(certs) == 0 && !a.Live(time.Now()) {
-			token, a.ForgeToken = a.ForgeToken, nil
+		if len(certs) == 0 {
+			token = a.TakeToken(time.Now())
 		}
 		return nil
 	})

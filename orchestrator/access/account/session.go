@@ -81,6 +81,15 @@ func (a *Account) Live(now time.Time) bool {
 	return slices.ContainsFunc(a.Sessions, func(o Session) bool { return now.Before(o.Expires) })
 }
 
+// TakeToken takes the token of its forge away from an account in which no browser is
+// logged in, and returns it: nil if there is none, or one is.
+func (a *Account) TakeToken(now time.Time) (token []byte) {
+	if !a.Live(now) {
+		token, a.ForgeToken = a.ForgeToken, nil
+	}
+	return token
+}
+
 // End logs an account out everywhere, and forgets the token of its forge, which it
 // returns: nil if there was none. It is no error if there is no such account.
 func (s *Store) End(principal string) (token []byte, err error) {
