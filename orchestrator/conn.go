@@ -203,10 +203,15 @@ func (c *conn) recheck() {
 	}
 }
 
-// expire closes the connection if its login has ended at the time now.
+// expire closes the connection if its login has ended at the time now, or a person's
+// account says something else. That is in a file for each account, which is looked at
+// only for those that are connected.
 func (c *conn) expire(now time.Time) {
-	if ends := c.latest.Load().Ends(); !ends.IsZero() && !now.Before(ends) {
+	l := c.latest.Load()
+	if ends := l.Ends(); !ends.IsZero() && !now.Before(ends) {
 		c.end(errEnded)
+	} else if !l.Stands() {
+		c.recheck()
 	}
 }
 

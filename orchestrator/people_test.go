@@ -28,6 +28,8 @@ import (
 type testForge struct {
 	mu      sync.Mutex // guards what follows
 	invited []access.Pattern
+	out     error                    // of accounts
+	gone    bool                     // from the orchestrator's file
 	may     map[string]access.Rights // by namespace
 	err     error                    // of all questions
 	ended   error                    // of renewals
@@ -44,11 +46,13 @@ func (f *testForge) set(do func()) {
 func (f *testForge) Grant(string) (access.Grant, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return access.Grant{Namespaces: f.invited}, nil
+	return access.Grant{Namespaces: f.invited}, f.out
 }
 
 func (f *testForge) Host(principal string) string {
-	if strings.HasPrefix(principal, "github:") {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if strings.HasPrefix(principal, "github:") && !f.gone {
 		return "github.com"
 	}
 	return ""
@@ -426,6 +430,34 @@ func TestPersonLoses(t *testing.T) {
 		}
 		if _, errs, _ := m.exec(l, "cat "+hello+"/status"); !strings.Contains(errs, "file not found") {
 			t.Errorf("what is lost: %q", errs)
+		}
+	})
+}
+
+// An edit of the account's file, or of the file of forges, ends what is open within a
+// second. A file that cannot be read for a moment ends nothing.
+func TestPersonEdited(t *testing.T) {
+	withPeople(t, func(t *testing.T, m *peopleMux) {
+		m.exports("box", hello)
+		for what, edit := range map[string]func(){
+			"the account is gone": func() { m.forge.out = access.ErrNoAccount },
+			"an invitation less":  func() { m.forge.invited = nil },
+			"the forge is gone":   func() { m.forge.gone = true },
+		} {
+			m.forge.set(func() { m.forge.invited, m.forge.out, m.forge.gone = []access.Pattern{secret}, nil, false })
+			l := m.person("github:1")
+			m.treeOn(l, hello)
+			time.Sleep(2 * watchEvery) // authorized_keys has changed: all is looked at
+			m.forge.set(func() { m.forge.out = errors.New("too many open files") })
+			time.Sleep(3 * watchEvery)
+			m.forge.set(func() { m.forge.out = nil })
+			select {
+			case <-l.Done():
+				t.Fatalf("%s: it ended before", what)
+			default:
+			}
+			m.forge.set(edit)
+			m.ends(what, l, time.Second)
 		}
 	})
 }

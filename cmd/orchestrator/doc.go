@@ -203,8 +203,9 @@
 // at once:
 //
 //	accounts/PRINCIPAL  a file an account; a line that is deleted ends the session, the
-//	                    passkey or the key that it is for, and without the file there is no
-//	                    account. / is written %2F, and % %25
+//	                    passkey or the namespace that it is for, and without the file there
+//	                    is no account. The line of a key is a note: revoke its SERIAL.
+//	                    / is written %2F, and % %25
 //	invites             a line an invitation that has not been used; not its URL
 //	url                 URL of the last start with -web
 //	seal.key            without it, everybody logs in again

@@ -25,16 +25,11 @@ type people struct {
 	log      *slog.Logger
 }
 
-var (
-	errNoAccount = errors.New("this account is not there any more: log in again")
-	errNoSession = errors.New("no browser is logged in any more")
-)
-
 func (p people) Grant(principal string) (access.Grant, error) {
 	a, err := p.accounts.Get(principal)
 	switch {
 	case errors.Is(err, iofs.ErrNotExist):
-		return access.Grant{}, errNoAccount
+		return access.Grant{}, access.ErrNoAccount
 	case err != nil: // names a file, and may quote it
 		p.log.Error("account", "principal", principal, "err", err)
 		return access.Grant{}, errors.New("this account cannot be read: the orchestrator's log says why")
@@ -57,6 +52,8 @@ func (p people) Learn(ctx context.Context, principal, namespace string, since ti
 	}
 	return access.Rights{}, err
 }
+
+var errNoSession = errors.New("no browser is logged in any more")
 
 func (p people) Renew(principal string) error {
 	a, err := p.accounts.Get(principal)

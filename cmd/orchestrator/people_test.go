@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/account"
 	"9ci/orchestrator/access/forge"
 )
@@ -35,7 +37,7 @@ func testPeople(t *testing.T) (p people, dir string, log *bytes.Buffer) {
 // A client is told that its account is gone or cannot be read, and nothing of files.
 func TestPeopleGrant(t *testing.T) {
 	p, dir, log := testPeople(t)
-	if _, err := p.Grant("github:1"); err == nil || err.Error() != "this account is not there any more: log in again" {
+	if _, err := p.Grant("github:1"); !errors.Is(err, access.ErrNoAccount) {
 		t.Errorf("no account: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "accounts", "github:1"), []byte("hidden=true\n"), 0o600); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,8 +19,9 @@ import (
 // vouched for them. Their methods may be called from several goroutines.
 type People interface {
 	// Grant returns what an account may do whatever a forge says, because an operator
-	// has invited it: without Namespaces, nothing. It asks nobody. The error says why
-	// the account may not be logged in any more; a client that is, is told it.
+	// has invited it: without Namespaces, nothing. It asks nobody. The error, which is
+	// ErrNoAccount if it is not there, says why the account may not be logged in any
+	// more; a client that is, is told it.
 	Grant(principal string) (Grant, error)
 
 	// Host returns the host of the namespaces that Learn can tell of, "" if there are
@@ -42,6 +44,9 @@ type People interface {
 	// It does not wait for a forge.
 	LoggedOut(principal string)
 }
+
+// ErrNoAccount is the error of an account of People that is not there.
+var ErrNoAccount = errors.New("this account is not there any more: log in again")
 
 // Rights are what an account may do in a namespace.
 type Rights struct {
@@ -387,6 +392,21 @@ func (g Grant) Asks(ns string) bool {
 
 // IsPerson reports whether the grant is a person's.
 func (g Grant) IsPerson() bool { return g.asked.k != nil }
+
+// Stands reports whether an account is still there, has been invited to the same
+// namespaces, and has the same forge. Of what is no person's it is true, and while that
+// cannot be told.
+func (g Grant) Stands() bool {
+	if !g.IsPerson() {
+		return true
+	}
+	from, principal := g.asked.k.from, g.asked.principal
+	now, err := from.Grant(principal)
+	if err != nil {
+		return !errors.Is(err, ErrNoAccount)
+	}
+	return slices.Equal(now.Namespaces, g.Namespaces) && from.Host(principal) == g.AskedHost()
+}
 
 // AskedHost returns the host of the forge that is asked for this grant, "" if none is.
 func (g Grant) AskedHost() string { return g.asked.host }

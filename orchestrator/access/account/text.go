@@ -17,8 +17,9 @@ import (
 )
 
 // head is how an account's file begins.
-const head = `# An account. It may be edited: a line of a session, a passkey or a key that is deleted
-# counts at once. orchestrator revoke PRINCIPAL keeps the account out.
+const head = `# An account. It may be edited: a line of a session, a passkey or a namespace that is
+# deleted counts at once; that of a key is a note, and orchestrator revoke SERIAL revokes
+# its certificate. orchestrator revoke PRINCIPAL keeps the account out.
 `
 
 // text returns the account's file: a line for each thing, attr=value pairs as tokens has
