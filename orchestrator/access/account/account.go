@@ -248,12 +248,6 @@ func (a *Account) Approve(fingerprint, from string) {
 	a.Keys = last(append(a.Keys, Key{fingerprint, from, time.Now()}), maxKeys)
 }
 
-// Invited reports whether an invitation lets the account read and publish in a namespace.
-// Without a namespace it lets it do so nowhere, unlike an access.Grant without one.
-func (a *Account) Invited(ns string) bool {
-	return len(a.Namespaces) > 0 && access.Grant{Namespaces: a.Namespaces, Read: true}.MayRead(ns)
-}
-
 // Passkey returns the passkey of that id, or nil.
 func (a *Account) Passkey(id []byte) *Passkey {
 	i := slices.IndexFunc(a.Passkeys, func(p Passkey) bool { return string(p.ID) == string(id) })

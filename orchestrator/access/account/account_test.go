@@ -194,19 +194,6 @@ func TestSession(t *testing.T) {
 	})
 }
 
-// An invitation is for its namespaces, and one without any for none.
-func TestInvited(t *testing.T) {
-	a := &Account{Namespaces: []access.Pattern{"github.com/alice/...", "gitlab.com/a/b"}}
-	for ns, want := range map[string]bool{"github.com/alice/hello": true, "gitlab.com/a/b": true, "gitlab.com/a/c": false, "local/x-00000000": false, "": false} {
-		if got := a.Invited(ns); got != want {
-			t.Errorf("Invited(%q) = %v, want %v", ns, got, want)
-		}
-		if new(Account).Invited(ns) {
-			t.Errorf("without namespaces the account is invited to %q", ns)
-		}
-	}
-}
-
 // Those that change an account at once lose nothing of each other's.
 func TestChangeAtOnce(t *testing.T) {
 	s, dir := open(t)

@@ -35,8 +35,8 @@ func BenchmarkCached(b *testing.B) {
 	}
 	i := 0
 	for b.Loop() {
-		if a, ok := f.Cached("gitlab:12", fmt.Sprint("gitlab.com/o/", i%10_000)); !ok || !a.Read {
-			b.Fatalf("Cached = %+v, %v", a, ok)
+		if a, ok := f.remembered("gitlab:12", fmt.Sprint("gitlab.com/o/", i%10_000)); !ok || !a.Read {
+			b.Fatalf("remembered: %+v, %v", a, ok)
 		}
 		i++
 	}

@@ -79,17 +79,6 @@ func (f *Forges) AccessSince(ctx context.Context, principal, namespace string, s
 	}
 }
 
-// Cached returns what Access has returned for an account and a namespace, if it would
-// return it without asking: it asks nobody. What an account may not see is not known.
-func (f *Forges) Cached(principal, namespace string) (a Access, ok bool) {
-	q := f.question(principal, namespace)
-	if q == nil {
-		return Access{}, false
-	}
-	a, err, ok := f.known(q)
-	return a, ok && err == nil
-}
-
 // Host returns the host of the namespaces that Access can tell an account of, "" if there
 // are none. It asks nobody.
 func (f *Forges) Host(principal string) string {
@@ -97,12 +86,6 @@ func (f *Forges) Host(principal string) string {
 		return fg.host
 	}
 	return ""
-}
-
-// Covers reports whether a forge can say anything of a namespace to an account: if not,
-// Access asks nobody, and what the account may do there is for others to say.
-func (f *Forges) Covers(principal, namespace string) bool {
-	return f.question(principal, namespace) != nil
 }
 
 // A question is what an account may do in a namespace of its forge.
