@@ -202,9 +202,10 @@ that 9ci login has not made is left alone until its end; with -f login takes its
 Logout has the orchestrator revoke the certificates of this key, and removes the file, also
 if the orchestrator cannot be reached or refuses: then 9ci says until when a copy of it
 would be good. Whoami prints what the orchestrator knows of this user, in attr=value lines:
-key, principal, rights, namespaces, and expires, the end of the certificate. It does so for
-whatever logs in, a key in authorized_keys or CI_TOKEN too. Without HOST and
-CI_ORCHESTRATOR, both ask the orchestrator of the last login.
+key, principal, rights, namespaces, and expires, the end of the certificate; of a person
+also publish, the namespaces where that is allowed, and forge, which is asked about those
+that are exported. It does so for whatever logs in, a key in authorized_keys or CI_TOKEN
+too. Without HOST and CI_ORCHESTRATOR, both ask the orchestrator of the last login.
 
 Image builds the core OS, lists what there is, or removes all images but the one in
 use. Doctor prints what this machine lacks, and the command that mends it. Init writes

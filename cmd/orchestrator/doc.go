@@ -190,13 +190,12 @@
 //
 // The client's secret is alone in a file, which client-secret-file= names.
 //
-// Who may read a repository at the forge may read its namespace, and who may push may
-// publish there. The forge is asked as that person, and its answer is good for 5 minutes;
-// if it is down, no longer. A repository is known by its number: after a rename, its old
-// namespace is nobody's, and another that takes its name is kept out by repositories.
-// What a forge gives to ask it so is sealed in the account with the key in seal.key,
-// renewed as it ends, and given back when its person has logged out of the last browser and
-// with the last key, or the account is revoked.
+// What a person may do at the forge, it is asked as that person: see # Keys of people. A
+// repository is known by its number: after a rename, its old namespace is nobody's, and
+// another that takes its name is kept out by repositories. What a forge gives to ask it so
+// is sealed in the account with the key in seal.key, renewed as it ends, and given back
+// when its person has logged out of the last browser and with the last key, or the account
+// is revoked.
 //
 // A browser is logged in for 12 hours. Revoke ACCOUNT logs the account out of the page too,
 // at once, and forgets what its forge gave for it. These are plain files, and an edit counts
@@ -260,9 +259,9 @@
 // What it may do in the namespaces of its forge, the forge is asked when it is needed: who
 // may read a repository there reads its namespace, and who may push publishes. Elsewhere it
 // may read and publish where an operator has invited it to. What the forge has said serves
-// for five minutes, and what is in use is asked again before that: a connection ends, and
-// its executors leave, within five minutes of losing what it does. It is told why, and has
-// what is left to it when it connects again.
+// for five minutes, and if the forge is down no longer. What is in use is asked again before
+// that: a connection ends, and its executors leave, within five minutes of losing what it
+// does. It is told why, and has what is left to it when it connects again.
 //
 // A forge that does not answer within five seconds, or is down, is not said to have
 // nothing: that is busy, with words where there is room for them, and the log has the
@@ -340,10 +339,10 @@
 // have open; and by 9P 32768 fids, 16384 requests under way, and 256 MiB that were asked
 // for and not taken yet. The nearer that is, the less a read gets, down to 4 KiB, and
 // beyond it a client that takes no replies is hung up on after a minute or two. A key
-// may announce 4096 namespaces at once, and 128 each second after that. A token, and the CI
-// jobs of a repository, get 1000 certificates at once, and 2 each second after that. All
-// else over a limit is busy, and so is a connection of over 16384 in all. Nobody else's
-// count: those that read one executor share its channels, and none is kept out.
+// may announce 4096 namespaces at once, and 128 each second after that. A token, a person,
+// and the CI jobs of a repository, get 1000 certificates at once, and 2 each second after
+// that. All else over a limit is busy, and so is a connection of over 16384 in all. Nobody
+// else's count: those that read one executor share its channels, and none is kept out.
 //
 // # With stock OpenSSH
 //
