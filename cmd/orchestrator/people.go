@@ -40,7 +40,7 @@ func (p people) Grant(principal string) (access.Grant, error) {
 func (p people) Host(principal string) string { return p.forges.Host(principal) }
 
 func (p people) Learn(ctx context.Context, principal, namespace string, since time.Time) (access.Rights, error) {
-	a, err := p.forges.AccessSince(ctx, principal, namespace, since)
+	a, err := p.forges.Access(ctx, principal, namespace, since)
 	var absent *forge.AbsentError
 	switch {
 	case err == nil:

@@ -285,7 +285,7 @@ func TestGitea(t *testing.T) {
 	want := func(what, principal, path, want string) Access {
 		t.Helper()
 		f.unlearn(principal)
-		a, err := f.Access(t.Context(), principal, "forge.example/"+path)
+		a, err := f.Access(t.Context(), principal, "forge.example/"+path, time.Time{})
 		got := map[Access]string{{Read: true}: "read", {Read: true, Publish: true}: "publish"}[Access{Read: a.Read, Publish: a.Publish}]
 		switch {
 		case errors.Is(err, iofs.ErrNotExist):
@@ -371,7 +371,7 @@ func TestGitea(t *testing.T) {
 	// Without the application nobody's token can be renewed, until the operator mends that.
 	g.api("alice", "DELETE", fmt.Sprintf("/user/applications/oauth2/%d", app.ID), nil, nil)
 	f.unlearn(alice)
-	if _, err := f.Access(t.Context(), alice, "forge.example/alice/open"); !errors.Is(err, fs.ErrBusy) {
+	if _, err := f.Access(t.Context(), alice, "forge.example/alice/open", time.Time{}); !errors.Is(err, fs.ErrBusy) {
 		t.Errorf("Access without the application: %v", err)
 	}
 	if !strings.Contains(log.String(), "correct client-id=") {

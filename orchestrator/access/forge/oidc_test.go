@@ -194,7 +194,7 @@ func TestOIDC(t *testing.T) {
 		if want := (Person{"idp.example:id1", "test-user@127.0.0.1", "Test User"}); person != want || err != nil || sealed != nil {
 			t.Errorf("Finish = %+v, %d bytes, %v, want %+v", person, len(sealed), err, want)
 		}
-		if a, err := f.Access(t.Context(), person.Principal, "idp.example/o/r"); err == nil {
+		if a, err := f.Access(t.Context(), person.Principal, "idp.example/o/r", time.Time{}); err == nil {
 			t.Errorf("Access = %+v", a)
 		}
 		notLetIn(t, f, "the same answer", name, answer, nonce, verifier)
@@ -446,7 +446,7 @@ func TestRealTokens(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 5 {
 				wg.Go(func() {
-					if a, err := f.Access(t.Context(), "gitlab:12", "gitlab.com/alice/hello"); err != nil || !a.Read || !a.Publish || a.RepositoryID != "74" {
+					if a, err := f.Access(t.Context(), "gitlab:12", "gitlab.com/alice/hello", time.Time{}); err != nil || !a.Read || !a.Publish || a.RepositoryID != "74" {
 						t.Errorf("Access = %+v, %v", a, err)
 					}
 				})
@@ -459,7 +459,7 @@ func TestRealTokens(t *testing.T) {
 		// An old token in the place of the new one was spent.
 		kept.set(person.Principal, sealed)
 		time.Sleep(5 * time.Minute)
-		if _, err := f.Access(t.Context(), "gitlab:12", "gitlab.com/alice/hello"); !errors.Is(err, ErrLogin) {
+		if _, err := f.Access(t.Context(), "gitlab:12", "gitlab.com/alice/hello", time.Time{}); !errors.Is(err, ErrLogin) {
 			t.Errorf("Access with a spent token: %v", err)
 		}
 
@@ -476,7 +476,7 @@ func TestRealTokens(t *testing.T) {
 		}
 		kept.set(person.Principal, sealed) // as one who has a copy of the account
 		time.Sleep(5 * time.Minute)
-		if _, err := f.Access(t.Context(), "gitlab:12", "gitlab.com/alice/hello"); !errors.Is(err, ErrLogin) {
+		if _, err := f.Access(t.Context(), "gitlab:12", "gitlab.com/alice/hello", time.Time{}); !errors.Is(err, ErrLogin) {
 			t.Errorf("Access with a token that was taken back: %v", err)
 		}
 	})

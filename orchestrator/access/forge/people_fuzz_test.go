@@ -83,7 +83,7 @@ func FuzzRepositoryAnswer(f *testing.F) {
 			kept.tokens = map[string][]byte{p: tokens[p]}
 			fg.site.down = time.Time{}
 			os.Remove(forges.dir.Path("repositories"))
-			a, err := forges.Access(t.Context(), p, ns)
+			a, err := forges.Access(t.Context(), p, ns, time.Time{})
 			switch {
 			case err == nil && (!a.Read || !isID(a.RepositoryID) || status != 200 || !bytes.Contains(bytes.ToLower(body), []byte("alice"))):
 				t.Errorf("%s: Access = %+v of %d %q", fg.host, a, status, body)

@@ -220,7 +220,7 @@ func (f *Forges) remembered(principal, namespace string) (a Access, ok bool) {
 // may returns what an account may do, as a word.
 func (v *village) may(principal, path string) string {
 	v.Helper()
-	a, err := v.Access(v.Context(), principal, v.ns(path))
+	a, err := v.Access(v.Context(), principal, v.ns(path), time.Time{})
 	v.say(err)
 	cached, ok := v.remembered(principal, v.ns(path))
 	if ok != (err == nil) || cached != a {
@@ -485,14 +485,14 @@ func TestAccess(t *testing.T) {
 			{v.principal("012"), v.ns("o/public")}, {"mallory.example:12", v.ns("o/public")}, {bob, "mallory.example/o/public"}, {bob, v.ns("o")},
 			{bob, v.ns("o/../public")}, {bob, v.ns("o/public/")}, {bob, "local/x"}, {bob, v.ns("o//public")}, {bob, v.host}, {"", ""},
 		} {
-			_, err := v.Access(t.Context(), q[0], q[1])
+			_, err := v.Access(t.Context(), q[0], q[1], time.Time{})
 			if _, ok := v.remembered(q[0], q[1]); !errors.Is(err, iofs.ErrNotExist) || ok {
 				t.Errorf("Access(%q): %v, cached: %v", q, err, ok)
 			}
 		}
 		v.want("of somebody whose token is gone", v.principal("14"), "o/public", "login")
 		v.write("namespace=" + v.ns("alice/..."))
-		if _, err := v.Access(t.Context(), bob, v.ns("o/public")); !errors.Is(err, iofs.ErrNotExist) {
+		if _, err := v.Access(t.Context(), bob, v.ns("o/public"), time.Time{}); !errors.Is(err, iofs.ErrNotExist) {
 			t.Errorf("left out by the file: %v", err)
 		}
 	})
@@ -531,7 +531,7 @@ func TestAccessInstall(t *testing.T) {
 	inVillage(t, []string{"github"}, func(t *testing.T, v *village) {
 		alice := v.login()
 		v.site.Change(74, func(r *forgetest.Repo) { r.App = false })
-		_, err := v.Access(t.Context(), alice, v.ns("alice/hello"))
+		_, err := v.Access(t.Context(), alice, v.ns("alice/hello"), time.Time{})
 		if err == nil || !strings.Contains(err.Error(), "the app is not installed there: http://127.0.0.1:8080/apps/nine-ci/installations/new") {
 			t.Errorf("Access: %v", err)
 		}
@@ -647,7 +647,7 @@ func TestRenew(t *testing.T) {
 					if j%2 == 1 {
 						path = "alice/none"
 					}
-					if _, err := v.Access(t.Context(), alice, v.ns(path)); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+					if _, err := v.Access(t.Context(), alice, v.ns(path), time.Time{}); err != nil && !errors.Is(err, iofs.ErrNotExist) {
 						t.Errorf("renewal %d: %v", i, err)
 					}
 				})
@@ -792,7 +792,7 @@ func TestRenewKept(t *testing.T) {
 			}
 			return false
 		})
-		if _, err := v.Access(ctx, alice, v.ns("alice/hello")); !errors.Is(v.say(err), fs.ErrBusy) {
+		if _, err := v.Access(ctx, alice, v.ns("alice/hello"), time.Time{}); !errors.Is(v.say(err), fs.ErrBusy) {
 			t.Errorf("Access of one that goes: %v", err)
 		}
 		v.Close()
@@ -993,12 +993,12 @@ func TestForgeDown(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		began := time.Now()
-		if _, err := v.Access(ctx, alice, v.ns("alice/hello")); !errors.Is(v.say(err), fs.ErrBusy) || time.Since(began) != 5*time.Second {
+		if _, err := v.Access(ctx, alice, v.ns("alice/hello"), time.Time{}); !errors.Is(v.say(err), fs.ErrBusy) || time.Since(began) != 5*time.Second {
 			t.Errorf("Access = %v after %v", err, time.Since(began))
 		}
 		var wg sync.WaitGroup
 		for i := range 100 {
-			wg.Go(func() { v.Access(t.Context(), all[i%len(all)], v.ns(fmt.Sprintf("o/%d", i))) })
+			wg.Go(func() { v.Access(t.Context(), all[i%len(all)], v.ns(fmt.Sprintf("o/%d", i)), time.Time{}) })
 		}
 		wg.Wait()
 		asked := 0
@@ -1044,7 +1044,7 @@ func TestAtOnce(t *testing.T) {
 		ask := func(principal, path string) {
 			for range 5 {
 				wg.Go(func() {
-					if _, err := v.Access(t.Context(), principal, v.ns(path)); !errors.Is(err, iofs.ErrNotExist) {
+					if _, err := v.Access(t.Context(), principal, v.ns(path), time.Time{}); !errors.Is(err, iofs.ErrNotExist) {
 						t.Error(err)
 					}
 				})
@@ -1113,7 +1113,7 @@ func TestManyRepositories(t *testing.T) {
 		for i := range maxPins + 50 {
 			v.site.AddRepo(forgetest.Repo{ID: int64(1000 + i), Path: fmt.Sprintf("alice/%d", i), Visibility: "private", Members: map[string]int{"alice": forgetest.Reporter}, App: true})
 			wg.Go(func() {
-				_, err := v.Access(t.Context(), alice, v.ns(fmt.Sprintf("alice/%d", i)))
+				_, err := v.Access(t.Context(), alice, v.ns(fmt.Sprintf("alice/%d", i)), time.Time{})
 				mu.Lock()
 				defer mu.Unlock()
 				may[fmt.Sprint(errors.Is(err, fs.ErrBusy), err == nil)]++
@@ -1130,7 +1130,7 @@ func TestManyRepositories(t *testing.T) {
 		time.Sleep(time.Minute)
 		v.want("a minute later", alice, "alice/hello", "publish")
 		for i := range maxPins {
-			if a, err := v.Access(t.Context(), alice, v.ns(fmt.Sprintf("alice/%d", i))); err == nil && !a.Read {
+			if a, err := v.Access(t.Context(), alice, v.ns(fmt.Sprintf("alice/%d", i)), time.Time{}); err == nil && !a.Read {
 				t.Errorf("%d: %+v", i, a)
 			}
 		}

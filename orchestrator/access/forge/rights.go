@@ -53,17 +53,11 @@ func (e *AbsentError) Error() string {
 func (e *AbsentError) Unwrap() error { return iofs.ErrNotExist }
 
 // Access returns what an account may do in a namespace. It asks the forge as that person,
-// unless it has done so in the last five minutes. Who may push may publish.
+// unless it has done so in the last five minutes and after since. Who may push may publish.
 //
 // The error is an *AbsentError, fs.ErrBusy if the forge does not say at present, ErrLogin,
 // or why a file of the state directory cannot be read or written.
-func (f *Forges) Access(ctx context.Context, principal, namespace string) (Access, error) {
-	return f.AccessSince(ctx, principal, namespace, time.Time{})
-}
-
-// AccessSince is Access for a caller that needs an answer which the forge has given after
-// since.
-func (f *Forges) AccessSince(ctx context.Context, principal, namespace string, since time.Time) (Access, error) {
+func (f *Forges) Access(ctx context.Context, principal, namespace string, since time.Time) (Access, error) {
 	q := f.question(principal, namespace)
 	if q == nil {
 		return Access{}, &AbsentError{Namespace: namespace}
