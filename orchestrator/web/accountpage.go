@@ -145,7 +145,7 @@ func (p *Page) changeAccount(v *visit) error {
 	if err != nil {
 		return err
 	}
-	v.audit("revoke", v.account.Principal, "what", do, "id", clip(id))
+	v.audit("revoke", v.account.Principal, do, clip(id))
 	return v.redirect("/account?did=" + do)
 }
 
@@ -189,6 +189,6 @@ func (p *Page) endEverything(v *visit) error {
 	}
 	p.forget(v, principal, token)
 	v.setCookie(sessionCookie, "", -1)
-	v.audit("logout", principal, "what", "everything")
+	v.audit("logout", principal, "everywhere", true)
 	return v.redirect("/login")
 }

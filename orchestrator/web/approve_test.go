@@ -538,6 +538,11 @@ func TestAccountRevokes(t *testing.T) {
 	if !evil.loggedIn() {
 		t.Error("another account was logged out")
 	}
+	for _, line := range []string{"msg=page what=revoke principal=github:1 addr=192.0.2.1 certificate=7\n", "msg=page what=logout principal=github:1 addr=192.0.2.1 everywhere=true\n"} {
+		if !strings.Contains(s.log.String(), line) {
+			t.Errorf("no line %q in\n%s", line, s.log)
+		}
+	}
 }
 
 func TestBrowserName(t *testing.T) {
