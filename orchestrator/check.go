@@ -188,16 +188,18 @@ func (c *checker) own(dir string, fi iofs.FileInfo) {
 }
 
 // people says what the files of accounts and invitations grant, and what is wrong with the
-// certificate of the page.
+// certificate of the page and with what keeps secrets.
 func (c *checker) people(dir string, fi iofs.FileInfo) {
 	for _, name := range account.Files {
 		c.there(filepath.Join(dir, name), fi)
 	}
 	c.found(account.Check(dir, time.Now()))
 	c.found(access.CheckPage(dir, time.Now()))
-	key := filepath.Join(dir, access.PageKeyFile)
-	if file, err := os.Stat(key); err == nil {
-		c.secret(key, "the key", file, fi)
+	c.found(forge.CheckSeal(dir))
+	for _, path := range append(forge.Secrets(dir), filepath.Join(dir, access.PageKeyFile)) {
+		if file, err := os.Stat(path); err == nil {
+			c.secret(path, "the secret", file, fi)
+		}
 	}
 }
 

@@ -131,12 +131,20 @@ func TestCheck(t *testing.T) {
 	}
 	os.Remove(public)
 
+	seal, secret := filepath.Join(state, "seal.key"), filepath.Join(state, "github.secret")
+	write(filepath.Join(state, "forges"), "kind=github", "client-id=x", "client-secret-file=github.secret")
+	write(secret, "s3cret")
+	check(0)
+
 	host := filepath.Join(state, "ssh_host_ed25519_key")
 	for _, test := range []struct {
 		name  string
 		spoil func() error
 		want  string
 	}{
+		{"a client's secret that all may read", func() error { return os.Chmod(secret, 0o644) }, "chmod 600 " + secret},
+		{"a seal that all may read", func() error { return os.Chmod(seal, 0o644) }, "chmod 600 " + seal},
+		{"a seal that is no key", func() error { return os.WriteFile(seal, []byte("x\n"), 0o600) }, seal + ": wrong: it is no key"},
 		{"a host key that all may read", func() error { return os.Chmod(host, 0o644) }, "chmod 600 " + host},
 		{"lines that all may write", func() error { return os.Chmod(authorized, 0o666) }, "chmod go-w " + authorized},
 		{"a directory that all may write", func() error { return os.Chmod(state, 0o777) }, "chmod go-w " + state},

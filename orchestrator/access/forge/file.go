@@ -151,6 +151,33 @@ func Check(path string) (all []access.Finding, err error) {
 	return all, nil
 }
 
+// Secrets returns the files of a state directory whose text nobody else may know, as far as
+// they are there: the key of the accounts' tokens, and what its file of forges names.
+func Secrets(dir string) (all []string) {
+	names := []string{sealFile}
+	if text, err := os.ReadFile(filepath.Join(dir, File)); err == nil {
+		for _, p := range paragraphs(text) {
+			if p.forge != nil && p.forge.secretFile != "" {
+				names = append(names, p.forge.secretFile)
+			}
+		}
+	}
+	for _, path := range names {
+		if _, err := os.Stat(beside(dir, path)); err == nil {
+			all = append(all, beside(dir, path))
+		}
+	}
+	return all
+}
+
+// beside returns a file that the file of forges in dir names.
+func beside(dir, name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(dir, name)
+}
+
 // words returns what the paragraph lets in, as a sentence without a subject.
 func (fg *forge) words() string {
 	which := "any repository"
@@ -347,10 +374,7 @@ func (fg *forge) secret(dir string) (string, error) {
 	if fg.secretFile == "" {
 		return "", nil
 	}
-	path := fg.secretFile
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
-	}
+	path := beside(dir, fg.secretFile)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("client-secret-file= of %s: %w", fg.host, err)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/internal/statedir"
 )
 
@@ -37,13 +38,12 @@ func openSealer(dir statedir.Dir) (s sealer, err error) {
 		if err != nil {
 			return err
 		}
-		key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+		key := make([]byte, chacha20poly1305.KeySize)
 		if len(text) == 0 {
-			key = make([]byte, chacha20poly1305.KeySize)
 			rand.Read(key)
 			err = dir.Write(sealFile, []byte(base64.StdEncoding.EncodeToString(key)+"\n"))
-		} else if err != nil || len(key) != chacha20poly1305.KeySize {
-			return fmt.Errorf("%s: it is no key: delete it, and everybody logs in again", dir.Path(sealFile))
+		} else if key, err = parseSeal(text); err != nil {
+			err = fmt.Errorf("%s: %w", dir.Path(sealFile), err)
 		}
 		if err != nil {
 			return err
@@ -52,6 +52,28 @@ func openSealer(dir statedir.Dir) (s sealer, err error) {
 		return err
 	})
 	return s, err
+}
+
+func parseSeal(text []byte) ([]byte, error) {
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(key) != chacha20poly1305.KeySize {
+		return nil, errors.New("it is no key: delete it, and everybody logs in again")
+	}
+	return key, nil
+}
+
+// CheckSeal returns why the key of the accounts' tokens in a state directory, if there is
+// one, keeps the next start from serving.
+func CheckSeal(dir string) (all []access.Finding) {
+	d := statedir.Dir(dir)
+	text, err := d.Read(sealFile)
+	if err == nil && len(text) > 0 {
+		_, err = parseSeal(text)
+	}
+	if err != nil {
+		all = append(all, access.Finding{File: d.Path(sealFile), Err: err})
+	}
+	return all
 }
 
 // sealVersion is the first byte of what is sealed.
