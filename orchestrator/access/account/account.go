@@ -102,9 +102,12 @@ func (s *Store) Get(principal string) (*Account, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile(s.dir.Path(name))
+	text, err := s.dir.Read(name)
 	if err != nil {
 		return nil, err
+	}
+	if text == nil {
+		return nil, &os.PathError{Op: "open", Path: s.dir.Path(name), Err: iofs.ErrNotExist}
 	}
 	a, err := parse(text)
 	if err != nil {

@@ -70,9 +70,16 @@ func (d Dir) Create(name string, flag int) (*os.File, error) {
 
 // open opens a file. A command that root starts in a directory of the server's user must
 // read, change and give away no file elsewhere, whatever that user has put there: a
-// symbolic link is an error, and so is a pipe.
+// symbolic link is an error, and so is a pipe, and a link in the place of a directory
+// below.
 func (d Dir) open(name string, flag int) (*os.File, error) {
-	f, err := os.OpenFile(d.Path(name), flag|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	below, base := filepath.Split(name)
+	dir, err := d.openDir(below)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	f, err := openAt(dir, base, flag|unix.O_NOFOLLOW|unix.O_NONBLOCK)
 	plain := !errors.Is(err, unix.ELOOP)
 	if err == nil {
 		fi, err := f.Stat()
@@ -84,6 +91,20 @@ func (d Dir) open(name string, flag int) (*os.File, error) {
 		return nil, fmt.Errorf("%s: want a plain file, not a link or a pipe: put one there, or take it away", d.Path(name))
 	}
 	return f, err
+}
+
+// openAt opens a file in a directory that is open.
+func openAt(dir *os.File, name string, flag int) (*os.File, error) {
+	path := filepath.Join(dir.Name(), name)
+	for {
+		fd, err := unix.Openat(int(dir.Fd()), name, flag|unix.O_CLOEXEC, 0o600)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case !errors.Is(err, unix.EINTR):
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
 }
 
 // give gives a file that root has made to the owner of the directory, as which the
@@ -119,23 +140,31 @@ func (d Dir) Read(name string) ([]byte, error) {
 // directory below, which is there, and of a file in it.
 func (d Dir) Write(name string, text []byte) error {
 	below, base := filepath.Split(name)
-	next := below + "." + base + ".new"
-	if err := os.Remove(d.Path(next)); err != nil && !errors.Is(err, iofs.ErrNotExist) {
-		return err // a killed process has left it
+	next := "." + base + ".new"
+	dir, err := d.openDir(below)
+	if err != nil {
+		return err
 	}
-	f, err := d.Create(next, os.O_WRONLY|os.O_EXCL)
+	defer dir.Close()
+	at := int(dir.Fd())
+	if err := unix.Unlinkat(at, next, 0); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return &os.PathError{Op: "remove", Path: d.Path(below + next), Err: err} // a killed process has left it
+	}
+	f, err := d.Create(below+next, os.O_WRONLY|os.O_EXCL)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(text)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(d.Path(next), d.Path(name))
+		if err = unix.Renameat(at, next, at, base); err != nil {
+			err = &os.PathError{Op: "rename", Path: d.Path(name), Err: err}
+		}
 	}
 	if err != nil {
-		os.Remove(d.Path(next)) // the disk may be full
+		unix.Unlinkat(at, next, 0) // the disk may be full
 		return err
 	}
-	return d.sync(below)
+	return dir.Sync()
 }
 
 // sync has the names in the directory, or in one below it, survive a loss of power.
