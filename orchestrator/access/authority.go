@@ -32,9 +32,10 @@ const (
 )
 
 const (
-	jobLife    = time.Hour      // of a certificate for a token or a job
-	personLife = 12 * time.Hour // of one for a person
-	early      = time.Minute    // that a certificate holds before it is made: clocks differ
+	jobLife = time.Hour   // of a certificate for a token or a job
+	early   = time.Minute // that a certificate holds before it is made: clocks differ
+
+	PersonLife = 12 * time.Hour // of a certificate for a person
 )
 
 // An Authority is the orchestrator's own: it gives short certificates to clients that

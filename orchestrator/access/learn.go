@@ -73,10 +73,13 @@ func (e *UnknownError) Error() string { return e.words }
 func (e *UnknownError) Unwrap() error { return e.busy }
 
 const (
-	rightsLife = 5 * time.Minute  // for which what a forge has said serves
-	askEarly   = time.Minute      // before that ends it is asked again of what is in use
-	absentLife = 30 * time.Second // for which nothing is there that was not: somebody may just have been let in
-	askAgain   = 5 * time.Second  // after a question without an answer
+	// RightsLife is for how long what a forge has said serves, and AbsentLife for how
+	// long nothing is there that was not: somebody may just have been let in.
+	RightsLife = 5 * time.Minute
+	AbsentLife = 30 * time.Second
+
+	askEarly = time.Minute     // before RightsLife ends it is asked again of what is in use
+	askAgain = 5 * time.Second // after a question without an answer
 
 	// LearnTime is how long Learn of a Grant takes at most.
 	LearnTime = 5 * time.Second
@@ -137,7 +140,7 @@ func (k *knowledge) of(principal string) *account {
 // find returns what is known of an account in a namespace, or makes an entry for it. It
 // returns nil if there are too many that somebody needs. k.mu is held.
 func (k *knowledge) find(principal, ns string, now time.Time) *learned {
-	if now.Sub(k.swept) > rightsLife {
+	if now.Sub(k.swept) > RightsLife {
 		k.swept = now
 		for p, a := range k.accounts {
 			if a.forget(func(l *learned) bool { return l.over(now) }); len(a.learned) == 0 {
@@ -263,7 +266,7 @@ func (w who) unknown(err error) error {
 
 // begin asks the forge. k.mu is held.
 func (k *knowledge) begin(w who, ns string, l *learned) {
-	since := time.Now().Add(askEarly - rightsLife) // older ones would soon be asked again
+	since := time.Now().Add(askEarly - RightsLife) // older ones would soon be asked again
 	if l.Asked.After(since) {
 		since = l.Asked.Add(1)
 	}
@@ -300,9 +303,9 @@ func (k *knowledge) take(w who, ns string, l *learned, r Rights, err error) {
 		if r.Asked.IsZero() || r.Asked.After(now) {
 			r.Asked = now
 		}
-		l.Rights, l.absent, l.until = r, nil, r.Asked.Add(rightsLife)
+		l.Rights, l.absent, l.until = r, nil, r.Asked.Add(RightsLife)
 	case errors.Is(err, iofs.ErrNotExist):
-		l.Rights, l.absent, l.until = Rights{}, nil, now.Add(absentLife)
+		l.Rights, l.absent, l.until = Rights{}, nil, now.Add(AbsentLife)
 		if errors.As(err, &absent) {
 			l.absent = absent
 		}

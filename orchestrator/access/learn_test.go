@@ -195,7 +195,7 @@ func TestLearn(t *testing.T) {
 			t.Errorf("Readable = %v", got)
 		}
 		// Somebody may have been let in since.
-		time.Sleep(absentLife - 1)
+		time.Sleep(AbsentLife - 1)
 		p.learn("github.com/bob/secret")
 		p.learn(hello)
 		if got := p.people.questions(); len(got) != 0 {
@@ -206,12 +206,12 @@ func TestLearn(t *testing.T) {
 		p.learn("github.com/bob/secret")
 		p.may("github.com/bob/secret", true, false)
 		p.people.questions()
-		time.Sleep(rightsLife - absentLife)
+		time.Sleep(RightsLife - AbsentLife)
 		p.may(hello, false, false)
 		p.learn(hello)
 		p.may(hello, true, true)
 		if got := p.people.questions(); len(got) != 1 {
-			t.Errorf("after %v: %v", rightsLife, got)
+			t.Errorf("after %v: %v", RightsLife, got)
 		}
 	})
 }
@@ -229,7 +229,7 @@ func TestLearnOld(t *testing.T) {
 		// One from the future does not serve longer.
 		p.people.may[hello] = Rights{Read: true, Asked: time.Now().Add(time.Hour)}
 		p.learn(hello)
-		time.Sleep(rightsLife)
+		time.Sleep(RightsLife)
 		p.may(hello, false, false)
 	})
 }
@@ -241,7 +241,7 @@ func TestLearnDown(t *testing.T) {
 		p.learn(hello)
 		p.people.set(func() { p.people.err = errors.New("dial tcp 192.0.2.1:443: connection refused") })
 		p.people.questions()
-		time.Sleep(rightsLife - 1)
+		time.Sleep(RightsLife - 1)
 		if err := p.learn(hello); err != nil {
 			t.Errorf("while it is known: %v", err)
 		}
@@ -328,22 +328,22 @@ func TestHold(t *testing.T) {
 		p.learn(hello)
 		release, second := p.hold(hello), p.hold(hello)
 		for range 10 { // it never goes
-			time.Sleep(rightsLife - askEarly)
+			time.Sleep(RightsLife - askEarly)
 			synctest.Wait()
 			p.may(hello, true, true)
 		}
 		if n := len(p.people.questions()); n < 10 || n > 12 || p.changed() != 0 {
-			t.Errorf("%d questions in %v", n, 10*(rightsLife-askEarly))
+			t.Errorf("%d questions in %v", n, 10*(RightsLife-askEarly))
 		}
 		p.people.set(func() { p.people.may[hello] = Rights{Read: true} })
-		time.Sleep(rightsLife - askEarly + time.Second)
+		time.Sleep(RightsLife - askEarly + time.Second)
 		synctest.Wait()
 		if p.may(hello, true, false); p.changed() != 1 {
 			t.Error("nobody is told that publish has gone")
 		}
 		// A forge that is down for less than a minute is not noticed.
 		p.people.set(func() { p.people.err = errors.New("down") })
-		time.Sleep(rightsLife - askEarly + 50*time.Second)
+		time.Sleep(RightsLife - askEarly + 50*time.Second)
 		p.people.set(func() { p.people.err = nil })
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
@@ -352,7 +352,7 @@ func TestHold(t *testing.T) {
 		}
 		// One that stays down ends it.
 		p.people.set(func() { p.people.err = errors.New("down") })
-		time.Sleep(rightsLife)
+		time.Sleep(RightsLife)
 		synctest.Wait()
 		if p.may(hello, false, false); p.changed() == 0 {
 			t.Error("nobody is told that the forge is down")
@@ -402,7 +402,7 @@ func TestLearnMany(t *testing.T) {
 		for _, r := range held {
 			r()
 		}
-		time.Sleep(2 * rightsLife)
+		time.Sleep(2 * RightsLife)
 		p.learn(hello)
 		if got := slices.Collect(maps.Keys(p.k.accounts)); !slices.Equal(got, []string{"github:1"}) || len(p.k.accounts["github:1"].learned) != 1 {
 			t.Errorf("what is over is not forgotten: %v", got)

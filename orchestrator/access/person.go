@@ -44,7 +44,7 @@ func (a *Authority) person(principal string, key ssh.PublicKey, admit func(time.
 	case !isPerson(principal):
 		return nil, refuse(fmt.Errorf("%.80q is no principal of a person", principal))
 	}
-	cert, err := a.issue(key, principal, personLife, nil, admit)
+	cert, err := a.issue(key, principal, PersonLife, nil, admit)
 	var refused *RefusedError
 	if errors.As(err, &refused) {
 		return nil, refuse(refused.Err)

@@ -25,7 +25,7 @@ func TestPerson(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if life := time.Until(time.Unix(int64(cert.ValidBefore), 0)); life < personLife-time.Minute || life > personLife || cert.KeyId != "github:123" || len(cert.Extensions) != 0 {
+	if life := time.Until(time.Unix(int64(cert.ValidBefore), 0)); life < PersonLife-time.Minute || life > PersonLife || cert.KeyId != "github:123" || len(cert.Extensions) != 0 {
 		t.Errorf("the certificate holds for %v: %+v", life, cert)
 	}
 	l := a.enters(cert)

@@ -18,11 +18,12 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 // Limits on requests of keys.
 const (
-	approvalLife    = 10 * time.Minute
+	approvalLife    = wire.ApproveTime
 	maxApprovals    = 1024 // that are open
 	maxApprovalsOf  = 8    // of one address, of IPv6 one /64
 	maxLoopbackWord = 128  // bytes of the state of a client that listens on loopback

@@ -11,11 +11,12 @@ import (
 	"strings"
 	"time"
 
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/internal/statedir"
 )
 
 // SessionLife is how long a session lasts: as long as a person's certificate.
-const SessionLife = 12 * time.Hour
+const SessionLife = access.PersonLife
 
 // NewSession logs a browser in. It returns what the browser shows from then on, which is
 // kept nowhere: PRINCIPAL.SECRET in base64url, so that its account is found. By, from and

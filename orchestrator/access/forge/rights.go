@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	rightsFresh = 5 * time.Minute  // for which a forge's answer serves
-	absentFresh = 30 * time.Second // and one that there is nothing: somebody may just have been invited
-	maxRights   = 1 << 16          // answers that are remembered, of 300 bytes each
+	rightsFresh = access.RightsLife // for which a forge's answer serves
+	absentFresh = access.AbsentLife // and one that there is nothing
+	maxRights   = 1 << 16           // answers that are remembered, of 300 bytes each
 
 	// learnTime is how long it may take to learn what somebody may do: a token is
 	// renewed, two questions are asked.
