@@ -121,9 +121,9 @@ func BenchmarkCopyLarge(b *testing.B) {
 // farSpace is the namespace of a far's repository.
 const farSpace = "example.org/alice/hello"
 
-// A far is an orchestrator with alice's executor, which has a sealed run, and bob,
-// who may read it. Bob is as far away as the address by which he knows the
-// orchestrator.
+// A far is an orchestrator with alice's executor, which has a sealed run, and a client
+// with bob's key, which may read it. The client is as far away as the address by which it
+// knows the orchestrator.
 type far struct {
 	b          *testing.B
 	work       string
@@ -172,7 +172,7 @@ func (f *far) know(addr string) string {
 func (f *far) sshd() string {
 	program, err := exec.LookPath("/usr/sbin/sshd")
 	if err != nil {
-		f.b.Skip(err)
+		f.b.Fatalf("%v: apt-get install openssh-server", err)
 	}
 	os.Mkdir("/run/sshd", 0o755) // of a Debian whose sshd never ran
 	addr := freeAddr(f.b)

@@ -36,7 +36,7 @@ type mux struct {
 	asks      bool // this process looks for a replay at once, and tells what is wrong then
 	say       func(format string, args ...any)
 	joined    chan struct{}  // closed when our tree is at the orchestrator
-	refused   chan struct{}  // closed when it will not be, for now
+	refused   chan struct{}  // closed when the orchestrator takes none: it is tried again later
 	wg        sync.WaitGroup // of export
 	opening   sync.WaitGroup // of trees
 	answered  atomic.Bool    // the orchestrator has, once

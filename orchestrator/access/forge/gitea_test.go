@@ -360,7 +360,7 @@ func TestGitea(t *testing.T) {
 		t.Errorf("another verifier: %+v", p)
 	}
 
-	// Bob takes back what he has granted.
+	// The grant is taken back.
 	b := g.browser("bob")
 	g.open(b, g.url+"/user/settings/applications", nil)
 	g.open(b, fmt.Sprintf("%s/user/settings/applications/oauth2/%d/revoke/2", g.url, app.ID), url.Values{})

@@ -323,7 +323,7 @@ func holds(msg wire.ExportMsg, fingerprint string) bool {
 
 // Export serves what a announces until ctx is done or the connection ends. It
 // tells told what the orchestrator says of it, and reports a
-// RefusedError if it does not, fs.ErrBusy if it does not for now, or ErrLost.
+// RefusedError if it does not, fs.ErrBusy if that may pass, or ErrLost.
 func (l *Link) Export(ctx context.Context, a wire.Announce, told Told, serve ServeFunc) error {
 	if err := a.Check(); err != nil {
 		return err
@@ -397,7 +397,7 @@ func (l *Link) Renew(ctx context.Context, cert *ssh.Certificate) error {
 
 // RenewPerson has the orchestrator make the next certificate of the person whose
 // certificate this connection has logged in with, and take it as Renew does. It reports a
-// RenewalError if it does not, or fs.ErrBusy if it does not for now.
+// RenewalError if it does not, or fs.ErrBusy if that may pass.
 func (l *Link) RenewPerson(ctx context.Context) (*ssh.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
