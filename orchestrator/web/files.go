@@ -24,6 +24,7 @@ var files = func() map[string]file {
 	for name, kind := range map[string]string{
 		"style.css":  "text/css; charset=utf-8",
 		"passkey.js": "text/javascript; charset=utf-8",
+		"log.js":     "text/javascript; charset=utf-8",
 		"icon.svg":   "image/svg+xml",
 	} {
 		text, err := pageFiles.ReadFile("pages/" + name)

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ type visit struct {
 	visitor string // of a browser that is not logged in; "" until it is needed
 
 	script bool   // the page has the script of passkeys
+	reads  bool   // the page has the script of logs
 	leads  string // where its forms lead besides, as a source of Content-Security-Policy
 }
 
@@ -187,11 +189,14 @@ func (v *visit) redirect(path string) error {
 func (v *visit) next() string { return safeNext(v.r.URL.Query().Get("next")) }
 
 func safeNext(s string) string {
-	if id, ok := strings.CutPrefix(s, "/approve/"); ok && isRequestID(id) || s == "/approve" {
+	if id, ok := strings.CutPrefix(s, "/approve/"); ok && isRequestID(id) || s == "/approve" || s == "/" || readPath.MatchString(s) {
 		return s
 	}
 	return "/account"
 }
+
+// readPath matches the paths of pages that read the tree.
+var readPath = regexp.MustCompile(`^/(runs|run|rev|log|artifacts|raw|compare|compare-with)(/[A-Za-z0-9._~%+:@=-]+)+(\?[A-Za-z0-9._~%+:@=/&-]*)?$`)
 
 // needLogin reports whether the visitor is to log in first, and then sends them there.
 func (v *visit) needLogin(next string) (bool, error) {

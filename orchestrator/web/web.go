@@ -1,10 +1,13 @@
 // Package web is the page of an orchestrator, for people: they log in, by a forge or a
 // passkey, say which SSH keys are theirs, and see and take back what lets them in.
 //
+// They read there what 9P shows them: namespaces, runs, logs and artifacts. Trees give the
+// page that tree, as a session of their account would see it, and the page knows no more.
+//
 // All of it is HTML that the server writes, in package html/template, which escapes what
-// others have called themselves. Only passkeys need a script. A page says nothing that
-// the state directory does not hold: accounts are of package account, and certificates of
-// package access.
+// others have called themselves. Only passkeys and what lives need a script. Of people, a
+// page says nothing that the state directory does not hold: accounts are of package account,
+// and certificates of package access.
 //
 // What others may try, and what keeps them from it:
 //
@@ -16,12 +19,18 @@
 //     before, and a ceremony of WebAuthn, is sealed to the browser that began it, and is
 //     good for one answer.
 //   - Answers of another forge (mix-up, RFC 9700 §4.4): each has a redirect URI of its own.
+//   - Logs and artifacts, which anybody may have written who has a repository: of a log,
+//     colours are obeyed and nothing else (see spans); an artifact is sent with a sandbox
+//     and as a file to keep, and only pictures are shown.
+//   - Executors that serve what they like: all that is read of one is bounded, in bytes and
+//     in time.
 //   - Guesses: see limits. Codes and sessions are random, and nothing says which part of a
 //     guess was right.
 package web
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +61,10 @@ type Page struct {
 	approvals *Approvals
 	log       *slog.Logger
 
+	trees Trees  // nil: the page shows no runs
+	ssh   string // the command that reaches the orchestrator
+	index index
+
 	passkeys   *webauthn.WebAuthn // nil: noPasskeys says why
 	noPasskeys error
 	sealer     *sealer
@@ -66,6 +79,8 @@ type Options struct {
 	Forges    Forges         // that vouch for people; nil: none
 	Authority Authority      // whose certificates people see
 	Approvals *Approvals     // of keys that ask; made for the same URL
+	Trees     Trees          // what people may read; nil: the page shows no runs
+	SSH       string         // the command that reaches the orchestrator by ssh; "": ssh and the host of URL
 	Log       *slog.Logger   // nil: nowhere
 }
 
@@ -108,7 +123,7 @@ func New(o Options) (*Page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Page{url: u, accounts: o.Accounts, forges: o.Forges, authority: o.Authority, approvals: o.Approvals, log: o.Log, sealer: newSealer(), limits: newLimits()}
+	p := &Page{url: u, trees: o.Trees, ssh: cmp.Or(o.SSH, "ssh "+u.Hostname()), accounts: o.Accounts, forges: o.Forges, authority: o.Authority, approvals: o.Approvals, log: o.Log, sealer: newSealer(), limits: newLimits()}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -156,25 +171,31 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.handler.Ser
 func (p *Page) routes() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, f := range map[string]func(*visit) error{
-		"GET /{$}":                  func(v *visit) error { return v.redirect("/account") },
-		"GET /login":                p.login,
-		"GET /login/{name}":         p.beginLogin,
-		"GET /callback/{name}":      p.finishLogin,
-		"POST /logout":              p.logout,
-		"POST /passkey/login/begin": p.beginPasskeyLogin,
-		"POST /passkey/login":       p.finishPasskeyLogin,
-		"POST /passkey/add/begin":   p.beginPasskey,
-		"POST /passkey/add":         p.finishPasskey,
-		"GET /invite/{code}":        p.invite,
-		"POST /invite/{code}/begin": p.beginInvite,
-		"POST /invite/{code}":       p.finishInvite,
-		"GET /approve":              p.approve,
-		"POST /approve":             p.lookUp,
-		"POST /approve/answer":      p.answer,
-		"GET /approve/{request}":    p.approveHere,
-		"GET /account":              p.account,
-		"POST /account":             p.changeAccount,
-		"/":                         func(*visit) error { return errNoPage },
+		"GET /{$}":                                p.first,
+		"GET /runs/{ns...}":                       p.read(p.runs),
+		"GET /rev/{rev}/{ns...}":                  p.read(p.revision),
+		"GET /run/{executor}/{id}/{ns...}":        p.read(p.run),
+		"GET /log/{executor}/{id}/{step}/{ns...}": p.read(p.showLog),
+		"GET /artifacts/{executor}/{id}/{ns...}":  p.read(p.artifacts),
+		"GET /raw/{executor}/{id}/{ns...}":        p.read(p.raw),
+		"GET /login":                              p.login,
+		"GET /login/{name}":                       p.beginLogin,
+		"GET /callback/{name}":                    p.finishLogin,
+		"POST /logout":                            p.logout,
+		"POST /passkey/login/begin":               p.beginPasskeyLogin,
+		"POST /passkey/login":                     p.finishPasskeyLogin,
+		"POST /passkey/add/begin":                 p.beginPasskey,
+		"POST /passkey/add":                       p.finishPasskey,
+		"GET /invite/{code}":                      p.invite,
+		"POST /invite/{code}/begin":               p.beginInvite,
+		"POST /invite/{code}":                     p.finishInvite,
+		"GET /approve":                            p.approve,
+		"POST /approve":                           p.lookUp,
+		"POST /approve/answer":                    p.answer,
+		"GET /approve/{request}":                  p.approveHere,
+		"GET /account":                            p.account,
+		"POST /account":                           p.changeAccount,
+		"/":                                       func(*visit) error { return errNoPage },
 	} {
 		mux.Handle(pattern, p.page(f))
 	}
@@ -242,8 +263,7 @@ func (p *Page) hostOf(host string) string {
 	return strings.TrimSuffix(host, ":80")
 }
 
-// policy returns the Content-Security-Policy of a page, which may have the script of
-// passkeys, and whose forms lead to this page and to where leads says. Nothing is inline,
+// policy returns the Content-Security-Policy of a page, which may have a script, and whose forms lead to this page and to where leads says. Nothing is inline,
 // and nothing comes from elsewhere.
 func policy(script bool, leads string) string {
 	s := "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; form-action 'self'"
@@ -351,14 +371,14 @@ func (p *Page) page(f func(*visit) error) http.Handler {
 // layout and the pages are parsed once.
 var pages = func() map[string]*template.Template {
 	all := make(map[string]*template.Template)
-	layout := template.Must(template.New("layout.html").Funcs(funcs).ParseFS(pageFiles, "pages/layout.html"))
+	layout := template.Must(template.New("layout.html").Funcs(funcs).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html"))
 	names, err := iofs.Glob(pageFiles, "pages/*.html")
 	if err != nil {
 		panic(err)
 	}
 	for _, n := range names {
 		name := strings.TrimSuffix(strings.TrimPrefix(n, "pages/"), ".html")
-		if name != "layout" {
+		if name != "layout" && name != "parts" {
 			all[name] = template.Must(template.Must(layout.Clone()).ParseFS(pageFiles, n))
 		}
 	}
@@ -369,6 +389,10 @@ var funcs = template.FuncMap{
 	"day":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") },
 	"machine": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"file":    func(name string) string { return files[name].path },
+	"took":    took,
+	"mark":    mark,
+	"short":   short,
+	"size":    size,
 	"segment": url.PathEscape, // in a path, package template lets ? and / be
 }
 
@@ -383,6 +407,8 @@ func (x view) Host() string              { return x.v.page.url.Host }
 func (x view) Account() *account.Account { return x.v.account }
 func (x view) Token() string             { return x.v.token() }
 func (x view) Script() bool              { return x.v.script }
+func (x view) Reads() bool               { return x.v.reads }
+func (x view) Tree() bool                { return x.v.page.trees != nil }
 
 // render writes a page.
 func (v *visit) render(status int, name, title string, data any) error {
@@ -392,7 +418,7 @@ func (v *visit) render(status int, name, title string, data any) error {
 	}
 	h := v.w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", policy(v.script, v.leads))
+	h.Set("Content-Security-Policy", policy(v.script || v.reads, v.leads))
 	v.w.WriteHeader(status)
 	v.w.Write(b.Bytes())
 	return nil
