@@ -38,6 +38,7 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, certificate func() *tl
 		WriteTimeout:      time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		BaseContext:       func(net.Listener) context.Context { return context.WithValue(context.Background(), endingKey{}, ctx) },
 		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // of each scanner's handshake
 	}
 	ended := make(chan struct{})

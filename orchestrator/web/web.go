@@ -61,9 +61,10 @@ type Page struct {
 	approvals *Approvals
 	log       *slog.Logger
 
-	trees Trees  // nil: the page shows no runs
-	ssh   string // the command that reaches the orchestrator
-	index index
+	trees     Trees  // nil: the page shows no runs
+	ssh       string // the command that reaches the orchestrator
+	index     index
+	followers followers
 
 	passkeys   *webauthn.WebAuthn // nil: noPasskeys says why
 	noPasskeys error
@@ -177,6 +178,7 @@ func (p *Page) routes() http.Handler {
 		"GET /run/{executor}/{id}/{ns...}":        p.read(p.run),
 		"GET /log/{executor}/{id}/{step}/{ns...}": p.read(p.showLog),
 		"GET /artifacts/{executor}/{id}/{ns...}":  p.read(p.artifacts),
+		"GET /live/{executor}/{id}/{ns...}":       p.live,
 		"GET /raw/{executor}/{id}/{ns...}":        p.read(p.raw),
 		"GET /login":                              p.login,
 		"GET /login/{name}":                       p.beginLogin,

@@ -1,0 +1,217 @@
+// The script of logs: it scrolls a long one, opens the log of a step, and follows a run that
+// goes on. Without it each of these is a link. It makes text nodes alone, never HTML.
+"use strict";
+
+async function load(url) {
+	const answer = await fetch(url, {headers: {"Accept": "application/json"}});
+	if (!answer.ok) {
+		throw new Error("status " + answer.status);
+	}
+	return answer.json();
+}
+
+// line returns the element of a row. Link is the path of its log.
+function line(row, link, named) {
+	const div = document.createElement("div");
+	if (named) {
+		div.id = "L" + row.n;
+	}
+	const a = document.createElement("a");
+	a.href = link + "?from=" + row.n + "#L" + row.n;
+	a.textContent = row.n;
+	const code = document.createElement("code");
+	if (row.e) {
+		code.className = "err";
+	}
+	for (const s of row.s || []) {
+		if (!s.c) {
+			code.append(s.t);
+			continue;
+		}
+		const span = document.createElement("span");
+		span.className = s.c;
+		span.textContent = s.t;
+		code.append(span);
+	}
+	div.append(a, code);
+	if (row.p) {
+		const part = document.createElement("i");
+		part.setAttribute("aria-label", "goes on in the next line");
+		part.textContent = "…";
+		div.append(part);
+	}
+	return div;
+}
+
+// A long log: room for each chunk of lines that the page has not, filled when it comes into
+// sight, and emptied when it has long gone out of it.
+function scroll(log) {
+	const d = log.dataset;
+	const lines = Number(d.lines), chunk = Number(d.chunk), next = Number(d.next), first = Number(d.first);
+	if (!lines || (!next && first === 1)) {
+		return;
+	}
+	const height = log.firstElementChild.getBoundingClientRect().height;
+	const chunks = [];
+	const add = (from, to, before) => {
+		const room = document.createElement("section");
+		room.dataset.from = from;
+		room.dataset.to = to;
+		room.style.height = (to - from) * height + "px";
+		log.insertBefore(room, before);
+		chunks.push(room);
+	};
+	const top = log.firstElementChild;
+	for (let from = 1; from < first; from += chunk) {
+		add(from, Math.min(from + chunk, first), top);
+	}
+	for (let from = next; next && from <= lines; from += chunk) {
+		add(from, Math.min(from + chunk, lines + 1), null);
+	}
+	const fill = async (room) => {
+		if (room.dataset.state) {
+			return;
+		}
+		room.dataset.state = "loading";
+		try {
+			const to = Number(room.dataset.to);
+			const rows = [];
+			for (let from = Number(room.dataset.from); from && from < to;) {
+				const got = await load(d.url + "?from=" + from);
+				rows.push(...got.rows.filter((row) => row.n < to));
+				from = got.next;
+			}
+			room.replaceChildren(...rows.map((row) => line(row, d.url, true)));
+			room.style.height = "";
+			room.style.containIntrinsicHeight = "auto " + rows.length * height + "px";
+			room.dataset.state = "full";
+		} catch {
+			room.dataset.state = ""; // and again when it next comes into sight
+		}
+	};
+	const watch = new IntersectionObserver((all) => {
+		for (const e of all) {
+			if (e.isIntersecting) {
+				fill(e.target);
+			}
+		}
+	}, {rootMargin: "1000px"});
+	for (const room of chunks) {
+		watch.observe(room);
+	}
+	if (first > 1) {
+		top.scrollIntoView();
+	}
+	const hash = /^#L(\d+)$/.exec(location.hash);
+	if (hash) {
+		const wanted = Number(hash[1]);
+		const room = chunks.find((c) => Number(c.dataset.from) <= wanted && wanted < Number(c.dataset.to));
+		if (room) {
+			fill(room).then(() => {
+				const at = document.getElementById("L" + wanted);
+				if (at) {
+					at.classList.add("here");
+					at.scrollIntoView({block: "center"});
+				}
+			});
+		} else {
+			document.getElementById("L" + wanted)?.scrollIntoView({block: "center"});
+		}
+	}
+}
+
+// The first lines of a step's log, when it is opened.
+async function unfold(step) {
+	const log = step.querySelector(".log");
+	if (!step.open || "loaded" in log.dataset) {
+		return;
+	}
+	log.dataset.loaded = "";
+	try {
+		const got = await load(step.dataset.url);
+		log.replaceChildren(...got.rows.map((row) => line(row, step.dataset.url, false)));
+		if (got.next) {
+			const p = document.createElement("p");
+			const a = document.createElement("a");
+			a.href = step.dataset.url + "?from=" + got.next;
+			a.textContent = "Later lines";
+			p.append(a);
+			log.after(p);
+		}
+	} catch {
+		delete log.dataset.loaded;
+	}
+}
+
+// maxLive is how many lines of a step the page keeps while they come.
+const maxLive = 5000;
+
+// A run that goes on.
+function follow(live) {
+	const said = document.getElementById("said");
+	const steps = [...live.querySelectorAll(".step")];
+	const show = (step, state) => {
+		const s = step.querySelector(".s");
+		s.textContent = state;
+		s.className = "s " + (["passed", "failed", "error", "cancelled", "skipped", "queued"].includes(state) ? state : "running");
+	};
+	const source = new EventSource(live.dataset.live);
+	source.addEventListener("rows", (event) => {
+		const got = JSON.parse(event.data);
+		const step = steps[got.step];
+		const log = step.querySelector(".log");
+		const end = document.documentElement;
+		const bottom = end.scrollHeight - end.scrollTop - end.clientHeight < 100;
+		if (!("loaded" in log.dataset)) {
+			log.dataset.loaded = ""; // all of its lines come by this way
+			step.open = true;
+		}
+		log.append(...got.rows.map((row) => line(row, step.dataset.url, false)));
+		while (log.childElementCount > maxLive) {
+			log.firstElementChild.remove();
+		}
+		if (bottom) {
+			end.scrollTop = end.scrollHeight;
+		}
+	});
+	source.addEventListener("step", (event) => {
+		const got = JSON.parse(event.data);
+		const step = steps[got.step];
+		show(step, got.state);
+		step.querySelector(".took").textContent = got.took;
+		if (got.state === "passed" || got.state === "skipped") {
+			step.open = false;
+			if (steps[got.step + 1]) {
+				show(steps[got.step + 1], "running");
+			}
+		}
+		said.textContent = step.dataset.step + ": " + got.state;
+	});
+	source.addEventListener("end", (event) => {
+		const got = JSON.parse(event.data);
+		source.close();
+		const state = document.getElementById("state");
+		state.textContent = got.state;
+		state.className = "s " + got.state;
+		const a = document.createElement("a");
+		a.href = location.pathname;
+		a.textContent = "Load the page again for its manifest";
+		said.replaceChildren("The run has ended: " + got.state + ". ", a, ".");
+	});
+	source.addEventListener("error", () => {
+		if (source.readyState === EventSource.CLOSED) {
+			said.textContent = "The page does not follow the run any more: load it again.";
+		}
+	});
+}
+
+for (const log of document.querySelectorAll(".log[data-lines]")) {
+	scroll(log);
+}
+for (const step of document.querySelectorAll(".step")) {
+	step.addEventListener("toggle", () => { unfold(step); });
+}
+const live = document.querySelector("[data-live]");
+if (live) {
+	follow(live);
+}

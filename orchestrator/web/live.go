@@ -1,0 +1,494 @@
+package web
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/orchestrator/access/account"
+)
+
+// Limits of what lives.
+const (
+	liveKept    = 512 << 10        // bytes of events that are kept for readers that are behind
+	liveRows    = 200              // of an event
+	liveRoom    = 32 << 10         // bytes of HTML of these
+	liveLife    = 10 * time.Minute // of an answer; the browser then asks again, and whether it may is looked up anew
+	liveBeat    = 20 * time.Second // between signs of life, for proxies and to find out who has gone
+	liveOfOne   = 64               // answers for one account, or for one address without a login
+	liveOfAll   = 16384            // answers at once
+	retryMillis = 3000             // after which a browser asks again
+)
+
+// An event is one of an EventSource: what stands between two places in the logs of a run.
+type event struct {
+	from, to pos
+	kind     string // rows, step or end
+	rows     []row
+	data     []byte // JSON
+}
+
+type rowsEvent struct {
+	Step int   `json:"step"`
+	Rows []row `json:"rows"`
+}
+
+type stepEvent struct {
+	Step  int    `json:"step"`
+	State string `json:"state"`
+	Took  string `json:"took"`
+}
+
+type endEvent struct {
+	State string `json:"state"`
+}
+
+// before reports whether a place comes before another one.
+func (p pos) before(q pos) bool { return p.Step < q.Step || p.Step == q.Step && p.Line < q.Line }
+
+// A follower reads the logs of one run for all browsers that follow it. It reads by the
+// tree of the one that came first, from the end that the logs have then, and what it reads
+// is kept for a while. A browser that is further behind than that reads for itself.
+type follower struct {
+	at    place
+	refs  int // guarded by the followers' mu
+	close context.CancelFunc
+	done  chan struct{} // closed when it has ended
+
+	mu     sync.Mutex // guards what follows
+	events []event
+	start  pos           // where they begin
+	size   int           // bytes of events
+	come   chan struct{} // closed when there are more, or the follower has ended
+	ended  bool
+}
+
+// followers are those of runs that go on.
+type followers struct {
+	mu      sync.Mutex // guards what follows
+	runs    map[place]*follower
+	readers map[string]int // by account, or by address
+	all     int
+}
+
+// join returns the follower of a run. The caller calls leave.
+func (p *Page) join(at place, a *account.Account) *follower {
+	x := &p.followers
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	f := x.runs[at]
+	if f == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		f = &follower{at: at, close: cancel, done: make(chan struct{}), come: make(chan struct{}), start: pos{len(ci.Steps), 1, 0}}
+		if x.runs == nil {
+			x.runs = map[place]*follower{}
+		}
+		x.runs[at] = f
+		go func() { // leave waits for it
+			defer close(f.done)
+			defer x.forget(f)
+			err := p.follow(ctx, f, a)
+			if err != nil && ctx.Err() == nil {
+				p.log.Info("page", "what", "live-end", "run", at.Path(), "err", clip(err.Error()))
+			}
+			f.end()
+		}()
+	}
+	f.refs++
+	return f
+}
+
+// leave undoes join. The last to leave ends the follower.
+func (x *followers) leave(f *follower) {
+	x.mu.Lock()
+	f.refs--
+	last := f.refs == 0
+	if last && x.runs[f.at] == f {
+		delete(x.runs, f.at)
+	}
+	x.mu.Unlock()
+	if last {
+		f.close()
+		<-f.done
+	}
+}
+
+// forget lets the next reader begin another follower.
+func (x *followers) forget(f *follower) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.runs[f.at] == f {
+		delete(x.runs, f.at)
+	}
+	f.close()
+}
+
+// take counts an answer for somebody, unless there are too many.
+func (x *followers) take(who string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.all >= liveOfAll || x.readers[who] >= liveOfOne {
+		return false
+	}
+	if x.readers == nil {
+		x.readers = map[string]int{}
+	}
+	x.all++
+	x.readers[who]++
+	return true
+}
+
+func (x *followers) give(who string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.all--
+	if x.readers[who]--; x.readers[who] == 0 {
+		delete(x.readers, who)
+	}
+}
+
+// follow reads the logs of a run from their present end on, until the run or ctx has ended. What
+// tells that there is more are the run's live file and the namespace's event file: neither
+// is enough, for the output of boot and clone is not in live.
+func (p *Page) follow(ctx context.Context, f *follower, a *account.Account) error {
+	root, release, err := p.trees.Tree(ctx, a)
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer release()
+	defer wg.Wait()
+	defer cancel()
+	woken := make(chan struct{}, 1)
+	wake := func() {
+		select {
+		case woken <- struct{}{}:
+		default:
+		}
+	}
+	for path, about := range map[string]string{f.at.Path() + "/live": "", f.at.Namespace + "/event": "/n/" + f.at.Executor + "/ci/" + f.at.ID + " "} {
+		n, err := fs.Walk(ctx, root, path)
+		if err != nil {
+			return err
+		}
+		file, err := n.Open(ctx, fs.OpenRead)
+		if err != nil {
+			return err
+		}
+		wg.Go(func() {
+			defer file.Close()
+			buf := make([]byte, 16<<10)
+			kept := 0 // bytes before buf's that may begin what is looked for
+			for off := int64(0); ; {
+				n, err := file.ReadAt(ctx, buf[kept:], off)
+				off += int64(n)
+				got := buf[:kept+n]
+				if err != nil || bytes.Contains(got, []byte(about)) {
+					wake()
+				}
+				if err != nil {
+					return
+				}
+				kept = copy(buf, got[max(0, len(got)-len(about)):])
+			}
+		})
+	}
+	at, err := p.present(ctx, root, f.at)
+	if err != nil {
+		return err
+	}
+	f.begin(at)
+	for {
+		e, err := nextEvent(ctx, root, f.at, at)
+		switch {
+		case err != nil:
+			return err
+		case e == nil:
+			select {
+			case <-woken:
+			case <-time.After(liveBeat): // an executor may tell of a change late, or not at all
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			continue
+		}
+		at = e.to
+		if f.add(*e); e.kind == "end" {
+			return nil
+		}
+	}
+}
+
+// present returns the place where the logs of a run end at present. It is that of a step
+// that goes on, or has not begun.
+func (p *Page) present(ctx context.Context, root fs.Dir, run place) (pos, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	r := &reading{&visit{page: p}, ctx, root}
+	for i, name := range ci.Steps {
+		switch st, err := r.status(run.Path() + "/step/" + name); {
+		case errors.Is(err, iofs.ErrNotExist):
+			return pos{i, 1, 0}, nil
+		case err != nil:
+			return pos{}, err
+		case ci.Finished(st.State), st.State == "skipped":
+			continue
+		}
+		path, _ := stepLog(run, name)
+		l, err := r.openLog(path)
+		if errors.Is(err, iofs.ErrNotExist) {
+			return pos{i, 1, 0}, nil
+		}
+		if err != nil {
+			return pos{}, err
+		}
+		defer l.Close()
+		lr, line, err := l.seek(ctx, math.MaxInt)
+		if err != nil && !errors.Is(err, errFar) {
+			return pos{}, err
+		}
+		return pos{i, line, lr.off}, nil
+	}
+	return pos{len(ci.Steps), 1, 0}, nil
+}
+
+// begin says where the events begin.
+func (f *follower) begin(at pos) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.start = at
+	close(f.come)
+	f.come = make(chan struct{})
+}
+
+// add gives an event to all that wait.
+func (f *follower) add(e event) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events = append(f.events, e)
+	f.size += len(e.data)
+	for f.size > liveKept && len(f.events) > 1 {
+		f.size -= len(f.events[0].data)
+		f.events = slices.Delete(f.events, 0, 1)
+		f.start = f.events[0].from
+	}
+	close(f.come)
+	f.come = make(chan struct{})
+}
+
+// end tells all that wait that there is no more.
+func (f *follower) end() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ended = true
+	close(f.come)
+}
+
+// from returns the events behind a place, and what is closed when there are more. Behind
+// reports that the place comes before all that is kept.
+func (f *follower) from(at pos) (events []event, come <-chan struct{}, ended, behind bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at.before(f.start) {
+		return nil, f.come, f.ended, true
+	}
+	i := slices.IndexFunc(f.events, func(e event) bool { return at.before(e.to) || e.kind == "end" })
+	if i < 0 {
+		return nil, f.come, f.ended, false
+	}
+	events = slices.Clone(f.events[i:])
+	if e := &events[0]; e.from.before(at) && len(e.rows) > 0 { // it has some of these rows
+		*e = newRowsEvent(at, e.to, e.rows[min(len(e.rows), at.Line-e.from.Line):])
+	}
+	return events, f.come, f.ended, false
+}
+
+func newRowsEvent(from, to pos, rows []row) event {
+	return event{from, to, "rows", rows, marshal(rowsEvent{from.Step, rows})}
+}
+
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // of text alone
+	}
+	return b
+}
+
+// nextEvent returns what comes behind a place in the logs of a run, or nil if there is
+// nothing yet.
+func nextEvent(ctx context.Context, root fs.Dir, run place, at pos) (*event, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	r := &reading{ctx: ctx, root: root}
+	if at.Step == len(ci.Steps) {
+		st, err := r.status(run.Path())
+		if err != nil || !st.Finished() {
+			return nil, err
+		}
+		return &event{at, at, "end", nil, marshal(endEvent{st.State})}, nil
+	}
+	step := ci.Steps[at.Step]
+	// A step that has ended writes no more: what its log has not after that, it never has.
+	st, err := r.status(run.Path() + "/step/" + step)
+	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return nil, err
+	}
+	over := err == nil && (ci.Finished(st.State) || st.State == "skipped")
+	rows, next, err := readRows(ctx, root, run, at)
+	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return nil, err
+	}
+	if len(rows) > 0 {
+		e := newRowsEvent(at, next, rows)
+		return &e, nil
+	}
+	if !over {
+		return nil, nil
+	}
+	return &event{at, pos{at.Step + 1, 1, 0}, "step", nil, marshal(stepEvent{at.Step, st.State, took(st.Took)})}, nil
+}
+
+// readRows reads rows of a step's log from a place on. If no line begins there, it reads
+// from the beginning: the place is what a browser says.
+func readRows(ctx context.Context, root fs.Dir, run place, at pos) ([]row, pos, error) {
+	path, _ := stepLog(run, ci.Steps[at.Step])
+	n, err := fs.Walk(ctx, root, path)
+	if err != nil {
+		return nil, at, err
+	}
+	f, err := n.Open(ctx, fs.OpenRead)
+	if err != nil {
+		return nil, at, err
+	}
+	defer f.Close()
+	if at.Off > 0 {
+		var b [1]byte
+		if n, err := f.ReadAt(ctx, b[:], at.Off-1); n == 0 || b[0] != '\n' {
+			if err != nil && err != io.EOF {
+				return nil, at, err
+			}
+			at = pos{at.Step, 1, 0}
+		}
+	}
+	lr := &lineReader{ctx: ctx, f: f, off: at.Off}
+	l := log{f, &marks{stride: 1 << 30, at: []int64{0}}}
+	rows, line, err := l.rows(lr, at.Line, liveRows, liveRoom)
+	return rows, pos{at.Step, line, lr.off}, err
+}
+
+// endingKey is the key of the context, in a request's, that is done when the server is to
+// end.
+type endingKey struct{}
+
+// live sends what comes of a run as server-sent events, from the place at, or behind the
+// last event that the browser has had.
+func (p *Page) live(v *visit) error {
+	if p.trees == nil {
+		return errNoPage
+	}
+	at, err := v.place()
+	if err != nil {
+		return err
+	}
+	who := source(v.from)
+	if v.account != nil {
+		who = v.account.Principal
+	}
+	if !p.followers.take(who) {
+		return errOften
+	}
+	defer p.followers.give(who)
+	ctx, cancel := context.WithTimeout(v.r.Context(), liveLife)
+	defer cancel()
+	if ending, ok := ctx.Value(endingKey{}).(context.Context); ok {
+		defer context.AfterFunc(ending, cancel)()
+	}
+	root, release, err := p.trees.Tree(ctx, v.account)
+	if err != nil {
+		return err
+	}
+	defer release()
+	r := &reading{v, ctx, root}
+	if _, err := r.status(at.Path()); errors.Is(err, iofs.ErrNotExist) {
+		return errNoPage
+	} else if err != nil {
+		return v.unread(err)
+	}
+	place := parsePos(v.r.URL.Query().Get("at"))
+	if id := v.r.Header.Get("Last-Event-ID"); id != "" {
+		place = parsePos(id)
+	}
+	f := p.join(at, v.account)
+	defer p.followers.leave(f)
+	v.w.Header().Set("Content-Type", "text/event-stream")
+	v.w.Header().Set("X-Accel-Buffering", "no") // a proxy is to pass on each event
+	s := stream{patient{v.w, http.NewResponseController(v.w)}}
+	if err := s.send(fmt.Sprintf("retry: %d\n\n", retryMillis)); err != nil {
+		return nil
+	}
+	beat := time.NewTicker(liveBeat)
+	defer beat.Stop()
+	for {
+		events, come, ended, behind := f.from(place)
+		if behind {
+			e, err := nextEvent(ctx, root, at, place)
+			if err != nil {
+				return nil
+			}
+			if e != nil {
+				events = []event{*e}
+			}
+		}
+		for _, e := range events {
+			if place = e.to; s.event(e) != nil || e.kind == "end" {
+				return nil
+			}
+		}
+		if len(events) > 0 {
+			continue
+		}
+		if ended {
+			return nil // the browser asks again
+		}
+		select {
+		case <-come:
+		case <-beat.C:
+			if s.send(":\n\n") != nil {
+				return nil
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// A stream is an answer of server-sent events.
+type stream struct{ patient }
+
+func (s stream) send(text string) error {
+	if _, err := io.WriteString(s.patient, text); err != nil {
+		return err
+	}
+	return s.control.Flush()
+}
+
+// event sends an event. Its data is JSON, which has no newline.
+func (s stream) event(e event) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "id: %s\nevent: %s\ndata: %s\n\n", e.to, e.kind, e.data)
+	return s.send(b.String())
+}
