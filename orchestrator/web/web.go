@@ -174,6 +174,7 @@ func (p *Page) routes() http.Handler {
 	for pattern, f := range map[string]func(*visit) error{
 		"GET /{$}":                                p.first,
 		"GET /runs/{ns...}":                       p.read(p.runs),
+		"GET /compare/{ns...}":                    p.read(p.compare),
 		"GET /rev/{rev}/{ns...}":                  p.read(p.revision),
 		"GET /run/{executor}/{id}/{ns...}":        p.read(p.run),
 		"GET /log/{executor}/{id}/{step}/{ns...}": p.read(p.showLog),
