@@ -202,6 +202,7 @@ func (p *Page) routes() http.Handler {
 	} {
 		mux.Handle(pattern, p.page(f))
 	}
+	mux.HandleFunc("GET /badge/{ns...}", p.badge)
 	for _, f := range files {
 		mux.Handle("GET "+f.path, f)
 	}
