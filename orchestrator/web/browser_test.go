@@ -429,51 +429,18 @@ func check(t *testing.T) {
 func TestScreens(t *testing.T) {
 	check(t)
 	c := newChromium(t)
-	dir := os.Getenv("SCREENSHOTS")
 	patterns, err := access.ParsePatterns([]string{"github.com/alice/...", "gitlab.com/a-rather-long-group/with-a-subgroup/and-a-project-of-a-long-name"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	screens := func(name string) {
-		t.Helper()
-		for _, scheme := range []string{"light", "dark"} {
-			for _, width := range []int64{390, 1280} {
-				call(c, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 844, DeviceScaleFactor: 1, Mobile: width < 500})
-				call(c, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
-				wide := value(c, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > innerWidth`))
-				unnamed := value(c, chromedp.Evaluate[[]string](`[...document.querySelectorAll("button, a, input:not([type=hidden])")].filter(e => !(e.innerText || (e.labels && e.labels.length && e.labels[0].innerText) || "").trim() && e.checkVisibility()).map(e => e.outerHTML)`))
-				over := value(c, chromedp.Evaluate[[]string](overlaps))
-				faint := value(c, chromedp.Evaluate[[]string](contrast))
-				png := value(c, chromedp.FullScreenshot(100))
-				at := fmt.Sprintf("%s-%s-%d", name, scheme, width)
-				if wide {
-					t.Errorf("%s scrolls to the side", at)
-				}
-				if len(unnamed) > 0 {
-					t.Errorf("%s: controls without a name: %v", at, unnamed)
-				}
-				if len(faint) > 0 {
-					t.Errorf("%s: a contrast below 4.5: %v", at, faint)
-				}
-				if len(over) > 0 {
-					t.Errorf("%s: %v", at, over)
-				}
-				if dir != "" {
-					if err := os.WriteFile(filepath.Join(dir, at+".png"), png, 0o644); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-		}
-	}
 	c.open("/login")
-	screens("login")
+	c.screens("login")
 	c.open("/nothing")
-	screens("problem")
+	c.screens("problem")
 	c.invite(account.Invite{Name: "Alice", Namespaces: patterns})
-	screens("invite")
+	c.screens("invite")
 	c.press("Your account")
-	screens("account-new")
+	c.screens("account-new")
 	principal := c.only().Principal
 	for n := range 3 {
 		c.certificate(1700000000+n, principal, "SHA256:0123456789012345678901234567890123456789012")
@@ -488,14 +455,14 @@ func TestScreens(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.open("/account?did=key")
-	screens("account")
+	c.screens("account")
 	c.open("/approve")
-	screens("code")
+	c.screens("code")
 	r := c.ask("2001:db8:1234:5678:9abc:def0:1234:5678")
 	c.run(chromedp.SendKeys(chromedp.ID("code"), r.Code), chromedp.Submit(chromedp.ID("code")), c.title("Is this your key?"))
-	screens("confirm")
+	c.screens("confirm")
 	c.run(chromedp.Click(chromedp.CSS("button[value=approve]")), c.title("Approved"))
-	screens("done")
+	c.screens("done")
 	if got := <-r.result; got.principal != principal || got.err != nil {
 		t.Errorf("Wait = %q, %v", got.principal, got.err)
 	}
@@ -504,6 +471,41 @@ func TestScreens(t *testing.T) {
 	c.run(chromedp.KeyEvent("\t"))
 	if outline := value(c, chromedp.Evaluate[string](`getComputedStyle(document.activeElement).outlineStyle`)); outline != "solid" {
 		t.Errorf("the focus has the outline %q", outline)
+	}
+}
+
+// screens holds what a page must be in each of its shapes.
+func (c *chromium) screens(name string) {
+	c.t.Helper()
+	dir := os.Getenv("SCREENSHOTS")
+	for _, scheme := range []string{"light", "dark"} {
+		for _, width := range []int64{390, 1280} {
+			call(c, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 844, DeviceScaleFactor: 1, Mobile: width < 500})
+			call(c, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+			wide := value(c, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > innerWidth`))
+			unnamed := value(c, chromedp.Evaluate[[]string](`[...document.querySelectorAll("button, a, input:not([type=hidden])")].filter(e => !(e.textContent || (e.labels && e.labels.length && e.labels[0].innerText) || e.getAttribute("aria-label") || "").trim() && e.checkVisibility()).map(e => e.outerHTML)`))
+			over := value(c, chromedp.Evaluate[[]string](overlaps))
+			faint := value(c, chromedp.Evaluate[[]string](contrast))
+			png := value(c, chromedp.FullScreenshot(100))
+			at := fmt.Sprintf("%s-%s-%d", name, scheme, width)
+			if wide {
+				c.t.Errorf("%s scrolls to the side", at)
+			}
+			if len(unnamed) > 0 {
+				c.t.Errorf("%s: controls without a name: %v", at, unnamed)
+			}
+			if len(faint) > 0 {
+				c.t.Errorf("%s: a contrast below 4.5: %v", at, faint)
+			}
+			if len(over) > 0 {
+				c.t.Errorf("%s: %v", at, over)
+			}
+			if dir != "" {
+				if err := os.WriteFile(filepath.Join(dir, at+".png"), png, 0o644); err != nil {
+					c.t.Fatal(err)
+				}
+			}
+		}
 	}
 }
 

@@ -318,6 +318,7 @@ func TestRun(t *testing.T) {
 		"step/test/log":    logLines(500, func(i int) string { return fmt.Sprint(i, " \x1b[31m", evilText, "\x1b]0;x\x07") }),
 		"step/test/status": "failed 1 3.000 " + testTime + "\n",
 	})
+	x.index("/n/box/ci/" + testRun + " failed 1 41.200 " + testTime + " - - SHA256:alice -")
 	doc, a := b.page("/run/box/" + testRun + "/" + testSpace)
 	var open []string
 	for _, n := range tags(doc, "details") {
@@ -332,7 +333,7 @@ func TestRun(t *testing.T) {
 	}
 	hasLink(t, doc, "/log/box/"+testRun+"/test/"+testSpace+"?from=500#L500")
 	text := words(doc)
-	for _, want := range []string{"500 ", evilText, "javascript:alert(1)", "ssh-keygen -Y verify -n run@9ci", "ssh ci.example.org cat " + testSpace + "/n/box/ci/" + testRun + ".tar", "1 files"} {
+	for _, want := range []string{"500 ", evilText, "javascript:alert(1)", "ssh-keygen -Y verify -n run@9ci", "ssh ci.example.org cat " + testSpace + "/n/box/ci/" + testRun + ".tar", "names 1 file.", "SHA256:alice"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q:\n%s", want, text)
 		}

@@ -51,19 +51,23 @@ type runView struct {
 	At       string // of the live log, if the run goes on
 }
 
-// Commands returns the commands that check the run with no tool of ours.
+// Commands returns the commands that check the run with no tool of ours. The tar of a run
+// unpacks to a directory of its maker's id.
 func (x runView) Commands() string {
-	return "mkdir " + x.Place.ID + "\n" +
-		x.SSH + " cat " + shellWord(x.Place.Path()+".tar") + " | tar -xpC " + x.Place.ID + "\n" +
-		"cd " + x.Place.ID + "\n" +
+	id := x.Info.Get("id")
+	if !ci.IsID(id) {
+		id = x.Place.ID
+	}
+	return x.SSH + " cat " + shellWord(x.Place.Path()+".tar") + " | tar -xp\n" +
+		"cd " + id + "\n" +
 		"sha256sum -c manifest\n" +
 		"sha256sum manifest   # " + x.Score + "\n" +
 		"ssh-keygen -Y find-principals -f ~/.config/9ci/allowed_signers -s manifest.sig\n" +
 		"ssh-keygen -Y verify -n run@9ci -f ~/.config/9ci/allowed_signers -I PRINCIPAL -s manifest.sig <manifest"
 }
 
-// shellWord quotes a word for sh(1), twice if ssh(1) hands it to another shell: the
-// orchestrator reads the words as mk does, which for a word without quotes is the same.
+// shellWord quotes a word for sh(1). No path of a run has a quote that the orchestrator would
+// read too.
 func shellWord(s string) string {
 	plain := func(c rune) bool {
 		return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("/._-+:%@=", c)
@@ -167,7 +171,16 @@ func (r *reading) sealed(at place, x *runView) error {
 	case !errors.Is(err, iofs.ErrNotExist):
 		return err
 	}
-	return nil
+	err = r.eachRun(at.Namespace, func(l runLine) bool {
+		if l.Place == at {
+			x.Signer = l.Signer
+		}
+		return l.Place != at
+	})
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // tail adds the last rows of the log of a step.
