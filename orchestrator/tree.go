@@ -22,8 +22,8 @@ type place struct {
 func (p place) dir() fs.Dir { return newDir(p.path, p.list, p.find) }
 
 // spaceNames are the listed files and directories of a namespace. It also has
-// event, which blocks, and artifacts, which holds what n has: a client can walk
-// to these.
+// event, which blocks, and artifacts and index, which hold what n has: a client can
+// walk to these.
 var spaceNames = []string{"ci", "find", "n", "status"}
 
 // homeNames are names of a namespace. At the root they mean those of the key's
@@ -104,6 +104,8 @@ func (p place) own(name string) fs.Node {
 		return newDir(path, p.listMembers, p.findMember)
 	case "status":
 		return textFile(path, func(context.Context) []byte { return spaceStatus(p.v.c.s.dir, p.path) })
+	case "index":
+		return textFile(path, func(context.Context) []byte { return spaceIndex(p.v.c.s.dir, p.path) })
 	case "event":
 		return p.event(path, nil)
 	case "find":

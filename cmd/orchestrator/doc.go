@@ -323,10 +323,12 @@
 //	                        HOST.PID for others; the second of a name and key is NAME+2,
 //	                        the third NAME+3, and both are told
 //	    find                write attr=value pairs of a key, read a line for each run
+//	    index               a line for each run, newest first: /n/EXECUTOR/ci/ID, and then
+//	                        as in an executor's index
 //	    status event        the executors that are connected, and by a line adopts=NAME
 //	                        those that adopt the runs of others; joins, leaves, results
 //
-// The entries of ci and artifacts, and event, are not listed but can be walked to.
+// The entries of ci and artifacts, index, and event, are not listed but can be walked to.
 // At the root, ci, n, artifacts and find mean those of the key's home namespace:
 // the one that its line names, or the only one that it may read. An executor has
 // a ctl for the key that exports it and for no other. What is absent and what is
