@@ -1,7 +1,6 @@
 package web
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -182,13 +181,24 @@ func parseRunLine(ns, line string) (runLine, error) {
 
 // eachRun calls f for the runs of a namespace, the newest first, until it returns false.
 func (r *reading) eachRun(ns string, f func(runLine) bool) error {
-	text, err := r.text(ns+"/index", maxIndex)
+	n, err := r.node(ns + "/index")
 	if err != nil {
 		return err
 	}
-	for line := range bytes.Lines(text) {
-		l, err := parseRunLine(ns, strings.TrimSuffix(string(line), "\n"))
-		if err == nil && !f(l) {
+	file, err := n.Open(r.ctx, fs.OpenRead)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for lines := (&lineReader{ctx: r.ctx, f: file}); lines.off < maxIndex; {
+		line, err := lines.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if l, err := parseRunLine(ns, string(line)); err == nil && !f(l) {
 			return nil
 		}
 	}
