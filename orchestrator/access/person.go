@@ -27,6 +27,18 @@ func (a *Authority) personGrant(principal string) (Grant, error) {
 	return g, nil
 }
 
+// Visitor returns what the person of an account may do on the page, where a session of the
+// account has shown who it is. The error says why the account may do nothing.
+func (a *Authority) Visitor(principal string) (Grant, error) {
+	if err := a.Admits(principal); err != nil {
+		return Grant{}, err
+	}
+	if !isPerson(principal) {
+		return Grant{}, fmt.Errorf("%.80q is no principal of a person", principal)
+	}
+	return a.personGrant(principal)
+}
+
 // Person returns a certificate for key, whose owner has shown on the page to be the person
 // of an account. The error is as that of Login.
 func (a *Authority) Person(principal string, key ssh.PublicKey) (*ssh.Certificate, error) {

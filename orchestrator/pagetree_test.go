@@ -1,0 +1,75 @@
+package orchestrator
+
+import (
+	"errors"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"9ci/fs"
+)
+
+// The page reads the tree as a session of the person would, and without a login what is
+// public alone.
+func TestPageTree(t *testing.T) {
+	withPeople(t, func(t *testing.T, m *peopleMux) {
+		const secret = "github.com/private/secret"
+		m.exports("box", hello, open, secret)
+		tree := func(principal string) fs.Dir {
+			t.Helper()
+			root, release, err := m.s.Tree(principal)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(release)
+			return root
+		}
+		alice, none := tree("github:1"), tree("")
+		if got := read(t, alice, hello+"/n/box/ci/3f2a9c1d0b7e.1/stdout"); got != "ok 3f2a9c1d0b7e.1\n" {
+			t.Errorf("alice reads %q", got)
+		}
+		if got := read(t, alice, hello+"/index"); !strings.HasPrefix(got, "/n/box/ci/3f2a9c1d0b7e.1 passed ") {
+			t.Errorf("the index: %q", got)
+		}
+		absent := func(who string, root fs.Dir, path string) {
+			t.Helper()
+			if _, err := fs.Walk(t.Context(), root, path); !errors.Is(err, iofs.ErrNotExist) {
+				t.Errorf("%s walks to %s: %v", who, path, err)
+			}
+		}
+		absent("alice", alice, secret+"/status")
+		for _, ns := range []string{hello, open, secret} {
+			for _, file := range []string{"/status", "/index", "/event", "/n/box/status", "/ci/" + testCommit} {
+				absent("nobody", none, ns+file)
+			}
+		}
+		if got := read(t, none, "status"); strings.Contains(got, "namespace=") {
+			t.Errorf("nobody sees %q", got)
+		}
+		// The executor's commands are its owner's.
+		if n, err := fs.Walk(t.Context(), alice, hello+"/n/box/ctl"); err == nil {
+			if _, err := n.Open(t.Context(), fs.OpenWrite); !errors.Is(err, iofs.ErrPermission) {
+				t.Errorf("the page opens a ctl: %v", err)
+			}
+		}
+		for _, principal := range []string{"token:x", "github:repo:5", "nonsense"} {
+			if _, _, err := m.s.Tree(principal); err == nil {
+				t.Errorf("%s has a tree", principal)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(m.dir, "public"), []byte(open+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		root, release, err := m.s.Tree("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		if got := read(t, root, open+"/n/box/ci/3f2a9c1d0b7e.1/stdout"); got != "ok 3f2a9c1d0b7e.1\n" {
+			t.Errorf("nobody reads %q of what is public", got)
+		}
+		absent("nobody", root, hello+"/status")
+	})
+}
