@@ -151,6 +151,12 @@
 // web.key of the state directory (browsers know RSA and ECDSA, and no Ed25519), which are
 // read again when they have changed.
 //
+// The page also shows what its visitors may read, as 9P shows it: namespaces, their runs,
+// logs as they grow, artifacts, how to verify a run, and two runs side by side. Visitors who
+// have not logged in see what is public (see below). URL/rev/REV/NAMESPACE leads to the best
+// run of a revision or of last, and URL/badge/NAMESPACE.svg is a picture of the state of the
+// newest run that has ended, with ?rev=COMMIT of that commit, where NAMESPACE is public.
+//
 // Without these files ADDR must be a loopback address or a Unix socket, for a proxy that
 // ends TLS. The proxy says X-Forwarded-For, and X-Forwarded-Host if it changes Host; what it
 // marks as X-Forwarded-Proto: http is sent to https. From other addresses such headers mean

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"9ci/fs"
 	"9ci/orchestrator"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/account"
@@ -49,7 +50,7 @@ func openPage(o options, s *orchestrator.Server, accounts *account.Store, known 
 	}
 	p := &page{listeners: passed}
 	var err error
-	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Forges: known, Authority: s.Authority(), Approvals: pages, Log: log}); err != nil {
+	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Forges: known, Authority: s.Authority(), Approvals: pages, Trees: trees{s}, Log: log}); err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
 	}
 	cert, key := filepath.Join(o.state, access.PageCertFile), filepath.Join(o.state, access.PageKeyFile)
@@ -79,6 +80,17 @@ func openPage(o options, s *orchestrator.Server, accounts *account.Store, known 
 		return nil, err
 	}
 	return p, nil
+}
+
+// Trees are what visitors of the page read: the mux's trees.
+type trees struct{ s *orchestrator.Server }
+
+// Tree implements web.Trees.
+func (t trees) Tree(_ context.Context, a *account.Account) (fs.Dir, func(), error) {
+	if a == nil {
+		return t.s.Tree("")
+	}
+	return t.s.Tree(a.Principal)
 }
 
 func (p *page) close() {

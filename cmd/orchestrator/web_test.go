@@ -58,6 +58,13 @@ func TestWeb(t *testing.T) {
 	if out := session(); !strings.Contains(out, "github:1") {
 		t.Errorf("the account: %s", out)
 	}
+	// It reads the tree: there is no executor yet, and without a login nothing is public.
+	if out := curl(t, "--unix-socket", sock, "-H", "Cookie: __Host-9ci="+secret, page+"/"); !strings.Contains(out, "You see no namespace yet") {
+		t.Errorf("the namespaces: %s", out)
+	}
+	if out := curl(t, "--unix-socket", sock, page+"/badge/github.com/alice/hello.svg"); !strings.HasSuffix(out, "404") || !strings.Contains(out, "9ci: unknown") {
+		t.Errorf("the badge of what is not public: %s", out)
+	}
 	out, errs, status = do(t, "invite", "-state", state, "-account", "github:1")
 	if status != 0 || !strings.HasPrefix(out, "https://ci.example.org/invite/") {
 		t.Errorf("invite -account: %d %q %q", status, out, errs)
