@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 
 	"golang.org/x/crypto/ssh"
 
@@ -19,9 +20,9 @@ const publicName = "public"
 // Tree returns the tree of all namespaces as a session of the person with that principal
 // would see it, for the page; or, if principal is "", as everybody may. What it reads counts
 // as that person's, at the page and by no key. When the person may no longer do what is
-// done here, the tree ends, as a connection does. The caller calls release when it reads no
-// more.
-func (s *Server) Tree(principal string) (root fs.Dir, release func(), err error) {
+// done here, the tree ends, as a connection does. From is the visitor's address, which the
+// audit names. The caller calls release when it reads no more.
+func (s *Server) Tree(principal string, from netip.Addr) (root fs.Dir, release func(), err error) {
 	enter := func(ssh.PublicKey) (*access.Login, error) { return s.visitor(principal) }
 	login, err := enter(nil)
 	if err != nil {
@@ -32,7 +33,7 @@ func (s *Server) Tree(principal string) (root fs.Dir, release func(), err error)
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := newConn(s, visit{end: cancel}, login, enter, r)
+	c := newConn(s, visit{cancel, from}, login, enter, r)
 	s.live.enter(c)
 	c.recheck() // the files may have changed before live knew of it
 	v := newView(ctx, c)
@@ -60,7 +61,10 @@ func (s *Server) visitor(principal string) (*access.Login, error) {
 
 // A visit is the connection of a tree of the page: it has no channels, and nobody to tell
 // anything.
-type visit struct{ end context.CancelFunc }
+type visit struct {
+	end  context.CancelFunc
+	from netip.Addr
+}
 
 var errVisit = errors.New("the page has no channels")
 
@@ -70,7 +74,7 @@ func (v visit) User() string          { return "" }
 func (v visit) SessionID() []byte     { return nil }
 func (v visit) ClientVersion() []byte { return nil }
 func (v visit) ServerVersion() []byte { return nil }
-func (v visit) RemoteAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv6loopback} }
+func (v visit) RemoteAddr() net.Addr  { return &net.IPAddr{IP: v.from.AsSlice()} }
 func (v visit) LocalAddr() net.Addr   { return &net.TCPAddr{IP: net.IPv6loopback} }
 
 func (v visit) SendRequest(string, bool, []byte) (bool, []byte, error) { return false, nil, io.EOF }

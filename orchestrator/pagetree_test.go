@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"errors"
 	iofs "io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,9 @@ import (
 
 	"9ci/fs"
 )
+
+// pageFrom is the address of visitors of the page.
+var pageFrom = netip.MustParseAddr("192.0.2.7")
 
 // The page reads the tree as a session of the person would, and without a login what is
 // public alone.
@@ -19,7 +23,7 @@ func TestPageTree(t *testing.T) {
 		m.exports("box", hello, open, secret)
 		tree := func(principal string) fs.Dir {
 			t.Helper()
-			root, release, err := m.s.Tree(principal)
+			root, release, err := m.s.Tree(principal, pageFrom)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -40,6 +44,7 @@ func TestPageTree(t *testing.T) {
 			}
 		}
 		absent("alice", alice, secret+"/status")
+		m.book.await("level=WARN msg=refuse ", "principal=github:1 addr=192.0.2.7 what=namespace namespace="+secret)
 		for _, ns := range []string{hello, open, secret} {
 			for _, file := range []string{"/status", "/index", "/event", "/n/box/status", "/ci/" + testCommit} {
 				absent("nobody", none, ns+file)
@@ -55,14 +60,14 @@ func TestPageTree(t *testing.T) {
 			}
 		}
 		for _, principal := range []string{"token:x", "github:repo:5", "nonsense"} {
-			if _, _, err := m.s.Tree(principal); err == nil {
+			if _, _, err := m.s.Tree(principal, pageFrom); err == nil {
 				t.Errorf("%s has a tree", principal)
 			}
 		}
 		if err := os.WriteFile(filepath.Join(m.dir, "public"), []byte(open+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		root, release, err := m.s.Tree("")
+		root, release, err := m.s.Tree("", pageFrom)
 		if err != nil {
 			t.Fatal(err)
 		}

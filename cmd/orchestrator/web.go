@@ -8,6 +8,7 @@ import (
 	iofs "io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -86,11 +87,11 @@ func openPage(o options, s *orchestrator.Server, accounts *account.Store, known 
 type trees struct{ s *orchestrator.Server }
 
 // Tree implements web.Trees.
-func (t trees) Tree(_ context.Context, a *account.Account) (fs.Dir, func(), error) {
+func (t trees) Tree(_ context.Context, a *account.Account, from netip.Addr) (fs.Dir, func(), error) {
 	if a == nil {
-		return t.s.Tree("")
+		return t.s.Tree("", from)
 	}
-	return t.s.Tree(a.Principal)
+	return t.s.Tree(a.Principal, from)
 }
 
 func (p *page) close() {

@@ -69,7 +69,8 @@ func (p *Page) lastState(ctx context.Context, q *http.Request) (state string, er
 	if err != nil {
 		return "", err
 	}
-	root, release, err := p.trees.Tree(ctx, nil)
+	from, _ := client(q)
+	root, release, err := p.trees.Tree(ctx, nil, from)
 	if err != nil {
 		return "", err
 	}

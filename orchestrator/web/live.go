@@ -10,6 +10,7 @@ import (
 	iofs "io/fs"
 	"math"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -84,7 +85,7 @@ type followers struct {
 }
 
 // join returns the follower of a run. The caller calls leave.
-func (p *Page) join(at place, a *account.Account) *follower {
+func (p *Page) join(at place, a *account.Account, from netip.Addr) *follower {
 	x := &p.followers
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -99,7 +100,7 @@ func (p *Page) join(at place, a *account.Account) *follower {
 		go func() { // leave waits for it
 			defer close(f.done)
 			defer x.forget(f)
-			err := p.follow(ctx, f, a)
+			err := p.follow(ctx, f, a, from)
 			if err != nil && ctx.Err() == nil {
 				p.log.Info("page", "what", "live-end", "run", at.Path(), "err", clip(err.Error()))
 			}
@@ -162,8 +163,8 @@ func (x *followers) give(who string) {
 // follow reads the logs of a run from their present end on, until the run or ctx has ended. What
 // tells that there is more are the run's live file and the namespace's event file: neither
 // is enough, for the output of boot and clone is not in live.
-func (p *Page) follow(ctx context.Context, f *follower, a *account.Account) error {
-	root, release, err := p.trees.Tree(ctx, a)
+func (p *Page) follow(ctx context.Context, f *follower, a *account.Account, from netip.Addr) error {
+	root, release, err := p.trees.Tree(ctx, a, from)
 	if err != nil {
 		return err
 	}
@@ -417,7 +418,7 @@ func (p *Page) live(v *visit) error {
 	if ending, ok := ctx.Value(endingKey{}).(context.Context); ok {
 		defer context.AfterFunc(ending, cancel)()
 	}
-	root, release, err := p.trees.Tree(ctx, v.account)
+	root, release, err := p.trees.Tree(ctx, v.account, v.from)
 	if err != nil {
 		return err
 	}
@@ -432,7 +433,7 @@ func (p *Page) live(v *visit) error {
 	if id := v.r.Header.Get("Last-Event-ID"); id != "" {
 		place = parsePos(id)
 	}
-	f := p.join(at, v.account)
+	f := p.join(at, v.account, v.from)
 	defer p.followers.leave(f)
 	v.w.Header().Set("Content-Type", "text/event-stream")
 	v.w.Header().Set("X-Accel-Buffering", "no") // a proxy is to pass on each event

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -35,7 +36,7 @@ type testTrees struct {
 	held int               // trees that were not given back
 }
 
-func (x *testTrees) Tree(_ context.Context, a *account.Account) (fs.Dir, func(), error) {
+func (x *testTrees) Tree(_ context.Context, a *account.Account, _ netip.Addr) (fs.Dir, func(), error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	principal := ""

@@ -7,6 +7,7 @@ import (
 	"io"
 	iofs "io/fs"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -20,8 +21,9 @@ import (
 // an account.
 type Trees interface {
 	// Tree returns the tree as a session of a person of that account would see it, or, if
-	// a is nil, as everybody may. The caller calls release when it has read all.
-	Tree(ctx context.Context, a *account.Account) (root fs.Dir, release func(), err error)
+	// a is nil, as everybody may. From is the visitor's address, for the log. The caller
+	// calls release when it has read all.
+	Tree(ctx context.Context, a *account.Account, from netip.Addr) (root fs.Dir, release func(), err error)
 }
 
 // readTime is how long a page waits for executors.
@@ -105,7 +107,7 @@ func (p *Page) read(f func(r *reading) error) func(*visit) error {
 		}
 		ctx, cancel := context.WithTimeout(v.r.Context(), readTime)
 		defer cancel()
-		root, release, err := p.trees.Tree(ctx, v.account)
+		root, release, err := p.trees.Tree(ctx, v.account, v.from)
 		if err != nil {
 			return v.unread(err)
 		}
