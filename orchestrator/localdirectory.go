@@ -114,6 +114,7 @@ type space struct {
 	ns       string
 	shares   map[string]*share  // by the executor's name
 	families map[string]*family // by the name that executors announce
+	index    runIndex
 	events   fs.Feed
 	watches  int                      // that have not been closed
 	lost     map[string]*lost         // by the executor's name
@@ -396,6 +397,7 @@ func (d *localDirectory) addShare(ctx context.Context, m *member, ns string) *sh
 			}
 			r.share = sh
 			sh.runs[id] = r
+			sh.list(r)
 			sh.keys += len(r.key.Text())
 		}
 	}
@@ -421,6 +423,9 @@ func (d *localDirectory) drop(sh *share, lost bool) {
 		f.n--
 	} else {
 		delete(sp.families, sh.m.announcedAs)
+	}
+	for _, r := range sh.runs {
+		sp.index.remove(r)
 	}
 	if lost {
 		d.remember(sp, sh)

@@ -29,8 +29,10 @@ type run struct {
 	order  uint64   // when the orchestrator learned of it
 	place  uint64   // when it learned the key, from which on find may tell of it: the askers' order
 
-	listed  bool // the executor's tree has told of it
-	intents int  // open find files that say their executor is going to run it
+	listed      bool  // the executor's tree has told of it
+	indexedAt   int64 // where it stands in the index of its namespace, in Unix µs
+	indexedSize int   // bytes of its line there; 0 if it is not there
+	intents     int   // open find files that say their executor is going to run it
 }
 
 // path returns where the run stands in its namespace.

@@ -67,7 +67,18 @@ func play(role string, args []string) error {
 		fmt.Println(l.Addr())
 	case "hold": // ADDR HOSTS N KEYFILE...: idle executors
 		n, _ := strconv.Atoi(args[2])
-		if err := holdExecutors(ctx, args[0], args[1], n, args[3:]); err != nil {
+		if err := holdExecutors(ctx, args[0], args[1], n, newTestTree().root(), args[3:]); err != nil {
+			return err
+		}
+		fmt.Println("held")
+	case "runs": // ADDR HOSTS N RUNS KEYFILE...: executors that have so many runs each
+		n, _ := strconv.Atoi(args[2])
+		runs, _ := strconv.Atoi(args[3])
+		tree := newTestTree()
+		for i := range runs {
+			tree.add(fmt.Sprintf("3f2a9c1d0b7e.%d", i+1), testCommit, "passed")
+		}
+		if err := holdExecutors(ctx, args[0], args[1], n, tree.root(), args[4:]); err != nil {
 			return err
 		}
 		fmt.Println("held")
@@ -204,8 +215,7 @@ func readKeyFile(name string) (ssh.Signer, error) {
 }
 
 // holdExecutors connects n executors, and returns when all have joined.
-func holdExecutors(ctx context.Context, addr, hosts string, n int, keyFiles []string) error {
-	tree := newTestTree().root()
+func holdExecutors(ctx context.Context, addr, hosts string, n int, tree fs.Dir, keyFiles []string) error {
 	var wg sync.WaitGroup
 	errs := make(chan error, n)
 	turn := wire.NewSlots(16)

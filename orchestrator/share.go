@@ -58,11 +58,12 @@ func (sh *share) replace(runs []run) {
 			}
 		}
 		x.take(r)
+		sh.list(x)
 		delete(old, r.id)
 	}
-	for id, r := range old {
+	for _, r := range old {
 		if r.intents == 0 {
-			delete(sh.runs, id)
+			sh.remove(r)
 		}
 	}
 	sh.indexed = true
@@ -85,9 +86,9 @@ func (sh *share) put(r run) *run {
 		// Any goes: an executor with so many is an archive, whose runs are found
 		// by path. One that others may wait for goes last.
 		tries := 0
-		for id, x := range sh.runs {
+		for _, x := range sh.runs {
 			if tries++; x.intents == 0 && (x.status.Finished() || tries > 64) {
-				delete(sh.runs, id)
+				sh.remove(x)
 				sh.wake()
 				break
 			}
@@ -124,6 +125,7 @@ func (sh *share) update(id string, st ci.Status) bool {
 		r = sh.put(run{id: id})
 	}
 	r.status, r.listed = st, true
+	sh.list(r)
 	sh.tell(r)
 	return fresh
 }
@@ -139,7 +141,7 @@ func (sh *share) describe(line run) bool {
 	old := sh.runs[line.id]
 	if !sh.admit(&line) {
 		if old != nil && old.intents == 0 { // its event did not tell the commit
-			delete(sh.runs, line.id)
+			sh.remove(old)
 			sh.wake()
 		}
 		return false
@@ -147,6 +149,7 @@ func (sh *share) describe(line run) bool {
 	fresh := line.status.Finished() && (old == nil || !old.listed || old.status != line.status)
 	r := sh.put(line)
 	r.take(line)
+	sh.list(r)
 	if r.status.Finished() {
 		sh.tell(r)
 		sh.wake()
@@ -168,7 +171,7 @@ func (sh *share) forget(id string) {
 	sh.d.mu.Lock()
 	defer sh.d.mu.Unlock()
 	if r := sh.runs[id]; r != nil && r.intents == 0 {
-		delete(sh.runs, id)
+		sh.remove(r)
 		sh.wake()
 	}
 }
@@ -279,6 +282,7 @@ func (sh *share) intend(id string, key ci.Attrs) (release func(), err error) {
 	}
 	if r.key == nil {
 		r.commit, r.tree = cmp.Or(r.commit, key.Get("commit")), cmp.Or(r.tree, key.Get("tree"))
+		sh.list(r)
 		sh.setKey(r, key)
 	}
 	if r.intents++; r.intents == 1 {

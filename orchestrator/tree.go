@@ -105,7 +105,7 @@ func (p place) own(name string) fs.Node {
 	case "status":
 		return textFile(path, func(context.Context) []byte { return spaceStatus(p.v.c.s.dir, p.path) })
 	case "index":
-		return textFile(path, func(context.Context) []byte { return spaceIndex(p.v.c.s.dir, p.path) })
+		return indexNode{p.v.c.s.dir, p.path, path}
 	case "event":
 		return p.event(path, nil)
 	case "find":
