@@ -78,7 +78,7 @@ func (p *Page) lastState(ctx context.Context, q *http.Request) (state string, er
 	r := &reading{&visit{page: p}, ctx, root}
 	query := parseRunQuery(q.URL.Query())
 	query.State, query.Signer = "", ""
-	err = r.eachRun(at.Namespace, func(l runLine) bool {
+	err = r.eachRun(at.Namespace, query.words(), func(l runLine) bool {
 		if l.Finished() && l.State != "cancelled" && query.wants(&l) {
 			state = l.State
 		}

@@ -78,7 +78,7 @@ func (p *Page) compare(r *reading) error {
 			}
 			x.Chosen = chosen.Run()
 		}
-		err := r.eachRun(at.Namespace, func(l runLine) bool {
+		err := r.eachRun(at.Namespace, nil, func(l runLine) bool {
 			if l.Place.Run() != x.Chosen {
 				x.Offered = append(x.Offered, l)
 			}

@@ -10,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/hiddeco/sshsig"
+	"golang.org/x/crypto/ssh"
+
 	"9ci/fs/ci"
 )
 
@@ -45,8 +48,7 @@ type runView struct {
 	Steps    []stepView
 	Manifest int    // lines; 0: the run is not sealed
 	Score    string // SHA-256 of the manifest
-	Signed   bool
-	Signer   string // of the index
+	Signer   string // the key of manifest.sig, whose signature nobody has checked; "": no key has signed the run
 	SSH      string // how to reach the orchestrator by ssh
 	At       string // of the live log, if the run goes on
 }
@@ -165,22 +167,17 @@ func (r *reading) sealed(at place, x *runView) error {
 	}
 	sum := sha256.Sum256(text)
 	x.Score, x.Manifest = hex.EncodeToString(sum[:]), strings.Count(string(text), "\n")
-	switch _, err := r.text(at.Path()+"/manifest.sig", maxText); {
-	case err == nil:
-		x.Signed = true
-	case !errors.Is(err, iofs.ErrNotExist):
-		return err
-	}
-	err = r.eachRun(at.Namespace, func(l runLine) bool {
-		if l.Place == at {
-			x.Signer = l.Signer
-		}
-		return l.Place != at
-	})
+	text, err = r.text(at.Path()+"/manifest.sig", maxText)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if sig, err := sshsig.Unarmor(text); err == nil {
+		x.Signer = ssh.FingerprintSHA256(sig.PublicKey)
+	}
+	return nil
 }
 
 // tail adds the last rows of the log of a step.

@@ -111,6 +111,17 @@ func (q runQuery) wants(l *runLine) bool {
 	return q.Rev == "" || strings.HasPrefix(l.Commit, q.Rev) || strings.HasPrefix(l.Tree, q.Rev) || strings.HasPrefix(l.ID, q.Rev) || l.Score == q.Rev
 }
 
+// words returns what the line of each run that the page lists has in it.
+func (q runQuery) words() (all []string) {
+	if q.State != "" && q.State != "running" {
+		all = append(all, " "+q.State+" ")
+	}
+	if !strings.ContainsRune(q.Signer, '\'') { // which the line may have twice
+		all = append(all, q.Signer)
+	}
+	return append(all, q.Rev)
+}
+
 // runs lists the runs of a namespace.
 func (p *Page) runs(r *reading) error {
 	at, err := r.place()
@@ -120,7 +131,7 @@ func (p *Page) runs(r *reading) error {
 	q := parseRunQuery(r.r.URL.Query())
 	var lines []runLine
 	skip, more := (q.Page-1)*perPage, false
-	err = r.eachRun(at.Namespace, func(l runLine) bool {
+	err = r.eachRun(at.Namespace, q.words(), func(l runLine) bool {
 		switch {
 		case !q.wants(&l):
 		case skip > 0:

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -181,8 +183,10 @@ func parseRunLine(ns, line string) (runLine, error) {
 	return runLine{p, l}, err
 }
 
-// eachRun calls f for the runs of a namespace, the newest first, until it returns false.
-func (r *reading) eachRun(ns string, f func(runLine) bool) error {
+// eachRun calls f for the runs of a namespace, the newest first, until it returns false. It
+// leaves out those whose line has not all the words, for to parse a line takes most of the
+// time.
+func (r *reading) eachRun(ns string, words []string, f func(runLine) bool) error {
 	n, err := r.node(ns + "/index")
 	if err != nil {
 		return err
@@ -199,6 +203,9 @@ func (r *reading) eachRun(ns string, f func(runLine) bool) error {
 		}
 		if err != nil {
 			return err
+		}
+		if slices.ContainsFunc(words, func(w string) bool { return !bytes.Contains(line, []byte(w)) }) {
+			continue
 		}
 		if l, err := parseRunLine(ns, string(line)); err == nil && !f(l) {
 			return nil
