@@ -1,25 +1,19 @@
 package web
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	iofs "io/fs"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
-
-	"github.com/rogpeppe/go-internal/diff"
 
 	"9ci/fs/ci"
 )
 
 // What a comparison reads and shows at most.
 const (
-	maxCompared  = 2 << 20 // bytes of each log
-	maxDiffRows  = 300     // lines of the difference of two logs
-	maxDiffRoom  = 20 << 10
 	maxDifferent = 100 // artifacts
 	maxOffered   = 100 // runs to compare with
 )
@@ -34,9 +28,7 @@ type compareView struct {
 	Steps   []difference
 	Files   []difference
 	More    int // artifacts that differ besides
-	SameLog bool
-	Log     []diffRow
-	Cut     bool // the logs are longer, or differ more
+	Log     *logDiff
 }
 
 // A side is one of the runs.
@@ -45,8 +37,12 @@ type side struct {
 	Status ci.Status
 	key    ci.Attrs
 	files  []ci.Artifact
-	log    []byte
-	cut    bool // log is only the beginning
+	log    diffSide
+}
+
+// Line returns the URL of a line of the log of the test.
+func (s side) Line(n int) string {
+	return logView{Place: s.Place, Step: ci.Steps[ci.TestStep]}.At(n) + "#L" + strconv.Itoa(n)
 }
 
 // A difference is something of both runs. Of it A or B is "" if that run has it not.
@@ -55,12 +51,6 @@ type difference struct {
 }
 
 func (d difference) Differs() bool { return d.A != d.B }
-
-// A diffRow is a line of the difference of two logs.
-type diffRow struct {
-	Sign string // -, + or a blank; @ where lines that are the same are left out
-	row
-}
 
 // compare shows two runs side by side, or lets the visitor choose them.
 func (p *Page) compare(r *reading) error {
@@ -96,9 +86,11 @@ func (p *Page) compare(r *reading) error {
 		if s.Place, err = at.parseRun(runs[i]); err != nil {
 			return err
 		}
-		if err := r.side(s); err != nil {
+		closeLog, err := r.side(s)
+		if err != nil {
 			return err
 		}
+		defer closeLog()
 	}
 	for _, name := range attrNames(x.A.key, x.B.key) {
 		x.Key = append(x.Key, difference{name, clip(x.A.key.Get(name)), clip(x.B.key.Get(name))})
@@ -116,10 +108,8 @@ func (p *Page) compare(r *reading) error {
 		x.Steps = append(x.Steps, d)
 	}
 	x.Files, x.More = differentFiles(x.A.files, x.B.files)
-	x.SameLog = bytes.Equal(x.A.log, x.B.log)
-	x.Cut = x.A.cut || x.B.cut
-	if !x.SameLog {
-		x.diff()
+	if x.Log, err = diffLogs(r.ctx, &x.A.log, &x.B.log); err != nil {
+		return err
 	}
 	return r.render(http.StatusOK, "compare", "Two runs side by side", x)
 }
@@ -139,44 +129,33 @@ func (p place) WithURL() string {
 	return place{Namespace: p.Namespace}.URL("compare") + "?" + url.Values{"run": {p.Run()}}.Encode()
 }
 
-// side reads what is compared of a run.
-func (r *reading) side(s *side) (err error) {
+// side reads what is compared of a run, and opens its log. The caller calls closeLog.
+func (r *reading) side(s *side) (closeLog func() error, err error) {
 	at := s.Place.Path()
 	if s.Status, err = r.status(at); err != nil {
-		return err
+		return nil, err
 	}
 	if s.key, err = r.attrs(at + "/key"); err != nil {
-		return err
+		return nil, err
 	}
 	text, err := r.text(at+"/artifacts.mtree", maxMtree)
 	if err == nil {
 		s.files, err = ci.ParseMtree(text)
 	}
 	if err != nil && !errors.Is(err, iofs.ErrNotExist) {
-		return err
+		return nil, err
 	}
 	path, _ := stepLog(s.Place, ci.Steps[ci.TestStep])
 	l, err := r.openLog(path)
 	if errors.Is(err, iofs.ErrNotExist) {
-		return nil
+		s.log = diffSide{first: 1, ended: true}
+		return func() error { return nil }, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer l.Close()
-	lr, n, err := l.seek(r.ctx, 1)
-	for err == nil && len(s.log) < maxCompared {
-		var line []byte
-		if line, err = lr.next(); err == nil {
-			row := newRow(n, line)
-			s.log = append(append(s.log, row.plain()...), '\n')
-		}
-	}
-	s.cut = err == nil
-	if err == io.EOF {
-		err = nil
-	}
-	return err
+	s.log = diffSide{first: 1, lr: &lineReader{ctx: r.ctx, f: l.f}}
+	return l.Close, nil
 }
 
 // attrNames returns the names of the attributes of either, sorted.
@@ -234,24 +213,4 @@ func differentFiles(a, b []ci.Artifact) (some []difference, more int) {
 		some = append(some, d)
 	}
 	return some, more
-}
-
-// diff adds the difference of the logs.
-func (x *compareView) diff() {
-	room := maxDiffRoom
-	for line := range bytes.Lines(diff.Diff("a", x.A.log, "b", x.B.log)) {
-		sign, text := string(line[:1]), string(bytes.TrimSuffix(line[1:], []byte("\n")))
-		switch {
-		case len(x.Log) == 0 && sign != "@", sign == "\\": // the head; a last line without a newline
-			continue
-		case len(x.Log) == maxDiffRows || room < 0:
-			x.Cut = true
-			return
-		case sign == "@":
-			text = strings.Trim(text, "@ ")
-		}
-		d := diffRow{sign, row{Text: spans(text)}}
-		room -= d.size()
-		x.Log = append(x.Log, d)
-	}
 }

@@ -1,6 +1,8 @@
 package web
 
 import (
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -46,12 +48,31 @@ func newRow(n int, line []byte) row {
 // of others are shown as U+FFFD, as bytes are that are not UTF-8: with them a line could
 // read as another. The look begins anew in each line, so that a line is the same on
 // whichever page it stands.
-func spans(s string) []span {
+func spans(s string) []span { return spansOf(s, maxShown) }
+
+// plainText returns the text of a line of a log as spans has it, but whole.
+func plainText(line []byte) string {
+	l, err := ci.ParseLogLine(line)
+	if err != nil {
+		l.Text = line
+	}
+	if !slices.ContainsFunc(l.Text, func(c byte) bool { return c < ' ' || c > '~' }) {
+		return string(l.Text) // as most are
+	}
+	var b strings.Builder
+	for _, s := range spansOf(string(l.Text), math.MaxInt) {
+		b.WriteString(s.Text)
+	}
+	return b.String()
+}
+
+// spansOf is spans that shows most bytes of text.
+func spansOf(s string, most int) []span {
 	s = strings.TrimRight(s, "\r")
 	var pen pen
 	var all []span
 	var text strings.Builder
-	class, room, left := "", maxShown, 0
+	class, room, left := "", most, 0
 	flush := func() {
 		if text.Len() > 0 {
 			all = append(all, span{class, text.String()})
@@ -76,7 +97,7 @@ func spans(s string) []span {
 		switch {
 		case r == '\r':
 			text.Reset()
-			all, room, left = nil, maxShown, 0
+			all, room, left = nil, most, 0
 			continue
 		case r == '\t':
 		case unicode.IsControl(r):
