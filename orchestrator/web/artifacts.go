@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,10 +42,10 @@ var pictures = map[string]string{".png": "image/png", ".jpg": "image/jpeg", ".jp
 type artifact struct {
 	Name   string // below artifacts
 	Stat   fs.Stat
-	Target string // of a symbolic link
+	Target string // of a symbolic link, as it may be shown
 }
 
-func (a artifact) Base() string { return path.Base(a.Name) }
+func (a artifact) Base() string { return visible(path.Base(a.Name)) }
 func (a artifact) IsDir() bool  { return a.Stat.IsDir() }
 
 // An artifactsView is a page of artifacts: a directory, or a file.
@@ -75,14 +76,21 @@ func (x artifactsView) On() string {
 
 func named(at, name string) string { return at + "?" + url.Values{"name": {name}}.Encode() }
 
-// Crumbs returns the directories on the way to the name.
-func (x artifactsView) Crumbs() []artifact {
-	var all []artifact
-	for i, c := range x.Name {
-		if c == '/' {
-			all = append(all, artifact{Name: x.Name[:i]})
+// crumbRoom is how many bytes of HTML the directories above a name have.
+const crumbRoom = 4 << 10
+
+// Crumbs returns the directories on the way to the name, the nearest ones if a page has no
+// room for all.
+func (x artifactsView) Crumbs() (all []artifact) {
+	room := crumbRoom
+	for i := strings.LastIndexByte(x.Name, '/'); i > 0; i = strings.LastIndexByte(x.Name[:i], '/') {
+		a := artifact{Name: x.Name[:i]}
+		if room -= len(x.At(a.Name)) + htmlSize(a.Base()) + 20; room < 0 {
+			break
 		}
+		all = append(all, a)
 	}
+	slices.Reverse(all)
 	return all
 }
 
@@ -148,7 +156,7 @@ func (p *Page) artifacts(r *reading) error {
 	x := artifactsView{Place: at, Name: name}
 	title := "Artifacts"
 	if name != "" {
-		title = path.Base(name)
+		title = visible(path.Base(name))
 	}
 	if d, ok := n.(fs.Dir); ok && (st.Mode&iofs.ModeSymlink == 0 || name == "") {
 		after, _ := strconv.ParseUint(r.r.URL.Query().Get("after"), 10, 64)
@@ -157,11 +165,12 @@ func (p *Page) artifacts(r *reading) error {
 			return err
 		}
 		room := pageRoom
-		for _, st := range all {
+		each := len(x.At("")) + 80 // bytes of HTML of an entry besides its names
+		for _, st := range all[:min(len(all), perListing)] {
 			if fs.CheckPlain(st.Name) == nil {
-				x.Entries = append(x.Entries, artifact{path.Join(name, st.Name), st, st.Target})
+				x.Entries = append(x.Entries, artifact{path.Join(name, st.Name), st, visible(clip(st.Target))})
 			}
-			if room -= 250 + 4*len(name) + 5*len(st.Name) + len(st.Target); room < 0 {
+			if room -= each + 3*len(name) + 3*len(st.Name) + htmlSize(st.Name) + htmlSize(clip(st.Target)); room < 0 {
 				x.More = st.Cookie
 				break
 			}
@@ -173,7 +182,7 @@ func (p *Page) artifacts(r *reading) error {
 		}
 		return r.render(http.StatusOK, "artifacts", title, x)
 	}
-	x.File = &artifact{name, st, st.Target}
+	x.File = &artifact{name, st, visible(clip(st.Target))}
 	if st.Mode.IsRegular() {
 		if err := r.preview(n, &x); err != nil {
 			return err

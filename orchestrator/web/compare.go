@@ -14,8 +14,9 @@ import (
 
 // What a comparison reads and shows at most.
 const (
-	maxDifferent = 100 // artifacts
-	maxOffered   = 100 // runs to compare with
+	maxDifferent = 100     // artifacts
+	filesRoom    = 8 << 10 // bytes of HTML of these
+	maxOffered   = 100     // runs to compare with
 )
 
 // A compareView is two runs side by side.
@@ -25,6 +26,7 @@ type compareView struct {
 	Chosen  string    // the run that was chosen already
 	A, B    side
 	Key     []difference
+	MoreKey bool // there are more attributes
 	Steps   []difference
 	Files   []difference
 	More    int // artifacts that differ besides
@@ -52,6 +54,9 @@ type difference struct {
 
 func (d difference) Differs() bool { return d.A != d.B }
 
+// size returns about how many bytes of HTML the row of a difference has.
+func (d difference) size() int { return 100 + htmlSize(d.Name) + htmlSize(d.A) + htmlSize(d.B) }
+
 // compare shows two runs side by side, or lets the visitor choose them.
 func (p *Page) compare(r *reading) error {
 	at, err := r.place()
@@ -68,11 +73,13 @@ func (p *Page) compare(r *reading) error {
 			}
 			x.Chosen = chosen.Run()
 		}
+		room := pageRoom / 2 // for there may be two lists of them
 		err := r.eachRun(at.Namespace, nil, func(l runLine) bool {
 			if l.Place.Run() != x.Chosen {
 				x.Offered = append(x.Offered, l)
+				room -= 2*htmlSize(l.Place.Run()) + len(l.State) + 40
 			}
-			return len(x.Offered) < maxOffered
+			return len(x.Offered) < maxOffered && room > 0
 		})
 		if err != nil {
 			return err
@@ -92,8 +99,18 @@ func (p *Page) compare(r *reading) error {
 		}
 		defer closeLog()
 	}
+	room := keyRoom
 	for _, name := range attrNames(x.A.key, x.B.key) {
-		x.Key = append(x.Key, difference{name, clip(x.A.key.Get(name)), clip(x.B.key.Get(name))})
+		a, b := x.A.key.Get(name), x.B.key.Get(name)
+		d := difference{visible(clip(name)), visible(clip(a)), visible(clip(b))}
+		if a != b && d.A == d.B {
+			d.B += " (another one, behind what is shown)"
+		}
+		if room -= d.size(); room < 0 {
+			x.MoreKey = true
+			break
+		}
+		x.Key = append(x.Key, d)
 	}
 	for _, name := range ci.Steps {
 		d := difference{Name: name}
@@ -174,7 +191,7 @@ func differentFiles(a, b []ci.Artifact) (some []difference, more int) {
 	words := func(f ci.Artifact) string {
 		switch {
 		case f.Mode&iofs.ModeSymlink != 0:
-			return "link to " + f.Link
+			return "link to " + visible(clip(f.Link))
 		case f.Mode.IsDir():
 			return f.Mode.String()
 		}
@@ -189,6 +206,7 @@ func differentFiles(a, b []ci.Artifact) (some []difference, more int) {
 		}
 	}
 	slices.Sort(names)
+	room := filesRoom
 	for _, name := range slices.Compact(names) {
 		fa, hasA := inA[name]
 		fb, hasB := inB[name]
@@ -196,11 +214,11 @@ func differentFiles(a, b []ci.Artifact) (some []difference, more int) {
 		if hasA && hasB && fa == fb {
 			continue
 		}
-		if len(some) == maxDifferent {
+		if len(some) == maxDifferent || room < 0 {
 			more++
 			continue
 		}
-		d := difference{Name: name}
+		d := difference{Name: visible(clip(name))}
 		if hasA {
 			d.A = words(fa)
 		}
@@ -211,6 +229,7 @@ func differentFiles(a, b []ci.Artifact) (some []difference, more int) {
 			d.B += ", other content"
 		}
 		some = append(some, d)
+		room -= d.size()
 	}
 	return some, more
 }

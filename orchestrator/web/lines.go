@@ -204,12 +204,19 @@ func (l *log) rows(r *lineReader, line, most, room int) (rows []row, next int, e
 func (r *row) size() int {
 	n := 70
 	for _, s := range r.Text {
-		n += len(s.Text) + len(s.Class) + 22
-		for i := range len(s.Text) {
-			switch s.Text[i] {
-			case '<', '>', '&', '"', '\'', '+':
-				n += 4
-			}
+		n += htmlSize(s.Text) + len(s.Class) + 22
+	}
+	return n
+}
+
+// htmlSize returns about how many bytes of HTML a text has, some of which package template
+// escapes.
+func htmlSize(s string) int {
+	n := len(s)
+	for i := range len(s) {
+		switch s[i] {
+		case '<', '>', '&', '"', '\'', '+':
+			n += 4
 		}
 	}
 	return n

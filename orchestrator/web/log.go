@@ -51,10 +51,13 @@ func (x logView) On(line int) string {
 
 func (x logView) End() int { return max(1, x.Lines-pageRows+1) }
 
-// stepLog returns the path of the log of a step, or of all of them.
+// stepLog returns the path of the log of a step, of a service, or of all steps.
 func stepLog(at place, step string) (path string, ok bool) {
 	if step == "all" {
 		return at.Path() + "/log", true
+	}
+	if name, ok := strings.CutPrefix(step, servicePrefix); ok {
+		return at.Path() + "/service/" + name + "/log", isService(name)
 	}
 	return at.Path() + "/step/" + step + "/log", slices.Contains(ci.Steps, step)
 }
@@ -95,7 +98,7 @@ func (p *Page) showLog(r *reading) error {
 	x.First = n
 	if x.Query != "" {
 		x.Found = true
-		x.Rows, x.Onward, err = l.search(lr, n, x.Query)
+		x.Rows, x.Onward, err = l.search(lr, n, x.Query, len(x.At(n))+30)
 	} else {
 		var next int
 		x.Rows, next, err = l.rows(lr, n, most, room)
@@ -121,12 +124,13 @@ func (p *Page) showLog(r *reading) error {
 		x.Back = max(1, x.First-pageRows)
 	}
 	r.reads = true
-	return r.render(http.StatusOK, "log", "Log of "+step, x)
+	return r.render(http.StatusOK, "log", "Log of "+visible(strings.Replace(step, servicePrefix, "the service ", 1)), x)
 }
 
 // search returns rows that have a text, from a line on, and the line from which a search
-// goes on, 0 if there are no more. Large and small letters are the same.
-func (l *log) search(r *lineReader, line int, query string) (rows []row, onward int, err error) {
+// goes on, 0 if there are no more. Each row has each bytes of HTML besides its own. Large and
+// small letters are the same.
+func (l *log) search(r *lineReader, line int, query string, each int) (rows []row, onward int, err error) {
 	query = strings.ToLower(query)
 	room := pageRoom
 	for start := r.off; ; line++ {
@@ -144,7 +148,7 @@ func (l *log) search(r *lineReader, line int, query string) (rows []row, onward 
 		got := newRow(line, text)
 		if strings.Contains(strings.ToLower(got.plain()), query) {
 			rows = append(rows, got)
-			room -= got.size() + 100
+			room -= got.size() + each
 		}
 	}
 }

@@ -316,13 +316,13 @@ func TestRuns(t *testing.T) {
 		t.Errorf("%d rows", n)
 	}
 	hasLink(t, doc, "/run/box/"+testRun+"/"+testSpace)
-	hasLink(t, doc, "?page=2")
-	if doc, _ := b.page("/runs/" + testSpace + "?page=3"); len(rows(doc)) != 50 {
+	hasLink(t, doc, "?from=100")
+	if doc, _ := b.page("/runs/" + testSpace + "?from=200"); len(rows(doc)) != 50 {
 		t.Errorf("%d rows on the third page", len(rows(doc)))
 	}
 	for query, want := range map[string]int{
 		"state=failed": 5, "state=running": 1, "state=nonsense": 100, "rev=" + fmt.Sprintf("%040x", 999): 1, "signer=SHA256:abc": 100,
-		"signer=" + url.QueryEscape("<script>"): 1, "rev=ffff": 0, "page=9999": 0, "page=-1": 100,
+		"signer=" + url.QueryEscape("<script>"): 1, "rev=ffff": 0, "from=9999": 0, "from=-1": 100,
 	} {
 		doc, _ := b.page("/runs/" + testSpace + "?" + query)
 		if n := max(0, len(rows(doc))-1); n != want {

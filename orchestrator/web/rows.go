@@ -50,6 +50,17 @@ func newRow(n int, line []byte) row {
 // whichever page it stands.
 func spans(s string) []span { return spansOf(s, maxShown) }
 
+// visible returns untrusted text as it may stand in a line: what changes the order of
+// characters, or is none, is U+FFFD.
+func visible(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || r == '\u2028' || r == '\u2029' {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
+}
+
 // plainText returns the text of a line of a log as spans has it, but whole.
 func plainText(line []byte) string {
 	l, err := ci.ParseLogLine(line)

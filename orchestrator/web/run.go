@@ -20,6 +20,7 @@ import (
 const (
 	tailRows = 120      // of the step that matters
 	tailRoom = 22 << 10 // bytes of HTML of these
+	keyRoom  = 5 << 10  // bytes of HTML of the key
 )
 
 // A stepView is a step of a run.
@@ -41,16 +42,20 @@ func (s stepView) First() int {
 
 // A runView is the page of a run.
 type runView struct {
-	Place    place
-	Status   ci.Status
-	Info     ci.Attrs
-	Key      ci.Attrs
-	Steps    []stepView
-	Manifest int    // lines; 0: the run is not sealed
-	Score    string // SHA-256 of the manifest
-	Signer   string // the key of manifest.sig, whose signature nobody has checked; "": no key has signed the run
-	SSH      string // how to reach the orchestrator by ssh
-	At       string // of the live log, if the run goes on
+	Place        place
+	Status       ci.Status
+	Info         ci.Attrs
+	Key          ci.Attrs
+	MoreKey      bool // Key is not all
+	Steps        []stepView
+	Tests        *testsView // nil: none are known
+	Services     []serviceView
+	MoreServices bool
+	Manifest     int    // lines; 0: the run is not sealed
+	Score        string // SHA-256 of the manifest
+	Signer       string // the key of manifest.sig, whose signature nobody has checked; "": no key has signed the run
+	SSH          string // how to reach the orchestrator by ssh
+	At           string // of the live log, if the run goes on
 }
 
 // Commands returns the commands that check the run with no tool of ours. The tar of a run
@@ -95,6 +100,8 @@ func (p *Page) run(r *reading) error {
 			return err
 		}
 	}
+	x.Info, _ = fit(x.Info, keyRoom)
+	x.Key, x.MoreKey = fit(x.Key, keyRoom)
 	if err := r.sealed(at, &x); err != nil {
 		return err
 	}
@@ -106,6 +113,12 @@ func (p *Page) run(r *reading) error {
 			return err
 		}
 		x.Steps = append(x.Steps, s)
+	}
+	if x.Tests, err = r.failed(at); err != nil {
+		return err
+	}
+	if x.Services, x.MoreServices, err = r.services(at); err != nil {
+		return err
 	}
 	open := x.matters()
 	x.Steps[open].Open = true
@@ -133,6 +146,9 @@ func (x *runView) matters() int {
 	return ci.TestStep
 }
 
+// maxState is how many bytes of a state are shown: an executor may say what it likes.
+const maxState = 30
+
 // status reads the status file of a run or a step.
 func (r *reading) status(dir string) (ci.Status, error) {
 	text, err := r.text(dir+"/status", maxText)
@@ -140,7 +156,10 @@ func (r *reading) status(dir string) (ci.Status, error) {
 		return ci.Status{}, err
 	}
 	s, err := ci.ParseStatus(string(text))
-	s.State = clip(s.State)
+	if len(s.State) > maxState {
+		s.State = s.State[:maxState]
+	}
+	s.State = visible(s.State)
 	return s, err
 }
 
@@ -154,6 +173,18 @@ func (r *reading) attrs(path string) (ci.Attrs, error) {
 		return nil, err
 	}
 	return ci.ParseAttrs(text)
+}
+
+// fit returns the first attributes that a page has room for, as they may be shown.
+func fit(all ci.Attrs, room int) (some ci.Attrs, more bool) {
+	for _, a := range all {
+		a = ci.Attr{Name: visible(clip(a.Name)), Value: visible(clip(a.Value))}
+		if room -= htmlSize(a.Name) + htmlSize(a.Value) + 40; room < 0 {
+			return some, true
+		}
+		some = append(some, a)
+	}
+	return some, false
 }
 
 // sealed adds what a sealed run has.
@@ -196,12 +227,13 @@ func (r *reading) tail(at place, step int, s *stepView) error {
 	if err != nil && !errors.Is(err, errFar) {
 		return err
 	}
-	for most := tailRows; ; most /= 2 { // the last rows count: fewer of them, if they are long
+	each := len(at.URL("log", s.Name)) + 30                     // bytes of HTML, for the link of a row
+	for most := min(tailRows, tailRoom/2/each+1); ; most /= 2 { // the last rows count: fewer of them, if they are long
 		lr, line, err := l.seek(r.ctx, max(1, n-most+1))
 		if err != nil {
 			return err
 		}
-		rows, next, err := l.rows(lr, line, tailRows, tailRoom)
+		rows, next, err := l.rows(lr, line, most, tailRoom-most*each)
 		if err != nil {
 			return err
 		}

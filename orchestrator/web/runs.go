@@ -11,11 +11,8 @@ import (
 	"9ci/fs/ci"
 )
 
-// What a page lists at most.
-const (
-	perPage       = 100  // runs
-	maxNamespaces = 1000 // on the first page; a person who has more finds the others by name
-)
+// perPage is how many runs a page lists at most.
+const perPage = 100
 
 // first shows the first page: the namespaces, or the account where there is no tree.
 func (p *Page) first(v *visit) error {
@@ -25,14 +22,15 @@ func (p *Page) first(v *visit) error {
 	return p.read(p.home)(v)
 }
 
-// home lists the namespaces that the visitor may read.
+// home lists the namespaces that the visitor may read, as many as a page has room for: a
+// person who has more finds the others by name.
 func (p *Page) home(r *reading) error {
 	text, err := r.text("status", maxIndex)
 	if err != nil {
 		return err
 	}
 	var all []place
-	more := 0
+	more, room := 0, pageRoom
 	q := strings.ToLower(strings.TrimSpace(r.r.URL.Query().Get("q")))
 	for line := range strings.Lines(string(text)) { // a line namespace=NAME for each
 		value, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "namespace=")
@@ -42,10 +40,11 @@ func (p *Page) home(r *reading) error {
 		}
 		switch at, err := parsePlace(w[0], "", ""); {
 		case err != nil:
-		case len(all) == maxNamespaces:
+		case room < 0:
 			more++
 		default:
 			all = append(all, at)
+			room -= len(at.URL("runs")) + htmlSize(at.Namespace) + 30
 		}
 	}
 	if len(all) == 0 && r.account == nil {
@@ -61,7 +60,7 @@ func (p *Page) home(r *reading) error {
 // A runQuery is which runs a page lists.
 type runQuery struct {
 	Rev, State, Signer string
-	Page               int // from 1
+	From               int // how many of these runs are newer than those of the page
 }
 
 // states are those that a page can be asked for; each stands for itself, but running for
@@ -70,12 +69,12 @@ var states = []string{"running", "passed", "failed", "cancelled", "error"}
 
 func parseRunQuery(q url.Values) runQuery {
 	get := func(name string) string { return clip(strings.TrimSpace(q.Get(name))) }
-	r := runQuery{Rev: strings.ToLower(get("rev")), State: get("state"), Signer: get("signer"), Page: 1}
+	r := runQuery{Rev: strings.ToLower(get("rev")), State: get("state"), Signer: get("signer")}
 	if !slices.Contains(states, r.State) {
 		r.State = ""
 	}
-	if n, err := strconv.Atoi(q.Get("page")); err == nil && n > 1 && n < 1<<20 {
-		r.Page = n
+	if n, err := strconv.Atoi(q.Get("from")); err == nil && n > 0 && n < 1<<30 {
+		r.From = n
 	}
 	return r
 }
@@ -84,21 +83,21 @@ func parseRunQuery(q url.Values) runQuery {
 func (q runQuery) Any() bool { return q.Rev != "" || q.State != "" || q.Signer != "" }
 
 // URL returns the query of another page of the same runs.
-func (q runQuery) URL(page int) string {
+func (q runQuery) URL(from int) string {
 	v := url.Values{}
 	for name, s := range map[string]string{"rev": q.Rev, "state": q.State, "signer": q.Signer} {
 		if s != "" {
 			v.Set(name, s)
 		}
 	}
-	if page > 1 {
-		v.Set("page", strconv.Itoa(page))
+	if from > 0 {
+		v.Set("from", strconv.Itoa(from))
 	}
 	return "?" + v.Encode()
 }
 
-func (q runQuery) Next() string { return q.URL(q.Page + 1) }
-func (q runQuery) Last() string { return q.URL(q.Page - 1) }
+// Newer returns the query of the runs before those of the page.
+func (q runQuery) Newer() string { return q.URL(q.From - perPage) }
 
 // wants reports whether the page lists a run.
 func (q runQuery) wants(l *runLine) bool {
@@ -130,16 +129,17 @@ func (p *Page) runs(r *reading) error {
 	}
 	q := parseRunQuery(r.r.URL.Query())
 	var lines []runLine
-	skip, more := (q.Page-1)*perPage, false
+	skip, room, more := q.From, pageRoom, false
 	err = r.eachRun(at.Namespace, q.words(), func(l runLine) bool {
 		switch {
 		case !q.wants(&l):
 		case skip > 0:
 			skip--
-		case len(lines) == perPage:
+		case len(lines) == perPage || room < 0:
 			more = true
 		default:
 			lines = append(lines, l)
+			room -= l.size()
 		}
 		return !more
 	})
@@ -152,7 +152,13 @@ func (p *Page) runs(r *reading) error {
 		Query  runQuery
 		States []string
 		More   bool
-	}{at, lines, q, states, more})
+		Older  string // the query of the runs behind these
+	}{at, lines, q, states, more, q.URL(q.From + len(lines))})
+}
+
+// size returns about how many bytes of HTML the row of a run has.
+func (l *runLine) size() int {
+	return 220 + 2*htmlSize(l.Place.Run()) + len(l.Place.URL("run")) + len(l.ID) + htmlSize(l.Place.Executor) + 2*len(l.State) + htmlSize(short(l.Signer))
 }
 
 // revision leads to the best run of a revision, as ci/REV is an alias of it.
@@ -203,9 +209,9 @@ func took(d time.Duration) string {
 func short(s string) string {
 	const most = 19 // SHA256: and twelve characters
 	if len(s) > most {
-		return s[:most] + "…"
+		s = s[:most] + "…"
 	}
-	return s
+	return visible(s)
 }
 
 // mark returns the class of a state, for its colour. The state itself stands beside it.

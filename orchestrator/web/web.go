@@ -178,6 +178,7 @@ func (p *Page) routes() http.Handler {
 		"GET /rev/{rev}/{ns...}":                  p.read(p.revision),
 		"GET /run/{executor}/{id}/{ns...}":        p.read(p.run),
 		"GET /log/{executor}/{id}/{step}/{ns...}": p.read(p.showLog),
+		"GET /tests/{executor}/{id}/{ns...}":      p.read(p.tests),
 		"GET /artifacts/{executor}/{id}/{ns...}":  p.read(p.artifacts),
 		"GET /live/{executor}/{id}/{ns...}":       p.live,
 		"GET /raw/{executor}/{id}/{ns...}":        p.read(p.raw),
