@@ -8,6 +8,7 @@ import (
 	iofs "io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -196,7 +197,7 @@ func (c *checker) people(dir string, fi iofs.FileInfo) {
 	c.found(account.Check(dir, time.Now()))
 	c.found(access.CheckPage(dir, time.Now()))
 	c.found(forge.CheckSeal(dir))
-	for _, path := range append(forge.Secrets(dir), filepath.Join(dir, access.PageKeyFile)) {
+	for _, path := range slices.Concat(forge.Secrets(dir), access.PageACMEFiles(dir), []string{filepath.Join(dir, access.PageKeyFile)}) {
 		if file, err := os.Stat(path); err == nil {
 			c.secret(path, "the secret", file, fi)
 		}

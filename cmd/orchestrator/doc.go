@@ -1,7 +1,7 @@
 // Orchestrator is a 9P mux, authenticated by SSH or by mutual TLS, over the trees of
 // the executors that are connected to it.
 //
-//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-web ADDR] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]
+//	orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-web ADDR] [-acme URL] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]
 //	orchestrator token [-state DIR] [-read] [-expires D] [-name N] NAMESPACE
 //	orchestrator tokens [-state DIR]
 //	orchestrator revoke [-state DIR] TOKEN|ACCOUNT|SERIAL|NAME...
@@ -22,6 +22,8 @@
 //	-url URL    the orchestrator is https://HOST[:PORT] to others; the tokens of CI jobs must
 //	            be made out to that HOST, and without -url no CI job enters by one
 //	-web ADDR   serve the page for people on ADDR, which browsers reach by URL: see below
+//	-acme URL   have the page's certificate from the CA whose ACME directory is at URL, and
+//	            take its terms: see below
 //	-tls ADDR   serve 9P over mutual TLS on ADDR too: see below
 //	-metrics ADDR  serve HTTP for operators on a loopback address or a Unix socket: /metrics
 //	            in Prometheus's text format, and /healthz, which is 200 if clients can connect
@@ -151,13 +153,25 @@
 // web.key of the state directory (browsers know RSA and ECDSA, and no Ed25519), which are
 // read again when they have changed.
 //
+// Without these files, -acme https://acme-v02.api.letsencrypt.org/directory has the
+// certificate of HOST from Let's Encrypt, and another URL from another CA, unless it wants
+// an account that was made elsewhere (external account binding). The CA connects to port 443
+// of HOST (tls-alpn-01), which is to be ADDR, tcp!*!443, or to lead there with TLS and all. A
+// certificate is renewed in the last third of its life, 30 days before its end at most. The
+// lines acme of the log say when one has come and until when it is good, and what the CA says
+// if it gives none: a first one is asked for again after two minutes, then after four, and so
+// on up to an hour, and until it has come no browser is answered. The account's key, the
+// certificate and its key are in a directory for each CA below acme. A CA that the system does
+// not know is one of the roots in the file $SSL_CERT_FILE. If the certificate's key is stolen,
+// delete the file acme/CA/HOST, start again, and have the CA revoke the old certificate.
+//
 // The page also shows what its visitors may read, as 9P shows it: namespaces, their runs,
 // logs as they grow, artifacts, how to verify a run, and two runs side by side. Visitors who
 // have not logged in see what is public (see below). URL/rev/REV/NAMESPACE leads to the best
 // run of a revision or of last, and URL/badge/NAMESPACE.svg is a picture of the state of the
 // newest run that has ended, with ?rev=COMMIT of that commit, where NAMESPACE is public.
 //
-// Without these files ADDR must be a loopback address or a Unix socket, for a proxy that
+// Without a certificate ADDR must be a loopback address or a Unix socket, for a proxy that
 // ends TLS. The proxy says X-Forwarded-For, and X-Forwarded-Host if it changes Host; what it
 // marks as X-Forwarded-Proto: http is sent to https. From other addresses such headers mean
 // nothing. The page answers to the HOST of -url alone. On this machine,
@@ -519,7 +533,7 @@
 //	revoked sources public            if there are any
 //	ca_ed25519 ca_ed25519.pub tokens tokens.used issued revoked.krl barred repositories lock
 //	authorized_tls tls.crt tls.key tls-ca.pem tls-crl.pem    for -tls
-//	accounts invites url seal.key web.crt web.key     for -web
+//	accounts invites url seal.key web.crt web.key acme     for -web
 //	forges forges.used
 //
 // # Exit status

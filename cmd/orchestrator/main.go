@@ -49,6 +49,7 @@ func signals() (first, second context.Context) {
 
 // options are what the flags say.
 type options struct {
+	acme        string
 	addrs       []string
 	state       string
 	authorities string
@@ -71,6 +72,7 @@ func flags(o *options) *flag.FlagSet {
 	})
 	f.StringVar(&o.tls, "tls", "", "serve mutual TLS on `ADDR`")
 	urlFlag(f, o)
+	f.StringVar(&o.acme, "acme", "", "have the page's certificate from the CA whose ACME directory is at `URL`")
 	f.StringVar(&o.web, "web", "", "serve the page for people on `ADDR`")
 	f.StringVar(&o.metrics, "metrics", "", "serve /metrics and /healthz on `ADDR`, of this machine alone")
 	f.Func("log", "log what is of `LEVEL` or above", func(s string) error {
@@ -125,7 +127,7 @@ var commands = map[string]command{
 
 // usage says how the program is called.
 func usage(w io.Writer) {
-	fmt.Fprintln(w, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-web ADDR] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]")
+	fmt.Fprintln(w, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-web ADDR] [-acme URL] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]")
 	for _, name := range []string{"token", "tokens", "revoke", "invite", "check"} {
 		fmt.Fprintln(w, "       orchestrator", commands[name].usage)
 	}
@@ -280,6 +282,9 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		for _, l := range page.listeners {
 			log.Info("listen", "web", l.Addr().String(), "url", page.URL(), "state", o.state)
 			g.Go(func() error { return page.serve(ctx, drain, l) })
+		}
+		if page.acme != nil {
+			g.Go(func() error { return page.acme.Run(ctx) })
 		}
 	}
 	for _, l := range metrics {

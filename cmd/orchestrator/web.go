@@ -8,6 +8,7 @@ import (
 	iofs "io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,13 +24,17 @@ import (
 // A page is the page for people, and where it is served.
 type page struct {
 	*web.Page
-	listeners   []net.Listener
-	certificate func() *tls.Certificate // nil: no TLS
+	listeners []net.Listener
+	tls       *tls.Config // nil: no TLS
+	acme      *web.ACME   // nil: the certificate is in files
 }
 
 // openApprovals returns the requests of keys of the page at o.url, nil if there is none.
 func openApprovals(o options, passed []net.Listener) (*web.Approvals, error) {
 	if o.web == "" && len(passed) == 0 {
+		if o.acme != "" {
+			return nil, errors.New("-acme is for the page: it needs -web ADDR")
+		}
 		return nil, nil
 	}
 	if o.url == "" {
@@ -54,13 +59,8 @@ func openPage(o options, s *orchestrator.Server, accounts *account.Store, known 
 	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Forges: known, Authority: s.Authority(), Approvals: pages, Trees: trees{s}, Log: log}); err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
 	}
-	cert, key := filepath.Join(o.state, access.PageCertFile), filepath.Join(o.state, access.PageKeyFile)
-	if _, err := os.Stat(cert); err == nil {
-		if p.certificate, err = access.Pair(cert, key, log); err != nil {
-			return nil, fmt.Errorf("-web: %w", err)
-		}
-	} else if !errors.Is(err, iofs.ErrNotExist) {
-		return nil, fmt.Errorf("-web: %w", err)
+	if err := p.certify(o, log); err != nil {
+		return nil, err
 	}
 	if o.web != "" {
 		l, err := ninep.Listen(o.web)
@@ -70,7 +70,7 @@ func openPage(o options, s *orchestrator.Server, accounts *account.Store, known 
 		p.listeners = append(p.listeners, l)
 	}
 	for _, l := range p.listeners {
-		if err := p.CheckListener(l, p.certificate != nil); err != nil {
+		if err := p.CheckListener(l, p.tls != nil); err != nil {
 			p.close()
 			return nil, fmt.Errorf("-web: %w", err)
 		}
@@ -81,6 +81,31 @@ func openPage(o options, s *orchestrator.Server, accounts *account.Store, known 
 		return nil, err
 	}
 	return p, nil
+}
+
+// certify finds the page's certificate: in files of the state directory, or a CA's by ACME.
+// There is none if there are no such files.
+func (p *page) certify(o options, log *slog.Logger) error {
+	cert, key := filepath.Join(o.state, access.PageCertFile), filepath.Join(o.state, access.PageKeyFile)
+	_, err := os.Stat(cert)
+	switch {
+	case err == nil && o.acme != "":
+		return fmt.Errorf("-acme: %s is there too, and it can only be one: remove it, or leave out -acme", cert)
+	case err == nil:
+		pair, err := access.Pair(cert, key, log)
+		if err != nil {
+			return fmt.Errorf("-web: %w", err)
+		}
+		p.tls = web.Certificate(pair)
+	case !errors.Is(err, iofs.ErrNotExist):
+		return fmt.Errorf("-web: %w", err)
+	case o.acme != "":
+		if p.acme, err = p.ACME(o.acme, filepath.Join(o.state, access.PageACMEDir), &http.Client{}); err != nil {
+			return fmt.Errorf("-acme: %w", err)
+		}
+		p.tls = p.acme.Config()
+	}
+	return nil
 }
 
 // Trees are what visitors of the page read: the mux's trees.
@@ -107,7 +132,7 @@ func (p *page) serve(ctx, drain context.Context, l net.Listener) error {
 	until, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(drain, cancel)()
-	err := p.Serve(until, l, p.certificate)
+	err := p.Serve(until, l, p.tls)
 	if err != nil && until.Err() != nil {
 		return ctx.Err() // nil at drain: all else goes on
 	}

@@ -152,12 +152,15 @@ func TestWeb(t *testing.T) {
 // What cannot be a page is told at the start.
 func TestWebMisused(t *testing.T) {
 	for args, want := range map[string]string{
-		"-web tcp!127.0.0.1!0":                                    "-web needs -url",
-		"-web tcp!127.0.0.1!0 -url http://ci.example.org":         "want https",
-		"-web tcp!127.0.0.1!0 -url ci.example.org":                "want https",
-		"-web tcp!*!0 -url https://ci.example.org":                "web.crt and web.key",
-		"-web nonsense!x!y -url https://ci.example.org":           "-web: ",
-		"-web tcp!127.0.0.1!0 -url https://ci.example.org/a/path": "want https",
+		"-web tcp!127.0.0.1!0":                                                           "-web needs -url",
+		"-web tcp!127.0.0.1!0 -url http://ci.example.org":                                "want https",
+		"-web tcp!127.0.0.1!0 -url ci.example.org":                                       "want https",
+		"-web tcp!*!0 -url https://ci.example.org":                                       "web.crt and web.key",
+		"-acme https://ca.example.org/dir":                                               "it needs -web ADDR",
+		"-web tcp!127.0.0.1!0 -url https://203.0.113.1 -acme https://ca.example.org/dir": "a CA certifies https://HOST",
+		"-web tcp!127.0.0.1!0 -url https://ci.example.org -acme ca.example.org":          "-acme: \"ca.example.org\": want the URL of a CA's directory",
+		"-web nonsense!x!y -url https://ci.example.org":                                  "-web: ",
+		"-web tcp!127.0.0.1!0 -url https://ci.example.org/a/path":                        "want https",
 	} {
 		var stderr bytes.Buffer
 		state := filepath.Join(t.TempDir(), "state")
@@ -174,5 +177,10 @@ func TestWebMisused(t *testing.T) {
 	status := run(t.Context(), t.Context(), []string{"-state", state, "-a", "tcp!127.0.0.1!0", "-web", "tcp!127.0.0.1!0", "-url", "https://ci.example.org"}, &stderr, &stderr)
 	if status != 1 || !strings.Contains(stderr.String(), "web.key") {
 		t.Errorf("with a bad certificate: status %d, %q", status, &stderr)
+	}
+	stderr.Reset()
+	status = run(t.Context(), t.Context(), []string{"-state", state, "-a", "tcp!127.0.0.1!0", "-web", "tcp!127.0.0.1!0", "-url", "https://ci.example.org", "-acme", "https://ca.example.org/dir"}, &stderr, &stderr)
+	if status != 1 || !strings.Contains(stderr.String(), "web.crt is there too") {
+		t.Errorf("with a certificate and -acme: status %d, %q", status, &stderr)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -16,6 +17,17 @@ const (
 	PageCertFile = "web.crt"
 	PageKeyFile  = "web.key"
 )
+
+// PageACMEDir is the directory, in a state directory, of what CAs have given the page by
+// ACME: below a directory for each CA, in a file of the page's host, a key and its
+// certificate; and the keys of accounts.
+const PageACMEDir = "acme"
+
+// PageACMEFiles returns the paths of the files of PageACMEDir, all of which are secrets.
+func PageACMEFiles(dir string) []string {
+	paths, _ := filepath.Glob(filepath.Join(dir, PageACMEDir, "*", "*")) // the pattern is good
+	return paths
+}
 
 // Pair returns a function that returns the certificate of a file, with the key of
 // another. It reads the files again when they have changed. While they cannot be read, or
@@ -36,11 +48,17 @@ func Pair(cert, key string, log *slog.Logger) (func() *tls.Certificate, error) {
 // is wrong with its certificate. It says nothing if there is none.
 func CheckPage(dir string, now time.Time) (all []Finding) {
 	file := func(name string) string { return filepath.Join(dir, name) }
-	if _, err := os.Stat(file(PageCertFile)); errors.Is(err, iofs.ErrNotExist) {
-		return nil
+	find := func(path, words string, err error) {
+		all = append(all, Finding{File: path, Words: words, Err: err})
 	}
-	checkPair(func(name, words string, err error) {
-		all = append(all, Finding{File: file(name), Words: words, Err: err})
-	}, file, PageCertFile, PageKeyFile, "browsers know the page", now)
+	if _, err := os.Stat(file(PageCertFile)); !errors.Is(err, iofs.ErrNotExist) {
+		checkPair(func(name, words string, err error) { find(file(name), words, err) }, file, PageCertFile, PageKeyFile, "browsers know the page", now)
+		return all
+	}
+	for _, path := range PageACMEFiles(dir) {
+		if !strings.Contains(filepath.Base(path), "+") { // as in acme_account+key
+			checkPair(find, func(path string) string { return path }, path, path, "browsers know the page", now)
+		}
+	}
 	return all
 }

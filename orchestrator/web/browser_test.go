@@ -47,7 +47,7 @@ func newChromium(t *testing.T) *chromium {
 }
 
 // startChromium starts a browser and a page at localhost, by TLS if it has a certificate.
-func startChromium(t *testing.T, scheme string, certificate func() *tls.Certificate) *chromium {
+func startChromium(t *testing.T, scheme string, config *tls.Config) *chromium {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
@@ -60,11 +60,11 @@ func startChromium(t *testing.T, scheme string, certificate func() *tls.Certific
 	s := newSite(t, fmt.Sprintf("%s://localhost:%d", scheme, l.Addr().(*net.TCPAddr).Port))
 	serving, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(serving, l, certificate) }()
+	go func() { ended <- s.Serve(serving, l, config) }()
 	t.Cleanup(func() { stop(); <-ended })
 
 	alloc, end := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.Flag("ignore-certificate-errors", certificate != nil), chromedp.WSURLReadTimeout(2*time.Minute),
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.Flag("ignore-certificate-errors", config != nil), chromedp.WSURLReadTimeout(2*time.Minute),
 		chromedp.Env("HOME="+t.TempDir(), "DBUS_SESSION_BUS_ADDRESS=disabled:"),
 	)...)
 	t.Cleanup(end)
@@ -551,7 +551,7 @@ func TestApproveHereInBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := startChromium(t, "https", pair)
+	c := startChromium(t, "https", Certificate(pair))
 	back := make(chan url.Values, 1)
 	client := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" {

@@ -21,13 +21,11 @@ const maxConns = 1024
 const endTime = 5 * time.Second
 
 // Serve answers the requests that arrive on l until ctx is done, and lets those go on for
-// a moment that are under way. It closes l. With
-// certificate it speaks TLS, and has the certificate that this returns for each
-// connection. Without, l must be of this machine alone: a loopback address or a Unix
-// socket, behind a proxy.
-func (p *Page) Serve(ctx context.Context, l net.Listener, certificate func() *tls.Certificate) error {
+// a moment that are under way. It closes l. With config it speaks TLS. Without, l must be of
+// this machine alone: a loopback address or a Unix socket, behind a proxy.
+func (p *Page) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
 	defer l.Close()
-	if err := p.CheckListener(l, certificate != nil); err != nil {
+	if err := p.CheckListener(l, config != nil); err != nil {
 		return err
 	}
 	l = netutil.LimitListener(newFairListener(l), maxConns)
@@ -55,19 +53,23 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, certificate func() *tl
 		}
 	}()
 	var err error
-	if certificate == nil {
+	if config == nil {
 		err = srv.Serve(l)
 	} else {
-		srv.TLSConfig = &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return certificate(), nil },
-		}
+		srv.TLSConfig = config.Clone()
+		srv.TLSConfig.MinVersion = tls.VersionTLS12
 		err = srv.ServeTLS(l, "", "")
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return ctx.Err()
 	}
 	return err
+}
+
+// Certificate returns what a TLS server needs that has the certificate which f returns for
+// each connection.
+func Certificate(f func() *tls.Certificate) *tls.Config {
+	return &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f(), nil }}
 }
 
 // CheckListener returns an error if Serve would refuse l: others than this machine could
@@ -78,7 +80,7 @@ func (p *Page) CheckListener(l net.Listener, overTLS bool) error {
 	case overTLS && !p.secure():
 		return fmt.Errorf("the page's URL is %s, and it is served by TLS: want -url https://HOST", p.url)
 	case !overTLS && ok && !a.IP.IsLoopback():
-		return fmt.Errorf("%s can be reached from other machines, and without TLS anybody on the way could log in as its visitors: put a certificate and its key in the files web.crt and web.key of the state directory, or listen on tcp!127.0.0.1!%d behind a proxy that has them", a, a.Port)
+		return fmt.Errorf("%s can be reached from other machines, and without TLS anybody on the way could log in as its visitors: put a certificate and its key in the files web.crt and web.key of the state directory, have one from a CA by -acme, or listen on tcp!127.0.0.1!%d behind a proxy that has them", a, a.Port)
 	}
 	return nil
 }

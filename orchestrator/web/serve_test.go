@@ -65,7 +65,7 @@ func TestServeTLS(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(ctx, l, pair) }()
+	go func() { ended <- s.Serve(ctx, l, Certificate(pair)) }()
 	serial := func() string {
 		t.Helper()
 		client := http.Client{Transport: &http.Transport{
@@ -141,7 +141,7 @@ func TestServePlain(t *testing.T) {
 	if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
 	}
-	if err := local.Serve(t.Context(), l, func() *tls.Certificate { return nil }); err == nil || !strings.Contains(err.Error(), "-url https") {
+	if err := local.Serve(t.Context(), l, &tls.Config{}); err == nil || !strings.Contains(err.Error(), "-url https") {
 		t.Errorf("Serve by TLS with an http URL: %v", err)
 	}
 	if l, err = net.Listen("unix", filepath.Join(t.TempDir(), "s")); err != nil {
