@@ -231,7 +231,14 @@
 //
 // An address, of IPv6 a /64, may log in or try to 60 times at once and once each second after
 // that, try 10 codes of keys and then 2 each minute, have 8 keys at once that wait for
-// approval, for 10 minutes, and 64 connections. The page has 1024 of these in all.
+// approval, for 10 minutes, and 256 connections with 512 requests under way. An account, and
+// an address without a login, may follow 256 live logs and fetch 32 artifacts at once. In all
+// the page has 16384 connections, or a quarter of the descriptors that the process may have
+// (LimitNOFILE= below); with more, the one makes way that has gone longest without a request.
+// Three of four may follow live logs, and 1024 fetch artifacts. What is refused is told so,
+// with status 429 or 503 and Retry-After. A log is read once for all that follow it; with
+// ten thousand they get its lines once a second. Who may read it no more is sent away within
+// 20 seconds. A proxy that does not say X-Forwarded-For is one address.
 //
 // # Where they come from
 //

@@ -247,6 +247,11 @@ func (p *Page) raw(r *reading) error {
 	if err != nil {
 		return err
 	}
+	give, err := r.take(&p.limits.raw)
+	if err != nil {
+		return err
+	}
+	defer give()
 	f, err := n.Open(r.r.Context(), fs.OpenRead) // for as long as the browser reads
 	if err != nil {
 		return err

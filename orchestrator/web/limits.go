@@ -6,15 +6,37 @@ import (
 	"9ci/orchestrator/internal/limit"
 )
 
-// limits are what one address, of IPv6 one /64, may do.
+// How much there is at once. What is of one account, is of one address, of IPv6 one /64, for
+// visitors who have not logged in.
+const (
+	requestsOf  = 512                  // answers of any kind for one address
+	requestsAll = mostConns + mostRest // in all
+	mostRest    = 4096                 // of these besides live ones
+	liveOfOne   = 256                  // live answers for one account
+	liveShare   = 4                    // all but one in so many connections may have one
+	rawOfOne    = 32                   // artifacts that one account fetches
+	rawAll      = 1024                 // in all
+)
+
+// limits are what one address, of IPv6 one /64, may do, and what the page has in all.
 type limits struct {
 	logins limit.Rate // logins that are begun or finished, wrong and right ones
 	codes  limit.Rate // codes of keys that are tried; of an account too
+
+	conns    int // of each listener
+	requests limit.Count
+	live     limit.Count
+	raw      limit.Count
 }
 
 func newLimits() *limits {
+	conns := maxConns()
 	return &limits{
-		logins: limit.Rate{Burst: 60, PerSecond: 1},
+		conns:    conns,
+		requests: limit.Count{Each: requestsOf, All: requestsAll},
+		live:     limit.Count{Each: liveOfOne, All: conns - conns/liveShare},
+		raw:      limit.Count{Each: rawOfOne, All: rawAll},
+		logins:   limit.Rate{Burst: 60, PerSecond: 1},
 		// Ten, and two more each minute: in ten minutes, which a code lives, thirty of
 		// codeLetters^codeSize.
 		codes: limit.Rate{Burst: 10, PerSecond: 1.0 / 30},
@@ -32,6 +54,27 @@ func source(ip netip.Addr) string {
 		return "?"
 	}
 	return block.String()
+}
+
+// who returns the key of what is counted of an account.
+func (v *visit) who() string {
+	if v.account != nil {
+		return v.account.Principal
+	}
+	return source(v.from)
+}
+
+// take counts something that the visit does, until the caller calls give. The error is one
+// that a person sees.
+func (v *visit) take(c *limit.Count) (give func(), err error) {
+	who := v.who()
+	switch c.Take(who) {
+	case limit.KeyFull:
+		return nil, errMany
+	case limit.AllFull:
+		return nil, errTooMany
+	}
+	return func() { c.Give(who) }, nil
 }
 
 // mayLogIn returns errOften if the address has tried to log in too often.

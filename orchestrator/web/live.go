@@ -12,7 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
+	"sort"
 	"sync"
 	"time"
 
@@ -28,9 +28,14 @@ const (
 	liveRoom    = 32 << 10         // bytes of HTML of these
 	liveLife    = 10 * time.Minute // of an answer; the browser then asks again, and whether it may is looked up anew
 	liveBeat    = 20 * time.Second // between signs of life, for proxies and to find out who has gone
-	liveOfOne   = 64               // answers for one account, or for one address without a login
-	liveOfAll   = 16384            // answers at once
+	liveRuns    = 1024             // that are followed at once
+	liveBehind  = 64               // readers that are further behind than what is kept, and read for themselves at once
 	retryMillis = 3000             // after which a browser asks again
+
+	// For each reader the follower waits that long before it looks for more, so that a log
+	// which is written a line at a time takes a tenth of a processor or so, however many
+	// read it: ten thousand get their lines once a second.
+	livePause = 100 * time.Microsecond
 )
 
 // An event is one of an EventSource: what stands between two places in the logs of a run.
@@ -38,7 +43,16 @@ type event struct {
 	from, to pos
 	kind     string // rows, step or end
 	rows     []row
-	data     []byte // JSON
+	wire     []byte // as browsers get it
+}
+
+// newEvent returns an event. Its data is JSON, which has no newline.
+func newEvent(from, to pos, kind string, rows []row, data any) event {
+	b, err := json.Marshal(data)
+	if err != nil {
+		panic(err) // of text alone
+	}
+	return event{from, to, kind, rows, fmt.Appendf(nil, "id: %s\nevent: %s\ndata: %s\n\n", to, kind, b)}
 }
 
 type rowsEvent struct {
@@ -78,18 +92,21 @@ type follower struct {
 
 // followers are those of runs that go on.
 type followers struct {
-	mu      sync.Mutex // guards what follows
-	runs    map[place]*follower
-	readers map[string]int // by account, or by address
-	all     int
+	behind chan struct{} // has an element for each reader that reads for itself
+
+	mu   sync.Mutex // guards runs
+	runs map[place]*follower
 }
 
-// join returns the follower of a run. The caller calls leave.
+// join returns the follower of a run, nil if there are too many others. The caller calls leave.
 func (p *Page) join(at place, a *account.Account, from netip.Addr) *follower {
 	x := &p.followers
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	f := x.runs[at]
+	if f == nil && len(x.runs) >= liveRuns {
+		return nil
+	}
 	if f == nil {
 		ctx, cancel := context.WithCancel(context.Background())
 		f = &follower{at: at, close: cancel, done: make(chan struct{}), come: make(chan struct{}), start: pos{len(ci.Steps), 1, 0}}
@@ -136,28 +153,11 @@ func (x *followers) forget(f *follower) {
 	f.close()
 }
 
-// take counts an answer for somebody, unless there are too many.
-func (x *followers) take(who string) bool {
+// readers returns how many read what a follower reads.
+func (x *followers) readers(f *follower) int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.all >= liveOfAll || x.readers[who] >= liveOfOne {
-		return false
-	}
-	if x.readers == nil {
-		x.readers = map[string]int{}
-	}
-	x.all++
-	x.readers[who]++
-	return true
-}
-
-func (x *followers) give(who string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.all--
-	if x.readers[who]--; x.readers[who] == 0 {
-		delete(x.readers, who)
-	}
+	return f.refs
 }
 
 // follow reads the logs of a run from their present end on, until the run or ctx has ended. What
@@ -218,6 +218,11 @@ func (p *Page) follow(ctx context.Context, f *follower, a *account.Account, from
 		case err != nil:
 			return err
 		case e == nil:
+			select {
+			case <-time.After(time.Duration(p.followers.readers(f)) * livePause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 			select {
 			case <-woken:
 			case <-time.After(liveBeat): // an executor may tell of a change late, or not at all
@@ -280,9 +285,9 @@ func (f *follower) add(e event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.events = append(f.events, e)
-	f.size += len(e.data)
+	f.size += len(e.wire)
 	for f.size > liveKept && len(f.events) > 1 {
-		f.size -= len(f.events[0].data)
+		f.size -= len(f.events[0].wire)
 		f.events = slices.Delete(f.events, 0, 1)
 		f.start = f.events[0].from
 	}
@@ -306,8 +311,8 @@ func (f *follower) from(at pos) (events []event, come <-chan struct{}, ended, be
 	if at.before(f.start) {
 		return nil, f.come, f.ended, true
 	}
-	i := slices.IndexFunc(f.events, func(e event) bool { return at.before(e.to) || e.kind == "end" })
-	if i < 0 {
+	i := sort.Search(len(f.events), func(i int) bool { return at.before(f.events[i].to) || f.events[i].kind == "end" })
+	if i == len(f.events) {
 		return nil, f.come, f.ended, false
 	}
 	events = slices.Clone(f.events[i:])
@@ -318,15 +323,7 @@ func (f *follower) from(at pos) (events []event, come <-chan struct{}, ended, be
 }
 
 func newRowsEvent(from, to pos, rows []row) event {
-	return event{from, to, "rows", rows, marshal(rowsEvent{from.Step, rows})}
-}
-
-func marshal(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // of text alone
-	}
-	return b
+	return newEvent(from, to, "rows", rows, rowsEvent{from.Step, rows})
 }
 
 // nextEvent returns what comes behind a place in the logs of a run, or nil if there is
@@ -340,7 +337,8 @@ func nextEvent(ctx context.Context, root fs.Dir, run place, at pos) (*event, err
 		if err != nil || !st.Finished() {
 			return nil, err
 		}
-		return &event{at, at, "end", nil, marshal(endEvent{st.State})}, nil
+		e := newEvent(at, at, "end", nil, endEvent{st.State})
+		return &e, nil
 	}
 	step := ci.Steps[at.Step]
 	// A step that has ended writes no more: what its log has not after that, it never has.
@@ -360,7 +358,8 @@ func nextEvent(ctx context.Context, root fs.Dir, run place, at pos) (*event, err
 	if !over {
 		return nil, nil
 	}
-	return &event{at, pos{at.Step + 1, 1, 0}, "step", nil, marshal(stepEvent{at.Step, st.State, took(st.Took)})}, nil
+	e := newEvent(at, pos{at.Step + 1, 1, 0}, "step", nil, stepEvent{at.Step, st.State, took(st.Took)})
+	return &e, nil
 }
 
 // readRows reads rows of a step's log from a place on. If no line begins there, it reads
@@ -396,7 +395,8 @@ func readRows(ctx context.Context, root fs.Dir, run place, at pos) ([]row, pos, 
 type endingKey struct{}
 
 // live sends what comes of a run as server-sent events, from the place at, or behind the
-// last event that the browser has had.
+// last event that the browser has had. While it waits it holds nothing of the tree: at each
+// beat it sees whether the visitor may still read the run.
 func (p *Page) live(v *visit) error {
 	if p.trees == nil {
 		return errNoPage
@@ -405,26 +405,20 @@ func (p *Page) live(v *visit) error {
 	if err != nil {
 		return err
 	}
-	who := source(v.from)
-	if v.account != nil {
-		who = v.account.Principal
+	give, err := v.take(&p.limits.live)
+	if err != nil {
+		return err
 	}
-	if !p.followers.take(who) {
-		return errOften
-	}
-	defer p.followers.give(who)
+	defer give()
 	ctx, cancel := context.WithTimeout(v.r.Context(), liveLife)
 	defer cancel()
 	if ending, ok := ctx.Value(endingKey{}).(context.Context); ok {
 		defer context.AfterFunc(ending, cancel)()
 	}
-	root, release, err := p.trees.Tree(ctx, v.account, v.from)
-	if err != nil {
+	if err := p.withTree(ctx, v, func(ctx context.Context, root fs.Dir) error {
+		_, err := (&reading{v, ctx, root}).status(at.Path())
 		return err
-	}
-	defer release()
-	r := &reading{v, ctx, root}
-	if _, err := r.status(at.Path()); errors.Is(err, iofs.ErrNotExist) {
+	}); errors.Is(err, iofs.ErrNotExist) {
 		return errNoPage
 	} else if err != nil {
 		return v.unread(err)
@@ -434,11 +428,14 @@ func (p *Page) live(v *visit) error {
 		place = parsePos(id)
 	}
 	f := p.join(at, v.account, v.from)
+	if f == nil {
+		return errTooMany
+	}
 	defer p.followers.leave(f)
 	v.w.Header().Set("Content-Type", "text/event-stream")
 	v.w.Header().Set("X-Accel-Buffering", "no") // a proxy is to pass on each event
 	s := stream{patient{v.w, http.NewResponseController(v.w)}}
-	if err := s.send(fmt.Sprintf("retry: %d\n\n", retryMillis)); err != nil {
+	if err := s.send(fmt.Appendf(nil, "retry: %d\n\n", retryMillis)); err != nil {
 		return nil
 	}
 	beat := time.NewTicker(liveBeat)
@@ -446,16 +443,12 @@ func (p *Page) live(v *visit) error {
 	for {
 		events, come, ended, behind := f.from(place)
 		if behind {
-			e, err := nextEvent(ctx, root, at, place)
-			if err != nil {
+			if events, err = p.catchUp(ctx, v, at, place); err != nil {
 				return nil
-			}
-			if e != nil {
-				events = []event{*e}
 			}
 		}
 		for _, e := range events {
-			if place = e.to; s.event(e) != nil || e.kind == "end" {
+			if place = e.to; s.send(e.wire) != nil || e.kind == "end" {
 				return nil
 			}
 		}
@@ -468,7 +461,7 @@ func (p *Page) live(v *visit) error {
 		select {
 		case <-come:
 		case <-beat.C:
-			if s.send(":\n\n") != nil {
+			if s.send([]byte(":\n\n")) != nil || !p.mayFollow(ctx, v, at) {
 				return nil
 			}
 		case <-ctx.Done():
@@ -477,19 +470,58 @@ func (p *Page) live(v *visit) error {
 	}
 }
 
+// withTree calls f with the tree of a visitor, and the time that a page has.
+func (p *Page) withTree(ctx context.Context, v *visit, f func(ctx context.Context, root fs.Dir) error) error {
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	root, release, err := p.trees.Tree(ctx, v.account, v.from)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return f(ctx, root)
+}
+
+// catchUp returns what comes behind a place in the logs of a run, for a reader that is behind
+// all that is kept. If too many others are, it waits.
+func (p *Page) catchUp(ctx context.Context, v *visit, run place, at pos) (events []event, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	select {
+	case p.followers.behind <- struct{}{}:
+		defer func() { <-p.followers.behind }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	err = p.withTree(ctx, v, func(ctx context.Context, root fs.Dir) error {
+		e, err := nextEvent(ctx, root, run, at)
+		if e != nil {
+			events = []event{*e}
+		}
+		return err
+	})
+	return events, err
+}
+
+// mayFollow reports whether a visitor is still logged in, and may read a run.
+func (p *Page) mayFollow(ctx context.Context, v *visit, at place) bool {
+	if v.account != nil {
+		if _, _, err := p.session(v.secret); err != nil {
+			return false
+		}
+	}
+	return p.withTree(ctx, v, func(ctx context.Context, root fs.Dir) error {
+		_, err := fs.Walk(ctx, root, at.Namespace+"/n/"+at.Executor)
+		return err
+	}) == nil
+}
+
 // A stream is an answer of server-sent events.
 type stream struct{ patient }
 
-func (s stream) send(text string) error {
-	if _, err := io.WriteString(s.patient, text); err != nil {
+func (s stream) send(b []byte) error {
+	if _, err := s.patient.Write(b); err != nil {
 		return err
 	}
 	return s.control.Flush()
-}
-
-// event sends an event. Its data is JSON, which has no newline.
-func (s stream) event(e event) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "id: %s\nevent: %s\ndata: %s\n\n", e.to, e.kind, e.data)
-	return s.send(b.String())
 }

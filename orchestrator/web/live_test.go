@@ -79,7 +79,7 @@ func (f eventFile) WriteAt(context.Context, []byte, int64) (int, error) { return
 func (f eventFile) Close() error                                        { return nil }
 
 // living puts a run that goes on into a site, where alice and everybody may read it.
-func living(t *testing.T, s *site) *livingSite {
+func living(t testing.TB, s *site) *livingSite {
 	t.Helper()
 	st, err := store.Open(filepath.Join(t.TempDir(), "store"))
 	if err != nil {
@@ -233,7 +233,7 @@ func TestLive(t *testing.T) {
 	}
 	b := x.browser()
 	b.addr = "127.0.0.1:1"
-	wants(t, "one reader more than an address may have", b.get(x.at.URL("live")), http.StatusTooManyRequests, "too often")
+	wants(t, "one reader more than an address may have", b.get(x.at.URL("live")), http.StatusTooManyRequests, "too much open")
 	x.mu.Lock()
 	before := x.opens["log"]
 	x.mu.Unlock()

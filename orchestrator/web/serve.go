@@ -9,13 +9,12 @@ import (
 	"net"
 	"net/http"
 	"time"
-
-	"golang.org/x/net/netutil"
 )
 
-// maxConns is how many connections the page has at most, so that it leaves descriptors to
-// executors.
-const maxConns = 1024
+// maxStreams is how many requests of HTTP/2 one connection has under way at most. A client that
+// opens and resets streams without end (CVE-2023-44487) is hung up on by package http once
+// four times as many wait.
+const maxStreams = 100
 
 // endTime is how long requests may go on once Serve is to end.
 const endTime = 5 * time.Second
@@ -28,9 +27,10 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, config *tls.Config) er
 	if err := p.CheckListener(l, config != nil); err != nil {
 		return err
 	}
-	l = netutil.LimitListener(newFairListener(l), maxConns)
 	srv := http.Server{
-		Handler:           p,
+		Handler:           keeping(p),
+		ConnContext:       withConn,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: 30 * time.Second, WriteByteTimeout: writeTime},
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      time.Minute,
@@ -52,6 +52,7 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, config *tls.Config) er
 			<-ended
 		}
 	}()
+	l = newFairListener(l, p.limits.conns)
 	var err error
 	if config == nil {
 		err = srv.Serve(l)

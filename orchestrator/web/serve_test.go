@@ -195,7 +195,7 @@ func (c fakeConn) Close() error         { *c.closed = true; return nil }
 // proxy on this machine, have theirs.
 func TestConnectionsOfAddress(t *testing.T) {
 	next := make(chan net.Conn, 2)
-	l := newFairListener(fakeListener{next: next})
+	l := newFairListener(fakeListener{next: next}, mostConns)
 	open := func(from net.Addr) (c net.Conn, taken bool) {
 		t.Helper()
 		closed := false
@@ -237,5 +237,52 @@ func TestConnectionsOfAddress(t *testing.T) {
 	}
 	if _, ok := open(tcp("2001:db8::1")); ok {
 		t.Error("a connection that was closed twice made two places")
+	}
+}
+
+// When there are too many, the connection makes way that has gone longest without a request,
+// and none whose request is under way.
+func TestConnectionsMakeWay(t *testing.T) {
+	next := make(chan net.Conn, 1)
+	l := newFairListener(fakeListener{next: next}, 3)
+	closed := make(map[net.Conn]*bool)
+	open := func(from string) *fairConn {
+		t.Helper()
+		c := fakeConn{from: tcp(from), closed: new(bool)}
+		next <- c
+		got, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		closed[got] = c.closed
+		return got.(*fairConn)
+	}
+	a, b, c := open("192.0.2.1"), open("192.0.2.2"), open("192.0.2.3")
+	a.begin()
+	a.begin()
+	a.end() // one of two
+	b.begin()
+	b.end() // c has gone longer without
+	d := open("192.0.2.4")
+	for conn, want := range map[*fairConn]bool{a: false, b: false, c: true, d: false} {
+		if got := *closed[conn]; got != want {
+			t.Errorf("the connection of %v is closed: %v, want %v", conn.RemoteAddr(), got, want)
+		}
+	}
+	b.begin()
+	d.begin()
+	gone := fakeConn{from: tcp("192.0.2.5"), closed: new(bool)}
+	next <- gone
+	close(next)
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) || !*gone.closed {
+		t.Errorf("with a request on each connection, one more is closed: %v, %v", *gone.closed, err)
+	}
+	for _, conn := range []*fairConn{a, b, c, d} {
+		conn.Close()
+	}
+	a.end() // after its end
+	b.end()
+	if l.all != 0 || len(l.of) != 0 || l.idle.Len() != 0 {
+		t.Errorf("all have gone, and there are %d connections, %v, %d idle", l.all, l.of, l.idle.Len())
 	}
 }

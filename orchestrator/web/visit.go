@@ -34,6 +34,9 @@ type visit struct {
 	script bool   // the page has the script of passkeys
 	reads  bool   // the page has the script of logs
 	leads  string // where its forms lead besides, as a source of Content-Security-Policy
+
+	status int // of the answer that is to be sent; 0: none
+	body   []byte
 }
 
 // The names of cookies. Browsers take a cookie __Host- only by TLS, and for this host
@@ -58,10 +61,7 @@ func (p *Page) visit(w http.ResponseWriter, r *http.Request) (*visit, error) {
 	if err != nil {
 		return v, nil
 	}
-	a, s, err := p.accounts.Session(c.Value)
-	if err == nil {
-		err = p.authority.Admits(a.Principal)
-	}
+	a, s, err := p.session(c.Value)
 	switch {
 	case err == nil:
 		v.account, v.session, v.secret = a, s, c.Value
@@ -71,6 +71,15 @@ func (p *Page) visit(w http.ResponseWriter, r *http.Request) (*visit, error) {
 		return v, err
 	}
 	return v, nil
+}
+
+// session returns the session of a secret, if its account may log in.
+func (p *Page) session(secret string) (*account.Account, account.Session, error) {
+	a, s, err := p.accounts.Session(secret)
+	if err == nil {
+		err = p.authority.Admits(a.Principal)
+	}
+	return a, s, err
 }
 
 func (v *visit) setCookie(name, value string, age time.Duration) {
@@ -172,8 +181,7 @@ func (v *visit) json(status int, answer any) error {
 		return err
 	}
 	v.w.Header().Set("Content-Type", "application/json")
-	v.w.WriteHeader(status)
-	v.w.Write(b)
+	v.status, v.body = status, b
 	return nil
 }
 

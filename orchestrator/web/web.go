@@ -50,6 +50,7 @@ import (
 	"9ci/fs/ci"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/account"
+	"9ci/orchestrator/internal/limit"
 )
 
 // A Page is the page of an orchestrator. It is an http.Handler.
@@ -131,6 +132,7 @@ func New(o Options) (*Page, error) {
 	if p.passkeys, p.noPasskeys = newWebAuthn(u); p.noPasskeys != nil {
 		p.log.Warn("passkeys", "err", p.noPasskeys)
 	}
+	p.followers.behind = make(chan struct{}, liveBehind)
 	p.handler = p.routes()
 	return p, nil
 }
@@ -235,6 +237,7 @@ func (p *Page) guard(next http.Handler) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		from, proxied := client(r)
 		r = r.WithContext(context.WithValue(r.Context(), fromKey{}, from))
+		refuse := func(err error) { p.page(func(*visit) error { return err }).ServeHTTP(w, r) }
 		host, plain := r.Host, false
 		if proxied {
 			if f := r.Header.Get("X-Forwarded-Host"); f != "" {
@@ -244,16 +247,27 @@ func (p *Page) guard(next http.Handler) http.Handler {
 		}
 		switch {
 		case !strings.EqualFold(p.hostOf(host), p.url.Host):
-			p.page(func(*visit) error {
-				return &problem{http.StatusMisdirectedRequest, "This server is not known by that name. It is " + p.url.String() + "."}
-			}).ServeHTTP(w, r)
+			refuse(&problem{http.StatusMisdirectedRequest, "This server is not known by that name. It is " + p.url.String() + "."})
 		case plain && p.secure() && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 			http.Redirect(w, r, p.path("/"), http.StatusSeeOther)
 		case plain && p.secure():
-			p.page(func(*visit) error {
-				return &problem{http.StatusForbidden, "This came without TLS, where others may have read it: use " + p.url.String() + "."}
-			}).ServeHTTP(w, r)
+			refuse(&problem{http.StatusForbidden, "This came without TLS, where others may have read it: use " + p.url.String() + "."})
+		case len(r.TransferEncoding) > 0:
+			// No browser sends such a body with a form. If the request says a length too, a
+			// proxy may see another end of it (RFC 9112 §11.2).
+			h.Set("Connection", "close")
+			refuse(errNoLength)
 		default:
+			who := source(from)
+			switch p.limits.requests.Take(who) {
+			case limit.KeyFull:
+				refuse(errMany)
+				return
+			case limit.AllFull:
+				refuse(errTooMany)
+				return
+			}
+			defer p.limits.requests.Give(who)
 			next.ServeHTTP(w, r)
 		}
 	})
@@ -325,11 +339,13 @@ type problem struct {
 func (e *problem) Error() string { return e.words }
 
 var (
-	errNoPage  = &problem{http.StatusNotFound, "There is no such page."}
-	errForeign = &problem{http.StatusForbidden, "This was asked for by another site, so nothing was done. If it was you, begin here."}
-	errStale   = &problem{http.StatusForbidden, "This page was too old, or opened by another browser, so nothing was done. Open it again."}
-	errOften   = &problem{http.StatusTooManyRequests, "That was too often for a while. Try again in a few minutes."}
-	errTooMany = &problem{http.StatusServiceUnavailable, "There is too much to do at the moment. Try again in a minute."}
+	errNoPage   = &problem{http.StatusNotFound, "There is no such page."}
+	errNoLength = &problem{http.StatusLengthRequired, "This page takes nothing whose length is not said before."}
+	errForeign  = &problem{http.StatusForbidden, "This was asked for by another site, so nothing was done. If it was you, begin here."}
+	errStale    = &problem{http.StatusForbidden, "This page was too old, or opened by another browser, so nothing was done. Open it again."}
+	errOften    = &problem{http.StatusTooManyRequests, "That was too often for a while. Try again in a few minutes."}
+	errMany     = &problem{http.StatusTooManyRequests, "You have too much open here at once. Close some of it, and try again in a minute."}
+	errTooMany  = &problem{http.StatusServiceUnavailable, "There is too much to do at the moment. Try again in a minute."}
 )
 
 // problemOf returns what a person sees of an error, and whether the log is to have it.
@@ -353,6 +369,7 @@ func (p *Page) page(f func(*visit) error) http.Handler {
 		if err == nil {
 			err = f(v)
 		}
+		defer v.send()
 		if err == nil {
 			return
 		}
@@ -415,7 +432,8 @@ func (x view) Script() bool              { return x.v.script }
 func (x view) Reads() bool               { return x.v.reads }
 func (x view) Tree() bool                { return x.v.page.trees != nil }
 
-// render writes a page.
+// render makes a page the answer. It is sent when all that it was made from has been given
+// back: a browser that is slow to take it holds nothing.
 func (v *visit) render(status int, name, title string, data any) error {
 	var b bytes.Buffer
 	if err := pages[name].ExecuteTemplate(&b, "layout.html", view{v, title, data}); err != nil {
@@ -424,9 +442,16 @@ func (v *visit) render(status int, name, title string, data any) error {
 	h := v.w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", policy(v.script || v.reads, v.leads))
-	v.w.WriteHeader(status)
-	v.w.Write(b.Bytes())
+	v.status, v.body = status, b.Bytes()
 	return nil
+}
+
+// send sends the answer, if render or json has made one.
+func (v *visit) send() {
+	if v.status != 0 {
+		v.w.WriteHeader(v.status)
+		v.w.Write(v.body)
+	}
 }
 
 // A devices is a list of the account's page.

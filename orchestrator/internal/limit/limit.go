@@ -1,4 +1,4 @@
-// Package limit holds each of many clients to a rate.
+// Package limit holds each of many clients to a rate, and to a number of things at once.
 package limit
 
 import (
