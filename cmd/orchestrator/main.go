@@ -262,7 +262,7 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		}
 		metrics = append(metrics, l)
 	}
-	page, err := openPage(o, s, accounts, known, pages, sockets.web, log)
+	page, err := openPage(o, s, accounts, known, pages, listeners, sockets.web, log)
 	if err != nil {
 		return err
 	}

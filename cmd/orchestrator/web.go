@@ -47,16 +47,16 @@ func openApprovals(o options, passed []net.Listener) (*web.Approvals, error) {
 	return a, nil
 }
 
-// openPage returns the page of the state directory of s, where people log in by known, and
-// approve what waits in pages. It listens on o.web and on the sockets that systemd has
+// openPage returns the page of the state directory of s, which ssh reaches at sshd, and where
+// people log in by known and approve what waits in pages. It listens on o.web and on the sockets that systemd has
 // passed, and is nil if pages is.
-func openPage(o options, s *orchestrator.Server, accounts *account.Store, known forges, pages *web.Approvals, passed []net.Listener, log *slog.Logger) (*page, error) {
+func openPage(o options, s *orchestrator.Server, accounts *account.Store, known forges, pages *web.Approvals, sshd, passed []net.Listener, log *slog.Logger) (*page, error) {
 	if pages == nil {
 		return nil, nil
 	}
 	p := &page{listeners: passed}
 	var err error
-	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Forges: known, Authority: s.Authority(), Approvals: pages, Trees: trees{s}, Log: log}); err != nil {
+	if p.Page, err = web.New(web.Options{URL: o.url, Accounts: accounts, Forges: known, Authority: s.Authority(), Approvals: pages, Trees: trees{s}, SSHPort: sshPort(sshd), Log: log}); err != nil {
 		return nil, fmt.Errorf("-url: %w", err)
 	}
 	if err := p.certify(o, log); err != nil {
@@ -81,6 +81,21 @@ func openPage(o options, s *orchestrator.Server, accounts *account.Store, known 
 		return nil, err
 	}
 	return p, nil
+}
+
+// sshPort returns the port that others reach of some listeners: the first that is not of this
+// machine alone, or else the first. It is 0 if there is none.
+func sshPort(listeners []net.Listener) (port int) {
+	for _, l := range listeners {
+		a, ok := l.Addr().(*net.TCPAddr)
+		if ok && !a.IP.IsLoopback() {
+			return a.Port
+		}
+		if ok && port == 0 {
+			port = a.Port
+		}
+	}
+	return port
 }
 
 // certify finds the page's certificate: in files of the state directory, or a CA's by ACME.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -146,6 +147,34 @@ func TestWeb(t *testing.T) {
 	}
 	if out, _, status := do(t, "check", "-state", state); status != 1 || !strings.Contains(out, "web.crt: wrong: ") {
 		t.Errorf("check of a bad key: %d %s", status, out)
+	}
+}
+
+// The page says the port at which others reach the mux.
+func TestSSHPort(t *testing.T) {
+	listen := func(network, addr string) net.Listener {
+		t.Helper()
+		l, err := net.Listen(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		return l
+	}
+	sock, local, all := listen("unix", filepath.Join(t.TempDir(), "s")), listen("tcp", "127.0.0.1:0"), listen("tcp", ":0")
+	port := func(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
+	for _, tt := range []struct {
+		listeners []net.Listener
+		want      int
+	}{
+		{nil, 0},
+		{[]net.Listener{sock}, 0},
+		{[]net.Listener{sock, local}, port(local)},
+		{[]net.Listener{local, all}, port(all)},
+	} {
+		if got := sshPort(tt.listeners); got != tt.want {
+			t.Errorf("sshPort(%v) = %d, want %d", tt.listeners, got, tt.want)
+		}
 	}
 }
 

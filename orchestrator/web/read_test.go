@@ -354,7 +354,7 @@ func TestRun(t *testing.T) {
 	}
 	hasLink(t, doc, "/log/box/"+testRun+"/test/"+testSpace+"?from=500#L500")
 	text := words(doc)
-	for _, want := range []string{"500 ", evilText, "javascript:alert(1)", "ssh-keygen -Y verify -n run@9ci", "ssh ci.example.org cat " + testSpace + "/n/box/ci/" + testRun + ".tar", "names 1 file.", testSigner} {
+	for _, want := range []string{"500 ", evilText, "javascript:alert(1)", "ssh-keygen -Y verify -n run@9ci", "ssh ci.example.org cat " + testSpace + "/n/box/ci/" + testRun + ".tar", "names 1 file.", testSigner, "sshfs ci.example.org:/" + testSpace + "/n/box/ci/" + testRun + " DIR"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q:\n%s", want, text)
 		}
@@ -572,6 +572,27 @@ func BenchmarkRuns(b *testing.B) {
 	for b.Loop() {
 		if a := br.get("/runs/" + testSpace); a.Code != http.StatusOK {
 			b.Fatal(a.Code)
+		}
+	}
+}
+
+// Commands have the port of the ssh server where it is another than 22, and quote what a shell
+// would read.
+func TestSSHCommands(t *testing.T) {
+	at := place{"github.com/alice/hello", "a box", testRun}
+	for _, tt := range []struct {
+		ssh        sshServer
+		cat, mount string
+	}{
+		{sshServer{"ci.example.org", 22}, "ssh ci.example.org cat 'github.com/alice/hello/n/a box/ci/" + testRun + ".tar' | tar -xp\n", "sshfs 'ci.example.org:/github.com/alice/hello/n/a box/ci/" + testRun + "' DIR"},
+		{sshServer{"2001:db8::1", 2222}, "ssh -p 2222 2001:db8::1 cat '", "sshfs -p 2222 '[2001:db8::1]:/"},
+	} {
+		x := runView{Place: at, SSH: tt.ssh}
+		if got := x.Commands(); !strings.HasPrefix(got, tt.cat) {
+			t.Errorf("Commands at %v = %q, want %q first", tt.ssh, got, tt.cat)
+		}
+		if got := x.Mount(); !strings.HasPrefix(got, tt.mount) {
+			t.Errorf("Mount at %v = %q, want %q first", tt.ssh, got, tt.mount)
 		}
 	}
 }

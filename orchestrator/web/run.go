@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	iofs "io/fs"
 	"net/http"
 	"slices"
@@ -54,7 +55,7 @@ type runView struct {
 	Manifest     int    // lines; 0: the run is not sealed
 	Score        string // SHA-256 of the manifest
 	Signer       string // the key of manifest.sig, whose signature nobody has checked; "": no key has signed the run
-	SSH          string // how to reach the orchestrator by ssh
+	SSH          sshServer
 	At           string // of the live log, if the run goes on
 }
 
@@ -65,12 +66,35 @@ func (x runView) Commands() string {
 	if !ci.IsID(id) {
 		id = x.Place.ID
 	}
-	return x.SSH + " cat " + shellWord(x.Place.Path()+".tar") + " | tar -xp\n" +
+	return x.SSH.command("ssh") + " " + x.SSH.host + " cat " + shellWord(x.Place.Path()+".tar") + " | tar -xp\n" +
 		"cd " + id + "\n" +
 		"sha256sum -c manifest\n" +
 		"sha256sum manifest   # " + x.Score + "\n" +
 		"ssh-keygen -Y find-principals -f ~/.config/9ci/allowed_signers -s manifest.sig\n" +
 		"ssh-keygen -Y verify -n run@9ci -f ~/.config/9ci/allowed_signers -I PRINCIPAL -s manifest.sig <manifest"
+}
+
+// Mount returns the command that mounts the run with no tool of ours.
+func (x runView) Mount() string {
+	host := x.SSH.host
+	if strings.Contains(host, ":") { // an IPv6 address
+		host = "[" + host + "]"
+	}
+	return x.SSH.command("sshfs") + " " + shellWord(host+":/"+x.Place.Path()) + " DIR"
+}
+
+// An sshServer is where the orchestrator is reached by ssh.
+type sshServer struct {
+	host string
+	port int
+}
+
+// command returns a program, ssh or sshfs, with the option that says the port.
+func (s sshServer) command(program string) string {
+	if s.port != 22 {
+		program += fmt.Sprintf(" -p %d", s.port)
+	}
+	return program
 }
 
 // shellWord quotes a word for sh(1). No path of a run has a quote that the orchestrator would

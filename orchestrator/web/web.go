@@ -62,8 +62,8 @@ type Page struct {
 	approvals *Approvals
 	log       *slog.Logger
 
-	trees     Trees  // nil: the page shows no runs
-	ssh       string // the command that reaches the orchestrator
+	trees     Trees // nil: the page shows no runs
+	ssh       sshServer
 	index     index
 	followers followers
 
@@ -82,7 +82,7 @@ type Options struct {
 	Authority Authority      // whose certificates people see
 	Approvals *Approvals     // of keys that ask; made for the same URL
 	Trees     Trees          // what people may read; nil: the page shows no runs
-	SSH       string         // the command that reaches the orchestrator by ssh; "": ssh and the host of URL
+	SSHPort   int            // of the host of URL, at which the orchestrator is reached by ssh; 0: 22
 	Log       *slog.Logger   // nil: nowhere
 }
 
@@ -125,7 +125,7 @@ func New(o Options) (*Page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Page{url: u, trees: o.Trees, ssh: cmp.Or(o.SSH, "ssh "+u.Hostname()), accounts: o.Accounts, forges: o.Forges, authority: o.Authority, approvals: o.Approvals, log: o.Log, sealer: newSealer(), limits: newLimits()}
+	p := &Page{url: u, trees: o.Trees, ssh: sshServer{u.Hostname(), cmp.Or(o.SSHPort, 22)}, accounts: o.Accounts, forges: o.Forges, authority: o.Authority, approvals: o.Approvals, log: o.Log, sealer: newSealer(), limits: newLimits()}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
