@@ -28,16 +28,17 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, config *tls.Config) er
 		return err
 	}
 	srv := http.Server{
-		Handler:           keeping(p),
-		ConnContext:       withConn,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: 30 * time.Second, WriteByteTimeout: writeTime},
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      time.Minute,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		BaseContext:       func(net.Listener) context.Context { return context.WithValue(context.Background(), endingKey{}, ctx) },
-		ErrorLog:          slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // of each scanner's handshake
+		Handler:                      keeping(p),
+		ConnContext:                  withConn,
+		DisableGeneralOptionsHandler: true,
+		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: 30 * time.Second, WriteByteTimeout: writeTime},
+		ReadHeaderTimeout:            10 * time.Second,
+		ReadTimeout:                  30 * time.Second,
+		WriteTimeout:                 time.Minute,
+		IdleTimeout:                  2 * time.Minute,
+		MaxHeaderBytes:               16 << 10,
+		BaseContext:                  func(net.Listener) context.Context { return context.WithValue(context.Background(), endingKey{}, ctx) },
+		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // of each scanner's handshake
 	}
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
