@@ -145,13 +145,33 @@
 //	                 no other may
 //	lock             is locked (flock(2)) while one of these is written
 //
-// # People
+// # The page
 //
-// With -web there is a page on which people log in, by a forge or by a passkey; approve the
-// SSH keys that are theirs; and see and revoke what lets them in: keys, certificates,
-// passkeys, browsers. It is served by TLS with the certificate and the key in web.crt and
-// web.key of the state directory (browsers know RSA and ECDSA, and no Ed25519), which are
-// read again when they have changed.
+// With -web there is a page for people. It shows them what they may read, as 9P shows it, and
+// knows nothing else; visitors who have not logged in see what is public (see Who may enter).
+// On it people log in, and approve and revoke what lets them in: see # People. EXECUTOR/ID is
+// a run as in n/EXECUTOR/ci/ID:
+//
+//	URL/                                   the visitor's namespaces
+//	URL/runs/NAMESPACE                     runs, newest first; ?rev=COMMIT, state= and signer=
+//	                                       leave others out
+//	URL/run/EXECUTOR/ID/NAMESPACE          a run: steps and their logs as they grow, key, manifest,
+//	                                       commands that mount and verify it
+//	URL/log/EXECUTOR/ID/STEP/NAMESPACE     the log of a step, or of all; ?from=LINE#LLINE is a line, and
+//	                                       ?q=TEXT finds text
+//	URL/artifacts/EXECUTOR/ID/NAMESPACE    what the run left; ?name=PATH is one of them
+//	URL/raw/EXECUTOR/ID/NAMESPACE?name=PATH    its bytes, for a browser that shows the page
+//	URL/compare/NAMESPACE?run=A&run=B      two runs EXECUTOR/ID side by side: key, log, artifacts
+//	URL/rev/REV/NAMESPACE                  leads to the best run of a revision, or of last
+//	URL/badge/NAMESPACE.svg                a picture of the state of the newest run that has ended, or
+//	                                       with ?rev=COMMIT of that commit's, where NAMESPACE is public
+//	URL/account URL/approve                what lets the visitor in; a key that waits for a code
+//
+// All but logs as they grow, and passkeys, works without JavaScript.
+//
+// The page is served by TLS with the certificate and the key in web.crt and web.key of the
+// state directory (browsers know RSA and ECDSA, and no Ed25519), which are read again when
+// they have changed.
 //
 // Without these files, -acme https://acme-v02.api.letsencrypt.org/directory has the
 // certificate of HOST from Let's Encrypt, and another URL from another CA, unless it wants
@@ -165,17 +185,30 @@
 // not know is one of the roots in the file $SSL_CERT_FILE. If the certificate's key is stolen,
 // delete the file acme/CA/HOST, start again, and have the CA revoke the old certificate.
 //
-// The page also shows what its visitors may read, as 9P shows it: namespaces, their runs,
-// logs as they grow, artifacts, how to verify a run, and two runs side by side. Visitors who
-// have not logged in see what is public (see below). URL/rev/REV/NAMESPACE leads to the best
-// run of a revision or of last, and URL/badge/NAMESPACE.svg is a picture of the state of the
-// newest run that has ended, with ?rev=COMMIT of that commit, where NAMESPACE is public.
-//
 // Without a certificate ADDR must be a loopback address or a Unix socket, for a proxy that
 // ends TLS. The proxy says X-Forwarded-For, and X-Forwarded-Host if it changes Host; what it
-// marks as X-Forwarded-Proto: http is sent to https. From other addresses such headers mean
-// nothing. The page answers to the HOST of -url alone. On this machine,
-// -url http://localhost:PORT does without TLS.
+// marks as X-Forwarded-Proto: http is sent to https. It is not to keep what it passes on, nor
+// to hold it back: a live log is an answer that goes on for ten minutes. A request with a body
+// has its length (Content-Length). From other addresses
+// such headers mean nothing. The page answers to the HOST of -url alone. On this machine,
+// -url http://localhost:PORT does without TLS. The commands on the page have the port of the
+// first -a that others can reach.
+//
+// An address, of IPv6 a /64, may log in or try to 60 times at once and once each second after
+// that, try 10 codes of keys and then 2 each minute, have 8 keys at once that wait for
+// approval, for 10 minutes, and 256 connections with 512 requests under way. An account, and
+// an address without a login, may follow 256 live logs and fetch 32 artifacts at once. In all
+// the page has 16384 connections, or a quarter of the descriptors that the process may have
+// (LimitNOFILE= below); with more, the one makes way that has gone longest without a request.
+// Three of four may follow live logs, and 1024 fetch artifacts. What is refused is told so,
+// with status 429 or 503 and Retry-After. A log is read once for all that follow it; ten
+// thousand get its lines once a second, and cost 500 MB. A visitor that may read it no more is
+// sent away within 20 seconds. A proxy that does not say X-Forwarded-For is one address.
+//
+// # People
+//
+// On the page people log in, by a forge or by a passkey; approve the SSH keys that are theirs;
+// and see and revoke what lets them in: keys, certificates, passkeys, browsers.
 //
 // An account has a principal that never changes: github:ID and gitlab:ID for people of
 // github.com and gitlab.com, HOST:ID for those of other forges, passkey:ID for those of no
@@ -228,17 +261,6 @@
 //	invites             a line an invitation that has not been used; not its URL
 //	url                 URL of the last start with -web
 //	seal.key            without it, everybody logs in again
-//
-// An address, of IPv6 a /64, may log in or try to 60 times at once and once each second after
-// that, try 10 codes of keys and then 2 each minute, have 8 keys at once that wait for
-// approval, for 10 minutes, and 256 connections with 512 requests under way. An account, and
-// an address without a login, may follow 256 live logs and fetch 32 artifacts at once. In all
-// the page has 16384 connections, or a quarter of the descriptors that the process may have
-// (LimitNOFILE= below); with more, the one makes way that has gone longest without a request.
-// Three of four may follow live logs, and 1024 fetch artifacts. What is refused is told so,
-// with status 429 or 503 and Retry-After. A log is read once for all that follow it; with
-// ten thousand they get its lines once a second. Who may read it no more is sent away within
-// 20 seconds. A proxy that does not say X-Forwarded-For is one address.
 //
 // # Where they come from
 //
@@ -527,6 +549,18 @@
 //	[Socket]
 //	ListenStream=22
 //	FileDescriptorName=ssh
+//	Backlog=4096
+//
+//	[Install]
+//	WantedBy=sockets.target
+//
+// and, for a page that has its certificate by -acme, with -url and -acme in ExecStart=,
+// 9ci-orchestrator-web.socket:
+//
+//	[Socket]
+//	ListenStream=443
+//	FileDescriptorName=web
+//	Service=9ci-orchestrator.service
 //	Backlog=4096
 //
 //	[Install]

@@ -228,6 +228,30 @@ func TestACME(t *testing.T) {
 	x.await("a CA that refuses", func() bool { return strings.Contains(x.log.String(), `err="rateLimited: too many <certificates>"`) })
 }
 
+// A CA that does not answer keeps nobody from ending the page.
+func TestACMEHangs(t *testing.T) {
+	s := newSite(t, testURL)
+	asked, leave := make(chan struct{}), make(chan struct{})
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-leave }))
+	defer srv.Close()
+	defer close(leave)
+	a, err := s.ACME(srv.URL, t.TempDir(), srv.Client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	<-asked
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("Run: %v", err)
+	}
+	if c, err := a.get(&tls.ClientHelloInfo{ServerName: "ci.example.org"}); err != errNoCertificate {
+		t.Errorf("a certificate %v, %v", c, err)
+	}
+}
+
 // file returns the certificate that is kept.
 func (x *acmeSite) file(dir string) *x509.Certificate {
 	x.t.Helper()

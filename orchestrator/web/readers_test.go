@@ -2,8 +2,10 @@ package web
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/access"
 )
 
 // A pipeListener is a listener in memory: as many connections as one likes, each from an
@@ -201,8 +204,8 @@ func BenchmarkLiveReaders(b *testing.B) {
 	}
 }
 
-// Who follows a run and may read it no more is sent away at the next beat, by whatever they lost
-// that.
+// A visitor that follows a run and may read it no more is sent away at the next beat, whatever
+// has taken that away.
 func TestLiveRevoked(t *testing.T) {
 	for what, lose := range map[string]func(x *livingSite){
 		"the namespace": func(x *livingSite) {
@@ -246,6 +249,44 @@ func TestLiveRevoked(t *testing.T) {
 				<-ended
 				if took := time.Since(began); took != 3*liveBeat || w.Code != http.StatusOK || strings.Count(w.Body.String(), ":\n\n") != 3 {
 					t.Errorf("it ended after %v, want %v: %d %s", took, 3*liveBeat, w.Code, w.Body)
+				}
+			})
+		})
+	}
+}
+
+// An answer of server-sent events goes on for liveLife, by HTTP/1.1 and by HTTP/2, longer than any
+// other may take.
+func TestLiveLasts(t *testing.T) {
+	for _, proto := range []string{"http/1.1", "h2"} {
+		t.Run(proto, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x := living(t, newSite(t, testURL))
+				x.do(x.run.Enter("boot"))
+				crt, key := writePair(t, x.dir, 1)
+				pair, err := access.Pair(crt, key, slog.New(slog.DiscardHandler))
+				if err != nil {
+					t.Fatal(err)
+				}
+				l := newPipeListener()
+				ctx, cancel := context.WithCancel(context.Background())
+				ended := make(chan error, 1)
+				go func() { ended <- x.Serve(ctx, l, Certificate(pair)) }()
+				defer func() { cancel(); <-ended }()
+				transport := &http.Transport{ForceAttemptHTTP2: true, DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
+					c := tls.Client(l.dial(1), &tls.Config{InsecureSkipVerify: true, ServerName: "ci.example.org", NextProtos: []string{proto}})
+					return c, c.Handshake()
+				}}
+				defer transport.CloseIdleConnections()
+				began := time.Now()
+				a, err := (&http.Client{Transport: transport}).Get(testURL + x.at.URL("live"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer a.Body.Close()
+				b, err := io.ReadAll(a.Body)
+				if took := time.Since(began); err != nil || took != liveLife || a.ProtoMajor != map[string]int{"http/1.1": 1, "h2": 2}[proto] {
+					t.Errorf("by %s it ended after %v, %v: %s", a.Proto, took, err, b)
 				}
 			})
 		})
