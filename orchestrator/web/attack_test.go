@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -341,7 +342,7 @@ type slowTrees struct {
 
 var errSlow = errors.New("too slow")
 
-func (x *slowTrees) Tree(context.Context, *account.Account) (fs.Dir, func(), error) {
+func (x *slowTrees) Tree(context.Context, *account.Account, netip.Addr) (fs.Dir, func(), error) {
 	x.entered <- struct{}{}
 	<-x.leave
 	return nil, nil, errSlow
