@@ -42,6 +42,14 @@ const head = `# Forges whose CI jobs may log in to the namespaces of their repos
 #	client-secret-file=FILE		a file beside this one, or its path; not inline
 #	app=SLUG			GitHub's App in its URL, github.com/apps/SLUG
 #	label=GitHub			what its button says
+#
+# With statuses-secret-file= the forge is told how runs of the namespaces ended: the
+# commit gets the status passed or failed, with a link to the page. The file is beside
+# this one, or its path. At GitHub (client-id= too) it has the App's private key, a .pem
+# that GitHub makes, and the App has Commit statuses: read and write besides; at GitLab
+# the access token of a Developer, with the scope api; at Forgejo and Gitea that of one
+# who may write to the code, with write:repository.
+#	statuses-secret-file=FILE
 # A provider of OpenID Connect (kind=oidc) has an issuer= and people, no repositories.
 `
 
@@ -63,6 +71,10 @@ type forge struct {
 	app        string // a GitHub App's slug; "" if it is not known
 	label      string // on its button
 	*site
+
+	statusFile string // has the secret to tell the forge how runs ended by; "": it is not told
+	statusSite *site
+	counted    string // whose requests the forge counts together, while it is told
 }
 
 // A kind is a software of forges.
@@ -75,6 +87,7 @@ type kind struct {
 	jobToken      bool // a job has a CI_JOB_TOKEN
 	noID          string
 	people        *people // how they log in
+	statuses      *statuses
 }
 
 var kinds = []kind{
@@ -89,7 +102,7 @@ var kinds = []kind{
 		},
 		facts:  actionsFacts,
 		noID:   "it has no repository_id: the forge is too old",
-		people: githubPeople,
+		people: githubPeople, statuses: githubStatuses,
 	},
 	{
 		name: "gitlab", host: "gitlab.com",
@@ -97,14 +110,14 @@ var kinds = []kind{
 		facts:  gitlabFacts,
 		groups: true, fixedAudience: true, jobToken: true,
 		noID:   "it has no project_id",
-		people: gitlabPeople,
+		people: gitlabPeople, statuses: gitlabStatuses,
 	},
 	{
 		name:   "forgejo",
 		issuer: func(host string) string { return "https://" + host + "/api/actions" },
 		facts:  actionsFacts,
 		noID:   "it has no repository_id: this Forgejo is of the first that make id_tokens, update it",
-		people: forgejoPeople,
+		people: forgejoPeople, statuses: forgejoStatuses,
 	},
 	{name: "oidc", people: oidcPeople},
 }
@@ -145,6 +158,9 @@ func Check(path string) (all []access.Finding, err error) {
 		if p.forge != nil {
 			f.Who, f.Words = p.forge.host, p.forge.words()
 			_, f.Err = p.forge.secret(filepath.Dir(path))
+			if f.Err == nil && p.forge.statusFile != "" {
+				_, f.Err = p.forge.readStatusSecret(filepath.Dir(path))
+			}
 		}
 		all = append(all, f)
 	}
@@ -157,8 +173,13 @@ func Secrets(dir string) (all []string) {
 	names := []string{sealFile}
 	if text, err := os.ReadFile(filepath.Join(dir, File)); err == nil {
 		for _, p := range paragraphs(text) {
-			if p.forge != nil && p.forge.secretFile != "" {
-				names = append(names, p.forge.secretFile)
+			if p.forge == nil {
+				continue
+			}
+			for _, name := range []string{p.forge.secretFile, p.forge.statusFile} {
+				if name != "" {
+					names = append(names, name)
+				}
 			}
 		}
 	}
@@ -197,6 +218,9 @@ func (fg *forge) words() string {
 		words += ", and people, to the namespaces that they may see there"
 	default:
 		words += " lets in people, to no namespaces of its own"
+	}
+	if fg.statusFile != "" {
+		words += ", and is told how the runs of " + which + " ended"
 	}
 	return words
 }
@@ -259,7 +283,7 @@ func (p paragraph) clash(fg *forge) error {
 }
 
 // attributes are those of a paragraph.
-var attributes = []string{"kind", "host", "issuer", "url", "namespace", "client-id", "client-secret-file", "app", "label"}
+var attributes = []string{"kind", "host", "issuer", "url", "namespace", "client-id", "client-secret-file", "app", "label", "statuses-secret-file"}
 
 func parseForge(text []byte) (*forge, error) {
 	for line := range bytes.Lines(text) { // before anything can be said of its value
@@ -282,7 +306,8 @@ func parseForge(text []byte) (*forge, error) {
 	}
 	fg := &forge{kind: kinds[i], host: attrs.Get("host"), issuer: attrs.Get("issuer"), url: attrs.Get("url"),
 		jobTokens: rate.NewLimiter(jobTokenRate, jobTokenBurst), site: newSite(),
-		clientID: attrs.Get("client-id"), secretFile: attrs.Get("client-secret-file"), app: attrs.Get("app"), label: attrs.Get("label")}
+		clientID: attrs.Get("client-id"), secretFile: attrs.Get("client-secret-file"), app: attrs.Get("app"), label: attrs.Get("label"),
+		statusFile: attrs.Get("statuses-secret-file"), statusSite: newSite()}
 	if err := fg.checkPeople(attrs); err != nil {
 		return nil, err
 	}
@@ -329,7 +354,7 @@ var reserved = []string{"github", "gitlab", "token", "passkey"}
 // Connect the host of its issuer.
 func (fg *forge) checkPeople(attrs ci.Attrs) error {
 	if !fg.kind.jobs() {
-		for _, name := range []string{"url", "namespace", "app"} {
+		for _, name := range []string{"url", "namespace", "app", "statuses-secret-file"} {
 			if attrs.Has(name) {
 				return fmt.Errorf("%s= means nothing with kind=%s: it has no repositories", name, fg.kind.name)
 			}
@@ -345,6 +370,9 @@ func (fg *forge) checkPeople(attrs ci.Attrs) error {
 			return fmt.Errorf("host=%s: its people log in with kind=%s", fg.host, kinds[i].name)
 		}
 		fg.url = fg.issuer
+	}
+	if fg.statusFile != "" && fg.clientID == "" && fg.kind.name == "github" {
+		return errors.New("statuses-secret-file= without client-id=: GitHub wants to know of which App the key is")
 	}
 	if fg.clientID == "" {
 		for _, name := range []string{"client-secret-file", "app", "label"} {
@@ -374,19 +402,24 @@ func (fg *forge) secret(dir string) (string, error) {
 	if fg.secretFile == "" {
 		return "", nil
 	}
-	path := beside(dir, fg.secretFile)
+	return readSecret(dir, "client-secret-file=", fg.host, fg.secretFile)
+}
+
+// readSecret returns the line that a file has, which an attribute of a forge names.
+func readSecret(dir, attr, host, file string) (string, error) {
+	path := beside(dir, file)
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("client-secret-file= of %s: %w", fg.host, err)
+		return "", fmt.Errorf("%s of %s: %w", attr, host, err)
 	}
 	secret := strings.TrimSpace(string(text))
 	if secret == "" || len(secret) > maxSecret || strings.ContainsAny(secret, "\r\n") {
-		return "", fmt.Errorf("client-secret-file= of %s: %s: want the secret alone on one line", fg.host, path)
+		return "", fmt.Errorf("%s of %s: %s: want the secret alone on one line", attr, host, path)
 	}
 	return secret, nil
 }
 
-const maxSecret = 4096 // bytes of a client's secret
+const maxSecret = 4096 // bytes of a secret
 
 // checkURL returns what keeps a URL from being asked whom to trust: anybody on the way
 // may answer for http, but on this machine, if that is allowed.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"9ci/orchestrator/access/forge/forgetest"
 )
 
 // What each paragraph of the file means, and what is said of one that means nothing.
@@ -146,10 +148,16 @@ func TestMakeFile(t *testing.T) {
 			lines = append(lines, strings.Replace(strings.TrimSpace(attr), "HOST", "github.com", 1))
 		}
 	}
-	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "FILE"), []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "FILE"), []byte("secret\n"), 0o600); err != nil {
+	// GitHub's is a key, and no word.
+	app := forgetest.NewSite("github", "http://127.0.0.1").StatusSecret()
+	if err := os.WriteFile(filepath.Join(filepath.Dir(file), "APPKEY"), []byte(app), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lines[len(lines)-1] = strings.Replace(lines[len(lines)-1], "FILE", "APPKEY", 1)
+	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if found, err := Check(file); err != nil || len(found) != 1 || found[0].Err != nil || len(lines) != len(attributes) {

@@ -21,6 +21,9 @@
 // tomorrow. What a forge gives to ask it so is sealed, renewed before it ends, and in no
 // error and no log.
 //
+// A forge is told how runs ended, as statuses of their commits (Tell), by a token of its
+// own that the operator has given for it: nobody's who logs in.
+//
 // The sources of the claims: docs.github.com/actions/reference/security/oidc,
 // docs.gitlab.com/ci/secrets/id_token_authentication,
 // forgejo.org/docs/latest/user/actions/security-openid-connect.
@@ -77,7 +80,8 @@ type Forges struct {
 	users   map[string]*user    // by principal
 	rights  map[rightsKey]known // what forges have said of people
 
-	replays *replays
+	replays   *replays
+	installed installed
 
 	// Of people, since Keep.
 	dir      statedir.Dir

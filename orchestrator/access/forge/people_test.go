@@ -148,7 +148,7 @@ func (v *village) nothingSaid() {
 		v.Fatal(err)
 	}
 	for _, file := range files {
-		if filepath.Base(file) == "secret" {
+		if slices.Contains([]string{"secret", "teller"}, filepath.Base(file)) { // the operator has written them
 			continue
 		}
 		text, err := os.ReadFile(file)

@@ -38,6 +38,7 @@ type Site struct {
 	atOnce   int
 	mostOnce int
 	say      func(http.ResponseWriter, *http.Request) bool
+	statuses statuses
 }
 
 // A Person is somebody who is known to a Site.
@@ -62,6 +63,7 @@ type Repo struct {
 	Members    map[string]int // by login
 	Invited    map[string]int // GitLab: members of a group that the project is shared with
 	App        bool           // GitHub: whether the App is installed
+	Statuses   bool           // GitHub: and may write statuses
 }
 
 type code struct {
@@ -163,6 +165,10 @@ func (s *Site) Secrets() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := []string{s.Secret}
+	if s.statuses.bot != "" {
+		all = append(all, s.statuses.bot)
+	}
+	all = slices.AppendSeq(all, maps.Keys(s.statuses.tokens))
 	all = slices.AppendSeq(all, maps.Keys(s.codes))
 	all = slices.AppendSeq(all, maps.Keys(s.tokens))
 	return slices.AppendSeq(all, maps.Keys(s.refresh))
@@ -294,6 +300,7 @@ func (s *Site) Answer(w http.ResponseWriter, r *http.Request) {
 		json.NewDecoder(r.Body).Decode(&body)
 		id, secret, _ := r.BasicAuth()
 		s.takeBack(w, id, secret, body.Token, http.StatusNoContent)
+	case inAPI && s.answerStatus(w, r, path):
 	case inAPI && r.Method == http.MethodGet:
 		s.answerAPI(w, r, path)
 	default:
