@@ -23,7 +23,12 @@ const publicName = "public"
 // done here, the tree ends, as a connection does. From is the visitor's address, which the
 // audit names. The caller calls release when it reads no more.
 func (s *Server) Tree(principal string, from netip.Addr) (root fs.Dir, release func(), err error) {
-	enter := func(ssh.PublicKey) (*access.Login, error) { return s.visitor(principal) }
+	return s.tree(func(ssh.PublicKey) (*access.Login, error) { return s.visitor(principal) }, from)
+}
+
+// tree returns the tree as a session of the login that enter gives sees it, as long as that
+// may do what is done here.
+func (s *Server) tree(enter func(ssh.PublicKey) (*access.Login, error), from netip.Addr) (root fs.Dir, release func(), err error) {
 	login, err := enter(nil)
 	if err != nil {
 		return nil, nil, err
