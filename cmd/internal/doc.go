@@ -28,10 +28,11 @@ in cmd/import_test.go says which package may import which, and a test holds it.
 	proto/internal/testtree   for tests only: a small tree with a live file
 	orchestrator              the mux of connected executors: members, namespaces, find, events
 	orchestrator/access       whose key this is, and what it may read and publish
-	orchestrator/access/forge what a forge says of its CI jobs and of people: id_tokens, OAuth2, rights
+	orchestrator/access/forge what a forge says of its CI jobs and of people: id_tokens, OAuth2, rights; what it is told
 	orchestrator/access/forge/forgetest for tests only: a forge that makes id_tokens, and one with people
 	orchestrator/access/account  the accounts of people: files, sessions, invitations
 	orchestrator/web          the page for people: logins, passkeys, approval of keys
+	orchestrator/report       forges are told how runs ended
 	orchestrator/revoked      lists of revoked keys: KRLs and public keys
 	orchestrator/door         an SSH server over a tree: sessions, exec verbs, sftp, 9p
 	orchestrator/dial         the client's side: connect, known hosts, export, import

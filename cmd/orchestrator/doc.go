@@ -318,6 +318,42 @@
 // asks about a hundred of the namespaces that are exported, and shows what is known then: a
 // path leads to any other. One account is in 256 namespaces at once at most.
 //
+// # What forges are told
+//
+// With -web, a forge whose paragraph in forges has statuses-secret-file= is told how the runs
+// in its namespaces ended: the commit gets the status passed or failed, which leads to
+// URL/rev/COMMIT/NAMESPACE. The file that the attribute names has, alone:
+//
+//	kind=github   the private key of the App of client-id=, a .pem that GitHub makes. The App
+//	              has the permission Commit statuses: read and write besides; where its
+//	              owner has not agreed to that, runs are told to nobody. For each repository
+//	              it takes a token of an hour that can do nothing else
+//	kind=gitlab   the access token of a Developer, with the scope api: of a project, a group
+//	              or a bot. A commit has to be on a branch
+//	kind=forgejo  the access token of somebody who may write to the code, with the scope
+//	              write:repository; for Gitea too
+//
+// Whatever an executor shows there counts, for what it exports it may publish; of a CI job,
+// the runs of its own commit. The status's context is 9ci/ARCH, and the targets if they are
+// not the default ones: runs of a commit that have these in common stand in each other's
+// place. Of these the one that ended last is told. A copy that others have adopted is no
+// other run, and a run that ended before the one that was told is not told any more, nor
+// after seven days. What was cancelled, or ended in error, says nothing of the commit.
+//
+// A forge that is down or has had enough is told later, when it says, and one that lets
+// nobody write there once an hour at most; the log has the reason once. A commit that the
+// forge does not have is told when it has been pushed: the first tries are seconds apart, and
+// the others an eighth of the time since the run's end, an hour at most. An executor
+// need not stay for that. Of a namespace 100 statuses are told at once, and then six a
+// minute. A status that the orchestrator was about to give when it ended, or whose answer
+// was lost, is looked for at the forge before it is given again.
+//
+//	statuses         a line a status: due, begun, told or rejected; namespace, commit and
+//	                 context; and the run's status. Of a commit and a context the last line
+//	                 counts. It may be lost: the forge is asked then. It is read at the start
+//	statuses.lock    is locked by the orchestrator that tells: of two with one state directory,
+//	                 the other one begins when that ends
+//
 // # Mutual TLS
 //
 // With -tls, a certificate of the operator's own CA enters: there are no keys, and no
@@ -479,6 +515,8 @@
 //	adopt    it has a run= of a score= that another key, signer=, has signed: by its
 //	         own account, which nobody has checked here
 //	follow   its index or events cannot be read; err says why
+//	status   the forge has been told that the run of a commit= of a namespace= has the state=
+//	         by a context=; or it has not, and err says why. It has no key, principal and addr
 //	silent   a client did not answer, and its connection ends
 //	page     on the page, the account has done what= login (by= a forge or a passkey), logout,
 //	         approve (of a key=, which asked from=), passkey, invite or revoke (of a key=,
@@ -575,7 +613,7 @@
 //	ca_ed25519 ca_ed25519.pub tokens tokens.used issued revoked.krl barred repositories lock
 //	authorized_tls tls.crt tls.key tls-ca.pem tls-crl.pem    for -tls
 //	accounts invites url seal.key web.crt web.key acme     for -web
-//	forges forges.used
+//	forges forges.used statuses statuses.lock
 //
 // # Exit status
 //

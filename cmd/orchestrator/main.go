@@ -287,6 +287,9 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 			g.Go(func() error { return page.acme.Run(ctx) })
 		}
 	}
+	if told := newStatuses(o, s, known, page, log); told != nil {
+		g.Go(func() error { return told.serve(ctx, drain) })
+	}
 	for _, l := range metrics {
 		log.Info("metrics", "addr", l.Addr().String())
 		g.Go(func() error { return serveHTTP(ctx, l, s.Handler()) })

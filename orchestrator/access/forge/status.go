@@ -105,6 +105,11 @@ func (f *Forges) Tells(namespace string) bool {
 	return fg != nil
 }
 
+// TellsAny reports whether the file has any forge that is to be told.
+func (f *Forges) TellsAny() bool {
+	return slices.ContainsFunc(f.forges(), func(fg *forge) bool { return fg.statusFile != "" })
+}
+
 // teller returns the forge of a namespace that is to be told, and the path of the
 // repository there; nil if there is none.
 func (f *Forges) teller(namespace string) (*forge, []string) {
