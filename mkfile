@@ -40,8 +40,8 @@ fuzz:V:
 		done
 	done
 
-# One more test of logins, with a real forge: a Gitea that is built here, five minutes of
-# CPU. test does without it.
+# Tests of logins and of commit statuses with a real forge: a Gitea that is built here,
+# five minutes of CPU. test does without it.
 GITEA_VERSION=v1.23.8
 
 gitea:V:
@@ -50,7 +50,7 @@ gitea:V:
 	mkdir -p $bin
 	root=$(cd / && go mod download -json code.gitea.io/gitea@$GITEA_VERSION | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
 	(cd $root && CGO_ENABLED=1 nice go build -tags='sqlite sqlite_unlock_notify' -o $bin/gitea .)
-	GITEA=$bin/gitea GITEA_ROOT=$root go test -count=1 -tags=gitea -run='^TestGitea$' ./orchestrator/access/forge
+	GITEA=$bin/gitea GITEA_ROOT=$root go test -count=1 -tags=gitea -run='^TestGitea' ./orchestrator/access/forge
 
 PREFIX=/usr/local
 
