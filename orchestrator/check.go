@@ -19,6 +19,7 @@ import (
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/account"
 	"9ci/orchestrator/access/forge"
+	"9ci/orchestrator/report"
 )
 
 // Check writes to w what the state directory dir and the authorities of o grant,
@@ -229,7 +230,7 @@ func (c *checker) keys(path string, authorities bool, dir iofs.FileInfo) {
 }
 
 // others checks what need not be in the state directory dir: the keys that are revoked,
-// the rules of sources, the forges, and the files of TLS.
+// the rules of sources, the forges and what they were told, and the files of TLS.
 func (c *checker) others(dir string, fi iofs.FileInfo) {
 	if path := filepath.Join(dir, revokedFile); c.there(path, fi) {
 		if err := access.CheckRevoked(path); err != nil {
@@ -250,6 +251,7 @@ func (c *checker) others(dir string, fi iofs.FileInfo) {
 		}
 		c.found(found)
 	}
+	c.there(filepath.Join(dir, report.File), fi)
 	for _, path := range access.TLSFiles(dir) {
 		if info, err := os.Stat(path); err != nil {
 			c.wrong(path, err)

@@ -141,8 +141,8 @@ func (r *record) waitLock(ctx context.Context) error {
 // close lets another orchestrator begin.
 func (r *record) close() { r.lock.Close() }
 
-// load reads the file, and writes it anew. A line that cannot be read is logged and goes:
-// what it said is asked of the forge.
+// load reads the file, and writes it anew. Lines that cannot be read go, and the first is
+// logged: what they said is asked of the forge.
 func (r *record) load() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -152,15 +152,18 @@ func (r *record) load() error {
 	}
 	// A last line without its end was being written when the process died.
 	text = text[:bytes.LastIndexByte(text, '\n')+1]
-	n := 0
+	n, bad, first := 0, 0, error(nil)
 	for line := range strings.Lines(string(text)) {
 		n++
 		e, err := parseEntry(strings.TrimSuffix(line, "\n"))
-		if err != nil {
-			r.log.Error("state file", "err", fmt.Errorf("%s:%d: the line is dropped: %w", r.dir.Path(File), n, err))
-			continue
+		if err == nil {
+			r.set(e)
+		} else if bad++; bad == 1 {
+			first = fmt.Errorf("%s:%d: %w", r.dir.Path(File), n, err)
 		}
-		r.set(e)
+	}
+	if bad > 0 {
+		r.log.Error("state file", "err", fmt.Errorf("%w; lines like this are dropped", first), "lines", bad)
 	}
 	if n == 0 {
 		return nil
