@@ -2,7 +2,6 @@ package report
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -202,7 +201,10 @@ func (r *record) rewrite(now time.Time) error {
 		list = append(list, e)
 	}
 	slices.SortFunc(list, func(a, b *entry) int {
-		return cmp.Or(a.status.Time.Compare(b.status.Time), cmp.Compare(a.line(), b.line()))
+		if c := a.status.Time.Compare(b.status.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.line(), b.line())
 	})
 	if len(list) > maxEntries {
 		drop := list[:len(list)-maxEntries+maxEntries/8]
@@ -269,7 +271,10 @@ func (r *record) note(k key, st ci.Status) (news bool, err error) {
 // compare orders the statuses of runs by their ends. Those that are equal, byte for byte,
 // are of one run and its copies, or say the same.
 func compare(a, b ci.Status) int {
-	return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.String(), b.String()))
+	if c := a.Time.Compare(b.Time); c != 0 {
+		return c
+	}
+	return strings.Compare(a.String(), b.String())
 }
 
 // next returns the entries of a namespace that are to be told, the first end first.

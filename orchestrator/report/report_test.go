@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -370,6 +371,26 @@ func TestOnce(t *testing.T) {
 		}
 		w.start()
 		w.want("after the file was lost", commit, once)
+	})
+}
+
+// Of the copies of a run that executors come with, few keys are read.
+func TestCopies(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		var reads atomic.Int64
+		w.read = func(context.Context, string) { reads.Add(1) }
+		end := time.Now()
+		for i := range 100 {
+			box := fmt.Sprintf("box%d", i)
+			w.join(hello, box)
+			w.show(hello, box, "3f2a9c1d0b7e.1", commit, "passed 0 1.000", amd64, end)
+			synctest.Wait()
+		}
+		time.Sleep(scanEvery)
+		w.want("a hundred copies", commit, "9ci/amd64 true passed\n")
+		if n := reads.Load(); n != 1 {
+			t.Errorf("%d keys were read", n)
+		}
 	})
 }
 
