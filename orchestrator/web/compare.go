@@ -117,7 +117,10 @@ func (p *Page) compare(r *reading) error {
 		for s, to := range map[*side]*string{&x.A: &d.A, &x.B: &d.B} {
 			st, err := r.status(s.Place.Path() + "/step/" + name)
 			if err == nil {
-				*to = st.State + ", " + took(st.Took)
+				*to = st.State
+				if st.Took >= 0 {
+					*to += ", " + took(st.Took)
+				}
 			} else if !errors.Is(err, iofs.ErrNotExist) {
 				return err
 			}

@@ -89,8 +89,8 @@ func (p place) URL(kind string, more ...string) string {
 	return b + "/" + (&url.URL{Path: p.Namespace}).EscapedPath()
 }
 
-// Here returns the place with another run.
-func (p place) Here(executor, id string) place { return place{p.Namespace, executor, id} }
+// Runs returns the path of the page of all runs of the place's namespace.
+func (p place) Runs() string { return place{Namespace: p.Namespace}.URL("runs") }
 
 // A reading is a visit that reads the tree, with the time that it has.
 type reading struct {

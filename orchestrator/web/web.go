@@ -432,6 +432,14 @@ func (x view) Script() bool              { return x.v.script }
 func (x view) Reads() bool               { return x.v.reads }
 func (x view) Tree() bool                { return x.v.page.trees != nil }
 
+// Current returns the attribute of a link to the page of a path, if this is that page.
+func (x view) Current(path string) template.HTMLAttr {
+	if x.v.r.URL.Path != path {
+		return ""
+	}
+	return ` aria-current="page"`
+}
+
 // render makes a page the answer. It is sent when all that it was made from has been given
 // back: a browser that is slow to take it holds nothing.
 func (v *visit) render(status int, name, title string, data any) error {
