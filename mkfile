@@ -9,6 +9,10 @@ FUZZTIME=1m
 NEEDS=git openssh-client qemu-system-x86 mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
 PEERS=9base binutils chromium curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server openssl rc rsync socat sshfs systemd
 
+# What else the tests of the pages run: axe-core of npm, its version and SHA-512.
+AXE_VERSION=4.14.1
+AXE_SUM=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
+
 all:V:
 	rev=$(git describe --always --dirty 2>/dev/null || echo unknown)
 	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X main.revision=$rev" -o $BIN/ ./cmd/9ci ./cmd/orchestrator ./cmd/mk ./cmd/guest
@@ -17,17 +21,19 @@ demo:V: needs all
 	PATH=$PWD/$BIN:$PATH sh cmd/testdata/demo.sh
 
 test:V: needs peers all
+	axe=$(sh .ci/axe $AXE_VERSION $AXE_SUM)
 	go vet $PKG
-	go test -count=1 -timeout=30m $PKG
+	AXE=$axe go test -count=1 -timeout=30m $PKG
 	$BIN/mk FUZZTIME=1000x fuzz
 
 check:V: needs peers all
+	axe=$(sh .ci/axe $AXE_VERSION $AXE_SUM)
 	test -z "$(gofmt -l . | tee /dev/stderr)"
 	go vet $PKG
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $PKG
 	go run golang.org/x/vuln/cmd/govulncheck@latest $PKG ||
 		echo 'govulncheck did not pass, or its database cannot be had here' >&2
-	CHECK=1 CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=60m $PKG
+	AXE=$axe CHECK=1 CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=60m $PKG
 
 bench:V: needs peers all
 	go test -run='^$' -bench=$BENCH -benchmem -timeout=60m $PKG
