@@ -307,25 +307,6 @@ func TestLiveBrowser(t *testing.T) {
 	seen(`//h2[text()="How to verify"]/following-sibling::pre`)
 }
 
-// A long log scrolls to its end, and a link to a line leads there.
-func TestScrollBrowser(t *testing.T) {
-	check(t)
-	c := startChromium(t, "http", nil)
-	x := newTestTree(t)
-	x.run(testRun, "passed", map[string]string{"step/test/log": logLines(100_000, func(i int) string { return fmt.Sprint("line ", i) })})
-	c.trees = &testTrees{t: t, dirs: map[string]fs.Dir{"": x.root()}}
-	at := "/log/box/" + testRun + "/test/" + testSpace
-	seen := func(xpath string) { t.Helper(); c.run(chromedp.WaitVisible(chromedp.Search(xpath))) }
-	c.open(at)
-	c.script("scrollTo(0, document.documentElement.scrollHeight)")
-	seen(`//div[@id="L100000"]/code[text()="line 100000"]`)
-	c.open(at + "#L54321")
-	c.run(chromedp.Reload())
-	seen(`//div[@id="L54321" and contains(@class, "here")]`)
-	c.open(at + "?from=500#L500")
-	seen(`//div[@id="L500"]`)
-}
-
 // No line of a log is more than text.
 func FuzzRowHTML(f *testing.F) {
 	f.Add("</code></div><script>")

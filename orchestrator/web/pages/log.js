@@ -43,15 +43,20 @@ function line(row, link, named) {
 	return div;
 }
 
+// maxFull is how many chunks of a long log the page keeps, and maxLoads how many it asks for
+// at once. maxHeight is what browsers still scroll: a log that is higher has pages alone.
+const maxFull = 40, maxLoads = 2, maxHeight = 16e6;
+
 // A long log: room for each chunk of lines that the page has not, filled when it comes into
 // sight, and emptied when it has long gone out of it.
 function scroll(log) {
 	const d = log.dataset;
 	const lines = Number(d.lines), chunk = Number(d.chunk), next = Number(d.next), first = Number(d.first);
-	if (!lines || (!next && first === 1)) {
+	const top = log.firstElementChild;
+	const height = top.getBoundingClientRect().height;
+	if (!lines || (!next && first === 1) || lines * height > maxHeight) {
 		return;
 	}
-	const height = log.firstElementChild.getBoundingClientRect().height;
 	const chunks = [];
 	const add = (from, to, before) => {
 		const room = document.createElement("section");
@@ -61,18 +66,21 @@ function scroll(log) {
 		log.insertBefore(room, before);
 		chunks.push(room);
 	};
-	const top = log.firstElementChild;
 	for (let from = 1; from < first; from += chunk) {
 		add(from, Math.min(from + chunk, first), top);
 	}
 	for (let from = next; next && from <= lines; from += chunk) {
 		add(from, Math.min(from + chunk, lines + 1), null);
 	}
+	const inSight = new Set(), full = new Set(); // in the order in which they came to be so
+	const empty = (room) => {
+		room.style.height = room.getBoundingClientRect().height + "px";
+		room.style.containIntrinsicHeight = "";
+		room.replaceChildren();
+		full.delete(room);
+	};
 	const fill = async (room) => {
-		if (room.dataset.state) {
-			return;
-		}
-		room.dataset.state = "loading";
+		full.add(room);
 		try {
 			const to = Number(room.dataset.to);
 			const rows = [];
@@ -84,39 +92,78 @@ function scroll(log) {
 			room.replaceChildren(...rows.map((row) => line(row, d.url, true)));
 			room.style.height = "";
 			room.style.containIntrinsicHeight = "auto " + rows.length * height + "px";
-			room.dataset.state = "full";
 		} catch {
-			room.dataset.state = ""; // and again when it next comes into sight
+			const p = document.createElement("p");
+			const a = document.createElement("a");
+			a.href = d.url + "?from=" + room.dataset.from;
+			a.textContent = "These lines did not come: load them again";
+			p.append(a);
+			room.replaceChildren(p);
+			full.delete(room);
+		}
+		for (const old of full) {
+			if (full.size <= maxFull) {
+				break;
+			}
+			if (!inSight.has(old) && !old.contains(document.activeElement) && !getSelection().containsNode(old, true)) {
+				empty(old);
+			}
+		}
+	};
+	let loads = 0;
+	const fillNext = () => {
+		const room = [...inSight].reverse().find((r) => !full.has(r) && !r.firstChild);
+		if (room && loads < maxLoads) {
+			loads++;
+			fill(room).finally(() => {
+				loads--;
+				fillNext();
+			});
 		}
 	};
 	const watch = new IntersectionObserver((all) => {
 		for (const e of all) {
+			inSight.delete(e.target);
 			if (e.isIntersecting) {
-				fill(e.target);
+				inSight.add(e.target);
 			}
+			fillNext();
 		}
 	}, {rootMargin: "1000px"});
 	for (const room of chunks) {
 		watch.observe(room);
 	}
+	// A line that a URL names may stand in a chunk that is not there yet.
+	const go = async () => {
+		const wanted = Number(/^#L(\d+)$/.exec(location.hash)?.[1]);
+		const room = chunks.find((c) => Number(c.dataset.from) <= wanted && wanted < Number(c.dataset.to));
+		if (room && !document.getElementById("L" + wanted)) {
+			await fill(room);
+		}
+		if (document.getElementById("L" + wanted)) {
+			location.replace("#L" + wanted); // now the browser finds it
+		}
+	};
+	addEventListener("hashchange", () => {
+		if (!document.querySelector(":target")) {
+			go();
+		}
+	});
+	// The number of a line names it in the URL, with the page that has it for those who have
+	// no script.
+	log.addEventListener("click", (event) => {
+		const a = event.target.closest("section a");
+		if (a && a.hash && !event.ctrlKey && !event.metaKey && !event.shiftKey && !event.altKey) {
+			event.preventDefault();
+			history.replaceState(null, "", a.href);
+			location.replace(a.hash);
+		}
+	});
 	if (first > 1) {
 		top.scrollIntoView();
 	}
-	const hash = /^#L(\d+)$/.exec(location.hash);
-	if (hash) {
-		const wanted = Number(hash[1]);
-		const room = chunks.find((c) => Number(c.dataset.from) <= wanted && wanted < Number(c.dataset.to));
-		if (room) {
-			fill(room).then(() => {
-				const at = document.getElementById("L" + wanted);
-				if (at) {
-					at.classList.add("here");
-					at.scrollIntoView({block: "center"});
-				}
-			});
-		} else {
-			document.getElementById("L" + wanted)?.scrollIntoView({block: "center"});
-		}
+	if (location.hash) {
+		go();
 	}
 }
 
@@ -160,8 +207,7 @@ function follow(live) {
 		const got = JSON.parse(event.data);
 		const step = steps[got.step];
 		const log = step.querySelector(".log");
-		const end = document.documentElement;
-		const bottom = end.scrollHeight - end.scrollTop - end.clientHeight < 100;
+		const bottom = log.getBoundingClientRect().bottom;
 		if (!("loaded" in log.dataset)) {
 			log.dataset.loaded = ""; // all of its lines come by this way
 			step.open = true;
@@ -170,15 +216,15 @@ function follow(live) {
 		while (log.childElementCount > maxLive) {
 			log.firstElementChild.remove();
 		}
-		if (bottom) {
-			end.scrollTop = end.scrollHeight;
+		if (bottom > 0 && bottom < innerHeight + 50) { // its end is in sight, and stays there
+			scrollBy({top: log.getBoundingClientRect().bottom - bottom, behavior: "instant"});
 		}
 	});
 	source.addEventListener("step", (event) => {
 		const got = JSON.parse(event.data);
 		const step = steps[got.step];
 		show(step, got.state);
-		step.querySelector(".took").textContent = got.took;
+		step.querySelector(".took").textContent = got.state === "skipped" ? "" : got.took;
 		if (got.state === "passed" || got.state === "skipped") {
 			step.open = false;
 			if (steps[got.step + 1]) {
