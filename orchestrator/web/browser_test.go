@@ -20,7 +20,9 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	cdplog "github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/webauthn"
 	"github.com/chromedp/chromedp"
 
@@ -72,6 +74,20 @@ func startChromium(t testing.TB, scheme string, config *tls.Config) *chromium {
 	t.Cleanup(cancel)
 	c := &chromium{site: s, ctx: ctx}
 	c.open("/login")
+	// No script of the page ends in an exception, and no page wants what its policy forbids.
+	if err := chromedp.Listen(ctx, func(ev any) {
+		switch ev := ev.(type) {
+		case *runtime.EventExceptionThrown:
+			text, _ := json.Marshal(ev.ExceptionDetails)
+			t.Errorf("a script: %s", text)
+		case *cdplog.EventEntryAdded:
+			if ev.Entry.Source == cdplog.EntrySourceSecurity {
+				t.Errorf("%s: %s", ev.Entry.URL, ev.Entry.Text)
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 	return c
 }
 

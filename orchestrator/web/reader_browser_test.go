@@ -25,6 +25,7 @@ import (
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/orchestrator/access/account"
+	"9ci/orchestrator/internal/limit"
 )
 
 // enter logs alice in by a forge, and gives the browser the cookie of that.
@@ -301,7 +302,7 @@ func TestLiveRefusedBrowser(t *testing.T) {
 	c := startChromium(t, "http", nil)
 	x := living(t, c.site)
 	x.do(x.run.Enter("boot"))
-	for c.followers.take(source(netip.MustParseAddr("127.0.0.1"))) {
+	for c.limits.live.Take(source(netip.MustParseAddr("127.0.0.1"))) == limit.Free {
 	}
 	c.open(x.at.URL("run"))
 	c.seen(`//p[@id="said" and contains(., "does not follow the run any more")]`)

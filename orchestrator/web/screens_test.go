@@ -6,6 +6,9 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"image"
+	"image/color/palette"
+	"image/png"
 	"io"
 	"os"
 	"path/filepath"
@@ -86,12 +89,34 @@ func TestReadScreens(t *testing.T) {
 	x.write(dir+"/artifacts/a/very-long-name-"+strings.Repeat("x", 120)+".txt", strings.Repeat("text ", 100)+"\nmore\n")
 	x.write(dir+"/artifacts/size", "12\n")
 	x.run("3f2a9c1d0b7e.2", "passed", map[string]string{"key": "arch=arm64\nenv='" + strings.Repeat("LONG=1 ", 30) + "'\n"})
-	c.trees = &testTrees{t: t, dirs: map[string]fs.Dir{"": x.root()}}
+	going := testSpace + "/n/box/ci/3f2a9c1d0b7e.3"
+	x.write(going+"/status", "test - 3.000 "+testTime+"\n")
+	x.write(going+"/step/boot/status", "passed 0 2.000 "+testTime+"\n")
+	x.write(going+"/step/clone/status", "skipped - - "+testTime+"\n")
+	x.write(going+"/step/test/status", "running - 1.000 "+testTime+"\n")
+	x.write(going+"/step/test/log", logLines(3, func(i int) string { return fmt.Sprint("line ", i) }))
+	var picture bytes.Buffer
+	if err := png.Encode(&picture, image.NewPaletted(image.Rect(0, 0, 2000, 300), palette.WebSafe)); err != nil {
+		t.Fatal(err)
+	}
+	x.write(dir+"/artifacts/picture.png", picture.String())
+	x.write(dir+"/artifacts/bytes.bin", "\x00\x01")
+	if err := os.Symlink("a/somewhere-else", filepath.Join(x.dir, dir, "artifacts", "link")); err != nil {
+		t.Fatal(err)
+	}
+	c.trees = &testTrees{t: t, dirs: map[string]fs.Dir{alice.Principal: x.root()}}
+	c.enter()
 	run := place{testSpace, "box", testRun}
 	for name, path := range map[string]string{
-		"namespaces": "/", "runs": "/runs/" + testSpace, "run": run.URL("run"), "log": run.URL("log", "test") + "?from=100", "found": run.URL("log", "test") + "?q=on+3",
+		"namespaces": "/", "namespaces-none": "/?q=nonsense", "runs": "/runs/" + testSpace, "runs-none": "/runs/" + testSpace + "?rev=ffffffff",
+		"run": run.URL("run"), "run-going": place{testSpace, "box", "3f2a9c1d0b7e.3"}.URL("run"), "run-passed": place{testSpace, "box", "3f2a9c1d0b7e.2"}.URL("run"),
+		"log": run.URL("log", "test") + "?from=100", "log-none": run.URL("log", "boot"), "log-behind": run.URL("log", "test") + "?from=5000",
+		"found": run.URL("log", "test") + "?q=on+3", "found-none": run.URL("log", "test") + "?q=nonsense",
 		"artifacts": run.URL("artifacts"), "artifact": run.URL("artifacts") + "?name=a/very-long-name-" + strings.Repeat("x", 120) + ".txt",
-		"compare": "/compare/" + testSpace + "?run=box/" + testRun + "&run=box/3f2a9c1d0b7e.2", "choose": run.WithURL(),
+		"picture": run.URL("artifacts") + "?name=picture.png", "bytes": run.URL("artifacts") + "?name=bytes.bin", "link": run.URL("artifacts") + "?name=link",
+		"artifacts-none": place{testSpace, "box", "3f2a9c1d0b7e.2"}.URL("artifacts"),
+		"compare":        "/compare/" + testSpace + "?run=box/" + testRun + "&run=box/3f2a9c1d0b7e.2", "compare-same": "/compare/" + testSpace + "?run=box/" + testRun + "&run=box/" + testRun,
+		"choose": run.WithURL(), "absent": "/runs/github.com/alice/absent",
 	} {
 		c.open(path)
 		c.screens(name)
