@@ -61,9 +61,7 @@ func (l LogLine) Bytes(b []byte) []byte {
 // ParseLogLine reads a line of a log, without its newline. Text is a part of
 // line, not a copy.
 func ParseLogLine(line []byte) (LogLine, error) {
-	bad := func() (LogLine, error) {
-		return LogLine{}, fmt.Errorf("not a line of a CRI log: %.80q", line)
-	}
+	bad := func() (LogLine, error) { return LogLine{}, badLogLine(line[:min(len(line), 80)]) }
 	when, rest, ok := bytes.Cut(line, []byte(" "))
 	if !ok {
 		return bad()
@@ -92,6 +90,12 @@ func ParseLogLine(line []byte) (LogLine, error) {
 	l.Text = rest[2:]
 	return l, nil
 }
+
+// A badLogLine is the beginning of a line that is none of a log. Its words are made when
+// they are asked for: a reader may go on behind millions of such lines.
+type badLogLine string
+
+func (e badLogLine) Error() string { return fmt.Sprintf("not a line of a CRI log: %q", string(e)) }
 
 // CopyLog writes the bytes of a log to the streams that they came from, in
 // their order. It returns the first error of a reader or a writer, or the first

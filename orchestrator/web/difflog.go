@@ -67,23 +67,23 @@ func (s *diffSide) fill(ctx context.Context) error {
 		}
 		text := plainText(line)
 		s.lines = append(s.lines, text)
-		s.size += len(text) + 1
+		s.size += max(len(text)+1, lineWork)
 	}
 	return nil
 }
 
-// read returns how many bytes of the log have been read.
+// read returns how many bytes of the log have been read, as lineReader counts them.
 func (s *diffSide) read() int64 {
 	if s.lr == nil {
 		return 0
 	}
-	return s.lr.off
+	return s.lr.work
 }
 
 // drop forgets the first n lines of the window.
 func (s *diffSide) drop(n int) {
 	for _, line := range s.lines[:n] {
-		s.size -= len(line) + 1
+		s.size -= max(len(line)+1, lineWork)
 	}
 	s.lines = slices.Delete(s.lines, 0, n)
 	s.first += n

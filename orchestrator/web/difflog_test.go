@@ -25,6 +25,15 @@ func diffTexts(t testing.TB, a, b []string) *logDiff {
 	return d
 }
 
+// plain returns the text of a row.
+func (r *row) plain() string {
+	var b strings.Builder
+	for _, s := range r.Text {
+		b.WriteString(s.Text)
+	}
+	return b.String()
+}
+
 // rowWords returns the rows of a difference.
 func rowWords(d *logDiff) (all []string) {
 	for _, r := range d.Rows {

@@ -22,12 +22,17 @@ var errFar = errors.New("the line is too far into the log")
 // A lineReader reads the lines of a log that have been written, from a place where one
 // begins. A line that is longer than any of a log is cut into several.
 type lineReader struct {
-	ctx context.Context
-	f   fs.File
-	off int64 // of the next line
-	buf []byte
-	mem []byte
+	ctx  context.Context
+	f    fs.File
+	off  int64 // of the next line
+	work int64 // bytes of the lines that were read, each of lineWork at least
+	buf  []byte
+	mem  []byte
 }
+
+// lineWork is how many bytes a line counts for at least where what is read is bounded: about
+// as many as a line of a log has before its text. An executor may serve newlines alone.
+const lineWork = 40
 
 // next returns the next line, without its newline; it is valid until the next call. It
 // returns io.EOF at the present end: a line without a newline is not there yet.
@@ -37,12 +42,14 @@ func (r *lineReader) next() ([]byte, error) {
 			line := r.buf[:i]
 			r.buf = r.buf[i+1:]
 			r.off += int64(i + 1)
+			r.work += max(int64(i+1), lineWork)
 			return line, nil
 		}
 		if len(r.buf) > ci.MaxLogLine {
 			line := r.buf[:ci.MaxLogLine]
 			r.buf = r.buf[ci.MaxLogLine:]
 			r.off += ci.MaxLogLine
+			r.work += ci.MaxLogLine
 			return line, nil
 		}
 		if r.mem == nil {
@@ -152,8 +159,8 @@ func (r *reading) openLog(path string) (*log, error) {
 func (l *log) seek(ctx context.Context, line int) (*lineReader, int, error) {
 	n, off := l.marks.before(max(line, 1))
 	r := &lineReader{ctx: ctx, f: l.f, off: off}
-	for start := off; n < line; {
-		if r.off-start > maxScan {
+	for n < line {
+		if r.work > maxScan {
 			return r, n, errFar
 		}
 		switch _, err := r.next(); {

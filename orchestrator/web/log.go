@@ -133,8 +133,8 @@ func (p *Page) showLog(r *reading) error {
 func (l *log) search(r *lineReader, line int, query string, each int) (rows []row, onward int, err error) {
 	query = strings.ToLower(query)
 	room := pageRoom
-	for start := r.off; ; line++ {
-		if len(rows) == maxFound || room < 0 || r.off-start > maxScan {
+	for until := r.work + maxScan; ; line++ {
+		if len(rows) == maxFound || room < 0 || r.work > until {
 			return rows, line, nil
 		}
 		text, err := r.next()
@@ -145,19 +145,10 @@ func (l *log) search(r *lineReader, line int, query string, each int) (rows []ro
 			return rows, line, err
 		}
 		l.marks.note(line+1, r.off)
-		got := newRow(line, text)
-		if strings.Contains(strings.ToLower(got.plain()), query) {
+		if strings.Contains(strings.ToLower(plainText(text)), query) {
+			got := newRow(line, text)
 			rows = append(rows, got)
 			room -= got.size() + each
 		}
 	}
-}
-
-// plain returns the text of a row.
-func (r *row) plain() string {
-	var b strings.Builder
-	for _, s := range r.Text {
-		b.WriteString(s.Text)
-	}
-	return b.String()
 }

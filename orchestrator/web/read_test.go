@@ -170,6 +170,12 @@ func newReadSite(t testing.TB) (*site, *testTree, *browser) {
 func (b *browser) page(target string) (*html.Node, answer) {
 	b.s.t.Helper()
 	a := b.get(target)
+	return b.check(target, a), a
+}
+
+// check is page of an answer.
+func (b *browser) check(target string, a answer) *html.Node {
+	b.s.t.Helper()
 	if a.Code != http.StatusOK {
 		b.s.t.Fatalf("GET %s = %d: %s", target, a.Code, a.text)
 	}
@@ -200,7 +206,7 @@ func (b *browser) page(target string) (*html.Node, answer) {
 			}
 		}
 	}
-	return doc, a
+	return doc
 }
 
 func attr(n *html.Node, key string) string {
@@ -336,7 +342,7 @@ func TestRun(t *testing.T) {
 	_, x, b := newReadSite(t)
 	x.run(testRun, "failed", map[string]string{
 		"key":              "commit=" + ci.Quote(evilText) + "\ntarget=" + ci.Quote("javascript:alert(1)") + "\n",
-		"info":             "commit=" + ci.Quote(evilText) + "\nhost=" + ci.Quote(evilText) + "\n",
+		"info":             "commit=" + ci.Quote(evilText) + "\nhost=" + ci.Quote(evilText) + "\nimage=" + ci.Quote("\u202e"+evilText+"/image") + "\n",
 		"step/test/log":    logLines(500, func(i int) string { return fmt.Sprint(i, " \x1b[31m", evilText, "\x1b]0;x\x07") }),
 		"step/test/status": "failed 1 3.000 " + testTime + "\n",
 	})
@@ -354,7 +360,7 @@ func TestRun(t *testing.T) {
 	}
 	hasLink(t, doc, "/log/box/"+testRun+"/test/"+testSpace+"?from=500#L500")
 	text := words(doc)
-	for _, want := range []string{"500 ", evilText, "javascript:alert(1)", "ssh-keygen -Y verify -n run@9ci", "ssh ci.example.org cat " + testSpace + "/n/box/ci/" + testRun + ".tar", "names 1 file.", testSigner, "sshfs ci.example.org:/" + testSpace + "/n/box/ci/" + testRun + " DIR"} {
+	for _, want := range []string{"500 ", evilText, "javascript:alert(1)", "\ufffd" + evilText + "/image", "ssh-keygen -Y verify -n run@9ci", "ssh ci.example.org cat " + testSpace + "/n/box/ci/" + testRun + ".tar", "names 1 file.", testSigner, "sshfs ci.example.org:/" + testSpace + "/n/box/ci/" + testRun + " DIR"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page lacks %q:\n%s", want, text)
 		}

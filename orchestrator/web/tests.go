@@ -18,6 +18,7 @@ import (
 // What pages have of the tests of a run, and of its services.
 const (
 	maxTests    = 16 << 20 // bytes of the file tests that are read
+	fewTests    = 2 << 20  // the same, for the page of a run
 	perTests    = 250      // tests of a page
 	maxFailed   = 30       // tests that failed, on the page of a run
 	failedRoom  = 3 << 10  // bytes of HTML of these
@@ -65,8 +66,8 @@ func (c *testCount) add(t testLine) {
 }
 
 // eachTest calls f for the tests of a run. If a run has no file tests, or a line of it is
-// none, there are none. Cut reports that the file is longer than what is read of it.
-func (r *reading) eachTest(at place, f func(testLine)) (cut bool, err error) {
+// none, there are none. Cut reports that the file has more than most bytes.
+func (r *reading) eachTest(at place, most int64, f func(testLine)) (cut bool, err error) {
 	n, err := r.node(at.Path() + "/tests")
 	if err != nil {
 		return false, err
@@ -83,7 +84,7 @@ func (r *reading) eachTest(at place, f func(testLine)) (cut bool, err error) {
 			return false, nil
 		case err != nil:
 			return false, err
-		case lines.off > maxTests:
+		case lines.work > most:
 			return true, nil
 		}
 		if t, ok := parseTestLine(string(line)); ok {
@@ -137,7 +138,7 @@ func (p *Page) tests(r *reading) error {
 		x.From = n
 	}
 	skip, room, want := x.From, pageRoom, strings.ToLower(x.Query)
-	x.Cut, err = r.eachTest(at, func(t testLine) {
+	x.Cut, err = r.eachTest(at, maxTests, func(t testLine) {
 		x.Count.add(t)
 		switch {
 		case x.State != "" && t.State != x.State, !strings.Contains(strings.ToLower(t.Name), want):
@@ -160,7 +161,7 @@ func (p *Page) tests(r *reading) error {
 func (r *reading) failed(at place) (*testsView, error) {
 	x, room := &testsView{Place: at}, failedRoom
 	var err error
-	x.Cut, err = r.eachTest(at, func(t testLine) {
+	x.Cut, err = r.eachTest(at, fewTests, func(t testLine) {
 		x.Count.add(t)
 		switch {
 		case t.State != "failed":

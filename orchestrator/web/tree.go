@@ -130,8 +130,13 @@ func (v *visit) unread(err error) error {
 		return errNoPage
 	case errors.Is(err, context.DeadlineExceeded):
 		return &problem{http.StatusGatewayTimeout, "The executor that has this did not answer in time. Try again in a minute."}
+	case v.r.Context().Err() != nil:
+		return nil // the visitor has gone
+	case errors.As(err, new(*problem)), errors.Is(err, fs.ErrBusy):
+		return err
 	}
-	return err
+	v.page.log.Warn("page", "path", ci.Dash(v.r.Pattern), "addr", v.from.String(), "err", clip(err.Error()))
+	return &problem{http.StatusBadGateway, "The executor that has this serves it in a way that this page cannot show. Another executor may have the same run."}
 }
 
 // node returns what stands at a path below the root.
@@ -196,7 +201,7 @@ func (r *reading) eachRun(ns string, words []string, f func(runLine) bool) error
 		return err
 	}
 	defer file.Close()
-	for lines := (&lineReader{ctx: r.ctx, f: file}); lines.off < maxIndex; {
+	for lines := (&lineReader{ctx: r.ctx, f: file}); lines.work < maxIndex; {
 		line, err := lines.next()
 		if err == io.EOF {
 			return nil
