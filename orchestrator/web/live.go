@@ -27,6 +27,7 @@ const (
 	liveRows    = 200              // of an event
 	liveRoom    = 32 << 10         // bytes of HTML of these
 	liveLife    = 10 * time.Minute // of an answer; the browser then asks again, and whether it may is looked up anew
+	liveLook    = time.Second      // before something is sent, whether the visitor may still read the run is looked up as often at most
 	liveBeat    = 20 * time.Second // between signs of life, for proxies and to find out who has gone
 	liveRuns    = 1024             // that are followed at once
 	liveBehind  = 64               // readers that are further behind than what is kept, and read for themselves at once
@@ -395,8 +396,8 @@ func readRows(ctx context.Context, root fs.Dir, run place, at pos) ([]row, pos, 
 type endingKey struct{}
 
 // live sends what comes of a run as server-sent events, from the place at, or behind the
-// last event that the browser has had. While it waits it holds nothing of the tree: at each
-// beat it sees whether the visitor may still read the run.
+// last event that the browser has had. While it waits it holds nothing of the tree: before
+// it sends something it sees whether the visitor may still read the run.
 func (p *Page) live(v *visit) error {
 	if p.trees == nil {
 		return errNoPage
@@ -440,7 +441,13 @@ func (p *Page) live(v *visit) error {
 	}
 	beat := time.NewTicker(liveBeat)
 	defer beat.Stop()
-	for {
+	for seen := time.Now(); ; {
+		if time.Since(seen) >= liveLook {
+			if !p.mayFollow(ctx, v, at) {
+				return nil
+			}
+			seen = time.Now()
+		}
 		events, come, ended, behind := f.from(place)
 		if behind {
 			if events, err = p.catchUp(ctx, v, at, place); err != nil {
@@ -461,7 +468,7 @@ func (p *Page) live(v *visit) error {
 		select {
 		case <-come:
 		case <-beat.C:
-			if s.send([]byte(":\n\n")) != nil || !p.mayFollow(ctx, v, at) {
+			if s.send([]byte(":\n\n")) != nil {
 				return nil
 			}
 		case <-ctx.Done():

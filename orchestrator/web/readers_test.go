@@ -204,8 +204,8 @@ func BenchmarkLiveReaders(b *testing.B) {
 	}
 }
 
-// A visitor that follows a run and may read it no more is sent away at the next beat, whatever
-// has taken that away.
+// A visitor that follows a run and may read it no more is sent away at the next beat, or
+// before the next line of it, whatever has taken that away.
 func TestLiveRevoked(t *testing.T) {
 	for what, lose := range map[string]func(x *livingSite){
 		"the namespace": func(x *livingSite) {
@@ -220,38 +220,49 @@ func TestLiveRevoked(t *testing.T) {
 			}
 		},
 	} {
-		t.Run(what, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				x := living(t, newSite(t, testURL))
-				x.do(x.run.Enter("boot"))
-				b := x.browser()
-				b.login(alice, "/account")
-				r := httptest.NewRequest("GET", x.at.URL("live"), nil)
-				r.Host = x.url.Host
-				for name, value := range b.cookies {
-					r.AddCookie(&http.Cookie{Name: name, Value: value})
-				}
-				w := httptest.NewRecorder()
-				ended := make(chan struct{})
-				began := time.Now()
-				go func() {
-					defer close(ended)
-					x.ServeHTTP(w, r)
-				}()
-				time.Sleep(5 * liveBeat / 2)
-				synctest.Wait()
-				select {
-				case <-ended:
-					t.Fatalf("it has ended after %v: %d %s", time.Since(began), w.Code, w.Body)
-				default:
-				}
-				lose(x)
-				<-ended
-				if took := time.Since(began); took != 3*liveBeat || w.Code != http.StatusOK || strings.Count(w.Body.String(), ":\n\n") != 3 {
-					t.Errorf("it ended after %v, want %v: %d %s", took, 3*liveBeat, w.Code, w.Body)
-				}
+		for _, busy := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,busy=%t", what, busy), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { testLiveRevoked(t, lose, busy) })
 			})
-		})
+		}
+	}
+}
+
+func testLiveRevoked(t *testing.T, lose func(x *livingSite), busy bool) {
+	x := living(t, newSite(t, testURL))
+	x.do(x.run.Enter("boot"))
+	b := x.browser()
+	b.login(alice, "/account")
+	r := httptest.NewRequest("GET", x.at.URL("live"), nil)
+	r.Host = x.url.Host
+	for name, value := range b.cookies {
+		r.AddCookie(&http.Cookie{Name: name, Value: value})
+	}
+	w := httptest.NewRecorder()
+	ended := make(chan struct{})
+	began := time.Now()
+	go func() {
+		defer close(ended)
+		x.ServeHTTP(w, r)
+	}()
+	time.Sleep(5 * liveBeat / 2)
+	synctest.Wait()
+	select {
+	case <-ended:
+		t.Fatalf("it has ended after %v: %d %s", time.Since(began), w.Code, w.Body)
+	default:
+	}
+	lose(x)
+	want, beats := 3*liveBeat, 3
+	if busy {
+		time.Sleep(liveLook)
+		fmt.Fprintln(x.run.Stdout(), "not for you")
+		x.do(nil)
+		want, beats = 5*liveBeat/2+liveLook, 2
+	}
+	<-ended
+	if took := time.Since(began).Truncate(liveLook); took != want || w.Code != http.StatusOK || strings.Count(w.Body.String(), ":\n\n") != beats || strings.Contains(w.Body.String(), "not for you") {
+		t.Errorf("it ended after %v, want %v: %d %s", took, want, w.Code, w.Body)
 	}
 }
 
