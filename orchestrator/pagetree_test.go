@@ -1,15 +1,20 @@
 package orchestrator
 
 import (
+	"context"
 	"errors"
 	iofs "io/fs"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/wire"
 )
 
 // pageFrom is the address of visitors of the page.
@@ -76,5 +81,58 @@ func TestPageTree(t *testing.T) {
 			t.Errorf("nobody reads %q of what is public", got)
 		}
 		absent("nobody", root, hello+"/status")
+	})
+}
+
+// An executor that does not answer holds a page of its runs for as long as the page waits,
+// and no page of the others.
+func TestPageOfSilentExecutor(t *testing.T) {
+	withPeople(t, func(t *testing.T, m *peopleMux) {
+		const id = "3f2a9c1d0b7e.1"
+		good, bad := newTestTree(), newTestTree()
+		silent := make(chan struct{})
+		bad.delay = func(ctx context.Context, path string) error {
+			select {
+			case <-silent:
+				if strings.HasPrefix(path, "ci/") {
+					<-ctx.Done()
+				}
+			default:
+			}
+			return ctx.Err()
+		}
+		for name, tree := range map[string]*testTree{"good": good, "bad": bad} {
+			tree.add(id, testCommit, "passed")
+			k, _ := m.key("", name)
+			l, _ := m.login(k)
+			if err := m.exportOn(l, wire.Announce{Name: name, Namespaces: []string{hello}}, tree.root()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		close(silent)
+		p, cookie := newMuxPage(t, m.testMux, "github:1")
+		for path, want := range map[string]struct {
+			status int
+			words  string
+			within time.Duration
+		}{
+			"/runs/" + hello:                            {http.StatusOK, "/run/bad/" + id, time.Second},
+			"/run/good/" + id + "/" + hello:             {http.StatusOK, "passed", time.Second},
+			"/run/bad/" + id + "/" + hello:              {http.StatusGatewayTimeout, "did not answer in time", 11 * time.Second},
+			"/artifacts/bad/" + id + "/" + hello:        {http.StatusGatewayTimeout, "did not answer in time", 11 * time.Second},
+			"/tests/bad/" + id + "/" + hello:            {http.StatusGatewayTimeout, "did not answer in time", 11 * time.Second},
+			"/badge/" + hello + ".svg":                  {http.StatusNotFound, "unknown", time.Second},
+			"/run/absent/" + id + "/" + hello:           {http.StatusNotFound, "no such page", time.Second},
+			"/run/good/3f2a9c1d0b7e.77/" + hello:        {http.StatusNotFound, "no such page", time.Second},
+			"/run/good/" + id + "/" + secret:            {http.StatusNotFound, "no such page", time.Second},
+			"/run/..%2f..%2fstatus/" + id + "/" + hello: {http.StatusNotFound, "no such page", time.Second},
+		} {
+			began := time.Now()
+			w := getPage(p, path, cookie)
+			if took := time.Since(began); w.Code != want.status || !strings.Contains(w.Body.String(), want.words) || took > want.within {
+				t.Errorf("GET %s = %d in %v, want %d and %q: %s", path, w.Code, took, want.status, want.words, w.Body)
+			}
+		}
 	})
 }

@@ -128,7 +128,7 @@ func (v *visit) unread(err error) error {
 		return v.redirect(loginPath(v.r.URL.RequestURI()))
 	case absent:
 		return errNoPage
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, fs.ErrIO): // the mux has noticed it first, or that it is gone
 		return &problem{http.StatusGatewayTimeout, "The executor that has this did not answer in time. Try again in a minute."}
 	case v.r.Context().Err() != nil:
 		return nil // the visitor has gone
