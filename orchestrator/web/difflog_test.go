@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -207,7 +208,7 @@ func TestDiffEndless(t *testing.T) {
 
 // The page says what it leaves out, with links to the lines.
 func TestCompareCut(t *testing.T) {
-	_, x, b := newReadSite(t)
+	s, x, b := newReadSite(t)
 	const other = "3f2a9c1d0b7e.2"
 	lines := numbered(40_000, 60)
 	log := func(lines []string) map[string]string {
@@ -227,4 +228,9 @@ func TestCompareCut(t *testing.T) {
 	}
 	hasLink(t, doc, "/log/box/"+testRun+"/test/"+testSpace+"?from=19998#L19998")
 	hasLink(t, doc, "/log/box/"+other+"/test/"+testSpace+"?from=19998#L19998")
+	// Comparisons take memory, so there are few at once.
+	s.comparing.Store(maxComparing)
+	wants(t, "one comparison too many", b.get(at), http.StatusServiceUnavailable, "too much to do")
+	s.comparing.Store(maxComparing - 1)
+	b.page(at)
 }

@@ -1,10 +1,12 @@
 package web
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	iofs "io/fs"
 	"net/http"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
+	"9ci/fs"
 	"9ci/fs/ci"
 )
 
@@ -211,18 +214,38 @@ func fit(all ci.Attrs, room int) (some ci.Attrs, more bool) {
 	return some, false
 }
 
+// A lineCount counts the newlines that are written to it.
+type lineCount int
+
+func (n *lineCount) Write(p []byte) (int, error) {
+	*n += lineCount(bytes.Count(p, []byte("\n")))
+	return len(p), nil
+}
+
 // sealed adds what a sealed run has.
 func (r *reading) sealed(at place, x *runView) error {
-	text, err := r.text(at.Path()+"/manifest", maxMtree)
+	n, err := r.node(at.Path() + "/manifest")
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(text)
-	x.Score, x.Manifest = hex.EncodeToString(sum[:]), strings.Count(string(text), "\n")
-	text, err = r.text(at.Path()+"/manifest.sig", maxText)
+	f, err := n.Open(r.ctx, fs.OpenRead)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	score, lines := sha256.New(), lineCount(0)
+	size, err := io.Copy(io.MultiWriter(score, &lines), io.LimitReader(fs.NewReader(r.ctx, f), maxManifest+1))
+	if err == nil && size > maxManifest {
+		err = fmt.Errorf("manifest: %w: over %d bytes", errTooLong, maxManifest)
+	}
+	if err != nil {
+		return err
+	}
+	x.Score, x.Manifest = hex.EncodeToString(score.Sum(nil)), int(lines)
+	text, err := r.text(at.Path()+"/manifest.sig", maxText)
 	if errors.Is(err, iofs.ErrNotExist) {
 		return nil
 	}

@@ -34,9 +34,10 @@ const readTime = 10 * time.Second
 // What is read of one file of an executor at most, in bytes: an executor may serve what it
 // likes.
 const (
-	maxText  = 64 << 10 // of status, key and info
-	maxIndex = 64 << 20 // of the index of a namespace
-	maxMtree = 16 << 20 // of artifacts.mtree
+	maxText     = 64 << 10 // of status, key and info
+	maxIndex    = 64 << 20 // of the index of a namespace
+	maxMtree    = 8 << 20  // of artifacts.mtree, which is parsed
+	maxManifest = 16 << 20
 )
 
 // A place is where a page is in the tree: a namespace, or a run in it.
