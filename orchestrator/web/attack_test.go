@@ -253,6 +253,52 @@ func TestSlowLive(t *testing.T) {
 	})
 }
 
+// Connections that say nothing keep nobody out, and those with a request under way stay.
+func TestSilent(t *testing.T) {
+	x := living(t, newSite(t, testURL))
+	x.do(x.run.Enter("boot"))
+	x.limits.conns = 8
+	pair, err := access.Pair(writePairIn(t, x.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newPipeListener()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- x.Serve(ctx, l, Certificate(pair)) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	ask := func(n int, path string) *bufio.Reader {
+		t.Helper()
+		c := tls.Client(l.dial(n), &tls.Config{InsecureSkipVerify: true, ServerName: "ci.example.org", NextProtos: []string{"http/1.1"}})
+		t.Cleanup(func() { c.Close() })
+		if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: ci.example.org\r\n\r\n", path); err != nil {
+			t.Fatalf("GET %s from address %d: %v", path, n, err)
+		}
+		r := bufio.NewReader(c)
+		if line, err := r.ReadString('\n'); err != nil || line != "HTTP/1.1 200 OK\r\n" {
+			t.Fatalf("GET %s from address %d: %s, %v", path, n, line, err)
+		}
+		return r
+	}
+	reader := ask(0, x.at.URL("live"))
+	for n := range 5 * x.limits.conns {
+		silent := l.dial(100 + n)
+		t.Cleanup(func() { silent.Close() })
+		ask(1000+n, "/login") // which then is idle
+	}
+	x.say("a line\n")
+	x.do(nil)
+	for {
+		line, err := reader.ReadString('\n')
+		if err != nil {
+			t.Fatalf("the reader: %v", err)
+		}
+		if strings.Contains(line, "a line") {
+			break
+		}
+	}
+}
+
 // A client that opens streams and resets them has no more than its share of requests under way,
 // is hung up on, and nobody else notices.
 func TestRapidReset(t *testing.T) {
