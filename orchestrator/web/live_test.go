@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/html"
 
 	"9ci/fs"
+	"9ci/fs/ci"
 	"9ci/fs/store"
 )
 
@@ -305,6 +306,42 @@ func TestLiveBrowser(t *testing.T) {
 	seen(`//details[@data-step="test" and not(@open)]`)
 	c.run(chromedp.Click(chromedp.CSS("#said a")))
 	seen(`//h2[text()="How to verify"]/following-sibling::pre`)
+}
+
+// The end of a live log stays in sight for whoever looks at it, and nothing moves for others.
+func TestLiveStaysBrowser(t *testing.T) {
+	c := startChromium(t, "http", nil)
+	x := living(t, c.site)
+	x.do(x.run.Enter("boot"))
+	line := 0
+	say := func() {
+		t.Helper()
+		for range 100 {
+			line++
+			x.say(fmt.Sprintf("line %d\n", line))
+		}
+		x.do(nil)
+		c.run(chromedp.WaitReady(chromedp.Search(fmt.Sprintf(`//details[@data-step="boot"]//code[text()="line %d"]`, line))))
+	}
+	c.open(x.at.URL("run"))
+	say()
+	const bottom = `document.querySelector(".log").getBoundingClientRect().bottom`
+	c.script(`scrollBy(0, ` + bottom + ` - innerHeight)`)
+	for range 3 {
+		say()
+		c.holds(bottom + ` > 0 && ` + bottom + ` < innerHeight + 50`)
+	}
+	c.script(`scrollTo(0, 0)`)
+	say()
+	if y := eval[float64](c, `scrollY`); y != 0 {
+		t.Errorf("the page has scrolled to %v", y)
+	}
+	for _, step := range ci.Steps[1:] {
+		x.do(x.run.Leave(step, "skipped", -1))
+	}
+	x.pass("boot")
+	x.seal()
+	c.seen(`//p[@id="said"][contains(., "The run has ended: passed.")]`)
 }
 
 // No line of a log is more than text.

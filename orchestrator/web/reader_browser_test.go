@@ -495,6 +495,13 @@ func TestScrollBrowser(t *testing.T) {
 	c.holds(`location.search + location.hash === "?from=54319#L54319"`)
 	c.open(at + "?from=500#L500")
 	c.seen(`//div[@id="L500"]`)
+	// Lines that do not come say so.
+	trees := c.trees.(*testTrees)
+	trees.mu.Lock()
+	delete(trees.dirs, "")
+	trees.mu.Unlock()
+	c.script(`location.hash = "#L70000"`)
+	c.seen(`//section[@data-from<=70000 and @data-to>70000]//a[contains(., "did not come")]`)
 }
 
 // longLog is a log of 100,000 lines, as wide as lines of a test are; every fortieth from 39

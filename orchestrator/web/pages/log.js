@@ -142,6 +142,8 @@ function scroll(log) {
 		}
 		if (document.getElementById("L" + wanted)) {
 			location.replace("#L" + wanted); // now the browser finds it
+		} else {
+			room?.scrollIntoView(); // it says that its lines did not come
 		}
 	};
 	addEventListener("hashchange", () => {
