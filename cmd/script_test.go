@@ -153,6 +153,7 @@ func TestScripts(t *testing.T) {
 			"user":         user,
 			"trust":        trust,
 			"forge":        startForge,
+			"pushed":       pushed,
 		},
 	})
 }

@@ -35,6 +35,8 @@ type mux struct {
 	spaces map[string]*muxSpace
 	events fs.Feed
 	read   func(ctx context.Context, run string) // is called before a key is read
+
+	indexed func() // is called when an index is read
 }
 
 type muxSpace struct {
@@ -149,6 +151,9 @@ func (m *mux) dir(path string) fs.Dir {
 					return text("index", func() string {
 						m.mu.Lock()
 						defer m.mu.Unlock()
+						if m.indexed != nil {
+							m.indexed()
+						}
 						return strings.Join(append(slices.Clone(sp.lines), ""), "\n")
 					}), nil
 				case isKey:
@@ -651,6 +656,23 @@ func TestFlood(t *testing.T) {
 		for i := range 2 * maxTold {
 			w.show(hello, "box", fmt.Sprintf("3f2a9c1d0b7e.%d", i+1), commit, "passed 0 1.000", fmt.Sprintf("arch=amd64\ntarget=t%d\n", i))
 			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		var reads atomic.Int64 // of the index, which events of what is no run cause
+		w.mux.mu.Lock()
+		w.mux.indexed = func() { reads.Add(1) }
+		w.mux.mu.Unlock()
+		for i := range 1000 {
+			w.mux.mu.Lock()
+			w.mux.space(hello).events.Write(fmt.Sprintf("/n/box/ci/444444444444.%d boot - 0.100 %s\n", i+1, ci.FormatTime(time.Now())))
+			w.mux.mu.Unlock()
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := reads.Load(); n > passesAtOnce+passesPer {
+			t.Errorf("the index was read %d times", n)
 		}
 		if got := strings.Count(w.of(commit), "\n"); got != maxTold {
 			t.Errorf("%d were told at once", got)

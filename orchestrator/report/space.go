@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"9ci/fs"
 	"9ci/fs/ci"
 )
@@ -24,6 +26,9 @@ const (
 	looksAtOnce = 64               // runs of a namespace of which that is asked at once
 	scanEvery   = 10 * time.Minute // the index is read, in case an event or an executor's answer was lost
 	maxContext  = 100              // bytes; forges take 255
+
+	passesAtOnce = 20 // how often an index is read at once, whatever executors tell of,
+	passesPer    = 5  // and then in a second
 )
 
 // A space is a namespace that is watched.
@@ -163,7 +168,11 @@ func (s *space) note(path string, r *run) {
 func (s *space) look(wg *sync.WaitGroup) {
 	t := time.NewTicker(scanEvery)
 	defer t.Stop()
+	limit := rate.NewLimiter(passesPer, passesAtOnce)
 	for all := true; ; {
+		if limit.Wait(s.ctx) != nil {
+			return
+		}
 		if err := s.pass(wg, all); err != nil && s.ctx.Err() == nil && !errors.Is(err, iofs.ErrNotExist) {
 			s.Log.Warn("statuses", "namespace", s.ns, "err", err)
 		}
