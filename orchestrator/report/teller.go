@@ -205,8 +205,10 @@ func (t *teller) one(e entry) error {
 		}
 	}
 	if !has {
-		if ok, err := t.record.mark(e, begun); !ok {
-			return err // a newer run has come, or the disk is full
+		if e.mark != begun {
+			if ok, err := t.record.mark(e, begun); !ok {
+				return err // a newer run has come, or the disk is full
+			}
 		}
 		if err := t.Forge.Tell(ctx, s); err != nil {
 			return err
