@@ -49,7 +49,7 @@ func TestPageTree(t *testing.T) {
 			}
 		}
 		absent("alice", alice, secret+"/status")
-		m.book.await("level=WARN msg=refuse ", "principal=github:1 addr=192.0.2.7 what=namespace namespace="+secret)
+		m.book.await("level=WARN msg=refuse ", "key=page:github:1 principal=github:1 addr=192.0.2.7 what=namespace namespace="+secret)
 		for _, ns := range []string{hello, open, secret} {
 			for _, file := range []string{"/status", "/index", "/event", "/n/box/status", "/ci/" + testCommit} {
 				absent("nobody", none, ns+file)

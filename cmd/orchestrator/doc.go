@@ -159,6 +159,7 @@
 //	                                       commands that mount and verify it
 //	URL/log/EXECUTOR/ID/STEP/NAMESPACE     the log of a step, or of all; ?from=LINE#LLINE is a line, and
 //	                                       ?q=TEXT finds text
+//	URL/tests/EXECUTOR/ID/NAMESPACE        its tests, if it tells of them
 //	URL/artifacts/EXECUTOR/ID/NAMESPACE    what the run left; ?name=PATH is one of them
 //	URL/raw/EXECUTOR/ID/NAMESPACE?name=PATH    its bytes, for a browser that shows the page
 //	URL/compare/NAMESPACE?run=A&run=B      two runs EXECUTOR/ID side by side: key, log, artifacts
@@ -167,7 +168,9 @@
 //	                                       with ?rev=COMMIT of that commit's, where NAMESPACE is public
 //	URL/account URL/approve                what lets the visitor in; a key that waits for a code
 //
-// All but logs as they grow, and passkeys, works without JavaScript.
+// All but logs as they grow, and passkeys, works without JavaScript. Four comparisons go on at
+// once, and each says from which line on it shows no more. What an executor serves in a way
+// that cannot be shown is answered by 502, with the reason in the log.
 //
 // The page is served by TLS with the certificate and the key in web.crt and web.key of the
 // state directory (browsers know RSA and ECDSA, and no Ed25519), which are read again when
@@ -202,8 +205,8 @@
 // (LimitNOFILE= below); with more, the one makes way that has gone longest without a request.
 // Three of four may follow live logs, and 1024 fetch artifacts. What is refused is told so,
 // with status 429 or 503 and Retry-After. A log is read once for all that follow it; ten
-// thousand get its lines once a second, and cost 500 MB. A visitor that may read it no more is
-// sent away within 20 seconds. A proxy that does not say X-Forwarded-For is one address.
+// thousand get its lines once a second, and cost 500 MB. A visitor that may read it no more gets
+// no line of it after a second. A proxy that does not say X-Forwarded-For is one address.
 //
 // # People
 //
@@ -409,7 +412,7 @@
 //	                        the third NAME+3, and both are told
 //	    find                write attr=value pairs of a key, read a line for each run
 //	    index               a line for each run, newest first: /n/EXECUTOR/ci/ID, and then
-//	                        as in an executor's index
+//	                        as in an executor's index; a time in the future counts as now
 //	    status event        the executors that are connected, and by a line adopts=NAME
 //	                        those that adopt the runs of others; joins, leaves, results
 //
@@ -507,7 +510,9 @@
 //	renew    the connection has another certificate from now on; serial=, expires=
 //	revoke   the token, account or certificate, serial=, has been revoked; it has no addr
 //	refuse   what=login, token, approve, announce, forward or namespace was refused; err
-//	         says why.
+//	         says why. What a visitor of the page may not read is a namespace with
+//	         key=page:PRINCIPAL, or key=public of one who has not logged in, and with the
+//	         addr of the visitor.
 //	         The client of a namespace= is told no more than "file not found", or that
 //	         a forge does not answer, and that of a token no more than that
 //	join     an executor= shows its runs in a namespace=; generation= counts
