@@ -67,7 +67,11 @@ are imported by tests alone. The top level has these folders and no other.
 	go test -count=1 -run 'TestCases/^NAME$' ./mk            one case, mk/testdata/case/NAME.txt
 	go test -count=1 -run 'TestTraces/^flush$' ./proto/ninep one trace, proto/ninep/testdata/flush.txt
 	FLEET_SEED=7 go test -count=1 -run '^TestFleet$' ./cmd     a fleet that breaks as it did with that seed
+	SCREENSHOTS=DIR go test -count=1 -run Screens ./orchestrator/web      pictures of every page, in DIR
 	go test -run=^$ -fuzz '^FuzzMask$' ./cmd/internal/executor
+
+The pages of the orchestrator are held against axe-core, a package of npm, whose path
+AXE names; mk test fetches it, and says so where it cannot.
 
 Tests that run the go command or built programs need -count=1: the test cache does
 not see what they read. Stories boot machines, which takes a minute where there is

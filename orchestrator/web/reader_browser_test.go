@@ -62,7 +62,7 @@ func (c *chromium) holds(script string) { c.t.Helper(); value(c, chromedp.Poll[b
 func (c *chromium) download(xpath string) (name string, text []byte) {
 	c.t.Helper()
 	dir := c.t.TempDir()
-	begun, ended := make(chan string, 1), make(chan string, 1)
+	begun, ended := make(chan string, 8), make(chan string, 8) // what listens must not wait
 	ctx, cancel := context.WithTimeout(c.ctx, actTime)
 	defer cancel()
 	err := chromedp.Listen(ctx, func(ev any) {
