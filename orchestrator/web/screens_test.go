@@ -85,7 +85,9 @@ func TestReadScreens(t *testing.T) {
 	log := logLines(400, func(i int) string {
 		return fmt.Sprintf("\x1b[%dmcolour %d\x1b[0m \x1b[%dm on %d \x1b[0m \x1b[1;%dmbold\x1b[0m \x1b[2mdim\x1b[0m \x1b[7minverse\x1b[0m %s", 30+i%8, i%8, 40+i%8, i%8, 90+i%8, strings.Repeat("wide ", i%40))
 	})
-	dir := x.run(testRun, "failed", map[string]string{"step/test/log": log, "step/test/status": "failed 1 3.000 " + testTime + "\n", "step/post-test/status": "skipped - - " + testTime + "\n"})
+	dir := x.run(testRun, "failed", map[string]string{"step/test/log": log, "step/test/status": "failed 1 3.000 " + testTime + "\n", "step/post-test/status": "skipped - - " + testTime + "\n",
+		"tests":          "pkg/TestOne passed 0.100\n'pkg/TestTwo/" + strings.Repeat("long_", 40) + "' failed 2.500\npkg/TestThree skipped -\n",
+		"service/db/log": logLines(3, func(i int) string { return fmt.Sprint("ready ", i) })})
 	x.write(dir+"/artifacts/a/very-long-name-"+strings.Repeat("x", 120)+".txt", strings.Repeat("text ", 100)+"\nmore\n")
 	x.write(dir+"/artifacts/size", "12\n")
 	x.run("3f2a9c1d0b7e.2", "passed", map[string]string{"key": "arch=arm64\nenv='" + strings.Repeat("LONG=1 ", 30) + "'\n"})
@@ -111,6 +113,7 @@ func TestReadScreens(t *testing.T) {
 		"namespaces": "/", "namespaces-none": "/?q=nonsense", "runs": "/runs/" + testSpace, "runs-none": "/runs/" + testSpace + "?rev=ffffffff",
 		"run": run.URL("run"), "run-going": place{testSpace, "box", "3f2a9c1d0b7e.3"}.URL("run"), "run-passed": place{testSpace, "box", "3f2a9c1d0b7e.2"}.URL("run"),
 		"log": run.URL("log", "test") + "?from=100", "log-none": run.URL("log", "boot"), "log-behind": run.URL("log", "test") + "?from=5000",
+		"tests": run.URL("tests"), "tests-none": run.URL("tests") + "?q=nonsense", "service": run.URL("log", "service.db"),
 		"found": run.URL("log", "test") + "?q=on+3", "found-none": run.URL("log", "test") + "?q=nonsense",
 		"artifacts": run.URL("artifacts"), "artifact": run.URL("artifacts") + "?name=a/very-long-name-" + strings.Repeat("x", 120) + ".txt",
 		"picture": run.URL("artifacts") + "?name=picture.png", "bytes": run.URL("artifacts") + "?name=bytes.bin", "link": run.URL("artifacts") + "?name=link",
