@@ -143,11 +143,15 @@ func (c *chromium) screens(name string) {
 			wide := value(c, chromedp.Evaluate[bool](`document.documentElement.scrollWidth > innerWidth`))
 			unnamed := value(c, chromedp.Evaluate[[]string](`[...document.querySelectorAll("button, a, input:not([type=hidden])")].filter(e => !(e.textContent || (e.labels && e.labels.length && e.labels[0].innerText) || e.getAttribute("aria-label") || "").trim() && e.checkVisibility()).map(e => e.outerHTML)`))
 			over := value(c, chromedp.Evaluate[[]string](overlaps))
+			cut := value(c, chromedp.Evaluate[[]string](`[...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth).map(e => e.getAttribute("aria-label"))`))
 			faint := value(c, chromedp.Evaluate[[]string](contrast))
 			png := value(c, chromedp.FullScreenshot(100))
 			at := fmt.Sprintf("%s-%s-%d", name, scheme, width)
 			if wide {
 				c.t.Errorf("%s scrolls to the side", at)
+			}
+			if len(cut) > 0 {
+				c.t.Errorf("%s: tables that are wider than the page: %v", at, cut)
 			}
 			if len(unnamed) > 0 {
 				c.t.Errorf("%s: controls without a name: %v", at, unnamed)
