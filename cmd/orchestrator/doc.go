@@ -169,8 +169,9 @@
 //	URL/account URL/approve                what lets the visitor in; a key that waits for a code
 //
 // All but logs as they grow, and passkeys, works without JavaScript. Four comparisons go on at
-// once, and each says from which line on it shows no more. What an executor serves in a way
-// that cannot be shown is answered by 502, with the reason in the log.
+// once, two at most of one account or address, and each says from which line on it shows no
+// more. What an executor serves in a way that cannot be shown is answered by 502, with the
+// reason in the log.
 //
 // The page is served by TLS with the certificate and the key in web.crt and web.key of the
 // state directory (browsers know RSA and ECDSA, and no Ed25519), which are read again when

@@ -14,7 +14,6 @@ import (
 
 // What a comparison reads and shows at most.
 const (
-	maxComparing = 4       // comparisons at once: each may take 100 MB, for what two executors serve
 	maxDifferent = 100     // artifacts
 	filesRoom    = 8 << 10 // bytes of HTML of these
 	maxOffered   = 100     // runs to compare with
@@ -90,13 +89,11 @@ func (p *Page) compare(r *reading) error {
 	if len(runs) > 2 {
 		return &problem{http.StatusBadRequest, "Two runs can be compared, and no more: go back and choose two."}
 	}
-	if p.comparing.Add(1) > maxComparing {
-		err = errTooMany
-	}
-	defer p.comparing.Add(-1)
+	give, err := r.take(&p.limits.compare)
 	if err != nil {
 		return err
 	}
+	defer give()
 	for i, s := range []*side{&x.A, &x.B} {
 		if s.Place, err = at.parseRun(runs[i]); err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"9ci/fs"
+	"9ci/orchestrator/internal/limit"
 )
 
 // diffTexts compares two logs of these lines.
@@ -228,9 +229,18 @@ func TestCompareCut(t *testing.T) {
 	}
 	hasLink(t, doc, "/log/box/"+testRun+"/test/"+testSpace+"?from=19998#L19998")
 	hasLink(t, doc, "/log/box/"+other+"/test/"+testSpace+"?from=19998#L19998")
-	// Comparisons take memory, so there are few at once.
-	s.comparing.Store(maxComparing)
-	wants(t, "one comparison too many", b.get(at), http.StatusServiceUnavailable, "too much to do")
-	s.comparing.Store(maxComparing - 1)
+	// Comparisons take memory, so there are few at once, and nobody has all of them.
+	stranger, another, count := "192.0.2.1/32", "192.0.2.2/32", &s.limits.compare
+	for count.Take(stranger) == limit.Free {
+	}
 	b.page(at)
+	for count.Take(another) == limit.Free {
+	}
+	wants(t, "one comparison too many", b.get(at), http.StatusServiceUnavailable, "too much to do")
+	count.Give(stranger)
+	b.page(at)
+	count.Give(stranger)
+	for count.Take(alice.Principal) == limit.Free {
+	}
+	wants(t, "one comparison of alice's too many", b.get(at), http.StatusTooManyRequests, "too much open")
 }

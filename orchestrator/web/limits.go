@@ -16,6 +16,8 @@ const (
 	liveShare   = 4                    // all but one in so many connections may have one
 	rawOfOne    = 32                   // artifacts that one account fetches
 	rawAll      = 1024                 // in all
+	compareOf   = 2                    // comparisons of one account
+	compareAll  = 4                    // in all: each may take 100 MB, for what two executors serve
 )
 
 // limits are what one address, of IPv6 one /64, may do, and what the page has in all.
@@ -27,6 +29,7 @@ type limits struct {
 	requests limit.Count
 	live     limit.Count
 	raw      limit.Count
+	compare  limit.Count
 }
 
 func newLimits() *limits {
@@ -36,6 +39,7 @@ func newLimits() *limits {
 		requests: limit.Count{Each: requestsOf, All: requestsAll},
 		live:     limit.Count{Each: liveOfOne, All: conns - conns/liveShare},
 		raw:      limit.Count{Each: rawOfOne, All: rawAll},
+		compare:  limit.Count{Each: compareOf, All: compareAll},
 		logins:   limit.Rate{Burst: 60, PerSecond: 1},
 		// Ten, and two more each minute: in ten minutes, which a code lives, thirty of
 		// codeLetters^codeSize.

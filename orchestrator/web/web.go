@@ -42,7 +42,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-webauthn/webauthn/webauthn"
@@ -67,7 +66,6 @@ type Page struct {
 	ssh       sshServer
 	index     index
 	followers followers
-	comparing atomic.Int32 // comparisons that go on
 
 	passkeys   *webauthn.WebAuthn // nil: noPasskeys says why
 	noPasskeys error
