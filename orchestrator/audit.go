@@ -29,7 +29,7 @@ const (
 	strangerRate    = 0.1
 	strangersBurst  = 1000
 	strangersRate   = 10
-	walkBurst       = 32 // walks of one key that failed, and for which all namespaces are looked through
+	walkBurst       = 32 // walks of one key, or of one network's strangers, that failed, and for which all namespaces are looked through
 	walkRate        = 1.0
 	maxAuditText    = 300 // bytes of an attribute
 	maxRefusedPaths = 16  // elements of a path that are looked at
@@ -73,8 +73,12 @@ func newAudit(log *slog.Logger, m *metrics) *audit {
 	}
 }
 
-// of writes a line of one that has logged in.
+// of writes a line of one that has logged in, or of a visitor of the page that has not.
 func (a *audit) of(l *access.Login, addr net.Addr, level slog.Level, msg string, attrs ...slog.Attr) {
+	if l.URI == publicName {
+		a.ofStranger(addr, level, msg, l.Owner(), attrs...)
+		return
+	}
 	missed, ok := a.keys.Take(l.Owner())
 	if !ok {
 		a.metrics.missed.Inc()
@@ -118,11 +122,17 @@ func clip(s string) string {
 // network returns what a stranger's address is counted under: all of IPv4, and the
 // /64 of IPv6, which one host may have.
 func network(addr net.Addr) string {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
+	var ip netip.Addr
+	switch a := addr.(type) {
+	case *net.TCPAddr:
+		ip = a.AddrPort().Addr()
+	case *net.IPAddr: // a visitor of the page
+		ip, _ = netip.AddrFromSlice(a.IP)
+	}
+	if !ip.IsValid() {
 		return addr.Network()
 	}
-	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	ip = ip.Unmap().WithZone("")
 	if ip.Is4() {
 		return ip.String()
 	}
@@ -262,7 +272,11 @@ func (v *view) noteWalk(ctx context.Context, prefix string) {
 	if ctx.Value(notedKey{}) != nil {
 		return
 	}
-	if _, ok := v.c.s.audit.walks.Take(v.c.login.Owner()); !ok {
+	who := v.c.login.Owner()
+	if who == publicName { // that is all who have not logged in
+		who = network(v.c.ssh.RemoteAddr())
+	}
+	if _, ok := v.c.s.audit.walks.Take(who); !ok {
 		return
 	}
 	hidden := slices.DeleteFunc(v.c.s.dir.namespaces(access.Grant{Read: true}, prefix, maxHidden), v.mayRead)

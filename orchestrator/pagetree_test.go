@@ -84,6 +84,33 @@ func TestPageTree(t *testing.T) {
 	})
 }
 
+// A visitor without a login that asks for what it may not read has no more lines than other
+// strangers, and drowns none of another visitor's.
+func TestAuditOfVisitors(t *testing.T) {
+	withPeople(t, func(t *testing.T, m *peopleMux) {
+		m.exports("box", hello)
+		asks := func(from string) {
+			t.Helper()
+			root, release, err := m.s.Tree("", netip.MustParseAddr(from))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+			if _, err := fs.Walk(t.Context(), root, hello+"/status"); !errors.Is(err, iofs.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+		for range 2 * auditBurst {
+			asks("192.0.2.66")
+		}
+		asks("192.0.2.8")
+		m.book.await("level=WARN msg=refuse key=public ", "addr=192.0.2.8 what=namespace namespace=github.com/")
+		if found, _ := m.book.lines("addr=192.0.2.66 "); len(found) != strangerBurst {
+			t.Errorf("%d lines of one visitor, want %d", len(found), strangerBurst)
+		}
+	})
+}
+
 // An executor that does not answer holds a page of its runs for as long as the page waits,
 // and no page of the others.
 func TestPageOfSilentExecutor(t *testing.T) {
