@@ -654,8 +654,8 @@ func TestPersonEvents(t *testing.T) {
 	})
 }
 
-// Everybody who has logged in reads what is public, and publishes nothing there. An edit
-// counts at once, in both directions, and ends nothing else.
+// Everybody reads what is public, and publishes nothing there. An edit counts at once, in
+// both directions, and ends nothing else.
 func TestPublic(t *testing.T) {
 	withPeople(t, func(t *testing.T, m *peopleMux) {
 		m.exports("box", secret, hello)

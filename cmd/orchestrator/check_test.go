@@ -121,7 +121,7 @@ func TestCheck(t *testing.T) {
 	write(public, "# all", "github.com/Alice/hello", "local/x", "github.com/alice")
 	out = check(1)
 	for _, want := range []string{
-		public + ":2: github.com/Alice/hello: everybody who has logged in may read it\n",
+		public + ":2: github.com/Alice/hello: everybody may read it, on the page without a login\n",
 		public + ":3: wrong: a namespace local/NAME is one executor's own, and never public: the line opens nothing\n",
 		public + `:4: wrong: there can be no such namespace: namespace "github.com/alice": want host/owner/repo`,
 	} {

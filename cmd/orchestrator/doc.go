@@ -64,8 +64,8 @@
 // line does. 9ci, and stock ssh on standard error, are told why.
 //
 // What a line of the file public of the state directory names, a namespace or a pattern as
-// in authorized_keys, everybody may read who has logged in, by whatever means. A namespace
-// local/NAME never is public. An edit counts at once.
+// in authorized_keys, everybody may read: all who have logged in, by whatever means, and
+// every visitor of the page. A namespace local/NAME never is public. An edit counts at once.
 //
 // While one of the files of this manual cannot be read or is gone, what it said last
 // stands, and the log says so: to take all lines back, empty the file. A list of

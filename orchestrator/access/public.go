@@ -13,12 +13,11 @@ import (
 	"9ci/orchestrator/internal/statedir"
 )
 
-// publicFile has a pattern a line: of namespaces that everybody may read who has logged
-// in, by whatever means.
+// publicFile has a pattern a line: of namespaces that everybody may read.
 const publicFile = "public"
 
-// Public are the namespaces that everybody may read who has logged in. A namespace
-// local/NAME is never one. A nil Public has none.
+// Public are the namespaces that everybody may read: all who have logged in, and every
+// visitor of the page. A namespace local/NAME is never one. A nil Public has none.
 type Public struct {
 	file    *watched[[]Pattern]
 	changes changes
@@ -77,14 +76,14 @@ func (p *Public) Changed() <-chan struct{} {
 	return p.changes.next()
 }
 
-// Add returns g of somebody who has logged in, who may read what is public besides.
+// Add returns g of somebody who may read what is public besides.
 func (p *Public) Add(g Grant) Grant {
 	p.load()
 	g.public = p
 	return g
 }
 
-// Has reports whether everybody may read ns who has logged in. It looks at no file.
+// Has reports whether everybody may read ns. It looks at no file.
 func (p *Public) Has(ns string) bool {
 	return !ci.LocalNamespace(ns) && slices.ContainsFunc(p.patterns(), func(q Pattern) bool { return q.Match(ns) })
 }
@@ -108,6 +107,6 @@ func checkPublic(path string, text []byte) []Finding {
 			return Finding{Err: fmt.Errorf("%s stands there twice", p)}
 		}
 		seen[p] = true
-		return Finding{Who: strings.TrimSpace(line), Words: "everybody who has logged in may read it"}
+		return Finding{Who: strings.TrimSpace(line), Words: "everybody may read it, on the page without a login"}
 	})
 }

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// What the file public names everybody may read who has logged in, besides what they may
-// anyway, and an edit counts at once. Nothing local is public.
+// What the file public names everybody may read, besides what they may anyway, and an edit
+// counts at once. Nothing local is public.
 func TestPublic(t *testing.T) {
 	dir := t.TempDir()
 	p, err := OpenPublic(dir, slog.New(slog.DiscardHandler))
@@ -62,7 +62,7 @@ func TestPublic(t *testing.T) {
 
 	write("github.com/alice/*\ngithub.com/alice/*\nlocal/*\ngithub.com/a\n")
 	found, err := CheckOwn(dir, publicFile, time.Now())
-	if err != nil || len(found) != 4 || found[0].Who != "github.com/alice/*" || found[0].Words != "everybody who has logged in may read it" {
+	if err != nil || len(found) != 4 || found[0].Who != "github.com/alice/*" || found[0].Words != "everybody may read it, on the page without a login" {
 		t.Fatalf("CheckOwn = %+v, %v", found, err)
 	}
 	for _, f := range found[1:] {
