@@ -275,6 +275,11 @@ func TestNamespaces(t *testing.T) {
 	if a := s.browser().get("/"); a.Code != http.StatusSeeOther || a.Header().Get("Location") != "/login?next=%2F" {
 		t.Errorf("GET / without a login = %d %s", a.Code, a.Header().Get("Location"))
 	}
+	// Where there is something public, a visitor searches it as all do.
+	s.trees.(*testTrees).dirs[""] = x.root()
+	if doc, _ := s.browser().page("/?q=absent"); !strings.Contains(words(doc), "No namespace that you see has that") {
+		t.Errorf("a search that finds nothing, without a login: %s", words(doc))
+	}
 }
 
 // What is absent and what is forbidden look alike, with a login and without.
@@ -325,6 +330,9 @@ func TestRuns(t *testing.T) {
 	hasLink(t, doc, "?from=100")
 	if doc, _ := b.page("/runs/" + testSpace + "?from=200"); len(rows(doc)) != 50 {
 		t.Errorf("%d rows on the third page", len(rows(doc)))
+	}
+	if doc, _ := b.page("/runs/" + testSpace + "?from=9999"); !strings.Contains(words(doc), "no older runs") {
+		t.Error("behind the last run, the page says that there is none")
 	}
 	for query, want := range map[string]int{
 		"state=failed": 5, "state=running": 1, "state=nonsense": 100, "rev=" + fmt.Sprintf("%040x", 999): 1, "signer=SHA256:abc": 100,

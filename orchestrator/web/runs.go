@@ -30,16 +30,18 @@ func (p *Page) home(r *reading) error {
 		return err
 	}
 	var all []place
-	more, room := 0, pageRoom
+	more, room, some := 0, pageRoom, false
 	q := strings.ToLower(strings.TrimSpace(r.r.URL.Query().Get("q")))
 	for line := range strings.Lines(string(text)) { // a line namespace=NAME for each
 		value, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "namespace=")
 		w, err := ci.SplitWords(value)
-		if !ok || err != nil || len(w) != 1 || !strings.Contains(strings.ToLower(w[0]), q) {
+		if !ok || err != nil || len(w) != 1 {
 			continue
 		}
-		switch at, err := parsePlace(w[0], "", ""); {
-		case err != nil:
+		at, err := parsePlace(w[0], "", "")
+		some = some || err == nil
+		switch {
+		case err != nil || !strings.Contains(strings.ToLower(at.Namespace), q):
 		case room < 0:
 			more++
 		default:
@@ -47,8 +49,8 @@ func (p *Page) home(r *reading) error {
 			room -= len(at.URL("runs")) + htmlSize(at.Namespace) + 30
 		}
 	}
-	if len(all) == 0 && r.account == nil {
-		return errNoPage
+	if !some && r.account == nil {
+		return errNoPage // there may be some with a login
 	}
 	return r.render(http.StatusOK, "home", "Namespaces", struct {
 		Namespaces []place
