@@ -526,7 +526,10 @@
 //	silent   a client did not answer, and its connection ends
 //	page     on the page, the account has done what= login (by= a forge or a passkey), logout,
 //	         approve (of a key=, which asked from=), passkey, invite or revoke (of a key=,
-//	         certificate=, passkey= or session=); refuse with what=page-login and so on is of the page too. They have no key of a login
+//	         certificate=, passkey= or session=); refuse with what=page-login and so on is of
+//	         the page too. They have no key of a login.
+//	         With path= and err= it is a page that could not be shown, of which each address
+//	         has as many lines as one that has not logged in
 //
 // A key that has logged in gets 2048 such lines, and 2 more each second; an address
 // that has not gets 20, and 6 more each minute; all of these together get 1000, and

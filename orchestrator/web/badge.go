@@ -6,6 +6,7 @@ import (
 	"errors"
 	"html/template"
 	iofs "io/fs"
+	"log/slog"
 	"net/http"
 	"strings"
 )
@@ -35,7 +36,8 @@ func (p *Page) badge(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, iofs.ErrNotExist), err == errNoPage:
 		status = http.StatusNotFound
 	default:
-		p.log.Warn("page", "what", "badge", "err", clip(err.Error()))
+		from, _ := client(r)
+		p.note(from, slog.LevelWarn, "path", "/badge", "err", clip(err.Error()))
 		status = http.StatusServiceUnavailable
 	}
 	colour := badgeColours[state]

@@ -1,7 +1,11 @@
 package web
 
 import (
+	"context"
+	"log/slog"
 	"net/netip"
+
+	"golang.org/x/time/rate"
 
 	"9ci/orchestrator/internal/limit"
 )
@@ -18,12 +22,16 @@ const (
 	rawAll      = 1024                 // in all
 	compareOf   = 2                    // comparisons of one account
 	compareAll  = 4                    // in all: each may take 100 MB, for what two executors serve
+	notesOf     = 20                   // lines of the log at once for one address
 )
 
 // limits are what one address, of IPv6 one /64, may do, and what the page has in all.
 type limits struct {
 	logins limit.Rate // logins that are begun or finished, wrong and right ones
 	codes  limit.Rate // codes of keys that are tried; of an account too
+
+	notes    limit.Rate    // lines of the log of what an address asked for and did not get
+	allNotes *rate.Limiter // the same of all addresses
 
 	conns    int // of each listener
 	requests limit.Count
@@ -44,6 +52,9 @@ func newLimits() *limits {
 		// Ten, and two more each minute: in ten minutes, which a code lives, thirty of
 		// codeLetters^codeSize.
 		codes: limit.Rate{Burst: 10, PerSecond: 1.0 / 30},
+		// As the audit has of strangers.
+		notes:    limit.Rate{Burst: notesOf, PerSecond: 0.1},
+		allNotes: rate.NewLimiter(10, 1000),
 	}
 }
 
@@ -79,6 +90,19 @@ func (v *visit) take(c *limit.Count) (give func(), err error) {
 		return nil, errTooMany
 	}
 	return func() { c.Give(who) }, nil
+}
+
+// note writes a line of the log of what a visitor asked for and did not get, which the
+// visitor can have happen as often as it likes.
+func (p *Page) note(from netip.Addr, level slog.Level, attrs ...any) {
+	missed, ok := p.limits.notes.Take(source(from))
+	if !ok || !p.limits.allNotes.Allow() {
+		return
+	}
+	if missed > 0 {
+		attrs = append(attrs, "missed", missed)
+	}
+	p.log.Log(context.Background(), level, "page", append(attrs, "addr", from.String())...)
 }
 
 // mayLogIn returns errOften if the address has tried to log in too often.

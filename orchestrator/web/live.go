@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"log/slog"
 	"math"
 	"net/http"
 	"net/netip"
@@ -120,7 +121,7 @@ func (p *Page) join(at place, a *account.Account, from netip.Addr) *follower {
 			defer x.forget(f)
 			err := p.follow(ctx, f, a, from)
 			if err != nil && ctx.Err() == nil {
-				p.log.Info("page", "what", "live-end", "run", at.Path(), "err", clip(err.Error()))
+				p.note(from, slog.LevelInfo, "path", "/live", "run", at.Path(), "err", clip(err.Error()))
 			}
 			f.end()
 		}()

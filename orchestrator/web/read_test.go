@@ -545,6 +545,37 @@ func TestExecutorSilent(t *testing.T) {
 	}
 }
 
+// A visitor that asks again and again for what goes wrong does not fill the log.
+func TestNotesAreBounded(t *testing.T) {
+	s, x, b := newReadSite(t)
+	x.run(testRun, "passed", map[string]string{"status": "no status\n"})
+	lines := func() int { return strings.Count(s.log.String(), "msg=page path=") }
+	for range 3 * notesOf {
+		for _, path := range []string{"/run/box/" + testRun + "/" + testSpace, "/live/box/" + testRun + "/" + testSpace} {
+			if a := b.get(path); a.Code != http.StatusBadGateway {
+				t.Fatalf("%s: %d", path, a.Code)
+			}
+		}
+	}
+	if n := lines(); n != notesOf {
+		t.Errorf("%d lines of one address, want %d", n, notesOf)
+	}
+	other := s.browser()
+	other.addr = "198.51.100.7:1"
+	s.trees.(*testTrees).dirs[""] = brokenIndex{x.root()}
+	if a := other.get("/badge/" + testSpace + ".svg"); a.Code != http.StatusServiceUnavailable {
+		t.Errorf("the badge: %d", a.Code)
+	}
+	if n := lines(); n != notesOf+1 {
+		t.Errorf("%d lines with another address, want %d", n, notesOf+1)
+	}
+}
+
+// brokenIndex is a tree of which nothing can be read.
+type brokenIndex struct{ fs.Dir }
+
+func (brokenIndex) Walk(context.Context, string) (fs.Node, error) { return nil, fs.ErrBusy }
+
 func TestLineReader(t *testing.T) {
 	text := "one\n" + strings.Repeat("x", 3*ci.MaxLogLine) + "\n" + strings.Repeat("short\n", 40000) + "part"
 	r := &lineReader{ctx: t.Context(), f: fs.ByteFile(text)}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -136,7 +137,7 @@ func (v *visit) unread(err error) error {
 	case errors.As(err, new(*problem)), errors.Is(err, fs.ErrBusy):
 		return err
 	}
-	v.page.log.Warn("page", "path", ci.Dash(v.r.Pattern), "addr", v.from.String(), "err", clip(err.Error()))
+	v.page.note(v.from, slog.LevelWarn, "path", ci.Dash(v.r.Pattern), "err", clip(err.Error()))
 	return &problem{http.StatusBadGateway, "The executor that has this serves it in a way that this page cannot show. Another executor may have the same run."}
 }
 

@@ -375,7 +375,7 @@ func (p *Page) page(f func(*visit) error) http.Handler {
 		}
 		shown, logged := problemOf(err)
 		if logged {
-			p.log.Error("page", "path", ci.Dash(r.Pattern), "addr", v.from.String(), "err", err)
+			p.note(v.from, slog.LevelError, "path", ci.Dash(r.Pattern), "err", clip(err.Error()))
 		}
 		if shown.status == http.StatusTooManyRequests || shown.status == http.StatusServiceUnavailable {
 			w.Header().Set("Retry-After", "60") // seconds
@@ -385,7 +385,7 @@ func (p *Page) page(f func(*visit) error) http.Handler {
 			return
 		}
 		if err := v.render(shown.status, "problem", "It did not work", shown.words); err != nil {
-			p.log.Error("page", "path", ci.Dash(r.Pattern), "addr", v.from.String(), "err", err)
+			p.note(v.from, slog.LevelError, "path", ci.Dash(r.Pattern), "err", clip(err.Error()))
 		}
 	})
 }
