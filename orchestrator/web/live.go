@@ -32,6 +32,7 @@ const (
 	liveBeat    = 20 * time.Second // between signs of life, for proxies and to find out who has gone
 	liveRuns    = 1024             // that are followed at once
 	liveBehind  = 64               // readers that are further behind than what is kept, and read for themselves at once
+	behindOfOne = 8                // of these of one account, or of one address without a login
 	retryMillis = 3000             // after which a browser asks again
 
 	// For each reader the follower waits that long before it looks for more, so that a log
@@ -96,8 +97,52 @@ type follower struct {
 type followers struct {
 	behind chan struct{} // has an element for each reader that reads for itself
 
-	mu   sync.Mutex // guards runs
-	runs map[place]*follower
+	mu    sync.Mutex // guards what follows
+	runs  map[place]*follower
+	lanes map[string]*lane // of readers that read for themselves, by visit.who
+}
+
+// A lane is where the readers of one account or address wait for their turn to read for
+// themselves: however many they are, those of others do not wait behind them.
+type lane struct {
+	turns chan struct{}
+	refs  int // guarded by the followers' mu
+}
+
+// turn waits for a turn of who's to read for itself. The caller calls done.
+func (x *followers) turn(ctx context.Context, who string) (done func(), err error) {
+	x.mu.Lock()
+	l := x.lanes[who]
+	if l == nil {
+		if x.lanes == nil {
+			x.lanes = map[string]*lane{}
+		}
+		l = &lane{turns: make(chan struct{}, behindOfOne)}
+		x.lanes[who] = l
+	}
+	l.refs++
+	x.mu.Unlock()
+	leave := func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if l.refs--; l.refs == 0 {
+			delete(x.lanes, who)
+		}
+	}
+	select {
+	case l.turns <- struct{}{}:
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+	select {
+	case x.behind <- struct{}{}:
+	case <-ctx.Done():
+		<-l.turns
+		leave()
+		return nil, ctx.Err()
+	}
+	return func() { <-x.behind; <-l.turns; leave() }, nil
 }
 
 // join returns the follower of a run, nil if there are too many others. The caller calls leave.
@@ -495,12 +540,11 @@ func (p *Page) withTree(ctx context.Context, v *visit, f func(ctx context.Contex
 func (p *Page) catchUp(ctx context.Context, v *visit, run place, at pos) (events []event, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	select {
-	case p.followers.behind <- struct{}{}:
-		defer func() { <-p.followers.behind }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	done, err := p.followers.turn(ctx, v.who())
+	if err != nil {
+		return nil, err
 	}
+	defer done()
 	err = p.withTree(ctx, v, func(ctx context.Context, root fs.Dir) error {
 		e, err := nextEvent(ctx, root, run, at)
 		if e != nil {

@@ -363,3 +363,40 @@ func FuzzRowHTML(f *testing.F) {
 		}
 	})
 }
+
+// However many readers of one address are behind, another reader does not wait for them.
+func TestTurns(t *testing.T) {
+	x := &followers{behind: make(chan struct{}, liveBehind)}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	var all []func()
+	turn := func(ctx context.Context, who string) error {
+		done, err := x.turn(ctx, who)
+		if err == nil {
+			all = append(all, done)
+		}
+		return err
+	}
+	for range behindOfOne {
+		if err := turn(t.Context(), "many"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := turn(ended, "many"); err == nil {
+		t.Errorf("one has more than %d turns", behindOfOne)
+	}
+	for i := range liveBehind - behindOfOne {
+		if err := turn(t.Context(), fmt.Sprint("another ", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := turn(ended, "one more"); err == nil {
+		t.Errorf("all have more than %d turns", liveBehind)
+	}
+	for _, done := range all {
+		done()
+	}
+	if len(x.lanes) != 0 || len(x.behind) != 0 {
+		t.Errorf("%d lanes and %d turns are left", len(x.lanes), len(x.behind))
+	}
+}
