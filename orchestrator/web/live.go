@@ -403,6 +403,10 @@ func nextEvent(ctx context.Context, root fs.Dir, run place, at pos) (*event, err
 		return &e, nil
 	}
 	if !over {
+		if errors.Is(err, iofs.ErrNotExist) { // the step has not begun, or the run is gone with its executor
+			_, err = r.status(run.Path())
+			return nil, err
+		}
 		return nil, nil
 	}
 	e := newEvent(at, pos{at.Step + 1, 1, 0}, "step", nil, stepEvent{at.Step, st.State, took(st.Took)})

@@ -297,14 +297,28 @@ func TestRevokeBrowser(t *testing.T) {
 	c.seen(`//h1[.="Log in"]`)
 }
 
-// A person who may follow no more is told so.
+// A page that may not follow a run at present says so, and follows it once it may; or says
+// after a while that it does not.
 func TestLiveRefusedBrowser(t *testing.T) {
 	c := startChromium(t, "http", nil)
 	x := living(t, c.site)
 	x.do(x.run.Enter("boot"))
-	for c.limits.live.Take(source(netip.MustParseAddr("127.0.0.1"))) == limit.Free {
+	who := source(netip.MustParseAddr("127.0.0.1"))
+	for c.limits.live.Take(who) == limit.Free {
+	}
+	lost := `//p[@id="said" and contains(., "has lost the run, and tries again")]`
+	c.open(x.at.URL("run"))
+	c.seen(lost)
+	c.limits.live.Give(who)
+	x.say("now it comes\n")
+	c.seen(`//code[contains(., "now it comes")]`)
+	c.run(chromedp.WaitNotPresent(chromedp.Search(lost)))
+
+	for c.limits.live.Take(who) == limit.Free {
 	}
 	c.open(x.at.URL("run"))
+	c.seen(lost)
+	c.script("Date.now = () => 8e15") // much later
 	c.seen(`//p[@id="said" and contains(., "does not follow the run any more")]`)
 }
 

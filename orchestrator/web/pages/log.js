@@ -195,6 +195,10 @@ async function unfold(step) {
 // maxLive is how many lines of a step the page keeps while they come.
 const maxLive = 5000;
 
+// How long the page tries again to follow a run that it has lost, and the time between, in
+// milliseconds. An orchestrator that was started anew has its executors back within that.
+const patience = 60000, pause = 3000;
+
 // A run that goes on.
 function follow(live) {
 	const said = document.getElementById("said");
@@ -204,8 +208,37 @@ function follow(live) {
 		s.textContent = state;
 		s.className = "s " + (["passed", "failed", "error", "cancelled", "skipped", "queued"].includes(state) ? state : "running");
 	};
-	const source = new EventSource(live.dataset.live);
-	source.addEventListener("rows", (event) => {
+	const url = new URL(live.dataset.live, location.href);
+	let lost = 0; // since when the page does not follow
+	const open = () => {
+		const source = new EventSource(url);
+		source.addEventListener("open", () => {
+			if (lost) {
+				said.textContent = "";
+			}
+			lost = 0;
+		});
+		source.addEventListener("rows", rows);
+		source.addEventListener("step", passed);
+		source.addEventListener("end", (event) => {
+			source.close();
+			ended(event);
+		});
+		source.addEventListener("error", () => {
+			if (source.readyState !== EventSource.CLOSED) {
+				return; // the browser tries again
+			}
+			lost = lost || Date.now();
+			if (Date.now() - lost > patience) {
+				said.textContent = "The page does not follow the run any more: load it again.";
+				return;
+			}
+			said.textContent = "The page has lost the run, and tries again.";
+			setTimeout(open, pause);
+		});
+	};
+	const rows = (event) => {
+		url.searchParams.set("at", event.lastEventId);
 		const got = JSON.parse(event.data);
 		const step = steps[got.step];
 		const log = step.querySelector(".log");
@@ -221,8 +254,9 @@ function follow(live) {
 		if (bottom > 0 && bottom < innerHeight + 50) { // its end is in sight, and stays there
 			scrollBy({top: log.getBoundingClientRect().bottom - bottom, behavior: "instant"});
 		}
-	});
-	source.addEventListener("step", (event) => {
+	};
+	const passed = (event) => {
+		url.searchParams.set("at", event.lastEventId);
 		const got = JSON.parse(event.data);
 		const step = steps[got.step];
 		show(step, got.state);
@@ -234,10 +268,9 @@ function follow(live) {
 			}
 		}
 		said.textContent = step.dataset.step + ": " + got.state;
-	});
-	source.addEventListener("end", (event) => {
+	};
+	const ended = (event) => {
 		const got = JSON.parse(event.data);
-		source.close();
 		const state = document.getElementById("state");
 		state.textContent = got.state;
 		state.className = "s " + got.state;
@@ -245,12 +278,8 @@ function follow(live) {
 		a.href = location.pathname;
 		a.textContent = "Load the page again for its manifest";
 		said.replaceChildren("The run has ended: " + got.state + ". ", a, ".");
-	});
-	source.addEventListener("error", () => {
-		if (source.readyState === EventSource.CLOSED) {
-			said.textContent = "The page does not follow the run any more: load it again.";
-		}
-	});
+	};
+	open();
 }
 
 for (const log of document.querySelectorAll(".log[data-lines]")) {
