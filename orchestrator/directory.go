@@ -58,10 +58,10 @@ type directory interface {
 	// be quick, and must neither keep nor change the run.
 	runs(ns string, match func(r *run) bool) []run
 
-	// index returns how many bytes the index of ns has, and what adds up to n lines of
-	// it to b, from where the last call ended; at the end it adds none. It has the
-	// runs that executors have told of by now, the newest first.
-	index(ns string) (size int64, next func(b []byte, n int) []byte)
+	// index returns how many bytes the index of ns has, and what reads it from where
+	// the last call ended. It has the runs that executors have told of by now, the
+	// newest first.
+	index(ns string) (size int64, next nextLines)
 
 	// version returns a number that is another after each change of what a
 	// revision may name in ns. ok reports whether ns is exported.

@@ -77,21 +77,22 @@ func (sh *share) remove(r *run) {
 	delete(sh.runs, r.id)
 }
 
-func (d *localDirectory) index(ns string) (size int64, next func(b []byte, n int) []byte) {
+func (d *localDirectory) index(ns string) (size int64, next nextLines) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	sp := d.spaces[ns]
 	if sp == nil || sp.index.tree == nil {
-		return 0, func(b []byte, _ int) []byte { return b }
+		return 0, func(b []byte, _ int) ([]byte, bool) { return b, false }
 	}
 	tree, from, begun := sp.index.tree.Clone(), indexed{}, false
-	return sp.index.size, func(b []byte, n int) []byte {
+	return sp.index.size, func(b []byte, n int) (_ []byte, more bool) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		each := func(x indexed) bool {
 			switch {
 			case begun && x == from:
 			case n == 0:
+				more = true
 				return false
 			default:
 				from, begun = x, true
@@ -107,9 +108,13 @@ func (d *localDirectory) index(ns string) (size int64, next func(b []byte, n int
 		} else {
 			tree.Ascend(each)
 		}
-		return b
+		return b, more
 	}
 }
+
+// nextLines adds lines of the next n runs of an index to b. Those of runs that have been
+// removed are left out, so it may add none although there are more.
+type nextLines func(b []byte, n int) (_ []byte, more bool)
 
 // An indexNode is the index file of a namespace.
 type indexNode struct {
@@ -145,7 +150,7 @@ type indexFile struct {
 	indexNode
 
 	mu    sync.Mutex // guards what follows
-	next  func(b []byte, n int) []byte
+	next  nextLines
 	text  []byte
 	start int64 // of text
 	ended bool
@@ -171,9 +176,9 @@ func (f *indexFile) ReadAt(ctx context.Context, p []byte, off int64) (int, error
 			f.text = f.text[:copy(f.text, f.text[n:])]
 			f.start += n
 		}
-		had := len(f.text)
-		f.text = f.next(f.text, indexAtOnce)
-		f.ended = len(f.text) == had
+		var more bool
+		f.text, more = f.next(f.text, indexAtOnce)
+		f.ended = !more
 	}
 	if off >= f.start+int64(len(f.text)) {
 		return 0, io.EOF

@@ -198,6 +198,34 @@ func TestIndexWhileItChanges(t *testing.T) {
 	}
 }
 
+// An executor that leaves while an index is read takes its own runs away, and not those
+// behind them.
+func TestIndexExecutorLeaves(t *testing.T) {
+	d := newLocalDirectory(func(*share, string, uint64) {})
+	shares := newTestShares(t, d, 2)
+	at := time.Now().Add(-time.Hour)
+	status := ci.Status{State: "passed", Took: 1, Time: at}
+	shares[1].describe(run{id: "3f2a9c1d0b7e.1", status: status, listed: true})
+	status.Time = at.Add(time.Minute)
+	var runs []run
+	for i := range 4 * indexAtOnce {
+		runs = append(runs, run{id: fmt.Sprintf("3f2a9c1d0b7e.%d", i+1), status: status, listed: true})
+	}
+	shares[0].replace(runs)
+	f, err := indexNode{d, hello, hello + "/index"}.Open(t.Context(), fs.OpenRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.ReadAt(t.Context(), make([]byte, 100), 0); err != nil {
+		t.Fatal(err)
+	}
+	d.leave(shares[0].m, false)
+	text := readIndexOf(t, f, 3000)
+	if n := strings.Count(text, "\n"); n != indexAtOnce+1 || !strings.Contains(text, "\n/n/box1/ci/3f2a9c1d0b7e.1 ") {
+		t.Errorf("%d lines were read, want %d and the one behind the others", n, indexAtOnce)
+	}
+}
+
 // An executor whose clock is wrong, or that lies, does not stand before all others for
 // ever.
 func TestIndexFuture(t *testing.T) {
