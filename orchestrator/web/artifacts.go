@@ -233,8 +233,8 @@ func isPicture(name string, head []byte) bool {
 	return kind != "" && http.DetectContentType(head[:min(len(head), 512)]) == kind
 }
 
-// raw sends an artifact itself. A browser keeps it as a file, but for a picture and for
-// plain text that it was asked to show; it guesses no other kind.
+// raw sends an artifact itself. A browser keeps it as a file, unless it is a picture; it
+// guesses no other kind.
 func (p *Page) raw(r *reading) error {
 	_, name, n, st, err := r.artifact()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	iofs "io/fs"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 )
 
@@ -71,7 +72,7 @@ func (p *Page) lastState(ctx context.Context, q *http.Request) (state string, er
 	if err != nil {
 		return "", err
 	}
-	from, _ := client(q)
+	from, _ := q.Context().Value(fromKey{}).(netip.Addr)
 	root, release, err := p.trees.Tree(ctx, nil, from)
 	if err != nil {
 		return "", err

@@ -79,10 +79,12 @@ func (v *visit) who() string {
 	return source(v.from)
 }
 
-// take counts something that the visit does, until the caller calls give. The error is one
-// that a person sees.
-func (v *visit) take(c *limit.Count) (give func(), err error) {
-	who := v.who()
+// take counts something that the visit does, as take does.
+func (v *visit) take(c *limit.Count) (give func(), err error) { return take(c, v.who()) }
+
+// take counts something of a key, until the caller calls give. The error is one that a
+// person sees.
+func take(c *limit.Count, who string) (give func(), err error) {
 	switch c.Take(who) {
 	case limit.KeyFull:
 		return nil, errMany

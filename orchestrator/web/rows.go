@@ -150,10 +150,7 @@ func escape(s string) (n int, sgr string, ok bool) {
 		for n < len(s) && s[n] >= 0x20 && s[n] <= 0x3f {
 			n++
 		}
-		if n == len(s) {
-			return n, "", false
-		}
-		if s[n] < 0x40 || s[n] > 0x7e { // it is cut short
+		if n == len(s) || s[n] < 0x40 || s[n] > 0x7e { // it is cut short
 			return n, "", false
 		}
 		return n + 1, s[start:n], s[n] == 'm'

@@ -50,7 +50,6 @@ import (
 	"9ci/fs/ci"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/account"
-	"9ci/orchestrator/internal/limit"
 )
 
 // A Page is the page of an orchestrator. It is an http.Handler.
@@ -258,16 +257,12 @@ func (p *Page) guard(next http.Handler) http.Handler {
 			h.Set("Connection", "close")
 			refuse(errNoLength)
 		default:
-			who := source(from)
-			switch p.limits.requests.Take(who) {
-			case limit.KeyFull:
-				refuse(errMany)
-				return
-			case limit.AllFull:
-				refuse(errTooMany)
+			give, err := take(&p.limits.requests, source(from))
+			if err != nil {
+				refuse(err)
 				return
 			}
-			defer p.limits.requests.Give(who)
+			defer give()
 			next.ServeHTTP(w, r)
 		}
 	})
@@ -282,8 +277,9 @@ func (p *Page) hostOf(host string) string {
 	return strings.TrimSuffix(host, ":80")
 }
 
-// policy returns the Content-Security-Policy of a page, which may have a script, and whose forms lead to this page and to where leads says. Nothing is inline,
-// and nothing comes from elsewhere.
+// policy returns the Content-Security-Policy of a page, which may have a script, and whose
+// forms lead to this page and to where leads says. Nothing is inline, and nothing comes
+// from elsewhere.
 func policy(script bool, leads string) string {
 	s := "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; form-action 'self'"
 	if leads != "" {
