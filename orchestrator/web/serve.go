@@ -27,7 +27,7 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, config *tls.Config) er
 	if err := p.CheckListener(l, config != nil); err != nil {
 		return err
 	}
-	srv := http.Server{
+	srv := &http.Server{
 		Handler:                      keeping(p),
 		ConnContext:                  withConn,
 		DisableGeneralOptionsHandler: true,
@@ -40,6 +40,7 @@ func (p *Page) Serve(ctx context.Context, l net.Listener, config *tls.Config) er
 		BaseContext:                  func(net.Listener) context.Context { return context.WithValue(context.Background(), endingKey{}, ctx) },
 		ErrorLog:                     slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // of each scanner's handshake
 	}
+	defer srv.Close() // last of all: when the listener has failed, connections are still open
 	ended := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
