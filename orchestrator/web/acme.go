@@ -71,7 +71,8 @@ func (p *Page) ACME(directory, dir string, client *http.Client) (*ACME, error) {
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, err
 	}
-	client = &http.Client{Transport: &caTransport{next: client.Transport, log: p.log}, CheckRedirect: client.CheckRedirect}
+	told := *client
+	told.Transport = &caTransport{next: client.Transport, log: p.log}
 	a := &ACME{log: p.log, again: firstAgain, hello: &tls.ClientHelloInfo{
 		ServerName: host, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}, SupportedCurves: []tls.CurveID{tls.CurveP256},
 		CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
@@ -79,7 +80,7 @@ func (p *Page) ACME(directory, dir string, client *http.Client) (*ACME, error) {
 	a.maker = func() *autocert.Manager {
 		return &autocert.Manager{
 			Prompt: autocert.AcceptTOS, HostPolicy: autocert.HostWhitelist(host), Cache: caCache{autocert.DirCache(dir), host, p.log},
-			Client: &acme.Client{DirectoryURL: directory, HTTPClient: client, UserAgent: "9ci"},
+			Client: &acme.Client{DirectoryURL: directory, HTTPClient: &told, UserAgent: "9ci"},
 		}
 	}
 	a.manager.Store(a.maker())
@@ -235,7 +236,7 @@ func complaint(status int, body []byte) string {
 	case status >= 400 && err == nil && says.Type != "":
 		return says.caProblem.String()
 	case status >= 400:
-		return http.StatusText(status)
+		return strings.TrimSpace(fmt.Sprintf("status %d %s", status, http.StatusText(status)))
 	case err != nil || says.Status != "invalid":
 		return ""
 	}

@@ -308,8 +308,9 @@ func TestComplaint(t *testing.T) {
 		{200, "-----BEGIN CERTIFICATE-----", ""},
 		{400, `{"type":"urn:ietf:params:acme:error:badNonce","detail":"x"}`, ""},
 		{403, `{"type":"urn:ietf:params:acme:error:unauthorized","detail":"x","status":403}`, "unauthorized: x"},
-		{502, "<html>", "Bad Gateway"},
-		{500, `[]`, "Internal Server Error"},
+		{502, "<html>", "status 502 Bad Gateway"},
+		{500, `[]`, "status 500 Internal Server Error"},
+		{530, "", "status 530"}, // of some CDNs
 	} {
 		if got := complaint(tt.status, []byte(tt.body)); got != tt.want {
 			t.Errorf("complaint(%d, %s) = %q, want %q", tt.status, tt.body, got, tt.want)
