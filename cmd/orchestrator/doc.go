@@ -157,8 +157,8 @@
 //	                                       leave others out
 //	URL/run/EXECUTOR/ID/NAMESPACE          a run: steps and their logs as they grow, key, manifest,
 //	                                       commands that mount and verify it
-//	URL/log/EXECUTOR/ID/STEP/NAMESPACE     the log of a step, or of all; ?from=LINE#LLINE is a line, and
-//	                                       ?q=TEXT finds text
+//	URL/log/EXECUTOR/ID/STEP/NAMESPACE     the log of a step, of all, or of service.NAME; ?from=LINE#LLINE
+//	                                       is a line, and ?q=TEXT finds text
 //	URL/tests/EXECUTOR/ID/NAMESPACE        its tests, if it tells of them
 //	URL/artifacts/EXECUTOR/ID/NAMESPACE    what the run left; ?name=PATH is one of them
 //	URL/raw/EXECUTOR/ID/NAMESPACE?name=PATH    its bytes, for a browser that shows the page
@@ -193,10 +193,9 @@
 // ends TLS. The proxy says X-Forwarded-For, and X-Forwarded-Host if it changes Host; what it
 // marks as X-Forwarded-Proto: http is sent to https. It is not to keep what it passes on, nor
 // to hold it back: a live log is an answer that goes on for ten minutes. A request with a body
-// has its length (Content-Length). From other addresses
-// such headers mean nothing. The page answers to the HOST of -url alone. On this machine,
-// -url http://localhost:PORT does without TLS. The commands on the page have the port of the
-// first -a that others can reach.
+// has its length (Content-Length). From other addresses such headers mean nothing. The page
+// answers to the HOST of -url alone. On this machine, -url http://localhost:PORT does without
+// TLS. The commands on the page have the port of the first -a that others can reach.
 //
 // An address, of IPv6 a /64, may log in or try to 60 times at once and once each second after
 // that, try 10 codes of keys and then 2 each minute, have 8 keys at once that wait for
