@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"github.com/letsencrypt/pebble/v2/va"
 	"github.com/letsencrypt/pebble/v2/wfe"
 	"github.com/miekg/dns"
+	"golang.org/x/crypto/acme/autocert"
 
 	"9ci/orchestrator/access"
 )
@@ -84,6 +86,32 @@ type acmeSite struct {
 	*site
 	addr string
 	ca   *testCA
+
+	keeps sync.Mutex // guards what follows, and is held while something is kept
+	over  bool
+}
+
+// A siteCache keeps nothing once the test is over. Package autocert renews until the process
+// ends, and would write into a directory that is being removed.
+type siteCache struct {
+	autocert.Cache
+	x *acmeSite
+}
+
+func (c siteCache) Put(ctx context.Context, name string, data []byte) error {
+	c.x.keeps.Lock()
+	defer c.x.keeps.Unlock()
+	if c.x.over {
+		return errors.New("the test is over")
+	}
+	return c.Cache.Put(ctx, name, data)
+}
+
+// end has nothing more kept.
+func (x *acmeSite) end() {
+	x.keeps.Lock()
+	defer x.keeps.Unlock()
+	x.over = true
 }
 
 // start serves the site until stop is called, and asks for a certificate.
@@ -94,6 +122,12 @@ func (x *acmeSite) start(l net.Listener, dir string) (a *ACME, stop func()) {
 		x.t.Fatal(err)
 	}
 	a.again = time.Millisecond
+	maker := a.maker
+	a.maker = func() *autocert.Manager {
+		m := maker()
+		m.Cache = siteCache{m.Cache, x}
+		return m
+	}
 	ctx, cancel := context.WithCancel(x.t.Context())
 	ended := make(chan struct{}, 2)
 	go func() { x.Serve(ctx, l, a.Config()); ended <- struct{}{} }()
@@ -142,6 +176,7 @@ func TestACME(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := &acmeSite{site: newSite(t, testURL), addr: l.Addr().String()}
+	t.Cleanup(x.end)
 	x.ca = newTestCA(t, l.Addr().(*net.TCPAddr).Port, 6)
 	x.ca.nowhere.Store(true)
 	dir := filepath.Join(x.dir, access.PageACMEDir)
