@@ -56,7 +56,7 @@ var mayTest = map[string][]string{
 }
 
 // testOnly are helpers of tests. Only tests may import them, and they each other.
-var testOnly = []string{"fs/treetest", "orchestrator/access/forge/forgetest", "proto/internal/testtree", "proto/internal/load"}
+var testOnly = []string{"fs/treetest", "orchestrator/access/forge/forgetest", "proto/internal/testtree", "proto/internal/load", "vm/network/networktest"}
 
 // module is what the paths of our packages begin with.
 const module = "9ci/"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -25,10 +26,14 @@ type Config struct {
 	// Accel is kvm or tcg. Empty is kvm where ProbeKVM finds that it works.
 	Accel string
 
-	// Net lets the guest reach the network from its start, by qemu's user
-	// network: all that this host reaches, from this host's address,
-	// including this host's own loopback (at 10.0.2.2). SetNet changes it.
+	// Net lets the guest reach the network from its start, by package
+	// network: all that this host reaches, from this host's address, but no
+	// socket of this host itself. SetNet changes it.
 	Net bool
+
+	// Forwards answer the guest's HTTP while it reaches the network, each at
+	// a port of guest.Gateway.
+	Forwards map[uint16]http.Handler
 
 	Shares []Share // what the guest sees of this host's files
 

@@ -37,6 +37,7 @@ func (m *Machine) watch() {
 	<-m.exited
 	m.guest.Close()
 	m.monitor.close()
+	m.network.Close()
 	if m.outbox != nil {
 		m.outbox.Close()
 	}

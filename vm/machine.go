@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"9ci/vm/guest"
+	"9ci/vm/network"
 )
 
 // A Machine is a qemu process with a guest that answers. Its methods may
@@ -23,6 +24,7 @@ type Machine struct {
 	accel   string
 	monitor *monitor
 	guest   *guest.Client
+	network *network.Network
 	console *console // the guest's
 	stderr  *console // qemu's
 
@@ -129,17 +131,21 @@ func (m *Machine) Outbox() *io.SectionReader {
 	return io.NewSectionReader(m.outbox, 0, math.MaxInt64) // or its end
 }
 
-// SetNet says whether the guest reaches the network. qemu sees to that, so the
-// guest cannot undo it. Without the network, connections that are open stall.
-// After an error the guest may or may not reach it.
+// SetNet says whether the guest reaches the network. The host sees to that, so the
+// guest cannot undo it. Connections that are open end with the network. After an
+// error the guest may or may not reach it.
 func (m *Machine) SetNet(ctx context.Context, up bool) error {
-	if err := m.setLink(ctx, up); err != nil {
+	if err := m.setNet(ctx, up); err != nil {
 		return fmt.Errorf("vm: set the network: %w", err)
 	}
 	return nil
 }
 
-func (m *Machine) setLink(ctx context.Context, up bool) error {
+// setNet cuts the guest off, or not, and has qemu tell it so by its card's link.
+func (m *Machine) setNet(ctx context.Context, up bool) error {
+	if err := m.network.SetUp(up); err != nil {
+		return err
+	}
 	return m.monitor.run(ctx, "set_link", map[string]any{"name": "net", "up": up}, nil)
 }
 

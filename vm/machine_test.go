@@ -9,9 +9,12 @@ import (
 	iofs "io/fs"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +23,7 @@ import (
 	"time"
 
 	"9ci/vm"
+	"9ci/vm/network/networktest"
 )
 
 // imageCache is the user's, and savedCache one of these tests'.
@@ -155,8 +159,6 @@ func TestMachine(t *testing.T) {
 	}
 	wg.Wait()
 
-	network(t, m)
-
 	// podman: an image of a shell, built upon and run.
 	sh(t, m, `tar -C / -c bin lib lib64 usr/bin/sh usr/bin/dash usr/bin/cat usr/lib/x86_64-linux-gnu/libc.so.6 \
 		$(cd / && find usr/lib*/ -name 'ld-linux-x86-64.so.2') | podman import -q - localhost/sh`, 0)
@@ -226,36 +228,157 @@ func shares(t *testing.T, m *vm.Machine, source, later string) {
 	}
 }
 
-// network has m reach this host, or not, as the host says.
-func network(t *testing.T, m *vm.Machine) {
+// A trap listens on every address of this host, and has what came.
+type trap struct {
+	port string
+	mu   sync.Mutex
+	came []string
+}
+
+func newTrap(t *testing.T) *trap {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	u, err := net.ListenPacket("udp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &trap{}
+	_, p.port, _ = net.SplitHostPort(l.Addr().String())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.add("tcp " + c.LocalAddr().String())
+			c.Close()
+		}
+	})
+	wg.Go(func() {
+		b := make([]byte, 100)
+		for {
+			n, _, err := u.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			p.add("udp " + string(b[:n]))
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		u.Close()
+		wg.Wait()
+	})
+	return p
+}
+
+func (p *trap) add(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.came = append(p.came, what)
+}
+
+func (p *trap) all() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.came)
+}
+
+// wayOut is what root of a machine does to its routes: all that is not the card's own
+// address goes out by the card, the machine's loopback too.
+const wayOut = `
+set -e
+for f in all/route_localnet all/accept_local eth0/route_localnet eth0/accept_local; do echo 1 >/proc/sys/net/ipv4/conf/$f; done
+for f in all eth0; do echo 0 >/proc/sys/net/ipv4/conf/$f/rp_filter; done
+ip route add table 50 local 10.0.2.15 dev eth0
+ip -6 route add table 50 local fd00:9c1::15 dev eth0
+for to in 0.0.0.0/1 128.0.0.0/1; do ip route add $to via 10.0.2.2 dev eth0 src 10.0.2.15 table 50; done
+for to in ::/1 8000::/1; do ip -6 route add $to via fd00:9c1::2 dev eth0 src fd00:9c1::15 table 50; done
+for v in -4 -6; do
+	ip $v rule add pref 100 lookup local
+	ip $v rule add pref 50 lookup 50
+	ip $v rule del pref 0
+done
+`
+
+// TestNetwork has a machine that goes on from a saved one reach the outside and a
+// forward, or not, as the host says; then root of it attacks this host.
+func TestNetwork(t *testing.T) {
+	o := networktest.New(t)
+	l := o.Listen(t, "tcp", ":0")
 	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			io.WriteString(c, "hello\n")
+			io.WriteString(c, "outside\n")
 			c.Close()
 		}
 	}()
-	ask := fmt.Sprintf("timeout 5 bash -c 'cat </dev/tcp/10.0.2.2/%d' || echo none", l.Addr().(*net.TCPAddr).Port)
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	c := config(t)
+	c.Net = true
+	c.Forwards = map[uint16]http.Handler{
+		8000: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "forward\n") }),
+	}
+	m := start(t, c)
+	ask := fmt.Sprintf(`for to in %v/%s %v/%[2]s; do timeout 5 bash -c "cat </dev/tcp/$to" || echo none; done
+timeout 5 bash -c 'exec 3<>/dev/tcp/10.0.2.2/8000; printf "GET / HTTP/1.0\r\n\r\n" >&3; tail -1 <&3' || echo none`, o.Addr, port, o.Addr6)
 	for _, up := range []bool{true, false, true} {
 		if err := m.SetNet(t.Context(), up); err != nil {
 			t.Fatal(err)
 		}
-		want := "hello\n"
+		want := "outside\noutside\nforward\n"
 		if !up {
-			want = "none\n"
+			want = "none\nnone\nnone\n"
 		}
-		if got, _ := sh(t, m, ask, 0); got != want {
+		if got, _ := sh(t, m, "("+ask+") 2>/dev/null", 0); got != want {
 			t.Errorf("network %v: got %q, want %q", up, got, want)
 		}
+	}
+	sh(t, m, wayOut, 0)
+	if got, _ := sh(t, m, "("+ask+") 2>/dev/null", 0); got != "outside\noutside\nforward\n" {
+		t.Errorf("by root's own routes: got %q", got)
+	}
+	escape(t, m)
+}
+
+// escape attacks this host as root of m, whose packets all go out by its card: none
+// may reach a socket here.
+func escape(t *testing.T, m *vm.Machine) {
+	t.Helper()
+	p := newTrap(t)
+	targets := []string{
+		"10.0.2.2", "10.0.2.3", "10.0.2.255", "127.0.0.1", "127.0.0.53", "127.255.255.254", "0.0.0.0", "0.0.0.1",
+		"169.254.169.254", "255.255.255.255", "::1", "::", "::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::",
+		"fd00:9c1::2", "rebound.example",
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := 0 // connections of this process, which the trap catches
+	for _, a := range own {
+		ip, _, _ := net.ParseCIDR(a.String())
+		if c, err := net.Dial("tcp", net.JoinHostPort(ip.String(), p.port)); err == nil {
+			c.Close()
+			ours++
+		}
+		targets = append(targets, ip.String())
+	}
+	for ours == 0 || len(p.all()) < ours {
+		runtime.Gosched()
+	}
+	sh(t, m, "echo 127.0.0.1 rebound.example >>/etc/hosts", 0)
+	sh(t, m, "for a in "+strings.Join(targets, " ")+"; do for p in tcp udp; do "+
+		`timeout 5 bash -c "echo $p-$a >/dev/$p/$a/`+p.port+`" 2>/dev/null & done; done; wait`, 0)
+	if came := p.all(); len(came) > ours {
+		t.Errorf("a machine reached sockets of this host: %q", came[ours:])
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/vm/network"
 )
 
 // A qemu is what is needed to start one. It gets everything as an open file, so
@@ -22,6 +24,7 @@ type qemu struct {
 	files []*os.File // from descriptor 3 on
 
 	agent, monitor socket
+	network        socket // carries the frames of the guest's card
 	incoming       socket // carries a saved machine's state; only where one is resumed
 	in             int    // the descriptor of its other end
 
@@ -53,7 +56,7 @@ func (q *qemu) close() {
 	if q.outbox != nil {
 		q.outbox.Close()
 	}
-	for _, s := range []*socket{&q.agent, &q.monitor, &q.incoming} {
+	for _, s := range []*socket{&q.agent, &q.monitor, &q.network, &q.incoming} {
 		if s.conn != nil {
 			s.conn.Close()
 		}
@@ -91,8 +94,7 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 	if err := q.addDisks(ctx, c); err != nil {
 		return nil, err
 	}
-	q.addOutside(c)
-	return q, nil
+	return q, q.addOutside(c)
 }
 
 // addBase gives the guest its board, its kernel and core OS, its console,
@@ -193,15 +195,20 @@ func (q *qemu) addDisks(ctx context.Context, c Config) (err error) {
 
 // addOutside gives the guest a network card and the directories of the host
 // that it may read.
-func (q *qemu) addOutside(c Config) {
+func (q *qemu) addOutside(c Config) error {
+	card, err := q.socket(&q.network)
+	if err != nil {
+		return err
+	}
 	q.args = append(q.args,
-		"-netdev", "user,id=net,ipv6=off",
-		"-device", "virtio-net-device,netdev=net")
+		"-netdev", fmt.Sprintf("stream,id=net,server=off,addr.type=fd,addr.str=%d", card),
+		"-device", fmt.Sprintf("virtio-net-device,netdev=net,mac=%s,host_mtu=%d", network.GuestMAC, network.MTU))
 	for i, s := range c.Shares {
 		q.args = append(q.args,
 			"-fsdev", fmt.Sprintf("local,id=share%d,security_model=none,readonly=on,path=%s", i, escape(s.Dir)),
 			"-device", fmt.Sprintf("virtio-9p-device,fsdev=share%d,mount_tag=%s", i, escape(s.Tag)))
 	}
+	return nil
 }
 
 // disk gives the guest one more disk. It is not synced, since nothing of it

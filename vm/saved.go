@@ -102,10 +102,8 @@ func (m *Machine) load(ctx context.Context, c Config, state []byte) error {
 	if err := m.migrated(ctx); err != nil {
 		return err
 	}
-	if !c.Net {
-		if err := m.setLink(ctx, false); err != nil {
-			return err
-		}
+	if err := m.setNet(ctx, c.Net); err != nil {
+		return err
 	}
 	return m.monitor.run(ctx, "cont", nil, nil)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"9ci/vm/guest"
+	"9ci/vm/network"
 )
 
 // Start starts a machine and blocks until its guest is ready for commands: for
@@ -101,6 +102,7 @@ func launch(ctx context.Context, c Config, mem *memory) (*Machine, error) {
 		m.outbox.Close()
 		return nil, err
 	}
+	m.network = network.New(q.network.take(), network.Config{Forwards: c.Forwards})
 	m.incoming, m.in = q.incoming.take(), q.in
 	if m.incoming == nil {
 		m.guest = guest.NewClient(q.agent.take(), idleTime)
@@ -126,10 +128,8 @@ func (m *Machine) must(err error) error {
 
 // prepare makes a guest that has started put its system together.
 func (m *Machine) prepare(ctx context.Context, c Config) error {
-	if !c.Net {
-		if err := m.setLink(ctx, false); err != nil {
-			return err
-		}
+	if err := m.setNet(ctx, c.Net); err != nil {
+		return err
 	}
 	return m.guest.Prepare(ctx, guest.Prepare{Disk: c.Disk > 0})
 }

@@ -218,13 +218,14 @@ A machine sees the revision and, at /n/ci, the kept runs of the repository: in
 post-test, and with CI_RUNS=1 in all steps. It can write to neither. It gives back its
 output and its artifacts, within the limits of go doc 9ci/fs/ci.
 
-If CI_NET gives the machine a network, the machine reaches what this host reaches, and
-from this host's address: other machines of the host's network, the host's own
-addresses, and at 10.0.2.2 the host's loopback. A service of the host that trusts
-clients from 127.0.0.1 trusts the machine: with CI_NET=build in prepare-runtime,
-base-image and post-test, with all in the test too, with none never. Of the host's
-configuration the machine gets the addresses of Debian's packages and of the proxies
-to them, without the names and passwords in their URLs.
+If CI_NET gives the machine a network, with build in prepare-runtime, base-image and
+post-test, with all in the test too, the machine reaches what this host reaches, and
+from this host's address: other machines of the host's network too. It reaches no
+socket of the host itself, at whatever address, nor 169.254.0.0/16 and the other
+addresses at which clouds tell a host its credentials; its questions for names go
+through 9ci to the host's resolvers. Of the host's configuration the machine gets the
+addresses of Debian's packages and of the proxies to them, without the names and
+passwords in their URLs.
 
 A variable that CI_SECRETS names is in the environment of every step. 9ci prints *** in
 the place of its value, of each of its lines, and of their base64, in all output and

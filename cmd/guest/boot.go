@@ -46,7 +46,7 @@ var assemble = []step[guest.Prepare]{
 	{"kernel", mountKernel}, // /dev, /proc and the like
 	{"enter", enter},        // it becomes /
 	{"cgroup", groups},
-	{"network", network},
+	{"network", raise},
 }
 
 // boot makes what prepare left the machine that b describes.
@@ -228,7 +228,7 @@ func writeFiles(b guest.Boot) error {
 	files := append([]guest.File{
 		{Name: "/etc/hostname", Data: []byte(b.Hostname + "\n")},
 		{Name: "/etc/hosts", Data: fmt.Appendf(nil, "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost\n", b.Hostname)},
-		{Name: "/etc/resolv.conf", Data: []byte("nameserver " + nameserver + "\n")},
+		{Name: "/etc/resolv.conf", Data: []byte("nameserver " + guest.Nameserver.String() + "\n")},
 		{Name: "/etc/machine-id", Data: []byte(hex.EncodeToString(id[:]) + "\n")},
 	}, b.Files...)
 	for _, f := range files {
