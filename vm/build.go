@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"9ci/vm/lend"
 )
 
 // What the core OS is made of besides Debian's essential packages and apt.
@@ -111,7 +113,7 @@ func ready(tmp string) error {
 			return fmt.Errorf("%s not found: apt-get install %s", t.program, t.pkg)
 		}
 	}
-	if _, err := os.Stat(keyring); err != nil {
+	if _, err := os.Stat(lend.Keyring); err != nil {
 		return fmt.Errorf("%w: apt-get install debian-archive-keyring", err)
 	}
 	if os.Getuid() != 0 {
@@ -149,7 +151,7 @@ func lookTool(name string) (string, error) {
 // bootstrap runs mmdebstrap, which leaves root.erofs, packages, vmlinuz
 // and modules.tar in tmp.
 func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
-	host, err := hostAPT(ctx)
+	host, err := lend.HostAPT(ctx)
 	if err != nil {
 		return err
 	}
@@ -158,7 +160,7 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 		mode = "unshare"
 	}
 	args := bootstrapArgs(mode)
-	if len(host.options) > 0 {
+	if len(host.Options()) > 0 {
 		// Not as --aptopt: a proxy's URL may have a password, and
 		// everybody reads a process's arguments.
 		args = append([]string{`--setup-hook=printf %s "$HOST_APT" >>"$1/etc/apt/apt.conf.d/99mmdebstrap"`}, args...)
@@ -166,9 +168,9 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 	cmd.Dir = tmp
 	cmd.Env = append(os.Environ(), fmt.Sprint("SOURCE_DATE_EPOCH=", epoch), "CORE_OS_UUID="+rootUUID,
-		"HOST_APT="+strings.Join(append(host.options, ""), "\n"),
+		"HOST_APT="+strings.Join(append(host.Options(), ""), "\n"),
 		"LC_ALL=C", "PATH="+os.Getenv("PATH")+":"+sbin)
-	cmd.Stdin = strings.NewReader(host.list())
+	cmd.Stdin = strings.NewReader(host.List())
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -213,7 +215,7 @@ func bootstrapArgs(mode string) []string {
 	for _, f := range []string{rootFile, packagesFile, "vmlinuz", "modules.tar"} {
 		args = append(args, fmt.Sprintf("--customize-hook=download /9ci/%s %s", f, f))
 	}
-	return append(args, release, "/dev/null", "-")
+	return append(args, lend.Release, "/dev/null", "-")
 }
 
 // tell passes mmdebstrap's steps on as they come and returns the last

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"9ci/vm/lend"
 )
 
 // Whoever changes what the core OS is made of says so: the label is in
@@ -16,7 +18,7 @@ import (
 func TestRecipeHasItsLabel(t *testing.T) {
 	const want = "debian-12/1 c6af2680da3c994b"
 	h := sha256.New()
-	fmt.Fprintln(h, release, packages, epoch, rootUUID, bootstrapArgs("root"))
+	fmt.Fprintln(h, lend.Release, packages, epoch, rootUUID, bootstrapArgs("root"))
 	if got := fmt.Sprintf("%s %.8x", CoreOS, h.Sum(nil)); got != want {
 		t.Errorf("recipe is %q, want %q: raise CoreOS once the old one was released", got, want)
 	}

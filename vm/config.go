@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"9ci/vm/guest"
 )
 
 // A Config says what machine to start.
@@ -30,6 +32,8 @@ type Config struct {
 	// network: all that this host reaches, from this host's address, but no
 	// socket of this host itself. SetNet changes it.
 	Net bool
+
+	Files []guest.File // written in the guest before Start returns
 
 	// Forwards answer the guest's HTTP while it reaches the network, each at
 	// a port of guest.Gateway.

@@ -3,13 +3,18 @@ package vm_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	iofs "io/fs"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +27,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
 	"9ci/vm"
+	"9ci/vm/lend"
 	"9ci/vm/network/networktest"
 )
 
@@ -379,6 +391,89 @@ func escape(t *testing.T, m *vm.Machine) {
 		`timeout 5 bash -c "echo $p-$a >/dev/$p/$a/`+p.port+`" 2>/dev/null & done; done; wait`, 0)
 	if came := p.all(); len(came) > ours {
 		t.Errorf("a machine reached sockets of this host: %q", came[ours:])
+	}
+}
+
+// TestLent has a machine use what its host lends: Debian's archive by way of the
+// host's proxy, and a registry with the host's password; and look for passwords.
+func TestLent(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute, and Debian's archive")
+	}
+	const secret = "hunter2hunter2"
+	var used sync.Map // by the proxy, scheme and host
+	direct := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {}, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if want := "Basic " + base64.StdEncoding.EncodeToString([]byte("bob:"+secret)); r.Header.Get("Proxy-Authorization") != want {
+			w.WriteHeader(http.StatusProxyAuthRequired)
+			return
+		}
+		used.Store(r.URL.Scheme+"://"+r.Host, true)
+		direct.ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+	hub := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	private := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, p, _ := r.BasicAuth(); p != secret {
+			w.Header().Set("WWW-Authenticate", `Basic realm="hub"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		hub.ServeHTTP(w, r)
+	}))
+	defer private.Close()
+	at, err := url.Parse(private.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref, err := name.ParseReference(at.Host + "/library/image:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := random.Image(1<<20, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, img, remote.WithAuth(&authn.Basic{Username: "bob", Password: secret})); err != nil {
+		t.Fatal(err)
+	}
+	auth := filepath.Join(t.TempDir(), "auth.json")
+	text := fmt.Sprintf(`{"auths": {%q: {"auth": %q}}}`, at.Host, base64.StdEncoding.EncodeToString([]byte("bob:"+secret)))
+	if err := os.WriteFile(auth, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	c := config(t) // before the proxy: an image that is built goes the host's own way
+	t.Setenv("http_proxy", strings.Replace(proxy.URL, "//", "//bob:"+secret+"@", 1))
+	loan, err := lend.Host(t.Context(), lend.Options{Registries: []lend.Registry{{Name: "docker.io", URL: at}}, AuthFile: auth})
+	if err != nil || len(loan.Warnings) != 0 {
+		t.Fatalf("%v, warnings %q", err, loan.Warnings)
+	}
+	c.Net, c.Files, c.Forwards, c.Env, c.Disk = true, loan.Files, loan.Forwards, loan.Env, 4<<30
+	m := start(t, c)
+
+	sh(t, m, "sed -i /security/!d /etc/apt/sources.list && apt-get -q update && ls /var/lib/apt/lists | grep -q Packages", 0)
+	n := 0
+	used.Range(func(to, _ any) bool {
+		n++
+		return true
+	})
+	if n == 0 {
+		t.Error("apt did not go by the host's proxy")
+	}
+	if out, _ := sh(t, m, "podman pull -q docker.io/library/image:1", 0); len(out) < 64 {
+		t.Errorf("podman pull: %q", out)
+	}
+	sh(t, m, "podman tag docker.io/library/image:1 10.0.2.2:5000/library/mine && ! podman push -q --tls-verify=false 10.0.2.2:5000/library/mine", 0)
+	sh(t, m, "! { cat /proc/*/environ; grep -rsh . /etc /run /root /var/lib/containers/storage/libpod; } | grep -a -e "+secret+" -e "+base64.StdEncoding.EncodeToString([]byte("bob:" + secret))[:16]+" -e "+strings.TrimPrefix(proxy.URL, "http://"), 0)
+
+	// The proxy is on this host's loopback, and reaches nothing else there for a
+	// machine.
+	for _, to := range []string{private.URL, strings.Replace(private.URL, "127.0.0.1", "localhost", 1), "http://[::1]"} {
+		got, _ := sh(t, m, `timeout 5 bash -c 'exec 3<>/dev/tcp/10.0.2.2/3128; printf "GET `+to+`/ HTTP/1.1\r\nHost: x\r\n\r\n" >&3; head -1 <&3'`, 0)
+		if !strings.HasPrefix(got, "HTTP/1.1 403") {
+			t.Errorf("%s by the proxy: %q", to, got)
+		}
 	}
 }
 

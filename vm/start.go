@@ -136,15 +136,11 @@ func (m *Machine) prepare(ctx context.Context, c Config) error {
 
 // boot makes a machine that is prepared the one that c describes.
 func (m *Machine) boot(ctx context.Context, c Config) error {
-	files, err := hostFiles(ctx)
-	if err != nil {
-		return err
-	}
 	b := guest.Boot{
 		Time:     time.Now(),
 		Seed:     make([]byte, 64),
 		Hostname: "9ci",
-		Files:    files,
+		Files:    c.Files,
 		Env:      c.Env,
 	}
 	rand.Read(b.Seed)
@@ -155,20 +151,6 @@ func (m *Machine) boot(ctx context.Context, c Config) error {
 		b.Mounts = append(b.Mounts, guest.Mount{Tag: s.Tag, Target: s.Target})
 	}
 	return m.guest.Boot(ctx, b)
-}
-
-// hostFiles returns the files with which a guest reaches Debian's archive as this
-// host does, less names and passwords: root in the guest, who reads them, runs
-// whatever the repository's author wrote.
-func hostFiles(ctx context.Context) ([]guest.File, error) {
-	a, err := hostAPT(ctx)
-	if err != nil {
-		return nil, nil // a host without apt has none to lend
-	}
-	return []guest.File{
-		{Name: "/etc/apt/sources.list", Data: []byte(withoutUsers(a.list()))},
-		{Name: "/etc/apt/apt.conf.d/99host", Data: []byte(withoutUsers(a.conf()))},
-	}, nil
 }
 
 // environment is what qemu gets of ours. A guest that breaks out of it finds

@@ -223,9 +223,16 @@ post-test, with all in the test too, the machine reaches what this host reaches,
 from this host's address: other machines of the host's network too. It reaches no
 socket of the host itself, at whatever address, nor 169.254.0.0/16 and the other
 addresses at which clouds tell a host its credentials; its questions for names go
-through 9ci to the host's resolvers. Of the host's configuration the machine gets the
-addresses of Debian's packages and of the proxies to them, without the names and
-passwords in their URLs.
+through 9ci to the host's resolvers.
+
+Where the machine has the network, the host lends it, at ports of 10.0.2.2, its own ways
+to the outside: the sources of Debian's packages that it has in /etc/apt; the proxies of
+http_proxy, https_proxy, ftp_proxy and all_proxy, those on the host's loopback too, but
+through none of them what is the host's own; and the registries of CI_REGISTRIES and
+CI_AUTHFILE, to pull from. Their addresses and passwords stay at the host, which adds
+them to what the machine asks. If the host trusts more CAs than Debian does, the machine
+gets their certificates. A revision can pull what the passwords of CI_AUTHFILE let it
+pull.
 
 A variable that CI_SECRETS names is in the environment of every step. 9ci prints *** in
 the place of its value, of each of its lines, and of their base64, in all output and
@@ -256,6 +263,8 @@ These a .env that git tracks does not set:
 	CI_ARTIFACTS       none             a directory that artifacts are copied to, as a whole
 	CI_ENV             none             variables let into the machine, each NAME or NAME=VALUE; they are in the key
 	CI_SECRETS         none             the same, but only names are in the key, and values are masked in all output
+	CI_REGISTRIES      none             registries to pull from through the host, each NAME or NAME=MIRROR, a URL
+	CI_AUTHFILE        none             logs in there, at the host: a file as podman login --authfile writes it
 
 These say whom to trust. A .env comes last, and one that git tracks does not set them:
 

@@ -18,6 +18,7 @@ in cmd/import_test.go says which package may import which, and a test holds it.
 	fs/treetest               for tests only: every tree passes treetest.Test, and again through every door
 	vm                        machine, core OS, QMP, KVM probe, saved machines
 	vm/guest                  the protocol between a host and the guest in a machine
+	vm/lend                   what a host lends a machine: Debian's archive, proxies, registries, CAs
 	vm/network                a machine's network: a router in this process, and what it dials for a guest
 	vm/network/networktest    for tests only: a host other than this one
 	mk                        the language: lex, parse, graph, recipe, job

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"syscall"
@@ -40,17 +41,21 @@ var refused = []struct {
 // last 32 bits, which a router dials (RFC 6052 §2.1, RFC 8215).
 var translated = []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48")}
 
+// ErrRefused is the error of an address that is not for a guest.
+var ErrRefused = errors.New("refused to a machine")
+
 // Allowed returns nil if a socket of this host may be connected to an address on
-// behalf of a guest, or an error that says why not. It may not if the address is
-// this host's own in any way, as the kernel's own routes tell at this moment.
+// behalf of a guest. The error is ErrRefused if the address is this host's own in
+// any way, as the kernel's own routes tell at this moment, or one of those that
+// nobody is to be given; else it is that of finding a route.
 func Allowed(a netip.Addr) error {
 	a = a.WithZone("").Unmap()
 	if !a.IsValid() {
-		return fmt.Errorf("no address")
+		return ErrRefused
 	}
 	for _, r := range refused {
 		if r.prefix.Contains(a) {
-			return fmt.Errorf("%v is %s", a, r.why)
+			return fmt.Errorf("%w: %v is %s", ErrRefused, a, r.why)
 		}
 	}
 	for _, p := range translated {
@@ -67,7 +72,7 @@ func Allowed(a netip.Addr) error {
 	}
 	for _, r := range routes {
 		if r.Type != unix.RTN_UNICAST {
-			return fmt.Errorf("%v is an address of this host", a)
+			return fmt.Errorf("%w: %v is an address of this host", ErrRefused, a)
 		}
 	}
 	return nil
@@ -80,8 +85,5 @@ func Control(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return err
 	}
-	if err := Allowed(to.Addr()); err != nil {
-		return fmt.Errorf("not dialled for a machine: %w", err)
-	}
-	return nil
+	return Allowed(to.Addr())
 }

@@ -307,22 +307,22 @@ func (r *router) dialTCP(q *tcp.ForwarderRequest) {
 		out.Close()
 	})
 	defer stop()
-	both(in, out.(*net.TCPConn))
+	Splice(in, out.(*net.TCPConn))
 }
 
-// A stream is a connection whose directions end each on its own.
-type stream interface {
-	io.ReadWriter
+// A Stream is a connection whose directions end each on its own.
+type Stream interface {
+	io.ReadWriteCloser
 	CloseWrite() error
-	Close() error
 }
 
-// both copies between two connections until both directions have ended.
-func both(a, b stream) {
+// Splice copies between two connections until both directions have ended. An error
+// of one closes both.
+func Splice(a, b Stream) {
 	var wg sync.WaitGroup
-	for _, p := range [][2]stream{{a, b}, {b, a}} {
+	for _, p := range [][2]Stream{{a, b}, {b, a}} {
 		wg.Go(func() {
-			if _, err := io.Copy(struct{ io.Writer }{p[0]}, p[1]); err != nil {
+			if _, err := io.Copy(p[0], p[1]); err != nil {
 				a.Close()
 				b.Close()
 				return
@@ -400,7 +400,7 @@ func (l *limited) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if enter(l.places) {
-			return &placed{Conn: c, leave: sync.OnceFunc(func() { leave(l.places) })}, nil
+			return &placed{TCPConn: c.(*gonet.TCPConn), leave: sync.OnceFunc(func() { leave(l.places) })}, nil
 		}
 		c.Close()
 	}
@@ -408,11 +408,11 @@ func (l *limited) Accept() (net.Conn, error) {
 
 // A placed connection gives its place back when it is closed.
 type placed struct {
-	net.Conn
+	*gonet.TCPConn
 	leave func()
 }
 
 func (c *placed) Close() error {
 	defer c.leave()
-	return c.Conn.Close()
+	return c.TCPConn.Close()
 }

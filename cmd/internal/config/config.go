@@ -47,6 +47,8 @@ type Config struct {
 	Ladder       []string // of Rungs, each once: the ways to a run, in the order in which they are tried
 	Env          []string // NAME=VALUE let into the machine; no value has a newline
 	Secrets      []string // the same, masked in all output; a value is empty or has 8 bytes or more
+	Registries   []Registry // each once
+	AuthFile     string     // credentials for registries, or empty
 	Keep         store.Keep
 	Connected    time.Duration // how long to serve after a run; negative is until a signal
 	Artifacts    string        // a directory artifacts are copied to, or empty

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -116,6 +117,12 @@ var table = []*variable{
 	{name: "CI_SECRETS", from: own, shape: true, hide: true,
 		doc:   "the same, but only names are in the key, and values are masked in all output",
 		field: func(c *Config) field { return (*words)(&c.Secrets) }},
+	{name: "CI_REGISTRIES", from: own, shape: true, hide: true,
+		doc:   "registries to pull from through the host, each NAME or NAME=MIRROR, a URL",
+		field: func(c *Config) field { return (*registries)(&c.Registries) }},
+	{name: "CI_AUTHFILE", from: own, shape: true,
+		doc:   "logs in there, at the host: a file as podman login --authfile writes it",
+		field: func(c *Config) field { return path{&c.AuthFile, false} }},
 
 	{name: "CI_KEY", dflt: "~/.config/9ci/id_ed25519", from: trust,
 		doc: "signs and logs in; made on first use; an agent's key by its .pub",
@@ -443,6 +450,49 @@ func (f *words) set(text string) error {
 		if name, _, _ := strings.Cut(w, "="); !validName(name) {
 			return fmt.Errorf("word %d is not NAME or NAME=VALUE: want names of variables, with blanks between them", i+1)
 		}
+	}
+	*f = list
+	return nil
+}
+
+// A Registry is one that images are pulled from through the host.
+type Registry struct {
+	Name   string
+	Mirror *url.URL // nil: the registry itself
+}
+
+// registries are words NAME or NAME=MIRROR. A mirror without a scheme is https.
+type registries []Registry
+
+func (f *registries) set(text string) error {
+	words, err := ci.SplitWords(text)
+	if err != nil {
+		return err
+	}
+	var list []Registry
+	for i, w := range words {
+		name, mirror, ok := strings.Cut(w, "=")
+		r := Registry{Name: name}
+		if name == "" || strings.ContainsAny(name, "/\"\\") {
+			return fmt.Errorf("word %d is not NAME or NAME=MIRROR: want registries such as docker.io=https://mirror.example.org", i+1)
+		}
+		if slices.ContainsFunc(list, func(o Registry) bool { return o.Name == name }) {
+			return fmt.Errorf("it names %s twice", name)
+		}
+		if ok {
+			if !strings.Contains(mirror, "://") {
+				mirror = "https://" + mirror
+			}
+			u, err := url.Parse(mirror)
+			switch {
+			case err != nil, u.Host == "", u.Scheme != "http" && u.Scheme != "https", u.RawQuery != "", u.Fragment != "":
+				return fmt.Errorf("the mirror of %s is no URL: want http or https, a host, and a path if need be", name)
+			case u.User != nil:
+				return fmt.Errorf("the mirror of %s has a user: CI_AUTHFILE is the place for passwords", name)
+			}
+			r.Mirror = u
+		}
+		list = append(list, r)
 	}
 	*f = list
 	return nil

@@ -30,6 +30,7 @@ func (l *loader) checkTrust() {
 		{"the configuration directory", dir, "set XDG_CONFIG_HOME to a directory elsewhere"},
 		{"the configuration", filepath.Join(dir, "env"), "keep it elsewhere"},
 		{"CI_KEY: the key", l.c.Key, "keep it elsewhere"},
+		{"CI_AUTHFILE: the credentials", l.c.AuthFile, "keep them elsewhere"},
 		{"CI_TLS_CERT: the certificate", l.c.TLSCert, "keep it elsewhere"},
 		{"CI_TLS_KEY: the key", l.c.TLSKey, "keep it elsewhere"},
 		{"CI_TLS_CA: the CAs of the orchestrator", l.c.TLSCA, "keep them elsewhere"},

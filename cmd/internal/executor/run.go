@@ -18,6 +18,7 @@ import (
 	"9ci/fs/ci"
 	"9ci/fs/store"
 	"9ci/vm"
+	"9ci/vm/lend"
 )
 
 // The life of a run, from top to bottom: what each of ci.Steps does.
@@ -39,6 +40,8 @@ type activeRun struct {
 	run    *store.Run
 	m      Machine           // nil before the step boot
 	dir    string            // scratch of this run on the host: the source
+	loan   *lend.Loan        // what the host lends the machine; nil if that has no network
+	online bool              // the machine reaches the network
 	show   *store.Show       // what the machine sees of kept runs
 	kept   []string          // ids of the runs that were kept when this one began
 	alias  map[string]string // their ids by alias: last, head, green
@@ -212,6 +215,9 @@ func (r *activeRun) boot(ctx context.Context) error {
 			{Tag: "runs", Dir: r.show.Dir(), Target: runsDir}, // empty until showRuns
 		},
 	}
+	if err := r.lend(ctx, &config); err != nil {
+		return err
+	}
 	start := r.e.Start
 	if start == nil {
 		start = r.start
@@ -234,6 +240,35 @@ mount --bind /var/lib/ci/artifacts "$3"
 		return r.showRuns(ctx)
 	}
 	return nil
+}
+
+// lend lends the machine of c the host's own ways to the outside, where it may use
+// the network.
+func (r *activeRun) lend(ctx context.Context, c *vm.Config) error {
+	if !c.Net {
+		return nil
+	}
+	o := lend.Options{AuthFile: r.cfg.AuthFile}
+	for _, reg := range r.cfg.Registries {
+		o.Registries = append(o.Registries, lend.Registry{Name: reg.Name, URL: reg.Mirror})
+	}
+	var err error
+	if r.loan, err = lend.Host(ctx, o); err != nil {
+		return err
+	}
+	for _, w := range r.loan.Warnings {
+		r.say("%s", w)
+	}
+	c.Files, c.Forwards = r.loan.Files, r.loan.Forwards
+	r.online = true
+	return nil
+}
+
+// setNet says whether the machine reaches the network, and with it what the host
+// lends.
+func (r *activeRun) setNet(ctx context.Context, up bool) error {
+	r.online = up
+	return r.m.SetNet(ctx, up)
 }
 
 // start starts a machine of the core OS with the rest of c.
@@ -305,7 +340,7 @@ func (r *activeRun) test(ctx context.Context) error {
 	// The key that the run is signed with says net=build: a test that ran with
 	// a network all the same must not pass for one that had none.
 	if r.cfg.Net == "build" {
-		if err := r.m.SetNet(ctx, false); err != nil {
+		if err := r.setNet(ctx, false); err != nil {
 			return err
 		}
 	}
@@ -378,7 +413,7 @@ func (r *activeRun) postTest(ctx context.Context) error {
 		return errSkipped
 	}
 	if r.cfg.Net == "build" {
-		if err := r.m.SetNet(ctx, true); err != nil {
+		if err := r.setNet(ctx, true); err != nil {
 			return err
 		}
 	}
@@ -508,6 +543,9 @@ func (r *activeRun) env() []string {
 		"LANG=C.UTF-8",
 		"CI=true",
 		"CONTAINERIMAGE=" + r.defaultImage(),
+	}
+	if r.online {
+		env = append(env, r.loan.Env...)
 	}
 	env = append(env, r.cfg.Env...)
 	return append(env, r.cfg.Secrets...)

@@ -1,21 +1,22 @@
-package vm
+package lend
 
 import (
 	"bufio"
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/http/httpproxy"
 )
 
-// An apt is how this host reaches Debian's archive. The core OS is built with it,
-// and reaches the archive in the same way when it runs. A machine gets it as files
-// at boot; it never becomes part of an image.
-type apt struct {
+// An APT is how this host reaches Debian's archive. The core OS is built with it.
+// A machine reaches the archive through it, and has no address or password of it.
+type APT struct {
 	sources []source
 	options []string // lines of apt.conf(5)
 }
@@ -26,17 +27,17 @@ type source struct {
 	suites []string // of bookworm, bookworm-updates, bookworm-security
 }
 
-// release is the release of Debian of which the core OS is made.
-const release = "bookworm"
+// Release is the release of Debian of which the core OS is made.
+const Release = "bookworm"
 
-// keyring is where the package debian-archive-keyring has its keys, here
+// Keyring is where the package debian-archive-keyring has its keys, here
 // and in the core OS.
-const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+const Keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
-// hostAPT reads /etc/apt. It leaves out the places of other vendors. Those of a
+// HostAPT reads /etc/apt. It leaves out the places of other vendors. Those of a
 // host with another release of Debian serve for the release that we need.
-func hostAPT(ctx context.Context) (apt, error) {
-	var a apt
+func HostAPT(ctx context.Context) (APT, error) {
+	var a APT
 	codename := osRelease("VERSION_CODENAME")
 	files, _ := filepath.Glob("/etc/apt/sources.list.d/*")
 	for _, name := range append([]string{"/etc/apt/sources.list"}, files...) {
@@ -73,7 +74,7 @@ func hostAPT(ctx context.Context) (apt, error) {
 
 // environment adds the proxies of the environment, which apt heeds where
 // its configuration has none.
-func (a *apt) environment(getenv func(string) string) {
+func (a *APT) environment(getenv func(string) string) {
 	for _, scheme := range []string{"http", "https"} {
 		option := "Acquire::" + scheme + "::Proxy"
 		proxy := getenv(scheme + "_proxy")
@@ -85,19 +86,44 @@ func (a *apt) environment(getenv func(string) string) {
 	}
 }
 
-// conf is the options as a guest needs them: what is on this host's own
-// loopback it finds at its gateway.
-func (a apt) conf() string {
-	var b strings.Builder
-	r := strings.NewReplacer("://127.0.0.1", "://"+gateway, "://localhost", "://"+gateway, "://[::1]", "://"+gateway)
+// Options returns lines of apt.conf(5). The URLs of proxies may have passwords.
+func (a APT) Options() []string { return a.options }
+
+// option returns the value of an option, or "".
+func (a APT) option(name string) string {
 	for _, o := range a.options {
-		b.WriteString(r.Replace(o) + "\n")
+		if v, ok := strings.CutPrefix(o, name+" "); ok {
+			return strings.Trim(v, `"; `)
+		}
 	}
-	return b.String()
+	return ""
 }
 
-// gateway is where a guest of qemu's user network sees this host.
-const gateway = "10.0.2.2"
+// proxy returns what a source's requests go through, or nil, as apt on this host
+// has it.
+func (a APT) proxy(u *url.URL) (*url.URL, error) {
+	switch own := a.option("Acquire::" + u.Scheme + "::Proxy::" + u.Hostname()); own {
+	case "":
+	case "DIRECT":
+		return nil, nil
+	default:
+		return url.Parse(own)
+	}
+	c := httpproxy.Config{
+		HTTPProxy:  direct(a.option("Acquire::http::Proxy")),
+		HTTPSProxy: direct(a.option("Acquire::https::Proxy")),
+		NoProxy:    httpproxy.FromEnvironment().NoProxy,
+	}
+	return c.ProxyFunc()(u)
+}
+
+// direct returns the URL of a proxy, and none for apt.conf's word for none.
+func direct(proxy string) string {
+	if proxy == "DIRECT" {
+		return ""
+	}
+	return proxy
+}
 
 // aptOptions picks those of apt-config dump that say how to reach the archive.
 func aptOptions(dump string) []string {
@@ -125,10 +151,10 @@ func aptOptions(dump string) []string {
 func suitesOf(all []string, codename string) []string {
 	var out []string
 	for _, s := range all {
-		for _, c := range []string{codename, release} {
+		for _, c := range []string{codename, Release} {
 			for _, suffix := range []string{"", "-updates", "-security"} {
-				if s == c+suffix && !slices.Contains(out, release+suffix) {
-					out = append(out, release+suffix)
+				if s == c+suffix && !slices.Contains(out, Release+suffix) {
+					out = append(out, Release+suffix)
 				}
 			}
 		}
@@ -199,22 +225,27 @@ func parseDeb822(text, codename string) []source {
 	return out
 }
 
-// list is the sources in the one-line style, for the guest too: its keys
-// are where this host's are.
-func (a apt) list() string {
+// List returns the sources in the one-line style of sources.list(5), for programs
+// of this host: a URL may have a password.
+func (a APT) List() string {
+	return a.list(func(uri string) string { return uri })
+}
+
+// list is List with other URIs. A source whose URI becomes "" is left out. The keys
+// of a guest are where this host's are.
+func (a APT) list(rename func(uri string) string) string {
 	var b strings.Builder
 	for _, s := range a.sources {
+		uri := rename(s.uri)
+		if uri == "" {
+			continue
+		}
 		for _, suite := range s.suites {
-			fmt.Fprintf(&b, "deb [signed-by=%s] %s %s main\n", keyring, s.uri, suite)
+			fmt.Fprintf(&b, "deb [signed-by=%s] %s %s main\n", Keyring, uri, suite)
 		}
 	}
 	return b.String()
 }
-
-// withoutUsers takes the names and passwords out of URLs.
-func withoutUsers(text string) string { return users.ReplaceAllString(text, "://") }
-
-var users = regexp.MustCompile(`://[^\s"]*@`)
 
 // osRelease is a value of os-release(5).
 func osRelease(name string) string {
