@@ -44,9 +44,9 @@ type Config struct {
 	// time in which a run comes at a least rate; 0 is no limit.
 	ReplayTimeout time.Duration
 
-	Ladder       []string // of Rungs, each once: the ways to a run, in the order in which they are tried
-	Env          []string // NAME=VALUE let into the machine; no value has a newline
-	Secrets      []string // the same, masked in all output; a value is empty or has 8 bytes or more
+	Ladder       []string   // of Rungs, each once: the ways to a run, in the order in which they are tried
+	Env          []string   // NAME=VALUE let into the machine; no value has a newline
+	Secrets      []string   // the same, masked in all output; a value is empty or has 8 bytes or more
 	Registries   []Registry // each once
 	AuthFile     string     // credentials for registries, or empty
 	Keep         store.Keep

@@ -146,6 +146,41 @@ A=a
 	d.refuse(d.top + "/.env:2: CI_NET=some: want build, all, none")
 }
 
+// Registries are names, each with a mirror or without.
+func TestRegistries(t *testing.T) {
+	d := newDesk(t)
+	t.Setenv("CI_REGISTRIES", "docker.io=http://127.0.0.1:5000/hub ghcr.io quay.io=mirror.example.org localhost:5000")
+	t.Setenv("CI_AUTHFILE", "~/auth.json")
+	c := d.load(0)
+	var got []string
+	for _, r := range c.Registries {
+		got = append(got, fmt.Sprint(r.Name, " ", r.Mirror))
+	}
+	if want := []string{"docker.io http://127.0.0.1:5000/hub", "ghcr.io <nil>", "quay.io https://mirror.example.org", "localhost:5000 <nil>"}; !slices.Equal(got, want) {
+		t.Errorf("registries %q, want %q", got, want)
+	}
+	if want := filepath.Join(d.home, "auth.json"); c.AuthFile != want {
+		t.Errorf("CI_AUTHFILE is %s, want %s", c.AuthFile, want)
+	}
+	for text, want := range map[string]string{
+		"a=ftp://x":                    "the mirror of a is no URL: want http or https",
+		"a=https://":                   "the mirror of a is no URL",
+		"a=https://x?y":                "the mirror of a is no URL",
+		"a=https://bob:hunter2@x":      "the mirror of a has a user: CI_AUTHFILE is the place for passwords",
+		"=https://bob:hunter2@x":       "word 1 is not NAME or NAME=MIRROR",
+		"https://bob:hunter2@x/y":      "word 1 is not NAME or NAME=MIRROR",
+		"a a=x":                        "it names a twice",
+		"'":                            "CI_REGISTRIES: ",
+		"ok b=https://bob:hunter2@x:y": "the mirror of b is no URL",
+	} {
+		t.Setenv("CI_REGISTRIES", text)
+		_, err := Load(t.Context(), d.rp, nil)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("CI_REGISTRIES=%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 // An attribute of a run is a variable of the table that says what a run is, and
 // goes before all else.
 func TestAttrs(t *testing.T) {
@@ -433,6 +468,8 @@ func TestTrust(t *testing.T) {
 	inside("CI_KEY: the key ")
 	d.env("CI_SIGNERS=" + filepath.Join(d.top, "allowed_signers") + "\n")
 	inside("CI_SIGNERS: the list of trusted signers ")
+	d.env("CI_AUTHFILE=" + filepath.Join(d.top, "auth.json") + "\n")
+	inside("CI_AUTHFILE: the credentials ")
 	d.env("")
 
 	linked := filepath.Join(d.home, "linked")

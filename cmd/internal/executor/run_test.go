@@ -82,6 +82,57 @@ func TestNet(t *testing.T) {
 	}
 }
 
+// What the host lends is for the steps that have the network: the test has it with
+// CI_NET=all alone. A variable of CI_ENV goes before it.
+func TestLend(t *testing.T) {
+	t.Setenv("http_proxy", "http://bob:hunter2@127.0.0.1:1")
+	for _, tt := range []struct {
+		net          string
+		before, test bool
+	}{{"build", true, false}, {"all", true, true}, {"none", false, false}} {
+		s, err := store.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		run, err := s.Create("0123456789abcdef0123456789abcdef01234567")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &config.Config{Net: tt.net, Env: []string{"no_proxy=mine"}, Registries: []config.Registry{{Name: "docker.io"}}}
+		m := new(double)
+		r := &activeRun{e: &Executor{}, req: Request{Targets: []string{"lint"}}, cfg: c, run: run, m: m, mkfile: new(mkfile), mask: newMask(nil)}
+		r.stdout, r.stderr = r.mask.writer(run.Stdout()), r.mask.writer(run.Stderr())
+		machine := vm.Config{Net: tt.net != "none"}
+		if err := r.lend(t.Context(), &machine); err != nil {
+			t.Fatal(err)
+		}
+		if got := machine.Forwards[3128] != nil && machine.Forwards[5000] != nil && len(machine.Files) > 0; got != tt.before {
+			t.Errorf("CI_NET=%s: the host answers at %v, want %v", tt.net, machine.Forwards, tt.before)
+		}
+		lent := func() bool {
+			env := r.env()
+			if env[len(env)-1] != "no_proxy=mine" {
+				t.Errorf("the environment ends with %q", env[len(env)-1])
+			}
+			if strings.Contains(strings.Join(env, " "), "hunter2") {
+				t.Errorf("a password is in %q", env)
+			}
+			return slices.Contains(env, "http_proxy=http://10.0.2.2:3128")
+		}
+		if got := lent(); got != tt.before {
+			t.Errorf("CI_NET=%s: before the test a proxy is lent: %v, want %v", tt.net, got, tt.before)
+		}
+		run.Enter("test")
+		if err := r.test(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := lent(); got != tt.test {
+			t.Errorf("CI_NET=%s: in the test a proxy is lent: %v, want %v", tt.net, got, tt.test)
+		}
+	}
+}
+
 // A run that another executor's makes needless is gone before others are told that
 // it is, and one that is cancelled while it waits is not begun.
 func TestSubmitWaits(t *testing.T) {
