@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -68,8 +70,12 @@ func (a APT) mirror(u *url.URL) http.Handler {
 			return nil
 		},
 		ErrorHandler: unreachable("mirror " + base.Host),
+		ErrorLog:     nobody,
 	}
 }
+
+// nobody is to read what a machine does with its connections.
+var nobody = log.New(io.Discard, "", 0)
 
 // bare takes out of a header what says who asks.
 func bare(h http.Header) {

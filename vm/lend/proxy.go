@@ -59,6 +59,7 @@ func newProxy(upstream *url.URL) http.Handler {
 			r.Out.Header.Del("Proxy-Authorization")
 		},
 		ErrorHandler:  unreachable("proxy"),
+		ErrorLog:      nobody,
 		FlushInterval: -1,
 	}}
 }

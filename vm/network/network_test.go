@@ -608,6 +608,54 @@ func FuzzQuestion(f *testing.F) {
 	})
 }
 
+// A guest has so many connections at once and no more, whatever it does, and those
+// that end make room.
+func TestLimits(t *testing.T) {
+	o := networktest.New(t)
+	m, n := newMachine(t, Config{})
+	l := o.Listen(t, "tcp", ":0")
+	go echo(l)
+	u := o.ListenPacket(t, "udp", ":0")
+	to := netip.AddrPortFrom(o.Addr, portOf(l.Addr()))
+	var all []net.Conn
+	for range maxTCP {
+		c, err := m.dial(to)
+		if err != nil {
+			t.Fatalf("connection %d: %v", len(all), err)
+		}
+		all = append(all, c)
+	}
+	if c, err := m.dial(to); err == nil {
+		c.Close()
+		t.Errorf("more than %d connections", maxTCP)
+	}
+	for _, c := range all {
+		c.Close()
+	}
+	for len(n.router.tcp) > 0 {
+		runtime.Gosched()
+	}
+	if c, err := m.dial(to); err != nil {
+		t.Errorf("once the others have ended: %v", err)
+	} else {
+		c.Close()
+	}
+
+	b := make([]byte, 10)
+	for i := range maxUDP + 10 {
+		m.dialUDP(netip.AddrPortFrom(o.Addr, portOf(u.LocalAddr()))).Write([]byte("x"))
+		if i < maxUDP {
+			u.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, _, err := u.ReadFrom(b); err != nil {
+				t.Fatalf("pair %d: %v", i, err)
+			}
+		}
+	}
+	if got := len(n.router.udp); got != maxUDP {
+		t.Errorf("%d pairs of addresses at once, want %d", got, maxUDP)
+	}
+}
+
 // A forward answers at its port of the gateway, and only there.
 func TestForward(t *testing.T) {
 	m, n := newMachine(t, Config{Forwards: map[uint16]http.Handler{

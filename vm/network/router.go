@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -11,7 +12,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/log"
+	netlog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -35,15 +36,18 @@ const (
 	dialTime   = 30 * time.Second // for the outside to take a connection
 	idleUDP    = 2 * time.Minute  // RFC 4787 §4.3
 	headTime   = 30 * time.Second // for the head of a request to a forward
+	idleTime   = 2 * time.Minute  // until the next request on the same connection
 	queueSize  = 1024             // frames on the way to the guest; more are dropped, as in any router
 	bufferSize = 4 << 20          // of a connection, for each direction, at most
 )
 
-// netstack logs what guests send, which is for nobody.
+// netstack and http.Server log what guests send, which is for nobody.
 func init() {
-	log.SetLevel(log.Warning) // of loggers that exist already
-	log.SetTarget(&log.Writer{Next: io.Discard})
+	netlog.SetLevel(netlog.Warning) // of loggers that exist already
+	netlog.SetTarget(&netlog.Writer{Next: io.Discard})
 }
+
+var nobody = log.New(io.Discard, "", 0)
 
 const nic tcpip.NICID = 1
 
@@ -150,7 +154,10 @@ func (r *router) listen(c Config, res *resolver) error {
 		if err != nil {
 			return err
 		}
-		s := &http.Server{Handler: h, ReadHeaderTimeout: headTime, BaseContext: func(net.Listener) context.Context { return r.ctx }}
+		s := &http.Server{
+			Handler: h, ReadHeaderTimeout: headTime, IdleTimeout: idleTime, ErrorLog: nobody,
+			BaseContext: func(net.Listener) context.Context { return r.ctx },
+		}
 		context.AfterFunc(r.ctx, func() { s.Close() })
 		r.wg.Go(func() { s.Serve(&limited{l, r.tcp}) })
 	}
