@@ -1,11 +1,12 @@
 // Package repo asks git(1) about a repository: its revisions, its namespace, and a
-// bundle of one revision to clone from. A repository decides nothing about the
+// clone of one revision for a machine. A repository decides nothing about the
 // host: no program that its configuration names is run, and nothing in it is
 // evaluated. Git itself refuses the repositories of other users (safe.directory in
 // git-config(1)).
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"9ci/fs/ci"
 )
 
 // A Repo is a git repository on this machine, with the configuration that it had
@@ -133,17 +137,20 @@ func leadsTo(link, dir string) bool {
 	return err == nil && os.SameFile(fi, to)
 }
 
-// Resolve returns the commit that rev names, and its tree. The error says that
-// there is none, and where to look.
+// Resolve returns the commit that rev names, and its tree. The error says why rev
+// names none, and where to look.
 func (r *Repo) Resolve(ctx context.Context, rev string) (commit, tree string, err error) {
 	commit, tree, err = r.commit(ctx, rev)
-	if !errors.Is(err, errNoCommit) {
-		return commit, tree, err
+	switch {
+	case errors.Is(err, errNoCommit):
+		return "", "", r.unknown(ctx, rev)
+	case err != nil:
+		return "", "", err
 	}
-	if _, err := r.git(ctx, "", "rev-parse", "--verify", "--quiet", "HEAD"); status(err) == 1 {
-		return "", "", fmt.Errorf("%s has no commits yet: commit something first", r.Top)
+	if err := r.unambiguous(ctx, rev); err != nil {
+		return "", "", err
 	}
-	return "", "", fmt.Errorf("unknown revision %s: git log shows the revisions that %s has", rev, r.Top)
+	return commit, tree, nil
 }
 
 var errNoCommit = errors.New("no such commit")
@@ -154,7 +161,11 @@ func (r *Repo) commit(ctx context.Context, rev string) (commit, tree string, err
 	if strings.ContainsAny(rev, "\n\x00") {
 		return "", "", errNoCommit
 	}
-	out, err := r.git(ctx, rev+"^{commit}\n", "cat-file", "--batch")
+	as := "^{commit}"
+	if strings.HasPrefix(rev, ":/") {
+		as = "" // that is a commit, and all that follows is searched for
+	}
+	out, err := r.git(ctx, rev+as+"\n", "cat-file", "--batch")
 	if err != nil {
 		return "", "", err
 	}
@@ -170,6 +181,143 @@ func (r *Repo) commit(ctx context.Context, rev string) (commit, tree string, err
 		return "", "", fmt.Errorf("git cat-file answered %q for %s", first, rev)
 	}
 	return commit, tree, nil
+}
+
+// unknown returns the error that says why rev names no commit.
+func (r *Repo) unknown(ctx context.Context, rev string) error {
+	if _, err := r.git(ctx, "", "rev-parse", "--verify", "--quiet", "HEAD"); status(err) == 1 {
+		return fmt.Errorf("%s has no commits yet: commit something first", r.Top)
+	}
+	if rev != "" && !strings.ContainsAny(rev, "\n\x00") {
+		if err := r.misfit(ctx, rev); err != nil {
+			return err
+		}
+	}
+	more := ""
+	if ends, err := r.shallow(); ends != "" || err != nil {
+		more = ". The clone is shallow: git fetch --unshallow brings older ones"
+	}
+	return fmt.Errorf("unknown revision %s: git log shows the revisions that %s has%s", rev, r.Top, more)
+}
+
+// misfit returns an error if git knows rev as something that is no one commit.
+func (r *Repo) misfit(ctx context.Context, rev string) error {
+	if name := baseName(rev); abbreviated(name) {
+		commits, err := r.beginning(ctx, name)
+		if err != nil {
+			return err
+		}
+		if len(commits) > 1 {
+			return fmt.Errorf("revision %s is ambiguous: %s begins the names of the commits %s: give more digits", rev, name, strings.Join(commits, " "))
+		}
+	}
+	kind, err := r.git(ctx, rev+"\n", "cat-file", "--batch-check=%(objecttype)")
+	if err != nil {
+		return err
+	}
+	if kind = strings.TrimSuffix(kind, "\n"); kind == "tree" || kind == "blob" || kind == "tag" {
+		return fmt.Errorf("revision %s names a %s: a run is of a commit", rev, kind)
+	}
+	// Gitrevisions(7) lists what names several commits.
+	last := ""
+	if from, to, ok := strings.Cut(rev, ".."); ok {
+		last = cmp.Or(strings.TrimPrefix(to, "."), "HEAD")
+		if _, _, err := r.commit(ctx, cmp.Or(from, "HEAD")); err != nil {
+			return nil // of a range that is itself unknown
+		}
+	} else if rest, ok := strings.CutPrefix(rev, "^"); ok {
+		last = rest
+	} else if i := max(strings.LastIndex(rev, "^@"), strings.LastIndex(rev, "^!"), strings.LastIndex(rev, "^-")); i > 0 {
+		last = rev[:i]
+	}
+	if last == "" {
+		return nil
+	}
+	if _, _, err := r.commit(ctx, last); err != nil {
+		return nil
+	}
+	return fmt.Errorf("revision %s is a range, and a run is of one commit: %s is its last", rev, last)
+}
+
+// unambiguous returns an error if rev begins with a name that several refs have and
+// that are different commits. Of these git itself takes one (gitrevisions(7)), but
+// not every command of git takes the same.
+func (r *Repo) unambiguous(ctx context.Context, rev string) error {
+	name := baseName(rev)
+	if name == "" || name == "HEAD" || ci.IsHash(name) || strings.ContainsAny(name, "*?[\\") {
+		return nil
+	}
+	places := []string{"refs/" + name, "refs/tags/" + name, "refs/heads/" + name, "refs/remotes/" + name, "refs/remotes/" + name + "/HEAD"}
+	if strings.HasPrefix(name, "refs/") {
+		places = append(places, name)
+	}
+	var refs []string
+	ref := func(name string) error {
+		if slices.Contains(places, name) { // and is not below one of them
+			refs = append(refs, name)
+		}
+		return nil
+	}
+	if err := r.each(ctx, '\n', ref, append([]string{"for-each-ref", "--format=%(refname)"}, places...)...); err != nil {
+		return err
+	}
+	if slices.Contains(refs, name) {
+		return nil // the first place of all
+	}
+	if len(refs) > 0 && abbreviated(name) {
+		commits, err := r.beginning(ctx, name)
+		if err != nil {
+			return err
+		}
+		refs = append(refs, commits...)
+	}
+	var can []string
+	commits := make(map[string]bool)
+	if len(refs) > 1 {
+		for _, ref := range refs {
+			switch id, _, err := r.commit(ctx, ref); {
+			case err == nil:
+				commits[id] = true
+				can = append(can, ref)
+			case !errors.Is(err, errNoCommit):
+				return err
+			}
+		}
+	}
+	if len(commits) > 1 {
+		return fmt.Errorf("revision %s is ambiguous: %s can be %s: give one of these", rev, name, strings.Join(can, " or "))
+	}
+	return nil
+}
+
+// baseName returns the name with which a revision begins, before what gitrevisions(7)
+// lets follow.
+func baseName(rev string) string {
+	if i := strings.IndexAny(rev, "^~:@"); i >= 0 {
+		return rev[:i]
+	}
+	return rev
+}
+
+// abbreviated reports whether git would take name for the first digits of an object's
+// name.
+func abbreviated(name string) bool { return len(name) >= 4 && ci.IsHex(name) }
+
+// beginning returns the commits whose names begin with those digits.
+func (r *Repo) beginning(ctx context.Context, digits string) ([]string, error) {
+	ids, err := r.git(ctx, "", "rev-parse", "--disambiguate="+digits)
+	if err != nil {
+		return nil, err
+	}
+	var commits []string
+	for id := range strings.FieldsSeq(ids) {
+		if c, _, err := r.commit(ctx, id); err == nil && c == id {
+			commits = append(commits, id)
+		} else if err != nil && !errors.Is(err, errNoCommit) {
+			return nil, err
+		}
+	}
+	return commits, nil
 }
 
 // Ancestors returns commit and the commits it descends from, nearest first, n at
@@ -226,7 +374,12 @@ func (r *Repo) Tracked(ctx context.Context, name string) (bool, error) {
 
 // HasFile reports whether the tree of commit holds a file of that name.
 func (r *Repo) HasFile(ctx context.Context, commit, name string) bool {
-	_, err := r.git(ctx, "", "cat-file", "-e", commit+":"+name)
+	return r.has(ctx, commit+":"+name)
+}
+
+// has reports whether the object that rev names is there.
+func (r *Repo) has(ctx context.Context, rev string) bool {
+	_, err := r.git(ctx, "", "cat-file", "-e", rev)
 	return err == nil
 }
 
@@ -241,7 +394,7 @@ func (r *Repo) Files(ctx context.Context, ref string, names ...string) (map[stri
 	}
 	id := ""
 	for line := range strings.Lines(refs) {
-		if name, hash, _ := strings.Cut(strings.TrimSpace(line), " "); name == ref {
+		if name, hash, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " "); name == ref {
 			id = hash
 		}
 	}

@@ -2,6 +2,7 @@ package repo_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,7 @@ func TestResolve(t *testing.T) {
 	if c, tr, err := r.Resolve(ctx, "main"); c != head || tr != tree || err != nil {
 		t.Errorf("Resolve(main) = %s, %s, %v, want %s, %s", c, tr, err, head, tree)
 	}
-	for _, rev := range []string{"nowhere", "--help", "main^{tree}", ""} {
+	for _, rev := range []string{"nowhere", "--help", "nowhere..main", "main..nowhere", "^nowhere", ""} {
 		if _, _, err := r.Resolve(ctx, rev); err == nil || !strings.HasPrefix(err.Error(), "unknown revision "+rev) {
 			t.Errorf("Resolve(%q): %v, want unknown revision", rev, err)
 		}
@@ -108,6 +109,101 @@ func TestResolve(t *testing.T) {
 	if _, _, err := r.Resolve(ctx, "HEAD"); err == nil || !strings.Contains(err.Error(), "has no commits yet") {
 		t.Errorf("Resolve in an empty repository: %v", err)
 	}
+}
+
+// A revision that is no one commit is told so, in words of its own.
+func TestResolveWords(t *testing.T) {
+	ctx := t.Context()
+	dir, r := newRepo(t)
+	head := git(t, dir, "rev-parse", "HEAD")
+	for rev, want := range map[string]string{
+		"main..main":     "main..main is a range, and a run is of one commit: main is its last",
+		"v1..HEAD":       "v1..HEAD is a range, and a run is of one commit: HEAD is its last",
+		"v1..":           "v1.. is a range, and a run is of one commit: HEAD is its last",
+		"..main":         "..main is a range, and a run is of one commit: main is its last",
+		"v1...main":      "v1...main is a range, and a run is of one commit: main is its last",
+		"^main":          "^main is a range, and a run is of one commit: main is its last",
+		"main^@":         "main^@ is a range, and a run is of one commit: main is its last",
+		"main^!":         "main^! is a range, and a run is of one commit: main is its last",
+		"main^-":         "main^- is a range, and a run is of one commit: main is its last",
+		"main^{tree}":    "main^{tree} names a tree: a run is of a commit",
+		"main:f":         "main:f names a blob: a run is of a commit",
+		"main:":          "main: names a tree: a run is of a commit",
+		"..":             ".. is a range, and a run is of one commit: HEAD is its last",
+		"nowhere..main":  "unknown revision nowhere..main",
+		"HEAD^{/a..b}":   "unknown revision HEAD^{/a..b}",
+		"v1\xa0":         "unknown revision v1\xa0",
+		"main\u00a0":     "unknown revision main\u00a0",
+		"refs/tags/v1/x": "unknown revision refs/tags/v1/x",
+	} {
+		if c, _, err := r.Resolve(ctx, rev); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Resolve(%q) = %s, %v, want %s", rev, c, err, want)
+		}
+	}
+
+	// A name that several refs have.
+	ambiguous := func(rev string, can ...string) {
+		t.Helper()
+		want := "revision " + rev + " is ambiguous: "
+		if _, _, err := r.Resolve(ctx, rev); err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), " can be "+strings.Join(can, " or ")+": give one") {
+			t.Errorf("Resolve(%q): %v, want %s%v", rev, err, want, can)
+		}
+	}
+	is := func(rev, want string) {
+		t.Helper()
+		if c, _, err := r.Resolve(ctx, rev); c != want || err != nil {
+			t.Errorf("Resolve(%q) = %s, %v, want %s", rev, c, err, want)
+		}
+	}
+	git(t, dir, "tag", "dup", "v1")
+	git(t, dir, "update-ref", "refs/heads/dup", head)
+	git(t, dir, "update-ref", "refs/tags/dup2/x", "v1") // below it, and no other dup2
+	git(t, dir, "update-ref", "refs/heads/dup2", head)
+	ambiguous("dup", "refs/heads/dup", "refs/tags/dup")
+	ambiguous("dup~0", "refs/heads/dup", "refs/tags/dup")
+	ambiguous("dup^{commit}", "refs/heads/dup", "refs/tags/dup")
+	is("refs/heads/dup", head)
+	is("heads/dup", head)
+	is("tags/dup", git(t, dir, "rev-parse", "v1"))
+	is("dup2", head)
+	is("HEAD^{/two}", head)
+	is(":/two", head)
+	git(t, dir, "tag", "-a", "-f", "-m", "one commit", "dup", head)
+	is("dup", head)
+	git(t, dir, "update-ref", "refs/heads/HEAD", "v1")
+	is("HEAD", head) // git itself means that one everywhere
+	git(t, dir, "tag", head, "v1")
+	is(head, head)
+	short := git(t, dir, "rev-parse", "v1")[:7]
+	git(t, dir, "update-ref", "refs/heads/"+short, head)
+	ambiguous(short, "refs/heads/"+short, git(t, dir, "rev-parse", "v1"))
+
+	// Digits that begin the names of several commits.
+	var many strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&many, "commit refs/heads/many\ncommitter a <a@b> %d +0000\ndata 0\n", 1e9+i)
+	}
+	cmd := exec.Command("git", "-C", dir, "fast-import", "--quiet")
+	cmd.Stdin, cmd.Env = strings.NewReader(many.String()), environ()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	first := make(map[string]string)
+	for id := range strings.FieldsSeq(git(t, dir, "rev-list", "many")) {
+		other, found := first[id[:4]]
+		if first[id[:4]] = id; !found {
+			continue
+		}
+		_, _, err := r.Resolve(ctx, id[:4])
+		if _, _, err := r.Resolve(ctx, id[:4]+"~1"); err == nil || !strings.Contains(err.Error(), " is ambiguous: "+id[:4]+" begins") {
+			t.Errorf("Resolve(%s~1): %v, want it ambiguous", id[:4], err)
+		}
+		if err == nil || !strings.Contains(err.Error(), "revision "+id[:4]+" is ambiguous: ") || !strings.Contains(err.Error(), id) || !strings.Contains(err.Error(), other) {
+			t.Errorf("Resolve(%s): %v, want it to be %s or %s", id[:4], err, id, other)
+		}
+		return
+	}
+	t.Error("no two of 2,000 commits begin with the same four digits")
 }
 
 // fetch clones what a bundle holds, as the machine does.
@@ -158,6 +254,9 @@ func TestBundle(t *testing.T) {
 	r, err := repo.Open(t.Context(), shallow)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, _, err := r.Resolve(t.Context(), "HEAD~9"); err == nil || !strings.Contains(err.Error(), "git fetch --unshallow") {
+		t.Errorf("Resolve(HEAD~9): %v, want the clone called shallow", err)
 	}
 	head = git(t, shallow, "rev-parse", "HEAD")
 	fetch(t, first(bundle(r, head, false)), head)
