@@ -69,6 +69,16 @@ targets given, in a container of that image, or in the machine itself if there i
 image; every target below /var/run/ci/artifacts; and post-test. Apart from test,
 targets that the mkfile does not have are skipped.
 
+The machine gets a clone of what this host has, and nothing is fetched: the history of
+the commit and its tags, as far as a shallow clone goes; submodules, from the clones of
+them in the git directory or the work tree; and the objects of Git LFS. It has no remote
+and none of the host's configuration. A submodule with update = none in .gitmodules is
+left out. A partial clone does if it has the files of the commit. If anything is missing
+the run ends in error, which names that and the git command that fetches it.
+
+A revision is anything that git takes for one commit. A range is refused, and so is a
+name that refs of different commits share.
+
 A repository decides nothing about the host. Git says whose repositories may be used:
 9ci refuses one of another user unless the user's safe.directory lists it, a bare
 repository inside a work tree, and a core.worktree that leads to the work tree of

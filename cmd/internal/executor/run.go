@@ -291,23 +291,14 @@ func (r *activeRun) start(ctx context.Context, c vm.Config) (Machine, error) {
 }
 
 func (r *activeRun) clone(ctx context.Context) error {
-	bundle := filepath.Join(r.dir, "source", "bundle")
-	head, err := r.req.Repo.Bundle(ctx, r.req.Commit, r.cfg.MatchTree, bundle)
+	head, err := r.req.Repo.Clone(ctx, r.req.Commit, r.cfg.MatchTree, filepath.Join(r.dir, "source"))
 	if err != nil {
 		return err
 	}
-	script := `
-set -e
-git init --quiet .
-if [ -e "$1/bundle.shallow" ]; then cp "$1/bundle.shallow" .git/shallow; fi
-git fetch --quiet --no-auto-maintenance "$1/bundle" 'refs/*:refs/*'
-git checkout --quiet --detach "$2"
-git update-ref -d ` + repo.Ref + `
-`
 	if !r.req.Repo.HasFile(ctx, r.req.Commit, "mkfile") {
 		r.say("no mkfile at this revision: write one with a target test")
 	}
-	return r.shell(ctx, script, sourceShare, head)
+	return r.shell(ctx, repo.Checkout, sourceShare, head)
 }
 
 func (r *activeRun) prepareRuntime(ctx context.Context) error {

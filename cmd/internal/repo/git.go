@@ -65,6 +65,26 @@ func run(ctx context.Context, dir string, env []string, stdin io.Reader, stdout 
 	return &gitError{args[0], words, err}
 }
 
+// pipe runs two git commands, the second of which reads what the first writes.
+func pipe(ctx context.Context, dir string, env []string, stdin io.Reader, stdout io.Writer, first, second []string) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := run(ctx, dir, env, stdin, w, first...)
+		w.Close()
+		done <- err
+	}()
+	err = run(ctx, dir, env, r, stdout, second...)
+	r.Close() // a first that goes on writing ends
+	if failed := <-done; err == nil {
+		err = failed
+	}
+	return err
+}
+
 const (
 	maxWords  = 64 << 10 // bytes of standard error that are kept
 	maxAnswer = 16 << 20 // bytes of an answer that is taken as a whole
@@ -216,8 +236,7 @@ func quote(s string) string {
 }
 
 // read asks git for the URL of the repository's origin, which the user's
-// configuration may redirect (url.*.insteadOf), and for the repository's own
-// configuration.
+// configuration may redirect (url.*.insteadOf), and reads the repository's own.
 func (r *Repo) read(ctx context.Context) error {
 	dir := "GIT_DIR=" + r.dir
 	// The URL may hold a password, so it must not be an argument.
@@ -230,7 +249,14 @@ func (r *Repo) read(ctx context.Context) error {
 		return err
 	}
 	r.origin = strings.TrimSuffix(origin, "\n")
-	list, err := answer(ctx, r.Top, append(ownEnv(), dir), "", "config", "--list", "-z")
+	return r.readConfig(ctx)
+}
+
+// readConfig asks git for the repository's own configuration.
+func (r *Repo) readConfig(ctx context.Context) error {
+	// Git goes to the work tree first, and core.worktree of a submodule's clone may
+	// be gone.
+	list, err := answer(ctx, r.Top, append(ownEnv(), "GIT_DIR="+r.dir, "GIT_WORK_TREE="+r.Top), "", "config", "--list", "-z")
 	if err != nil {
 		return err
 	}
@@ -261,7 +287,7 @@ func (r *Repo) config(bare, reftable bool) string {
 func (r *Repo) lend(dir string) error {
 	err := errors.Join(os.WriteFile(filepath.Join(dir, "config"), []byte(r.config(r.Bare, r.reftable)+r.settings), 0o600),
 		os.Mkdir(filepath.Join(dir, "info"), 0o700))
-	for _, name := range []string{"refs", "packed-refs", "reftable", "logs", "shallow", "info/exclude", "info/attributes"} {
+	for _, name := range []string{"refs", "packed-refs", "reftable", "logs", "shallow", "HEAD", "worktrees", "info/exclude", "info/attributes"} {
 		err = errors.Join(err, os.Symlink(filepath.Join(r.GitDir, name), filepath.Join(dir, name)))
 	}
 	return err

@@ -237,14 +237,14 @@ func TestNoProgramRuns(t *testing.T) {
 			}
 			return nil
 		},
-		"Bundle": func() error {
+		"Clone": func() error {
 			for _, squash := range []bool{false, true} {
-				file := filepath.Join(t.TempDir(), "bundle")
-				got, err := r.Bundle(ctx, head, squash, file)
+				to := t.TempDir()
+				got, err := r.Clone(ctx, head, squash, to)
 				if err != nil || !squash && got != head {
 					return fmt.Errorf("%s, %v", got, err)
 				}
-				fetch(t, file, got)
+				checkout(t, to, got)
 			}
 			return nil
 		},
@@ -279,6 +279,68 @@ func TestNoProgramRuns(t *testing.T) {
 	try()
 }
 
+// What is there of a partial clone serves. What is missing of the commit is named with
+// the command that fetches it, which does, and nothing else fetches it.
+func TestClonePartial(t *testing.T) {
+	dir, _ := newRepo(t)
+	os.MkdirAll(filepath.Join(dir, "d"), 0o777)
+	for i := range 5 {
+		write(t, filepath.Join(dir, "d", fmt.Sprint(i)), fmt.Sprint(i))
+	}
+	write(t, filepath.Join(dir, "ö\n"), "odd")
+	git(t, dir, "add", ".")
+	git(t, dir, "commit", "-q", "-m", "three")
+	git(t, dir, "tag", "-a", "-m", "three", "v3")
+	git(t, dir, "rm", "-q", "d/0")
+	git(t, dir, "commit", "-q", "-m", "four")
+	git(t, dir, "config", "uploadpack.allowFilter", "true")
+	git(t, dir, "config", "uploadpack.allowAnySHA1InWant", "true")
+	for filter, want := range map[string]string{
+		"blob:none": `lacks d/0, d/1, d/2 and 4 more: git diff`,
+		"tree:0":    `lacks the files of `,
+		"tree:1":    `lacks d, `,
+	} {
+		clone := filepath.Join(t.TempDir(), "clone")
+		git(t, dir, "clone", "-q", "--filter="+filter, "file://"+dir, clone)
+		objects := func() string { return plain(clone, "count-objects", "-v") }
+		before := objects()
+		head, old := git(t, dir, "rev-parse", "HEAD"), git(t, dir, "rev-parse", "HEAD~1")
+		r := open(t, clone)
+		for _, squash := range []bool{false, true} {
+			checked, _ := made(t, r, head, squash)
+			if got := plain(checked, "describe"); !squash && !strings.HasPrefix(got, "v3-1-g") {
+				t.Errorf("%s: git describe = %s", filter, got)
+			}
+		}
+		_, err := r.Clone(t.Context(), old, false, t.TempDir())
+		if err == nil || !strings.HasPrefix(err.Error(), "the clone is partial and lacks ") {
+			t.Errorf("%s: Clone of HEAD~1: %v", filter, err)
+		}
+		bare := filepath.Join(t.TempDir(), "bare")
+		git(t, dir, "clone", "-q", "--bare", "--filter="+filter, "file://"+dir, bare)
+		for _, squash := range []bool{false, true} {
+			if _, err := open(t, bare).Clone(t.Context(), old, squash, t.TempDir()); err == nil || !strings.HasPrefix(err.Error(), "the clone is partial and "+want) {
+				t.Errorf("%s: Clone of the bare clone: %v, want %s", filter, err, want)
+			}
+		}
+		if after := objects(); after != before {
+			t.Errorf("%s: objects were fetched: %s, before %s", filter, after, before)
+		}
+		for _, in := range []string{clone, bare} {
+			_, err = open(t, in).Clone(t.Context(), old, false, t.TempDir())
+			if err == nil {
+				t.Fatalf("%s: Clone of HEAD~1 in %s = nil", filter, in)
+			}
+			_, command, _ := strings.Cut(err.Error(), ": ")
+			sh(t, in, strings.TrimSuffix(command, " fetches what this commit needs"))
+			checked, _ := made(t, open(t, in), old, false)
+			if text, err := os.ReadFile(filepath.Join(checked, "d/0")); string(text) != "0" || err != nil {
+				t.Errorf("%s: d/0 = %q, %v", filter, text, err)
+			}
+		}
+	}
+}
+
 // In a partial clone git fetches what is missing, by whatever the repository
 // says. For 9ci it is missing.
 func TestPartialClone(t *testing.T) {
@@ -302,10 +364,10 @@ func TestPartialClone(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !r.HasFile(t.Context(), head, "f") {
-			_, err = r.Bundle(t.Context(), head, false, filepath.Join(t.TempDir(), "bundle"))
+			_, err = r.Clone(t.Context(), head, false, t.TempDir())
 		}
-		if err == nil || !strings.Contains(err.Error(), "the clone is partial") {
-			t.Errorf("%s: Bundle of a partial clone: %v", url, err)
+		if err == nil || !strings.Contains(err.Error(), "the clone is partial and lacks f: git diff --shortstat ") {
+			t.Errorf("%s: Clone of a partial clone: %v", url, err)
 		}
 		if ran := tr.sprung(); ran != "" {
 			t.Errorf("%s: %s is run", url, ran)
@@ -485,12 +547,12 @@ func TestObjectsAreTheirNames(t *testing.T) {
 	if past, err := r.Ancestors(t.Context(), head, 9); err != nil || len(past) != 2 {
 		t.Errorf("Ancestors = %v, %v, want two", past, err)
 	}
-	file := filepath.Join(t.TempDir(), "bundle")
-	if _, err := r.Bundle(t.Context(), head, false, file); err != nil {
+	to := t.TempDir()
+	if _, err := r.Clone(t.Context(), head, false, to); err != nil {
 		t.Fatal(err)
 	}
-	if text, err := os.ReadFile(filepath.Join(fetch(t, file, head), "f")); string(text) != "two\n" || err != nil {
-		t.Errorf("the bundle's f = %q, %v", text, err)
+	if text, err := os.ReadFile(filepath.Join(checkout(t, to, head), "f")); string(text) != "two\n" || err != nil {
+		t.Errorf("the clone's f = %q, %v", text, err)
 	}
 
 	// A loose object under another's name.
@@ -502,8 +564,8 @@ func TestObjectsAreTheirNames(t *testing.T) {
 	os.Remove(object(head))
 	write(t, object(head), string(lie))
 	for _, squash := range []bool{false, true} {
-		if _, err := r.Bundle(t.Context(), head, squash, file); err == nil || !strings.Contains(err.Error(), "no such commit") {
-			t.Errorf("Bundle: %v, want no such commit", err)
+		if _, err := r.Clone(t.Context(), head, squash, t.TempDir()); err == nil || !strings.Contains(err.Error(), "no such commit") {
+			t.Errorf("Clone: %v, want no such commit", err)
 		}
 	}
 	if c, _, err := r.Resolve(t.Context(), "HEAD"); err == nil || !strings.Contains(err.Error(), "unknown revision HEAD") {
@@ -535,15 +597,15 @@ func TestNoFileOfTheUsers(t *testing.T) {
 		if out := plain(dir, "log", "-p", "--all"); name == "objects/info/alternates" && !strings.Contains(out, secret) {
 			t.Errorf("%s: git does not tell: %s", name, out)
 		}
-		file := filepath.Join(t.TempDir(), "bundle")
 		for _, squash := range []bool{false, true} {
-			_, err := r.Bundle(t.Context(), head, squash, file)
+			to := t.TempDir()
+			_, err := r.Clone(t.Context(), head, squash, to)
 			if err == nil || strings.Contains(err.Error(), secret) || strings.Contains(err.Error(), "BEGIN") {
-				t.Errorf("%s: Bundle: %v", name, err)
+				t.Errorf("%s: Clone: %v", name, err)
 			}
-		}
-		if text, err := os.ReadFile(file + ".shallow"); err == nil {
-			t.Errorf("%s: %s.shallow = %q", name, file, text)
+			if out, err := exec.Command("grep", "-r", secret, to).CombinedOutput(); err == nil {
+				t.Errorf("%s: the clone has %s", name, out)
+			}
 		}
 	}
 }
@@ -585,20 +647,68 @@ func TestFilesOfRef(t *testing.T) {
 	}
 }
 
-// Names that git allows a tag and nobody expects.
-func TestBundleTags(t *testing.T) {
+// Names that git allows a tag and nobody expects. Each is there, at its own commit.
+func TestCloneTags(t *testing.T) {
 	dir, r := newRepo(t)
 	head := git(t, dir, "rev-parse", "HEAD")
-	names := []string{"-x", "'quoted'", "$(touch${IFS}x)", "ö", "\xff\xfe", "a;b", "%(refname)", "--stdin"}
+	names := []string{"-x", "'quoted'", "$(touch${IFS}x)", "ö", "\xff\xfe", "a;b", "%(refname)", "--stdin",
+		"end\u00a0", "\u00a0begin", "end\u0085", "end\u2003", "\ufeff", "end\xa0", "refs/tags/x"}
 	for _, name := range names {
 		git(t, dir, "update-ref", "refs/tags/"+name, "v1")
 	}
-	file := filepath.Join(t.TempDir(), "bundle")
-	if _, err := r.Bundle(t.Context(), head, false, file); err != nil {
+	for _, name := range []string{"end", "begin", "x"} { // what a trimmed name would be
+		git(t, dir, "update-ref", "refs/tags/"+name, head)
+	}
+	to := t.TempDir()
+	if _, err := r.Clone(t.Context(), head, false, to); err != nil {
 		t.Fatal(err)
 	}
-	clone := fetch(t, file, head)
-	for _, name := range names {
-		git(t, clone, "show-ref", "--verify", "refs/tags/"+name)
+	clone := checkout(t, to, head)
+	if got, want := git(t, clone, "show-ref", "--tags", "-d"), git(t, dir, "show-ref", "--tags", "-d"); got != want {
+		t.Errorf("tags of the clone:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// 20,000 tags cost the same processes as one, and no list of arguments is long.
+func TestCloneManyTags(t *testing.T) {
+	real, err := exec.LookPath("git")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, r := newRepo(t)
+	head := git(t, dir, "rev-parse", "HEAD")
+	bin, path := t.TempDir(), os.Getenv("PATH")
+	write(t, filepath.Join(bin, "git"), "#!/bin/sh\necho \"$@\" >>"+bin+"/args\nexec "+real+" \"$@\"\n")
+	if err := os.Chmod(filepath.Join(bin, "git"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	clone := func() (tags string, calls int) {
+		t.Helper()
+		os.Remove(filepath.Join(bin, "args"))
+		t.Setenv("PATH", bin+":"+path)
+		to := t.TempDir()
+		if _, err := r.Clone(t.Context(), head, false, to); err != nil {
+			t.Fatal(err)
+		}
+		checked := checkout(t, to, head)
+		t.Setenv("PATH", path)
+		args, err := os.ReadFile(filepath.Join(bin, "args"))
+		if err != nil || len(args) > 8<<10 {
+			t.Errorf("arguments of %d bytes, %v", len(args), err)
+		}
+		return git(t, checked, "show-ref", "--tags"), strings.Count(string(args), "\n")
+	}
+	_, want := clone()
+	var refs strings.Builder
+	for i := range 20000 {
+		fmt.Fprintf(&refs, "%s refs/tags/%s%d\n", head, strings.Repeat("long/", 20), i)
+	}
+	write(t, filepath.Join(dir, ".git/packed-refs"), refs.String())
+	tags, got := clone()
+	if got != want {
+		t.Errorf("git is called %d times for 20,001 tags, and %d times for one", got, want)
+	}
+	if tags != git(t, dir, "show-ref", "--tags") {
+		t.Errorf("the clone has %d tags, want 20,001", strings.Count(tags, "\n")+1)
 	}
 }

@@ -32,6 +32,15 @@ func (r *Repo) Namespace(fingerprint string) string {
 // false if it names none.
 func (r *Repo) Origin() (ns string, ok bool) { return ParseNamespace(r.origin) }
 
+// remote returns the URL of the remote origin, or "" if there is none. It may hold a
+// password.
+func (r *Repo) remote() string {
+	if r.origin == "origin" { // git ls-remote --get-url knows no remote of that name
+		return ""
+	}
+	return r.origin
+}
+
 // ParseNamespace returns the namespace of a remote's URL, in any of the forms of
 // git-fetch(1). ok is false for a path, and for a URL of another form: the part
 // behind a ?, a # or a second @ is likely to be a password that was mistyped.

@@ -182,7 +182,7 @@ func TestOriginPassword(t *testing.T) {
 	if ns := r.Namespace("x"); !strings.HasPrefix(ns, "local/") || strings.Contains(ns, "hunter2") {
 		t.Errorf("Namespace = %q", ns)
 	}
-	if _, err := r.Bundle(t.Context(), head, false, filepath.Join(t.TempDir(), "bundle")); err != nil {
+	if _, err := r.Clone(t.Context(), head, false, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	git(t, dir, "config", "transfer.credentialsInUrl", "die")

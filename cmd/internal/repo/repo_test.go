@@ -1,7 +1,6 @@
 package repo_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -206,85 +205,162 @@ func TestResolveWords(t *testing.T) {
 	t.Error("no two of 2,000 commits begin with the same four digits")
 }
 
-// fetch clones what a bundle holds, as the machine does.
-func fetch(t *testing.T, file, commit string) (dir string) {
+// checkout checks commit out of what Clone has made, as the machine does.
+func checkout(t *testing.T, made, commit string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	git(t, dir, "init", "-q")
-	if b, err := os.ReadFile(file + ".shallow"); err == nil {
-		write(t, filepath.Join(dir, ".git/shallow"), string(b))
+	cmd := exec.Command("/bin/sh", "-c", repo.Checkout, "9ci", made, commit)
+	cmd.Dir, cmd.Env = dir, environ()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("checkout: %v\n%s", err, out)
 	}
-	git(t, dir, "fetch", "-q", file, "refs/*:refs/*")
-	git(t, dir, "checkout", "-q", "--detach", commit)
+	if got := git(t, dir, "rev-parse", "HEAD"); got != commit {
+		t.Errorf("HEAD of the clone = %s, want %s", got, commit)
+	}
+	if got := git(t, dir, "status", "--porcelain", "--ignored"); got != "" {
+		t.Errorf("git status in the clone: %s", got)
+	}
 	git(t, dir, "fsck", "--strict")
 	return dir
 }
 
-func TestBundle(t *testing.T) {
+// made clones rev of r, checks it out, and returns the work tree.
+func made(t *testing.T, r *repo.Repo, rev string, squash bool) (dir, commit string) {
+	t.Helper()
+	tmp := t.TempDir()
+	commit, err := r.Clone(t.Context(), rev, squash, tmp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return checkout(t, tmp, commit), commit
+}
+
+// refused returns the error of a Clone of HEAD of the repository at dir.
+func refused(t *testing.T, dir string) string {
+	t.Helper()
+	r, err := repo.Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Clone(t.Context(), git(t, dir, "rev-parse", "HEAD"), false, t.TempDir())
+	if err == nil {
+		t.Fatalf("Clone of %s = nil, want an error", dir)
+	}
+	return err.Error()
+}
+
+func open(t *testing.T, dir string) *repo.Repo {
+	t.Helper()
+	r, err := repo.Open(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestClone(t *testing.T) {
 	dir, r := newRepo(t)
 	head := git(t, dir, "rev-parse", "HEAD")
-	bundle := func(r *repo.Repo, rev string, squash bool) (string, string) {
-		t.Helper()
-		file := filepath.Join(t.TempDir(), "bundle")
-		commit, err := r.Bundle(t.Context(), rev, squash, file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return file, commit
-	}
-
-	clone := fetch(t, first(bundle(r, head, false)), head)
+	clone, _ := made(t, r, head, false)
 	if got := git(t, clone, "describe", "--tags"); !strings.HasPrefix(got, "v1-1-g") {
 		t.Errorf("git describe in the clone = %s, want v1-1-g...: history and tags are there", got)
 	}
 
 	// Equal trees give equal repositories.
 	git(t, dir, "commit", "-q", "--allow-empty", "-m", "three")
-	file, a := bundle(r, head, true)
-	_, b := bundle(r, git(t, dir, "rev-parse", "HEAD"), true)
+	clone, a := made(t, r, head, true)
+	_, b := made(t, r, git(t, dir, "rev-parse", "HEAD"), true)
 	if a != b || a == head {
 		t.Errorf("squashed commits of one tree are %s and %s", a, b)
 	}
-	if n := git(t, fetch(t, file, a), "rev-list", "--count", "HEAD"); n != "1" {
+	if n := git(t, clone, "rev-list", "--count", "HEAD"); n != "1" {
 		t.Errorf("a squashed repository has %s commits", n)
 	}
-
-	shallow := filepath.Join(t.TempDir(), "shallow")
-	git(t, t.TempDir(), "clone", "-q", "--depth=1", "file://"+dir, shallow)
-	r, err := repo.Open(t.Context(), shallow)
-	if err != nil {
-		t.Fatal(err)
+	if tags := git(t, clone, "tag"); tags != "" {
+		t.Errorf("a squashed repository has the tags %s", tags)
 	}
-	if _, _, err := r.Resolve(t.Context(), "HEAD~9"); err == nil || !strings.Contains(err.Error(), "git fetch --unshallow") {
-		t.Errorf("Resolve(HEAD~9): %v, want the clone called shallow", err)
+
+	// A linked work tree has the same objects and tags, and a HEAD of its own.
+	linked := filepath.Join(t.TempDir(), "linked")
+	git(t, dir, "worktree", "add", "-q", "--detach", linked, "v1")
+	head, _, err := open(t, linked).Resolve(t.Context(), "HEAD")
+	if want := git(t, dir, "rev-parse", "v1"); head != want || err != nil {
+		t.Errorf("HEAD of the linked work tree = %s, %v, want %s", head, err, want)
 	}
-	head = git(t, shallow, "rev-parse", "HEAD")
-	fetch(t, first(bundle(r, head, false)), head)
-}
-
-func first(a, _ string) string { return a }
-
-// What would be a pointer in the machine is refused, by its name.
-func TestBundleNotWhole(t *testing.T) {
-	dir, r := newRepo(t)
-	refuse := func(want string) {
-		t.Helper()
-		_, err := r.Bundle(context.Background(), git(t, dir, "rev-parse", "HEAD"), false, filepath.Join(t.TempDir(), "bundle"))
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("Bundle: %v, want %q", err, want)
+	for rev, in := range map[string]string{"main-worktree/HEAD": dir, "worktrees/linked/HEAD": linked} {
+		for _, r := range []*repo.Repo{r, open(t, linked)} {
+			if got, _, err := r.Resolve(t.Context(), rev); got != git(t, in, "rev-parse", "HEAD") || err != nil {
+				t.Errorf("Resolve(%s) in %s = %s, %v", rev, r.Top, got, err)
+			}
 		}
 	}
-	write(t, filepath.Join(dir, ".gitattributes"), "*.bin filter=lfs diff=lfs merge=lfs -text\n")
-	write(t, filepath.Join(dir, "big.bin"), "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
-	git(t, dir, "add", ".")
-	git(t, dir, "commit", "-q", "-m", "lfs")
-	refuse("big.bin is kept in Git LFS")
+	clone, _ = made(t, open(t, linked), head, false)
+	if got := git(t, clone, "describe", "--tags"); got != "v1" {
+		t.Errorf("git describe = %s, want v1", got)
+	}
+}
 
-	git(t, dir, "rm", "-q", "big.bin")
-	sub, _ := newRepo(t)
-	git(t, dir, "submodule", "--quiet", "add", sub, "lib/sub")
-	git(t, dir, "commit", "-q", "-m", "submodule")
-	refuse("lib/sub is a submodule")
+// The clone of a shallow clone has its history and tags, to its end.
+func TestCloneShallow(t *testing.T) {
+	dir, _ := newRepo(t)
+	git(t, dir, "tag", "-a", "-m", "two", "v2")
+	git(t, dir, "commit", "-q", "--allow-empty", "-m", "three")
+	for depth, want := range map[string]string{"1": "", "2": "v2-1-g", "3": "v2-1-g"} {
+		shallow := filepath.Join(t.TempDir(), "shallow")
+		git(t, t.TempDir(), "clone", "-q", "--depth="+depth, "file://"+dir, shallow)
+		if depth == "2" { // the tag at the end itself
+			git(t, shallow, "fetch", "-q", "--tags")
+		}
+		r := open(t, shallow)
+		clone, _ := made(t, r, git(t, shallow, "rev-parse", "HEAD"), false)
+		if n := git(t, clone, "rev-list", "--count", "HEAD"); n != depth {
+			t.Errorf("depth %s: %s commits", depth, n)
+		}
+		if got, want := plain(clone, "tag"), plain(shallow, "tag", "--merged", "HEAD"); got != want {
+			t.Errorf("depth %s: tags %q, want %q", depth, got, want)
+		}
+		if got := plain(clone, "describe"); want != "" && !strings.HasPrefix(got, want) {
+			t.Errorf("depth %s: git describe = %s, want %s", depth, got, want)
+		}
+		if squashed, _ := made(t, r, "HEAD", true); git(t, squashed, "rev-list", "--count", "HEAD") != "1" {
+			t.Errorf("depth %s: a squashed repository has more than one commit", depth)
+		}
+		if _, _, err := r.Resolve(t.Context(), "HEAD~3"); err == nil || !strings.Contains(err.Error(), "git fetch --unshallow") {
+			t.Errorf("depth %s: Resolve(HEAD~3): %v, want the clone called shallow", depth, err)
+		}
+	}
+}
+
+// Object names of SHA-256 are as good as others.
+func TestCloneSHA256(t *testing.T) {
+	dir := t.TempDir()
+	git(t, dir, "init", "-q", "-b", "main", "--object-format=sha256")
+	write(t, filepath.Join(dir, "f"), "one\n")
+	git(t, dir, "add", "f")
+	git(t, dir, "commit", "-q", "-m", "one")
+	git(t, dir, "tag", "-a", "-m", "one", "v1")
+	sub := t.TempDir()
+	git(t, sub, "init", "-q", "--object-format=sha256")
+	git(t, sub, "commit", "-q", "--allow-empty", "-m", "one")
+	git(t, dir, "submodule", "--quiet", "add", sub, "sub")
+	git(t, dir, "commit", "-q", "-m", "two")
+	r := open(t, dir)
+	head, tree, err := r.Resolve(t.Context(), "main")
+	if len(head) != 64 || len(tree) != 64 || err != nil {
+		t.Fatalf("Resolve = %s, %s, %v", head, tree, err)
+	}
+	if c, _, err := r.Resolve(t.Context(), head[:9]); c != head || err != nil {
+		t.Errorf("Resolve(%s) = %s, %v", head[:9], c, err)
+	}
+	for _, squash := range []bool{false, true} {
+		clone, commit := made(t, r, head, squash)
+		if got := git(t, clone, "rev-parse", "--show-object-format"); got != "sha256" || len(commit) != 64 {
+			t.Errorf("the clone is of %s, %s", got, commit)
+		}
+		if got := git(t, clone, "submodule", "status"); !strings.HasPrefix(got, git(t, dir, "rev-parse", "HEAD:sub")) {
+			t.Errorf("git submodule status = %s", got)
+		}
+	}
 }
 
 // A file is tracked if the index or HEAD has it, by any name that is the same
@@ -338,4 +414,15 @@ func TestTracked(t *testing.T) {
 	tracked("before the first commit", false)
 	git(t, fresh, "add", ".env")
 	tracked("in the index before the first commit", true)
+}
+
+// sh runs a command as a user in dir would.
+func sh(t *testing.T, dir, command string) {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", command)
+	cmd.Dir = dir
+	cmd.Env = append(environ(), "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=protocol.file.allow", "GIT_CONFIG_VALUE_0=always")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, out)
+	}
 }
