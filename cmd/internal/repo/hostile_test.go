@@ -341,6 +341,40 @@ func TestClonePartial(t *testing.T) {
 	}
 }
 
+// Other questions to a partial clone name the command too.
+func TestAskPartial(t *testing.T) {
+	dir, _ := newRepo(t)
+	os.Mkdir(filepath.Join(dir, ".9ci"), 0o777)
+	write(t, filepath.Join(dir, ".9ci/allowed_signers"), "# nobody\n")
+	git(t, dir, "add", ".")
+	git(t, dir, "commit", "-q", "-m", "three")
+	git(t, dir, "config", "uploadpack.allowFilter", "true")
+	git(t, dir, "config", "uploadpack.allowAnySHA1InWant", "true")
+	clone := filepath.Join(t.TempDir(), "clone")
+	git(t, dir, "clone", "-q", "--filter=tree:0", "--no-checkout", "file://"+dir, clone)
+	write(t, filepath.Join(clone, ".env"), "")
+	const ref, name = "refs/remotes/origin/HEAD", ".9ci/allowed_signers"
+	var files map[string]string
+	r := open(t, clone)
+	for what, ask := range map[string]func() error{
+		"Dirty":   func() error { _, err := r.Dirty(t.Context()); return err },
+		"Tracked": func() error { _, err := r.Tracked(t.Context(), ".env"); return err },
+		"Files":   func() (err error) { files, err = r.Files(t.Context(), ref, name); return err },
+	} {
+		n := 0
+		for err := ask(); err != nil; err = ask() {
+			_, rest, ok := strings.Cut(err.Error(), "the clone is partial and lacks what ")
+			if n++; !ok || n > 2 {
+				t.Fatalf("%s: %v", what, err)
+			}
+			sh(t, clone, strings.TrimSuffix(rest, " asks for, which fetches it"))
+		}
+	}
+	if files[name] != "# nobody\n" {
+		t.Errorf("Files = %q", files)
+	}
+}
+
 // In a partial clone git fetches what is missing, by whatever the repository
 // says. For 9ci it is missing.
 func TestPartialClone(t *testing.T) {

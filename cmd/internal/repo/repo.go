@@ -337,7 +337,16 @@ func (r *Repo) Dirty(ctx context.Context) (int, error) {
 	n := 0
 	count := func(string) error { n++; return nil }
 	err := r.each(ctx, 0, count, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignore-submodules=dirty")
-	return n, err
+	return n, r.fetchable(err, "status")
+}
+
+// fetchable returns the error of a git command that asked a repository. If the clone is
+// partial, the error has the command that asks the same and may fetch.
+func (r *Repo) fetchable(err error, command string) error {
+	if _, ok := errors.AsType[*gitError](err); ok && r.partial {
+		return fmt.Errorf("the clone is partial and lacks what git %s asks for, which fetches it", command)
+	}
+	return err
 }
 
 // Tracked reports whether git tracks the file of that name at the top of the work
@@ -358,7 +367,7 @@ func (r *Repo) Tracked(ctx context.Context, name string) (bool, error) {
 	head, err := r.git(ctx, "", "ls-tree", "-z", "--name-only", "--full-tree", "HEAD")
 	if err != nil {
 		if _, unborn := r.git(ctx, "", "rev-parse", "--verify", "--quiet", "HEAD"); unborn == nil {
-			return false, err
+			return false, r.fetchable(err, "ls-tree HEAD")
 		}
 	}
 	for _, tracked := range strings.Split(index+"\x00"+head, "\x00") {
@@ -403,14 +412,14 @@ func (r *Repo) Files(ctx context.Context, ref string, names ...string) (map[stri
 	}
 	list, err := r.git(ctx, "", append([]string{"ls-tree", "-z", "--full-tree", id, "--"}, names...)...)
 	if err != nil {
-		return nil, err
+		return nil, r.fetchable(err, "ls-tree -r "+ref+" "+strings.Join(names, " "))
 	}
 	files := make(map[string]string)
 	for entry := range strings.SplitSeq(strings.TrimSuffix(list, "\x00"), "\x00") {
 		what, name, ok := strings.Cut(entry, "\t")
 		if f := strings.Fields(what); ok && len(f) == 3 { // mode type object
 			if files[name], err = r.git(ctx, "", "cat-file", "blob", f[2]); err != nil {
-				return nil, fmt.Errorf("%s:%s: %w", ref, name, err)
+				return nil, fmt.Errorf("%s:%s: %w", ref, name, r.fetchable(err, "cat-file blob "+ref+":"+name))
 			}
 		}
 	}
