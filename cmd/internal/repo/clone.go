@@ -72,8 +72,8 @@ func (r *Repo) Clone(ctx context.Context, commit string, squash bool, dir string
 		top.work = r.Top
 	}
 	head, err := c.clone(ctx, top, commit, gitDir)
-	if err == nil {
-		err = c.lfs.close()
+	if cerr := c.lfs.close(); err == nil {
+		err = cerr
 	}
 	if failed, ok := errors.AsType[*gitError](err); ok {
 		why := "git fsck in the repository says why"

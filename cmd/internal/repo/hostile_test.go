@@ -607,6 +607,28 @@ func TestObjectsAreTheirNames(t *testing.T) {
 	}
 }
 
+// A file under another's name is missing, be it of the commit or of one before.
+func TestFilesAreTheirNames(t *testing.T) {
+	for _, rev := range []string{"HEAD", "v1"} {
+		dir, r := newRepo(t)
+		head, id := git(t, dir, "rev-parse", "HEAD"), git(t, dir, "rev-parse", rev+":f")
+		write(t, filepath.Join(dir, "lie"), "lie\n")
+		lie := git(t, dir, "hash-object", "-w", "lie")
+		object := func(id string) string { return filepath.Join(dir, ".git/objects", id[:2], id[2:]) }
+		if err := os.Rename(object(lie), object(id)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Clone(t.Context(), head, false, t.TempDir()); err == nil || !strings.Contains(err.Error(), "git fsck in the repository says why") {
+			t.Errorf("Clone with a lie in %s: %v", rev, err)
+		}
+		git(t, dir, "config", "remote.origin.promisor", "true")
+		_, err := open(t, dir).Clone(t.Context(), head, false, t.TempDir())
+		if rev == "HEAD" && (err == nil || !strings.Contains(err.Error(), "lacks f:")) || rev == "v1" && err != nil {
+			t.Errorf("Clone of a partial clone with a lie in %s: %v", rev, err)
+		}
+	}
+}
+
 // Links in a git directory lead git, and us, to files of the user's: their
 // contents are in no error, and not in what goes into the machine.
 func TestNoFileOfTheUsers(t *testing.T) {

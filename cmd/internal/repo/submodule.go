@@ -141,6 +141,9 @@ func (s source) submodule(ctx context.Context, m submodule, head, commit string)
 		if fi, err := os.Stat(filepath.Join(dir, "objects")); err != nil || !fi.IsDir() {
 			continue
 		}
+		if strings.Contains(dir, "\n") {
+			continue // it would be two lines of objects/info/alternates
+		}
 		sub.Repo = &Repo{Top: dir, GitDir: dir, Bare: true, dir: dir, format: s.format}
 		if err := sub.readConfig(ctx); err != nil {
 			return source{}, fmt.Errorf("the clone of the submodule %s: %w", printable(sub.path), err)
