@@ -18,9 +18,10 @@ import (
 const Version = 1
 
 // Key returns the key of a run of targets at a commit with the tree given, in the
-// configuration c. Every attribute is always there. Lists of variables are sorted:
-// their order changes nothing in the machine. Check of the key reports a target
-// with a newline in it.
+// configuration c. Every attribute is always there, but for runs: a run with CI_RUNS=1
+// depends on what its executor keeps, so its key has an attribute more, and is that of
+// no run that anybody looks for. Lists of variables are sorted: their order changes
+// nothing in the machine. Check of the key reports a target with a newline in it.
 func Key(c *config.Config, commit, tree string, targets []string) ci.Attrs {
 	what := ci.Attr{Name: "commit", Value: commit}
 	if c.MatchTree {
@@ -36,6 +37,9 @@ func Key(c *config.Config, commit, tree string, targets []string) ci.Attrs {
 		{Name: "secrets", Value: ci.QuoteWords(slices.Sorted(slices.Values(Secrets(c))))},
 		{Name: "target", Value: ci.QuoteWords(targets)},
 		{Name: "version", Value: strconv.Itoa(Version)},
+	}
+	if c.Runs {
+		key = append(key, ci.Attr{Name: "runs", Value: "1"})
 	}
 	return key.Sorted()
 }
