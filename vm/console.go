@@ -3,6 +3,7 @@ package vm
 import (
 	"bytes"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -51,14 +52,13 @@ func (c *console) last() string {
 	return strings.Join(lines, "\n")
 }
 
-// find returns the last line that contains text, or "".
-func (c *console) find(text string) string {
+// find returns the last line that contains one of texts, or "".
+func (c *console) find(texts ...string) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	lines := strings.Split(string(c.tail), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		if strings.Contains(lines[i], text) {
-			return strings.TrimSpace(lines[i])
+	for _, line := range slices.Backward(strings.Split(string(bytes.ToValidUTF8(c.tail, nil)), "\n")) {
+		if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(line, text) }) {
+			return strings.TrimSpace(line)
 		}
 	}
 	return ""

@@ -161,6 +161,9 @@ func TestStartFails(t *testing.T) {
 				m.Kill()
 				t.Fatal("Start: no error")
 			}
+			if got := errors.Is(err, syscall.ENOMEM); got != (test.mode == "dies") {
+				t.Errorf("Start: %v: errors.Is %v is %v", err, syscall.ENOMEM, got)
+			}
 			for _, want := range append(test.want, "vm: start machine: ") {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("Start: %v\nwant %q", err, want)

@@ -3,6 +3,9 @@ package vm
 import (
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -60,6 +63,8 @@ func (m *Machine) explain(reason error) error {
 			reason = fmt.Errorf("guest panicked: %s", line)
 		} else if m.status == nil {
 			reason = errors.New("the guest powered off or reset itself")
+		} else if m.stderr.find("Cannot allocate memory") != "" || killed(m.status) && hostKills() > m.kills {
+			reason = fmt.Errorf("qemu: %w: %w", m.status, syscall.ENOMEM)
 		} else {
 			reason = fmt.Errorf("qemu: %w", m.status)
 		}
@@ -73,6 +78,22 @@ func (m *Machine) explain(reason error) error {
 		}
 	}
 	return reason
+}
+
+// hostKills returns how many processes of this host its kernel has killed because
+// memory was full, or 0 if that cannot be known.
+func hostKills() int {
+	b, _ := os.ReadFile("/proc/vmstat")
+	_, rest, _ := strings.Cut("\n"+string(b), "\noom_kill ")
+	text, _, _ := strings.Cut(rest, "\n")
+	n, _ := strconv.Atoi(text)
+	return n
+}
+
+// killed reports whether SIGKILL ended a process, from the error of its Wait.
+func killed(status error) bool {
+	e, ok := errors.AsType[*exec.ExitError](status)
+	return ok && e.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
 }
 
 // end kills qemu for a reason. Only the first reason counts.

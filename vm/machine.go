@@ -34,6 +34,7 @@ type Machine struct {
 	incoming net.Conn // to a qemu that waits for a saved state; in is the descriptor of its end there
 	in       int
 
+	kills   int // what hostKills was before
 	process *os.Process
 	exited  chan struct{} // closed when qemu is gone and waited for
 	status  error         // of qemu, set before exited is closed
@@ -118,6 +119,15 @@ func shown(args []string) string {
 		}
 	}
 	return strings.Join(args, " ")
+}
+
+// OutOfMemory returns the last line in which the guest's kernel said that its memory
+// is full: which process it killed for that, or that there was none to kill. The line
+// has the time of the guest's kernel. It is "" if there is none among the last 16 KiB
+// of the console. The guest's root can say so too.
+func (m *Machine) OutOfMemory() string {
+	line, _, _ := strings.Cut(m.console.find("] Out of memory: Killed process", "System is deadlocked on memory"), " total-vm:")
+	return line
 }
 
 // OutboxDevice returns the guest's name of the disk that Outbox reads.

@@ -501,6 +501,18 @@ func TestGuestPanics(t *testing.T) {
 	<-m.Done()
 }
 
+// A guest whose memory is full lives on, and the host knows which process it killed.
+func TestGuestOutOfMemory(t *testing.T) {
+	c := config(t)
+	c.Memory, c.Cold = 256<<20, true
+	m := start(t, c)
+	sh(t, m, "exec tail /dev/zero", 128+9)
+	if line := m.OutOfMemory(); !strings.HasSuffix(line, "(tail)") {
+		t.Errorf("OutOfMemory = %q, want one of tail", line)
+	}
+	sh(t, m, "true", 0)
+}
+
 // A guest has the disk it was given, and no network unless it was.
 func TestGuestLimits(t *testing.T) {
 	c := config(t)

@@ -87,6 +87,7 @@ func launch(ctx context.Context, c Config, mem *memory) (*Machine, error) {
 		device:  outboxDevice(c),
 		console: &console{to: c.Console},
 		stderr:  &console{},
+		kills:   hostKills(),
 		exited:  make(chan struct{}),
 		done:    make(chan struct{}),
 	}
