@@ -79,6 +79,11 @@ the run ends in error, which names that and the git command that fetches it.
 A revision is anything that git takes for one commit. A range is refused, and so is a
 name that refs of different commits share.
 
+A cancel, and a limit that a run passes, end its machine at once, whatever goes on
+in it. A run that takes longer than CI_TIMEOUT, says nothing for CI_IDLE, or writes more
+than CI_OUTPUT is in error; what it wrote until then is kept. If the memory of the
+machine was full as a step failed, the log of the step says so.
+
 A repository decides nothing about the host. Git says whose repositories may be used:
 9ci refuses one of another user unless the user's safe.directory lists it, a bare
 repository inside a work tree, and a core.worktree that leads to the work tree of
@@ -249,6 +254,9 @@ the place of its value, of each of its lines, and of their base64, in all output
 in all that it keeps of the run. Artifacts are kept as the test made them. The value is
 never in the key.
 
+In the machine CI is true, whatever CI_ENV says, and a PATH that CI_ENV names stands
+behind the machine's own, or the image's.
+
 # Environment
 
 A variable comes from the environment, then from .env at the top of the work tree,
@@ -259,12 +267,14 @@ Any source sets these, a .env that git tracks too, within the CI_MAX_ limits:
 	CI_NET             build            network for prepare-runtime, base-image and post-test; all: for the test too; none
 	CI_MATCH           commit           what is run and replayed; tree: any commit of the same tree
 	CI_RUNS            0                1: all steps see the kept runs at /n/ci; such a run is never replayed
-	CI_TIMEOUT         1h               how long a run may take; 0: no limit
+	CI_TIMEOUT         1h               how long a run may take, without the building of the core OS; 0: no limit
+	CI_IDLE            0                how long a run may say nothing, from prepare-runtime on; 0: no limit
 	CI_MEMORY          2G               the machine's RAM
 	CI_CPUS            all              its processors: all that the host has, or a number
 
 These a .env that git tracks does not set:
 
+	CI_OUTPUT          4G               how much a run may write to stdout, and to stderr; 0: no limit but that of a run's files
 	CI_MAXAGE          7d               older runs are not replayed
 	CI_REPLAY_TIMEOUT  60s              how long a replay waits for peers, while less than 64 KiB/s comes of a signed run; 0: no limit
 	CI_LADDER          direct,e2e,relay  ways to a run of another executor, in this order: at its address, end to end, or relayed

@@ -34,6 +34,8 @@ import (
 type Config struct {
 	Net       string        // build, all or none
 	Timeout   time.Duration // of a run; 0 is no limit
+	Idle      time.Duration // of a run that says nothing; 0 is no limit
+	Output    int64         // bytes that a run may write to one stream; 0 is no limit
 	Memory    int64         // the guest's RAM in bytes
 	CPUs      int           // the guest's processors
 	MatchTree bool          // runs are of a tree, not of a commit
@@ -362,6 +364,8 @@ func (l *loader) resolve(of string, to *[]string) {
 			bad(name, "whose value has a NUL in it")
 		case !secret && strings.Contains(value, "\n"):
 			bad(name, "whose value has a newline, and cannot be part of a key: CI_SECRETS may name it")
+		case secret && (name == "PATH" || name == "CI"):
+			bad(name, "which is no secret: CI_ENV may name it")
 		case secret && value != "" && len(value) < secretLen:
 			bad(name, "whose value has less than %d bytes: it would be masked in words that are no secret", secretLen)
 		default:

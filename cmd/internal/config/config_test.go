@@ -97,7 +97,7 @@ func TestDefaults(t *testing.T) {
 	c := d.load(0)
 	if !c.Keep.Once || c.Connected >= 0 || c.Timeout != time.Hour || c.Memory != 2<<30 || c.CPUs < 1 || c.Net != "build" || c.Runs ||
 		c.MatchTree || c.MaxAge != 7*24*time.Hour || c.Key != filepath.Join(d.home, ".config/9ci/id_ed25519") || c.Artifacts != "" ||
-		c.MaxTimeout != 6*time.Hour || c.MaxMemory < 256<<20 || c.MaxCPUs < 1 {
+		c.Idle != 0 || c.Output != 4<<30 || c.MaxTimeout != 6*time.Hour || c.MaxMemory < 256<<20 || c.MaxCPUs < 1 {
 		t.Errorf("the defaults are %+v", c)
 	}
 	t.Setenv("CI", "true")
@@ -111,6 +111,8 @@ func TestValues(t *testing.T) {
 	d.own(`
 CI_CONNECTED=90
 CI_TIMEOUT=0
+CI_IDLE=10m
+CI_OUTPUT=64M
 CI_MEMORY=512M
 CI_CPUS=3
 CI_NET=all
@@ -125,13 +127,13 @@ CI_SIGNERS=/etc/signers
 A=a
 `)
 	c := d.load(0)
-	if c.Connected != 90*time.Second || c.Timeout != 0 || c.Memory != 512<<20 || c.CPUs != 3 || c.Net != "all" || !c.Runs || !c.MatchTree ||
+	if c.Connected != 90*time.Second || c.Timeout != 0 || c.Idle != 10*time.Minute || c.Output != 64<<20 || c.Memory != 512<<20 || c.CPUs != 3 || c.Net != "all" || !c.Runs || !c.MatchTree ||
 		c.MaxAge != 14*24*time.Hour || c.Keep.Count != 20 || strings.Join(c.Env, "|") != "A=a|B=b c" || c.Artifacts != "out" ||
 		c.Key != filepath.Join(d.home, "key") || c.Signers != "/etc/signers" {
 		t.Errorf("Load = %+v", c)
 	}
 	d.own("")
-	for _, v := range []string{"CI_CONNECTED=ever", "CI_TIMEOUT=-1s", "CI_TIMEOUT=99999999w", "CI_MEMORY=1M", "CI_CPUS=0", "CI_NET=some", "CI_RUNS=yes",
+	for _, v := range []string{"CI_CONNECTED=ever", "CI_TIMEOUT=-1s", "CI_TIMEOUT=99999999w", "CI_IDLE=long", "CI_OUTPUT=-1", "CI_OUTPUT=lots", "CI_MEMORY=1M", "CI_CPUS=0", "CI_NET=some", "CI_RUNS=yes",
 		"CI_MATCH=blob", "CI_MAXAGE=soon", "CI_KEEP=most", "CI_KEY=key", "CI_SIGNERS=../signers", "CI_KEY=~bob/key", "CI_NET=\x1b[2J"} {
 		name, value, _ := strings.Cut(v, "=")
 		t.Run(name, func(t *testing.T) {
@@ -142,6 +144,9 @@ A=a
 			}
 		})
 	}
+	t.Setenv("CI_SECRETS", "PATH=/home/alice/bin")
+	d.refuse("CI_SECRETS names PATH, which is no secret: CI_ENV may name it")
+	t.Setenv("CI_SECRETS", "")
 	d.env("\nCI_NET=some\n")
 	d.refuse(d.top + "/.env:2: CI_NET=some: want build, all, none")
 }

@@ -83,8 +83,11 @@ var table = []*variable{
 		doc:   "1: all steps see the kept runs at /n/ci; such a run is never replayed",
 		field: func(c *Config) field { return toggle{&c.Runs, "0", "1"} }},
 	{name: "CI_TIMEOUT", dflt: "1h", from: repository, max: "CI_MAX_TIMEOUT", shape: true,
-		doc:   "how long a run may take; 0: no limit",
+		doc:   "how long a run may take, without the building of the core OS; 0: no limit",
 		field: func(c *Config) field { return (*duration)(&c.Timeout) }},
+	{name: "CI_IDLE", dflt: "0", from: repository, shape: true,
+		doc:   "how long a run may say nothing, from prepare-runtime on; 0: no limit",
+		field: func(c *Config) field { return (*duration)(&c.Idle) }},
 	{name: "CI_MEMORY", dflt: "2G", from: repository, max: "CI_MAX_MEMORY", shape: true,
 		doc:   "the machine's RAM",
 		field: func(c *Config) field { return (*memory)(&c.Memory) }},
@@ -92,6 +95,9 @@ var table = []*variable{
 		doc:   "its processors: all that the host has, or a number",
 		field: func(c *Config) field { return (*cpus)(&c.CPUs) }},
 
+	{name: "CI_OUTPUT", dflt: "4G", from: own, shape: true,
+		doc:   "how much a run may write to stdout, and to stderr; 0: no limit but that of a run's files",
+		field: func(c *Config) field { return (*bytes)(&c.Output) }},
 	{name: "CI_MAXAGE", dflt: "7d", from: own, shape: true,
 		doc:   "older runs are not replayed",
 		field: func(c *Config) field { return (*duration)(&c.MaxAge) }},
@@ -343,6 +349,18 @@ func (f *memory) set(text string) error {
 }
 
 func (f *memory) amount() int64 { return int64(*f) }
+
+// bytes is a count of bytes.
+type bytes int64
+
+func (f *bytes) set(text string) error {
+	n, err := Size(text)
+	if err != nil {
+		return errors.New("want a size such as 64M or 4G")
+	}
+	*f = bytes(n)
+	return nil
+}
 
 // Size reads a number of bytes, with an optional K, M, G or T: powers of 1024.
 func Size(s string) (int64, error) {

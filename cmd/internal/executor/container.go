@@ -115,14 +115,16 @@ func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 		volume += ":U" // the image's user becomes the owner of the repository
 	}
 	args := []string{"podman", "run", "--rm", "--log-driver=none", "--pids-limit=-1", "--network=" + network,
-		"--volume=" + volume, "--volume=" + plan9Dir + ":" + plan9Dir + ":ro", "--workdir=" + c.dir,
-		"--env=CI=true", "--env=PATH=" + c.path + ":" + plan9Bin, "--env=CONTAINERIMAGE=" + c.name}
+		"--volume=" + volume, "--volume=" + plan9Dir + ":" + plan9Dir + ":ro", "--workdir=" + c.dir}
 	if r.cfg.Runs {
 		args = append(args, "--volume="+runsDir+":"+runsDir+":ro")
 	}
 	for _, v := range r.cfg.Env {
 		name, _, _ := strings.Cut(v, "=")
 		args = append(args, "--env="+name) // podman takes the value from its environment
+	}
+	for _, v := range append(r.fixed(c.path+":"+plan9Bin), "CONTAINERIMAGE="+c.name) { // the last of a name counts
+		args = append(args, "--env="+v)
 	}
 	mk := plan9Bin + "/mk"
 	if len(r.cfg.Secrets) == 0 {

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/home"
@@ -50,6 +49,13 @@ type activeRun struct {
 	stderr *maskWriter
 	mkfile *mkfile   // nil before the step prepare-runtime
 	base   container // the repository's own image; its name is empty if there is none
+
+	end   context.CancelCauseFunc // of the context of live
+	spare func() bool             // has the end of that context not kill m
+	time  *clock                  // of CI_TIMEOUT
+	idle  *clock                  // of CI_IDLE; every output of the machine resets it
+	said  [2]int64                // bytes of stdout and stderr that the machine wrote
+	oom   string                  // what OutOfMemory of m was as the current step began
 }
 
 // A Machine is what a run asks of its vm.Machine.
@@ -59,6 +65,7 @@ type Machine interface {
 	Outbox() *io.SectionReader
 	OutboxDevice() string
 	Accel() string
+	OutOfMemory() string
 	Kill()
 }
 
@@ -75,30 +82,38 @@ type mkAnswer struct {
 
 func (a mkAnswer) Error() string { return a.why }
 
-// A timeout is the cause of the end of a run that took too long.
-type timeout struct{ after time.Duration }
-
-func (t timeout) Error() string {
-	return fmt.Sprintf("the run took longer than %v: CI_TIMEOUT raises that", t.after)
-}
-
-// live runs the steps and seals the run. If ctx ends before, the run's state is
-// cancelled. The error is that of keeping the run, never of running it.
+// live runs the steps and seals the run. If ctx ends before, or the run passes a
+// bound, its machine is killed at once: nothing in the machine can delay that. The
+// run's state is cancelled then, or error for a bound. The error of live is that of
+// keeping the run, never of running it.
 func (r *activeRun) live(ctx context.Context) error {
-	if r.cfg.Timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, r.cfg.Timeout, timeout{r.cfg.Timeout})
-		defer cancel()
-	}
+	ctx, r.end = context.WithCancelCause(ctx)
+	defer r.end(nil)
+	r.time = newClock(r.cfg.Timeout, func() {
+		r.end(bound{fmt.Sprintf("the run took longer than %v: CI_TIMEOUT raises that", r.cfg.Timeout)})
+	})
+	r.idle = newClock(r.cfg.Idle, func() {
+		r.end(bound{fmt.Sprintf("the run said nothing for %v: CI_IDLE raises that", r.cfg.Idle)})
+	})
+	r.time.start()
+	defer r.time.stop()
+	defer r.idle.stop()
 	defer r.close()
 
 	state, code := "passed", 0
-	for _, name := range ci.Steps {
+	for i, name := range ci.Steps {
 		if state != "passed" {
 			r.run.Leave(name, "skipped", 0)
 			continue
 		}
 		r.run.Enter(name) // Seal reports what could not be kept of the run
+		if r.m != nil {
+			r.oom = r.m.OutOfMemory()
+		}
+		if i >= ci.FirstLogged {
+			r.idle.reset()
+			r.idle.start()
+		}
 		st, c := r.outcome(ctx, steps[name](r, ctx))
 		r.stdout.Flush()
 		r.stderr.Flush()
@@ -127,7 +142,7 @@ func (r *activeRun) outcome(ctx context.Context, err error) (state string, code 
 		state, code = "cancelled", 130
 		if sig, ok := err.(Signalled); ok {
 			code = 128 + int(sig.Signal)
-		} else if _, ok := err.(timeout); ok {
+		} else if _, ok := err.(bound); ok {
 			state, code = "error", 125
 		}
 	case errors.As(err, &a):
@@ -138,7 +153,24 @@ func (r *activeRun) outcome(ctx context.Context, err error) (state string, code 
 	if err.Error() != "" {
 		r.say("%v", err)
 	}
+	if state != "cancelled" {
+		r.sayMemory(err)
+	}
 	return state, code
+}
+
+// sayMemory names CI_MEMORY if memory was short as a step failed with err: on the
+// host, or in the machine during the step.
+func (r *activeRun) sayMemory(err error) {
+	if errors.Is(err, syscall.ENOMEM) {
+		r.say("the memory of the host was full, with a machine of CI_MEMORY=%dM", r.cfg.Memory>>20)
+	}
+	if r.m == nil {
+		return
+	}
+	if line := r.m.OutOfMemory(); line != "" && line != r.oom {
+		r.say("the memory of the machine was full, CI_MEMORY=%dM: %s", r.cfg.Memory>>20, line)
+	}
 }
 
 // say writes a line of ours to the current step's log. Secrets are masked in it
@@ -150,6 +182,7 @@ func (r *activeRun) say(format string, args ...any) {
 // close ends the machine and removes the run's scratch from the host.
 func (r *activeRun) close() {
 	if r.m != nil {
+		r.spare()
 		r.m.Kill()
 	}
 	if r.show != nil {
@@ -225,6 +258,7 @@ func (r *activeRun) boot(ctx context.Context) error {
 	if r.m, err = start(ctx, config); err != nil {
 		return err
 	}
+	r.spare = context.AfterFunc(ctx, r.m.Kill)
 	r.e.Queue.setAccel(r.m.Accel())
 	// /var/run is memory, so the artifacts are on the machine's disk.
 	script := `
@@ -273,7 +307,9 @@ func (r *activeRun) setNet(ctx context.Context, up bool) error {
 
 // start starts a machine of the core OS with the rest of c.
 func (r *activeRun) start(ctx context.Context, c vm.Config) (Machine, error) {
+	r.time.stop() // a run pays for no core OS
 	image, err := vm.EnsureImage(ctx, vm.ImageOptions{Cache: c.Cache, Progress: r.stderr})
+	r.time.start()
 	if err != nil {
 		return nil, err
 	}
@@ -376,6 +412,7 @@ func (r *activeRun) artifacts(ctx context.Context) error {
 // holes, and reads them from there. The tar is not trusted: the machine's root
 // may have written anything.
 func (r *activeRun) collect(ctx context.Context) error {
+	r.idle.stop() // the revision is done
 	script := `
 cd "$1" || exit
 s=$(find . -type s -print -quit)
@@ -514,10 +551,10 @@ func (r *activeRun) exec(ctx context.Context, c vm.Cmd) (int, error) {
 	}
 	c.Env = append(r.env(), c.Env...)
 	if c.Stdout == nil {
-		c.Stdout = r.stdout
+		c.Stdout = stream{r, "stdout", r.stdout, &r.said[0]}
 	}
 	if c.Stderr == nil {
-		c.Stderr = r.stderr
+		c.Stderr = stream{r, "stderr", r.stderr, &r.said[1]}
 	}
 	exit, err := r.m.Run(ctx, c)
 	if err != nil {
@@ -528,16 +565,28 @@ func (r *activeRun) exec(ctx context.Context, c vm.Cmd) (int, error) {
 
 // env is the environment of every step.
 func (r *activeRun) env() []string {
-	env := []string{
-		"PATH=" + guestPath,
+	return slices.Concat([]string{
 		"HOME=/root",
 		"LANG=C.UTF-8",
-		"CI=true",
 		"CONTAINERIMAGE=" + r.defaultImage(),
+	}, r.lent(), r.cfg.Env, r.cfg.Secrets, r.fixed(guestPath))
+}
+
+// lent is the environment that the host lends a step while the machine has its network.
+func (r *activeRun) lent() []string {
+	if !r.online {
+		return nil
 	}
-	if r.online {
-		env = append(env, r.loan.Env...)
+	return r.loan.Env
+}
+
+// fixed returns the variables that CI_ENV does not replace, for a system that has its
+// programs in path: CI, and a PATH that ends in that of CI_ENV.
+func (r *activeRun) fixed(path string) []string {
+	for _, v := range r.cfg.Env {
+		if more, ok := strings.CutPrefix(v, "PATH="); ok && more != "" {
+			path += ":" + more
+		}
 	}
-	env = append(env, r.cfg.Env...)
-	return append(env, r.cfg.Secrets...)
+	return []string{"CI=true", "PATH=" + path}
 }

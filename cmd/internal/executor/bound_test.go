@@ -1,0 +1,181 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"9ci/cmd/internal/config"
+	"9ci/fs/store"
+	"9ci/vm"
+)
+
+// A clock counts only while it runs, and from zero after a reset.
+func TestClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		rang := make(chan time.Duration, 1)
+		c := newClock(time.Minute, func() { rang <- time.Since(begin) })
+		defer c.stop()
+		wait := func(d time.Duration) {
+			<-time.After(d)
+			synctest.Wait()
+		}
+		c.start()
+		wait(50 * time.Second)
+		c.stop()
+		wait(time.Hour)
+		c.start()
+		c.start()
+		wait(9 * time.Second)
+		c.reset()
+		wait(59 * time.Second)
+		select {
+		case d := <-rang:
+			t.Fatalf("it rang after %v", d)
+		default:
+		}
+		if got, want := <-rang, time.Hour+119*time.Second; got != want {
+			t.Errorf("it rang after %v, want %v", got, want)
+		}
+	})
+	var none *clock
+	none.start()
+	none.reset()
+	none.stop()
+}
+
+// A wild machine takes no notice of the end of a context. Its commands end when it is
+// killed, or when what they write is not taken.
+type wild struct {
+	double
+	mk     func(stdout io.Writer) error // what mk does first; after an error of it mk ends
+	began  chan struct{}                // closed when mk goes on
+	killed chan struct{}
+	once   sync.Once
+}
+
+func (m *wild) Kill() { m.once.Do(func() { close(m.killed) }) }
+
+func (m *wild) Run(_ context.Context, c vm.Cmd) (vm.Exit, error) {
+	switch {
+	case slices.Contains(c.Args, "mkquery"):
+		io.WriteString(c.Stdout, `{"Targets":["test"]}`)
+	case c.Args[0] == plan9Bin+"/mk":
+		if err := m.mk(c.Stdout); err != nil {
+			return vm.Exit{Code: 137}, err
+		}
+		close(m.began)
+		<-m.killed
+		return vm.Exit{}, errors.New("the machine is gone")
+	}
+	return vm.Exit{}, nil
+}
+
+// Nothing that a machine does delays the end of its run: a cancel and each limit kill
+// it, and what it wrote until then is kept.
+func TestBounds(t *testing.T) {
+	say := func(w io.Writer) error {
+		_, err := io.WriteString(w, "said\n")
+		return err
+	}
+	flood := func(w io.Writer) error {
+		for {
+			if _, err := io.WriteString(w, "flood\n"); err != nil {
+				return err
+			}
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		config config.Config
+		mk     func(io.Writer) error
+		state  string
+		stdout string
+		stderr string
+	}{
+		{"cancel", config.Config{}, say, "cancelled 130", "said\n", "9ci: cancelled by a message to ctl\n"},
+		{"timeout", config.Config{Timeout: 100 * time.Millisecond}, say, "error 125", "said\n", "9ci: the run took longer than 100ms: CI_TIMEOUT raises that\n"},
+		{"idle", config.Config{Idle: 100 * time.Millisecond}, say, "error 125", "said\n", "9ci: the run said nothing for 100ms: CI_IDLE raises that\n"},
+		{"output", config.Config{Output: 20}, flood, "error 125", "flood\nflood\nflood\nfl", "9ci: the run wrote more than 20 bytes to stdout: say less, leave it as an artifact, or raise CI_OUTPUT\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rp := newClone(t, "one")
+			commit, tree, err := rp.Resolve(t.Context(), "HEAD")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := store.Open(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			m := &wild{mk: tt.mk, began: make(chan struct{}), killed: make(chan struct{})}
+			tt.config.Net = "all"
+			e := &Executor{Context: t.Context(), Store: s, Config: &tt.config, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
+			e.Tool = func(string) (string, error) { return "", nil }
+			e.Start = func(context.Context, vm.Config) (Machine, error) { return m, nil }
+			e.Sign = func([]byte) ([]byte, error) { return []byte("signature"), nil }
+			e.SetRepo(rp)
+			id, err := e.Submit(t.Context(), Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: &tt.config})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.name == "cancel" {
+				<-m.began
+				if err := e.Cancel(id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := e.Wait(id); err != nil {
+				t.Fatal(err)
+			}
+			run, err := s.Get(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprintf("%s %d", run.State, run.Code); got != tt.state {
+				t.Errorf("the run is %s, want %s", got, tt.state)
+			}
+			for name, want := range map[string]string{"stdout": tt.stdout, "stderr": tt.stderr} {
+				b, err := os.ReadFile(filepath.Join(run.Dir, name))
+				if got := string(b); err != nil || got != want {
+					t.Errorf("%s is %q, %v, want %q", name, got, err, want)
+				}
+			}
+		})
+	}
+}
+
+// No variable of CI_ENV takes the place of CI=true, or of our programs.
+func TestFixedEnv(t *testing.T) {
+	r := &activeRun{e: &Executor{}, cfg: &config.Config{Env: []string{"CI=false", "PATH=/opt/bin:/usr/bin", "CONTAINERIMAGE=x"}},
+		base: container{name: "image", path: "/bin", dir: "/src"}}
+	last := make(map[string]string)
+	for _, v := range r.env() {
+		name, value, _ := strings.Cut(v, "=")
+		last[name] = value
+	}
+	if last["CI"] != "true" || last["PATH"] != guestPath+":/opt/bin:/usr/bin" {
+		t.Errorf("CI is %q and PATH %q in the core OS", last["CI"], last["PATH"])
+	}
+	for _, a := range r.podmanRun([]string{"test"}).Args {
+		if v, ok := strings.CutPrefix(a, "--env="); ok {
+			name, value, _ := strings.Cut(v, "=")
+			last[name] = value
+		}
+	}
+	if last["CI"] != "true" || last["PATH"] != "/bin:"+plan9Bin+":/opt/bin:/usr/bin" || last["CONTAINERIMAGE"] != "image" {
+		t.Errorf("CI is %q, PATH %q and CONTAINERIMAGE %q in the container", last["CI"], last["PATH"], last["CONTAINERIMAGE"])
+	}
+}
