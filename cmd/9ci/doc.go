@@ -67,7 +67,8 @@ A run is of a commit, never of the dirty work tree. In the machine mk makes
 prepare-runtime; base-image, whose name is the variable CONTAINERIMAGE; test, or the
 targets given, in a container of that image, or in the machine itself if there is no
 image; every target below /var/run/ci/artifacts; and post-test. Apart from test,
-targets that the mkfile does not have are skipped.
+targets that the mkfile does not have are skipped. What the test itself puts into
+/var/run/ci/artifacts is an artifact too, also if the test fails.
 
 The machine gets a clone of what this host has, and nothing is fetched: the history of
 the commit and its tags, as far as a shallow clone goes; submodules, from the clones of
@@ -106,8 +107,8 @@ followed by the first of those that waited. An executor whose connection is lost
 45 s to come back before another runs. If the orchestrator is lost meanwhile, 9ci asks
 again until the run that it waits for has had the time that CI_TIMEOUT gives to ours.
 
-The artifacts of a passed run are copied to CI_ARTIFACTS, a path from the top of the
-work tree. The directory is replaced as a whole: 9ci fills a new one beside it, with
+The artifacts of a passed run, and those that a failed test has left, are copied to
+CI_ARTIFACTS, a path from the top of the work tree. The directory is replaced as a whole: 9ci fills a new one beside it, with
 the mode and owner of the old one, and renames that. 9ci replaces the directory only
 if all that is in it was put there by 9ci and has not changed since; otherwise it
 refuses before the run. It also refuses a symbolic link on the way, a place in a git

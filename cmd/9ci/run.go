@@ -186,7 +186,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	return code, nil
 }
 
-// finish prints a run, copies its artifacts to CI_ARTIFACTS, and returns the exit
+// finish prints a run, copies what it left to CI_ARTIFACTS, and returns the exit
 // status. If the run had ended before, it is a replay, and a line says so, and by
 // which rung of CI_LADDER it came if rung knows that. If not, a failure of post-test
 // makes the exit status 1, though the run has passed.
@@ -212,7 +212,15 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 	if err != nil {
 		return exitError, err
 	}
-	if c.Artifacts != "" && st.State == "passed" {
+	left := st.State == "passed"
+	if st.State == "failed" { // its artifacts are those of the test itself, if it left any
+		step, err := ask.Status(ctx, dir, "step/artifacts/status")
+		if err != nil {
+			return exitError, err
+		}
+		left = step.State == "passed"
+	}
+	if c.Artifacts != "" && left {
 		to, err := artifactsDir(c, rp)
 		if err == nil {
 			err = to.Replace(func(to *os.Root) error { return copyArtifacts(ctx, dir, to) })

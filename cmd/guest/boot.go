@@ -111,9 +111,9 @@ func (m *modules) loadAll(p guest.Prepare) error {
 }
 
 // mountRoot mounts the core OS read-only, the layer of the initramfs (guest, mk)
-// over it, and a place for what is written over both. podman's store, /src and
-// /tmp lie in that place beside the overlay, and not in it, since an overlay does
-// not stack on another.
+// over it, and a place for what is written over both. podman's store, /src, /tmp and
+// the artifacts lie in that place beside the overlay, and not in it: an overlay does
+// not stack on another, and is slower.
 func mountRoot(p guest.Prepare) error {
 	if err := mount("/dev/vda", "/core", "erofs", unix.MS_RDONLY, ""); err != nil {
 		return err
@@ -125,7 +125,7 @@ func mountRoot(p guest.Prepare) error {
 	} else if err := mount("tmpfs", "/own", "tmpfs", 0, "mode=0755,size=80%,nr_inodes=1m"); err != nil {
 		return err
 	}
-	for _, d := range []string{"upper", "work", "src", "containers", "tmp"} {
+	for _, d := range []string{"upper", "work", "src", "containers", "tmp", "artifacts"} {
 		if err := os.Mkdir("/own/"+d, 0o755); err != nil {
 			return err
 		}
@@ -140,6 +140,7 @@ func mountRoot(p guest.Prepare) error {
 		"/own/src":        "/src",
 		"/own/containers": "/var/lib/containers",
 		"/own/tmp":        "/tmp",
+		"/own/artifacts":  "/var/lib/ci/artifacts",
 	} {
 		if err := mount(from, root+to, "", unix.MS_BIND, ""); err != nil {
 			return err

@@ -24,7 +24,7 @@ What follows is the manual of the tree.
 	    step/STEP/       boot clone prepare-runtime base-image test artifacts post-test
 	        status       as that of the run, of the step
 	        log          the step's output, as log
-	    artifacts/       what the run left, with its modes and times
+	    artifacts/       what the run left, with its modes and times; of a failed test, what that itself put there
 	    artifacts.mtree  mtree(5): type mode time size link sha256 of each artifact
 	    manifest         sha256sum(1) lines of every regular file, sorted
 	    manifest.sig     an SSH signature of manifest, in the namespace run@9ci

@@ -115,7 +115,8 @@ func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 		volume += ":U" // the image's user becomes the owner of the repository
 	}
 	args := []string{"podman", "run", "--rm", "--log-driver=none", "--pids-limit=-1", "--network=" + network,
-		"--volume=" + volume, "--volume=" + plan9Dir + ":" + plan9Dir + ":ro", "--workdir=" + c.dir}
+		"--volume=" + volume, "--volume=" + plan9Dir + ":" + plan9Dir + ":ro", "--workdir=" + c.dir,
+		"--volume=" + artifactsDir + ":" + artifactsDir}
 	if r.cfg.Runs {
 		args = append(args, "--volume="+runsDir+":"+runsDir+":ro")
 	}

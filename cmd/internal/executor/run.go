@@ -49,6 +49,7 @@ type activeRun struct {
 	stderr *maskWriter
 	mkfile *mkfile   // nil before the step prepare-runtime
 	base   container // the repository's own image; its name is empty if there is none
+	failed bool      // the test has failed
 
 	end   context.CancelCauseFunc // of the context of live
 	spare func() bool             // has the end of that context not kill m
@@ -102,7 +103,7 @@ func (r *activeRun) live(ctx context.Context) error {
 
 	state, code := "passed", 0
 	for i, name := range ci.Steps {
-		if state != "passed" {
+		if state != "passed" && !(name == "artifacts" && r.failed) {
 			r.run.Leave(name, "skipped", 0)
 			continue
 		}
@@ -120,9 +121,11 @@ func (r *activeRun) live(ctx context.Context) error {
 		r.run.Leave(name, st, c)
 		switch {
 		case st == "passed" || st == "skipped":
+		case r.failed: // the test's state and code are the run's
 		case name == "post-test": // the run has passed all the same, and may be shared
 		default:
 			state, code = st, c
+			r.failed = name == "test" && st == "failed"
 		}
 	}
 	return r.run.Seal(context.WithoutCancel(ctx), state, code, r.e.Sign)
@@ -260,10 +263,12 @@ func (r *activeRun) boot(ctx context.Context) error {
 	}
 	r.spare = context.AfterFunc(ctx, r.m.Kill)
 	r.e.Queue.setAccel(r.m.Accel())
-	// /var/run is memory, so the artifacts are on the machine's disk.
+	// /var/run is memory, so the artifacts are on the machine's disk. A test writes
+	// there as whatever user its image has.
 	script := `
 set -e
 mkdir -p "${1%/*}" "$3" /var/lib/ci/artifacts
+chmod 777 /var/lib/ci/artifacts
 printf %s "$2" >"$1"
 mount --bind /var/lib/ci/artifacts "$3"
 `
@@ -388,33 +393,47 @@ func (r *activeRun) test(ctx context.Context) error {
 	return mkAnswer{code: code}
 }
 
-// artifacts has mk make every artifact, and keeps what is then there.
+// artifacts keeps what is in the artifacts' directory: what the test put there
+// itself, and, if it passed, what mk then makes.
 func (r *activeRun) artifacts(ctx context.Context) error {
-	targets, literal := r.mkfile.artifactTargets()
-	if len(targets) == 0 {
-		return errSkipped
+	var targets []string
+	if !r.failed {
+		var literal bool
+		targets, literal = r.mkfile.artifactTargets()
+		if err := r.makeArtifacts(ctx, targets, literal); err != nil {
+			return err
+		}
 	}
-	if err := r.mk(ctx, targets...); err != nil {
-		var a mkAnswer
-		if literal && errors.As(err, &a) {
-			a.why = "the rule for " + artifactsDir + "/% was made for a stem of % as the mkfile names no artifact: set ARTIFACTS to their names"
-			return a
-		}
-		if errors.Is(err, syscall.E2BIG) {
-			return mkAnswer{1, "the names of the artifacts in the mkfile are more than a command takes: make a tar of them"}
-		}
+	if err := r.collect(ctx); err != errSkipped || len(targets) == 0 {
 		return err
 	}
-	return r.collect(ctx)
+	return nil
+}
+
+func (r *activeRun) makeArtifacts(ctx context.Context, targets []string, literal bool) error {
+	if len(targets) == 0 {
+		return nil
+	}
+	err := r.mk(ctx, targets...)
+	var a mkAnswer
+	if literal && errors.As(err, &a) {
+		a.why = "the rule for " + artifactsDir + "/% was made for a stem of % as the mkfile names no artifact: set ARTIFACTS to their names"
+		return a
+	}
+	if errors.Is(err, syscall.E2BIG) {
+		return mkAnswer{1, "the names of the artifacts in the mkfile are more than a command takes: make a tar of them"}
+	}
+	return err
 }
 
 // collect has the machine write the artifacts to its outbox as a tar that keeps
 // holes, and reads them from there. The tar is not trusted: the machine's root
-// may have written anything.
+// may have written anything. If there are no artifacts, the error is errSkipped.
 func (r *activeRun) collect(ctx context.Context) error {
 	r.idle.stop() // the revision is done
 	script := `
 cd "$1" || exit
+test "$(find . -mindepth 1 -print -quit)" || exit 4
 s=$(find . -type s -print -quit)
 if [ "$s" ]; then printf %s "${s#./}"; exit 3; fi
 tar --format=pax --pax-option=delete=atime,delete=ctime --sparse --hard-dereference --one-file-system -b 2048 -cf "$2" . || [ $? = 1 ] || exit
@@ -424,6 +443,8 @@ sync "$2"
 	switch {
 	case err != nil:
 		return err
+	case code == 4:
+		return errSkipped
 	case code == 3:
 		return mkAnswer{1, fmt.Sprintf("%q is a socket: only files, directories and symbolic links can be kept", name)}
 	case code != 0:
