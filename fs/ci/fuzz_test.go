@@ -2,6 +2,7 @@ package ci
 
 import (
 	"bytes"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -94,6 +95,14 @@ func FuzzLog(f *testing.F) {
 			var m int
 			log, m = split[i].Flush(log, time.Time{})
 			said += m
+		}
+		for line := range bytes.Lines(log) {
+			line = line[:len(line)-1]
+			whole, err := ParseLogLine(line)
+			cut, cerr := cutLogLine(line)
+			if whole.Time = cut.Time; err != nil || cerr != nil || !reflect.DeepEqual(cut, whole) {
+				t.Fatalf("cutLogLine(%q) = %+v, %v, want %+v, %v", line, cut, cerr, whole, err)
+			}
 		}
 		var gotOut, gotErr, live bytes.Buffer
 		if err := CopyLog(&gotOut, &gotErr, bytes.NewReader(log)); err != nil {

@@ -97,6 +97,38 @@ type badLogLine string
 
 func (e badLogLine) Error() string { return fmt.Sprintf("not a line of a CRI log: %q", string(e)) }
 
+// cutLogLine returns of a line what the streams had, for readers to which the time
+// says nothing: to parse it takes longer than all else, and short lines are many. A
+// line whose time is not as logTime has it is left to ParseLogLine.
+func cutLogLine(line []byte) (l LogLine, err error) {
+	const (
+		when = "0000-00-00T00:00:00.000000000Z "
+		head = len(when) + len("stdout F ")
+	)
+	if len(line) < head {
+		return ParseLogLine(line)
+	}
+	for i := range len(when) {
+		if c := line[i]; c != when[i] && (when[i] != '0' || c < '0' || c > '9') {
+			return ParseLogLine(line)
+		}
+	}
+	switch string(line[len(when):head]) {
+	case "stdout F ":
+		l.Stream, l.Full = "stdout", true
+	case "stderr F ":
+		l.Stream, l.Full = "stderr", true
+	case "stdout P ":
+		l.Stream = "stdout"
+	case "stderr P ":
+		l.Stream = "stderr"
+	default:
+		return ParseLogLine(line)
+	}
+	l.Text = line[head:]
+	return l, nil
+}
+
 // CopyLog writes the bytes of a log to the streams that they came from, in
 // their order. It returns the first error of a reader or a writer, or the first
 // line that is none of a log.
@@ -111,7 +143,7 @@ func CopyLog(stdout, stderr io.Writer, log io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("log line %d: %w", n, err)
 		}
-		l, err := ParseLogLine(line[:len(line)-1])
+		l, err := cutLogLine(line[:len(line)-1])
 		if err != nil {
 			return fmt.Errorf("log line %d: %w", n, err)
 		}
@@ -225,7 +257,7 @@ func (r *LiveReader) ReadAt(p []byte, off, size int64) (n int, err error) {
 			if i < 0 {
 				break
 			}
-			l, err := ParseLogLine(b[:i])
+			l, err := cutLogLine(b[:i])
 			if err != nil {
 				return n, errLog
 			}

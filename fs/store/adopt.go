@@ -241,6 +241,9 @@ func (a *adoption) fill() (*record, error) {
 	if err := a.complete(); err != nil {
 		return nil, err
 	}
+	if sums, err := ci.ParseManifest(a.manifest); err == nil {
+		shareLog(a.root, sums)
+	}
 	for i := len(a.all) - 1; i >= 0; i-- { // children before their directory
 		x := a.all[i]
 		x.Name = "artifacts/" + x.Name

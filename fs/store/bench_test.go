@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"9ci/fs"
@@ -232,4 +233,81 @@ func BenchmarkAddArtifacts20000(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// A test floods its output in short lines, and a reader follows live. bytes/B is the
+// room on disk that each byte takes once the run is sealed.
+func BenchmarkLive(b *testing.B) {
+	for _, length := range []int{16, 40, 80} {
+		b.Run(fmt.Sprintf("lines=%d", length), func(b *testing.B) {
+			s := newStore(b)
+			s.MaxOutput = 1 << 60
+			r, err := s.Create(commitA)
+			if err != nil {
+				b.Fatal(err)
+			}
+			live, err := fs.Walk(b.Context(), NewTree(s, nil), "ci/"+r.ID()+"/live")
+			if err != nil {
+				b.Fatal(err)
+			}
+			f, err := live.Open(b.Context(), fs.OpenRead)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			line := append(bytes.Repeat([]byte("x"), length-1), '\n')
+			p := bytes.Repeat(line, 32<<10/length) // as the guest's messages bring it
+			r.Enter("test")
+			b.SetBytes(int64(len(p)))
+			b.ResetTimer()
+			ended := make(chan error, 1)
+			go func() {
+				n, err := io.Copy(io.Discard, fs.NewReader(b.Context(), f))
+				if want := int64(b.N) * int64(len(p)); err == nil && n != want {
+					err = fmt.Errorf("live has %d bytes, want %d", n, want)
+				}
+				ended <- err
+			}()
+			for range b.N {
+				if _, err := r.Stdout().Write(p); err != nil {
+					b.Fatal(err)
+				}
+			}
+			r.Leave("test", "passed", 0)
+			b.StopTimer()
+			if err := r.Seal(b.Context(), "passed", 0, nil); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+			if err := <-ended; err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			n, err := blocks(s.runPath(r.ID()))
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(n)/float64(b.N*len(p)), "bytes/B")
+		})
+	}
+}
+
+// blocks returns how many bytes of the disk the files below dir take.
+func blocks(dir string) (n int64, err error) {
+	seen := make(map[uint64]bool)
+	err = filepath.WalkDir(dir, func(name string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st := fi.Sys().(*syscall.Stat_t); !seen[st.Ino] {
+			seen[st.Ino] = true
+			n += st.Blocks * 512
+		}
+		return nil
+	})
+	return n, err
 }

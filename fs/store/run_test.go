@@ -285,6 +285,43 @@ func TestFlood(t *testing.T) {
 	verifyRun(t, s, r.ID())
 }
 
+// Where one step has said all, its log and the run's are one file on disk, of the maker
+// and of an adopter; elsewhere they are two.
+func TestLogTakesRoomOnce(t *testing.T) {
+	for _, said := range [][]string{{"test"}, {"prepare-runtime", "test"}, {"boot"}} {
+		s, to := newStore(t), newStore(t)
+		r := mustCreate(t, s)
+		for _, step := range said {
+			r.Enter(step)
+			fmt.Fprintf(r.Stdout(), "out of %s\n", step)
+			r.Leave(step, "passed", 0)
+		}
+		if err := r.Seal(t.Context(), "passed", 0, testSign); err != nil {
+			t.Fatal(err)
+		}
+		var tar bytes.Buffer
+		if err := s.WriteTar(t.Context(), &tar, r.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := to.Adopt(t.Context(), &tar, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []*Store{s, to} {
+			verifyRun(t, s, r.ID())
+			one, err := os.Stat(filepath.Join(s.runPath(r.ID()), "log"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, step := range ci.Steps {
+				other, err := os.Stat(filepath.Join(s.runPath(r.ID()), "step", step, "log"))
+				if want := len(said) == 1 && said[0] == step && step == "test"; err != nil || os.SameFile(one, other) != want {
+					t.Errorf("%q spoke: whether log and step/%s/log are one file, %v, is not %v", said, step, err, want)
+				}
+			}
+		}
+	}
+}
+
 // Misuse is an error that says what was wrong.
 func TestRunMisuse(t *testing.T) {
 	s := newStore(t)

@@ -168,6 +168,7 @@ func (r *Run) writeSealed(ctx context.Context, final ci.Status, sign SignFunc) (
 		}
 		sums = append(sums, ci.Sum{Name: name, Digest: d})
 	}
+	shareLog(root, sums)
 	for _, a := range tree {
 		if a.Mode.IsRegular() {
 			sums = append(sums, ci.Sum{Name: "artifacts/" + a.Name, Digest: a.Digest})
@@ -195,6 +196,22 @@ func (r *Run) writeSealed(ctx context.Context, final ci.Status, sign SignFunc) (
 	}
 	rec, err = recordOf(r.dir)
 	return rec, signErr, err
+}
+
+// shareLog makes the log of the only step that said anything another name of the
+// run's log, which has the same bytes: large logs take room once. Where that cannot be
+// done there are two files.
+func shareLog(root *os.Root, sums []ci.Sum) {
+	i := slices.IndexFunc(sums, func(x ci.Sum) bool { return x.Name == "log" })
+	if fi, err := root.Lstat("log"); i < 0 || err != nil || fi.Size() == 0 {
+		return
+	}
+	for _, x := range sums {
+		if x.Digest == sums[i].Digest && strings.HasPrefix(x.Name, "step/") && root.Link("log", ".new") == nil {
+			root.Rename(".new", x.Name)
+			root.Remove(".new") // rename(2) does nothing if they are one file already
+		}
+	}
 }
 
 // soften undoes what settle did to our files.

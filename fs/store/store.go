@@ -46,7 +46,7 @@ import (
 type Store struct {
 	// MaxOutput is how many bytes stdout, stderr and the logs of a run may
 	// have together before its writers answer an error, and before an
-	// adoption is refused. Zero means 4 GiB.
+	// adoption is refused. Zero means 24 GiB.
 	MaxOutput int64
 
 	dir    string
@@ -70,8 +70,9 @@ type Store struct {
 }
 
 // defaultMaxOutput bounds, in bytes, what a guest that floods its output can
-// write.
-const defaultMaxOutput = 4 << 30
+// write: 4 GiB to each stream, of which most takes three bytes for each, as it is
+// and in two logs.
+const defaultMaxOutput = 24 << 30
 
 // Open opens the store in dir, which it makes where there is none. It removes
 // what dead processes left half-adopted or half-evicted; their unfinished runs
