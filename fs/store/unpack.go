@@ -2,6 +2,7 @@ package store
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,10 @@ func unpack(ctx context.Context, dir string, from io.Reader) error {
 		return err
 	}
 	defer root.Close()
-	u := unpacker{root: root, tar: newTarReader(ctx, from), parents: map[string]bool{".": true}, buf: make([]byte, 256<<10)}
+	buf := make([]byte, 256<<10)
+	// The headers of small files are most of the tar, and each is a read.
+	u := unpacker{root: root, tar: newTarReader(ctx, bufio.NewReaderSize(from, len(buf))), parents: map[string]bool{".": true}, buf: buf}
+	defer u.leave()
 	for {
 		h, err := u.tar.Next()
 		if err == io.EOF {
@@ -139,6 +143,27 @@ type unpacker struct {
 	parents map[string]bool // what came that is a directory
 	dirs    []ci.Artifact
 	buf     []byte
+
+	dir string   // of the last entry
+	in  *os.Root // it: most entries are in the directory of the one before
+}
+
+// enter returns a directory that came.
+func (u *unpacker) enter(dir string) (in *os.Root, err error) {
+	if u.in != nil && u.dir == dir {
+		return u.in, nil
+	}
+	u.leave()
+	u.dir = dir
+	u.in, err = u.root.OpenRoot(filepath.FromSlash(dir))
+	return u.in, err
+}
+
+func (u *unpacker) leave() {
+	if u.in != nil {
+		u.in.Close()
+		u.in = nil
+	}
 }
 
 func (u *unpacker) entry(h *tar.Header) error {
@@ -163,24 +188,32 @@ func (u *unpacker) entry(h *tar.Header) error {
 	if !u.parents[path.Dir(name)] {
 		return refuse("%.300q is in no directory of the tar", name)
 	}
-	if _, err := u.root.Lstat(filepath.FromSlash(name)); err == nil {
-		return refuse("%.300q is in the tar twice", name)
+	in, err := u.enter(path.Dir(name))
+	if err != nil {
+		return err
 	}
+	base := path.Base(name)
 	switch {
 	case a.Mode.IsDir():
-		u.parents[name] = true
-		u.dirs = append(u.dirs, a)
-		return u.root.Mkdir(filepath.FromSlash(name), 0o700)
+		err = in.Mkdir(base, 0o700)
 	case a.Mode&iofs.ModeSymlink != 0:
-		if err := u.root.Symlink(a.Link, filepath.FromSlash(name)); err != nil {
-			return err
-		}
+		err = in.Symlink(a.Link, base)
 	default:
-		if err := fill(u.root, name, u.tar, u.buf); err != nil {
-			return fmt.Errorf("%q: %w", name, err)
-		}
+		err = fill(in, base, u.tar, u.buf)
 	}
-	return setMeta(u.root, a)
+	if errors.Is(err, iofs.ErrExist) {
+		return refuse("%.300q is in the tar twice", name)
+	}
+	if err != nil {
+		return fmt.Errorf("%q: %w", name, err)
+	}
+	if a.Mode.IsDir() {
+		u.parents[name] = true
+		u.dirs = append(u.dirs, a) // its mode may keep us from filling it
+		return nil
+	}
+	a.Name = base
+	return setMeta(in, a)
 }
 
 func entryKind(flag byte) string {

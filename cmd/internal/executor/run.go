@@ -434,9 +434,12 @@ func (r *activeRun) collect(ctx context.Context) error {
 	script := `
 cd "$1" || exit
 test "$(find . -mindepth 1 -print -quit)" || exit 4
-s=$(find . -type s -print -quit)
-if [ "$s" ]; then printf %s "${s#./}"; exit 3; fi
-tar --format=pax --pax-option=delete=atime,delete=ctime --sparse --hard-dereference --one-file-system -b 2048 -cf "$2" . || [ $? = 1 ] || exit
+said=/run/9ci/tar
+tar --format=pax --pax-option=delete=atime,delete=ctime --sparse --hard-dereference --one-file-system -b 2048 -cf "$2" . 2>$said
+code=$?
+grep -v ': socket ignored$' $said >&2
+[ $code -le 1 ] || exit 2 # 1: a file has changed meanwhile
+grep -m1 ': socket ignored$' $said && exit 3
 sync "$2"
 `
 	name, code, err := r.ask(ctx, "the name of a socket", 8<<10, vm.Cmd{Args: []string{"/bin/sh", "-c", script, "9ci", artifactsDir, r.m.OutboxDevice()}})
@@ -446,6 +449,7 @@ sync "$2"
 	case code == 4:
 		return errSkipped
 	case code == 3:
+		name = strings.TrimSuffix(strings.TrimPrefix(name, "tar: ./"), ": socket ignored\n")
 		return mkAnswer{1, fmt.Sprintf("%q is a socket: only files, directories and symbolic links can be kept", name)}
 	case code != 0:
 		return mkAnswer{1, fmt.Sprintf("tar could not pack %s, of which %d bytes can be kept", artifactsDir, int64(ci.MaxArtifacts))}
