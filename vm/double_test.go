@@ -77,6 +77,9 @@ func fakeQEMU() int {
 	case "panics":
 		fmt.Println("[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs")
 		return 0
+	case "chats":
+		fmt.Println("[    0.1] watchdog: BUG: soft lockup")
+		go fakeQMP(monitor, mode)
 	case "silent":
 		fmt.Println("[    0.1] stuck here")
 		io.Copy(io.Discard, monitor)
@@ -152,9 +155,10 @@ func TestStartFails(t *testing.T) {
 			c := double(t, test.mode)
 			ctx := t.Context()
 			if test.mode == "silent" {
-				var cancel func()
-				ctx, cancel = context.WithTimeoutCause(ctx, 500*time.Millisecond, errors.New("too slow"))
-				defer cancel()
+				var cancel context.CancelCauseFunc
+				ctx, cancel = context.WithCancelCause(ctx)
+				defer cancel(nil)
+				c.Console = writerFunc(func(p []byte) (int, error) { cancel(errors.New("too slow")); return len(p), nil })
 			}
 			m, err := vm.Start(ctx, c)
 			if err == nil {
@@ -202,6 +206,22 @@ func TestQEMUKilled(t *testing.T) {
 		t.Error("SetNet of a dead machine: no error")
 	}
 	sameResources(t, before)
+}
+
+// A guest that freezes under a command is given up, with what its console said last.
+func TestGuestFreezes(t *testing.T) {
+	vm.SetIdleTime(t, 50*time.Millisecond)
+	m := start(t, double(t, "chats"))
+	_, err := m.Run(t.Context(), vm.Cmd{
+		Args:   []string{"sh", "-c", "echo; exec sleep 60"},
+		Stdout: writerFunc(func(p []byte) (int, error) { syscall.Kill(m.Process(), syscall.SIGSTOP); return len(p), nil }),
+	})
+	for _, want := range []string{"guest does not answer", "console: [    0.1] watchdog: BUG: soft lockup"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Run: %v, want %q", err, want)
+		}
+	}
+	<-m.Done()
 }
 
 type writerFunc func(p []byte) (int, error)

@@ -1,11 +1,23 @@
 package vm
 
+import (
+	"testing"
+	"time"
+)
+
 var (
 	OpensKVM = opensKVM
 	LoopsKVM = loopsKVM
 	Bounded  = bounded
 	Remember = remember
 )
+
+// SetIdleTime changes idleTime until the end of a test.
+func SetIdleTime(t testing.TB, d time.Duration) {
+	old := idleTime
+	idleTime = d
+	t.Cleanup(func() { idleTime = old })
+}
 
 // Process is the qemu of m.
 func (m *Machine) Process() int { return m.process.Pid }

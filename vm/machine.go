@@ -54,9 +54,12 @@ type (
 
 const (
 	bootTime = 5 * time.Minute  // for a guest to answer, on a host with ten times more to do than it can
-	idleTime = 30 * time.Second // of silence until a guest is pinged, and again until it is given up
 	haltTime = 30 * time.Second // for a guest to power down
 )
+
+// idleTime is how long a guest is silent until it is pinged, and again until it is
+// given up. Tests have less patience.
+var idleTime = 30 * time.Second
 
 // GuestPath is where the guest program is in a machine, for its other commands.
 const GuestPath = "/usr/lib/9ci/guest"
