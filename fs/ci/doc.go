@@ -24,6 +24,8 @@ What follows is the manual of the tree.
 	    step/STEP/       boot clone prepare-runtime base-image test artifacts post-test
 	        status       as that of the run, of the step
 	        log          the step's output, as log
+	    service/NAME/    a service of the test; without services there is no service
+	        log          its output, as log; no other log has it
 	    artifacts/       what the run left, with its modes and times; of a failed test, what that itself put there
 	    artifacts.mtree  mtree(5): type mode time size link sha256 of each artifact
 	    manifest         sha256sum(1) lines of every regular file, sorted
@@ -49,7 +51,8 @@ that was cut short, in this order. Of those it is the newest. A prefix of two
 commits, or of a commit and a tree, names nothing.
 
 Artifacts.mtree, manifest and ID.tar are there when the run is sealed.
-Manifest.sig is there when the run was signed.
+Manifest.sig is there when the run was signed, service when its test had a target
+service/NAME. A NAME is of 1 to 64 letters, digits, _ and -.
 
 # Listings
 
@@ -111,8 +114,9 @@ between quotes does not end a line.
 The artifacts of a run are files, directories and symbolic links: at most 262144
 of them, 16 GiB together with their holes, at most 64 names deep. A name is UTF-8
 without control characters, of at most 255 bytes; all of them together make an
-artifacts.mtree of at most 64 MiB. Holes stay holes. The standard output and
-error of a test and all logs have 24 GiB together. A run of ours that passes a
+artifacts.mtree of at most 64 MiB. Holes stay holes. A run has at most 16 services.
+The standard output and error of a test and all logs have 24 GiB together. A run of
+ours that passes a
 limit says so and has not passed; a peer's is refused.
 
 # Sealed runs

@@ -41,7 +41,7 @@ func TestManualNamesTheFiles(t *testing.T) {
 	_, root := treetest.New(t)
 	id := treetest.PassedCommit[:12] + ".1"
 	var files []string
-	for _, dir := range []string{"", "ci/" + id, "ci/" + id + "/step/boot"} {
+	for _, dir := range []string{"", "ci/" + id, "ci/" + id + "/step/boot", "ci/" + id + "/service/db"} {
 		n, err := fs.Walk(t.Context(), root, dir)
 		if err != nil {
 			t.Fatal(err)
@@ -51,16 +51,16 @@ func TestManualNamesTheFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			name := strings.TrimPrefix(dir+"/"+st.Name, "/")
-			name = strings.NewReplacer(id, "ID", "step/boot", "step/STEP").Replace(name)
+			name = strings.NewReplacer(id, "ID", "step/boot", "step/STEP", "service/db", "service/NAME").Replace(name)
 			files = append(files, name)
 		}
 	}
 	// What is there and not listed, and what the listings have otherwise.
-	files = append(files, "event", "ci/ID", "ci/ID/live", "ci/ID/wait", "ci/ID/step/STEP", "ci/ID.tar",
+	files = append(files, "event", "ci/ID", "ci/ID/live", "ci/ID/wait", "ci/ID/step/STEP", "ci/ID/service/NAME", "ci/ID.tar",
 		"ci/REV", "ci/last", "ci/head", "ci/green", "artifacts/ID")
-	files = slices.DeleteFunc(files, func(n string) bool { return n == "ci" || n == "artifacts" || n == "ci/ID/step" })
+	files = slices.DeleteFunc(files, func(n string) bool { return n == "ci" || n == "artifacts" || n == "ci/ID/step" || n == "ci/ID/service" })
 	for _, name := range files {
-		name = strings.NewReplacer("REV", treetest.PassedCommit, "ID", id, "STEP", "test").Replace(name)
+		name = strings.NewReplacer("REV", treetest.PassedCommit, "ID", id, "STEP", "test", "NAME", "db").Replace(name)
 		if _, err := fs.Walk(t.Context(), root, name); err != nil {
 			t.Errorf("Walk(%q): %v", name, err)
 		}

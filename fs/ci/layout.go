@@ -72,7 +72,12 @@ func NewLayout(root *os.Root) (*Layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Layout{id: id, members: make([]member, 0, len(tree)+len(Files)+len(Dirs)+2)}
+	services, err := ReadServices(root)
+	if err != nil {
+		return nil, err
+	}
+	files, dirs := Files(services), Dirs(services)
+	l := &Layout{id: id, members: make([]member, 0, len(tree)+len(files)+len(dirs)+2)}
 	var buf []byte
 	add := func(a Artifact) {
 		a.Digest = [32]byte{}
@@ -95,11 +100,11 @@ func NewLayout(root *os.Root) (*Layout, error) {
 		}
 	}
 	names := map[string]bool{"artifacts.mtree": true, "info": true} // there already
-	for _, dir := range Dirs {
+	for _, dir := range dirs {
 		if dir != "." {
 			add(Artifact{Name: dir, Mode: iofs.ModeDir | 0o555, Time: end})
 		}
-		for _, name := range Files {
+		for _, name := range files {
 			if d, _ := filepath.Split(name); filepath.Clean(d) == dir && !names[name] {
 				if err := ours(name); err != nil {
 					return nil, err

@@ -22,10 +22,10 @@ type Entry struct {
 	Name   string
 	Always bool // an unfinished run has it too
 	Summed bool // it is a file that the manifest of a sealed run names
+	May    bool // not every run has it: manifest.sig if somebody signed, service if the test had services
 }
 
-// Entries are all that the directory of a run lists, sorted. A signature is there
-// only if somebody signed.
+// Entries are all that the directory of a run lists, sorted.
 var Entries = []Entry{
 	{Name: "artifacts", Always: true},
 	{Name: "artifacts.mtree", Summed: true},
@@ -34,16 +34,18 @@ var Entries = []Entry{
 	{Name: "key", Always: true, Summed: true},
 	{Name: "log", Always: true, Summed: true},
 	{Name: "manifest"},
-	{Name: "manifest.sig"},
+	{Name: "manifest.sig", May: true},
+	{Name: "service", Always: true, May: true},
 	{Name: "status", Always: true, Summed: true},
 	{Name: "stderr", Always: true, Summed: true},
 	{Name: "stdout", Always: true, Summed: true},
 	{Name: "step", Always: true},
 }
 
-// Files are the files of a sealed run that its manifest must name, sorted,
-// besides those below artifacts. Manifest and manifest.sig are not among them.
-var Files = func() []string {
+// Files returns the files that the manifest of a sealed run with these services must
+// name, sorted, besides those below artifacts. Manifest and manifest.sig are not
+// among them.
+func Files(services []string) []string {
 	var names []string
 	for _, e := range Entries {
 		if e.Summed {
@@ -53,20 +55,29 @@ var Files = func() []string {
 	for _, s := range Steps {
 		names = append(names, "step/"+s+"/log", "step/"+s+"/status")
 	}
+	for _, s := range services {
+		names = append(names, ServiceLog(s))
+	}
 	slices.Sort(names)
 	return names
-}()
+}
 
-// Dirs are the directories of a sealed run, sorted, but those below artifacts.
-// The run itself is ".".
-var Dirs = func() []string {
+// Dirs returns the directories of a sealed run with these services, sorted, but
+// those below artifacts. The run itself is ".".
+func Dirs(services []string) []string {
 	names := []string{".", "artifacts", "step"}
 	for _, s := range Steps {
 		names = append(names, "step/"+s)
 	}
+	if len(services) > 0 {
+		names = append(names, "service")
+	}
+	for _, s := range services {
+		names = append(names, "service/"+s)
+	}
 	slices.Sort(names)
 	return names
-}()
+}
 
 // A Sum is a line of a manifest.
 type Sum struct {
@@ -185,11 +196,15 @@ const maxPath = 3072
 // CheckNames compares a manifest with what a sealed run has: Files, and the
 // regular files of tree.
 func CheckNames(sums []Sum, tree []Artifact) error {
+	services, err := Services(sums)
+	if err != nil {
+		return err
+	}
 	have := make(map[string][32]byte, len(sums))
 	for _, s := range sums {
 		have[s.Name] = s.Digest
 	}
-	for _, name := range Files {
+	for _, name := range Files(services) {
 		if _, ok := have[name]; !ok {
 			return fmt.Errorf("manifest does not name %s", name)
 		}

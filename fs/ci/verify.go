@@ -130,13 +130,17 @@ func (v *verifier) files() error {
 		x.Name = "artifacts/" + x.Name
 		v.want[x.Name] = x
 	}
-	for _, name := range slices.Concat(Files, []string{"manifest", "manifest.sig"}) {
+	services, err := Services(v.sums)
+	if err != nil {
+		services = nil // texts has said so
+	}
+	for _, name := range slices.Concat(Files(services), []string{"manifest", "manifest.sig"}) {
 		v.want[name] = Artifact{Name: name, Mode: 0o444, Time: v.end, Size: -1}
 	}
-	for _, name := range Dirs {
+	for _, name := range Dirs(services) {
 		v.want[name] = Artifact{Name: name, Mode: iofs.ModeDir | 0o555, Time: v.end}
 	}
-	err := iofs.WalkDir(v.root.FS(), ".", func(name string, d iofs.DirEntry, err error) error {
+	err = iofs.WalkDir(v.root.FS(), ".", func(name string, d iofs.DirEntry, err error) error {
 		if err != nil {
 			v.content("%s: %v", name, err)
 			return nil
@@ -218,7 +222,11 @@ func CheckTexts(root *os.Root, end time.Time) error {
 	if !bytes.Equal(key.Sorted().Text(), text) {
 		return errors.New("key is not sorted lines attr=value")
 	}
-	for _, name := range Files {
+	services, err := ReadServices(root)
+	if err != nil {
+		return err
+	}
+	for _, name := range Files(services) {
 		if !strings.HasSuffix(name, "log") {
 			continue
 		}

@@ -69,6 +69,7 @@ type adoption struct {
 	info     ci.Attrs
 	end      time.Time
 	signer   string
+	services []string
 	sums     map[string][32]byte    // what is still to come of regular files
 	dirs     map[string]bool        // and of directories of ours
 	tree     map[string]ci.Artifact // and of artifacts
@@ -122,6 +123,9 @@ func (a *adoption) begin() error {
 	}
 	sums, err := ci.ParseManifest(a.manifest)
 	if err != nil {
+		return refuse("%w", err)
+	}
+	if a.services, err = ci.Services(sums); err != nil {
 		return refuse("%w", err)
 	}
 	a.sums = make(map[string][32]byte, len(sums))
@@ -203,7 +207,7 @@ func (a *adoption) fill() (*record, error) {
 		return nil, err
 	}
 	a.dirs = make(map[string]bool)
-	for _, name := range ci.Dirs { // parents come first
+	for _, name := range ci.Dirs(a.services) { // parents come first
 		a.dirs[name] = true
 		if name != "." {
 			if err := a.root.Mkdir(name, 0o700); err != nil {
@@ -350,7 +354,7 @@ func (a *adoption) entry(h *tar.Header) error {
 		delete(a.tree, inner)
 		return a.artifact(h, x)
 	}
-	if _, ok := a.sums[name]; !ok || !slices.Contains(ci.Files, name) {
+	if _, ok := a.sums[name]; !ok || !slices.Contains(ci.Files(a.services), name) {
 		return refuse("%.300q is no file of a run, or it came twice", name)
 	}
 	if err := a.header(h, ci.Artifact{Name: name, Mode: 0o444, Time: a.end, Size: h.Size}); err != nil {

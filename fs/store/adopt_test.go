@@ -139,6 +139,47 @@ var hostile = []struct {
 		resign(t, e)
 		return e
 	}, `manifest names "extra", which is no file of a run`},
+	{"service of no name", func(t testing.TB, e []tarEntry) []tarEntry {
+		x := *find(t, e, "step/test/log")
+		x.Name = strings.Replace(x.Name, "step/test", "service/x.y", 1)
+		e = append(e, x)
+		resign(t, e)
+		return e
+	}, `manifest names "service/x.y/log", which is no file of a run`},
+	{"other file of a service", func(t testing.TB, e []tarEntry) []tarEntry {
+		x := *find(t, e, "step/test/log")
+		x.Name = strings.Replace(x.Name, "step/test/log", "service/db/status", 1)
+		e = append(e, x)
+		resign(t, e)
+		return e
+	}, `manifest names "service/db/status", which is no file of a run`},
+	{"service without its directory", func(t testing.TB, e []tarEntry) []tarEntry {
+		x := *find(t, e, "step/test/log")
+		x.Name = strings.Replace(x.Name, "step/test", "service/db", 1)
+		e = append(e, x)
+		resign(t, e)
+		return e
+	}, `the tar has no directory "service`},
+	{"service with no log", func(t testing.TB, e []tarEntry) []tarEntry {
+		x, d := *find(t, e, "stdout"), *find(t, e, "step/test/")
+		x.Name = strings.Replace(x.Name, "stdout", "service/db/log", 1)
+		for _, dir := range []string{"service/", "service/db/"} {
+			d.Name = strings.Split(e[0].Name, "/")[0] + "/" + dir
+			e = append(e, d)
+		}
+		e = append(e, x)
+		resign(t, e)
+		return e
+	}, `service/db/log: log line 1`},
+	{"more services than there may be", func(t testing.TB, e []tarEntry) []tarEntry {
+		for i := range ci.MaxServices + 1 {
+			x := *find(t, e, "step/test/log")
+			x.Name = strings.Replace(x.Name, "step/test", fmt.Sprint("service/s", i), 1)
+			e = append(e, x)
+		}
+		resign(t, e)
+		return e
+	}, "it has 17 services, and a run may have 16"},
 	{"extra artifact", func(t testing.TB, e []tarEntry) []tarEntry {
 		x := *find(t, e, "artifacts/size")
 		x.Name += "2"

@@ -61,6 +61,14 @@ func writer(dir, stop string) {
 				fmt.Fprintf(r.Stdout(), "line %d of %s\n", i, step)
 			}
 			fmt.Fprint(r.Stderr(), "a part")
+			if step == "test" {
+				svc, err := r.AddService("db")
+				check(err)
+				fmt.Fprintln(svc.Stdout(), "ready")
+				if step != stop {
+					check(svc.Close())
+				}
+			}
 			if step == stop {
 				for log := ""; !strings.HasSuffix(log, "P a part\n"); {
 					b, err := os.ReadFile(filepath.Join(r.Dir(), "step", step, "log"))
@@ -280,6 +288,15 @@ func TestKillInStep(t *testing.T) {
 			cmd.Process.Kill()
 			io.Copy(io.Discard, readerOf(lines))
 			cmd.Wait()
+			service := filepath.Join(s.workPath(id), ci.ServiceLog("db"))
+			if step == "test" { // the kill came in the middle of a line
+				f, err := os.OpenFile(service, os.O_WRONLY|os.O_APPEND, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				fmt.Fprint(f, "2026-11-24T21:04:05.000000000Z std")
+				f.Close()
+			}
 			if ids, err := s.Recover(t.Context(), testSign); !slices.Equal(ids, []string{id}) || err != nil {
 				t.Fatalf("Recover = %q, %v, want %q", ids, err, id)
 			}
@@ -311,6 +328,13 @@ func TestKillInStep(t *testing.T) {
 			if !strings.Contains(string(log), "stdout F line 19 of "+step) || !strings.Contains(string(log), "stderr P a part") {
 				t.Errorf("the log of %s is %q, %v", step, log, err)
 			}
+			if step == "test" {
+				log, err := os.ReadFile(filepath.Join(e.Dir, ci.ServiceLog("db")))
+				if !strings.HasSuffix(string(log), "stdout F ready\n") {
+					t.Errorf("the log of the service is %q, %v", log, err)
+				}
+			}
+			verifyRun(t, s, id)
 		})
 	}
 }

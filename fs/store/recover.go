@@ -186,6 +186,15 @@ func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
 			}
 		}
 	}
+	for _, name := range servicesIn(dir) {
+		f, err := os.OpenFile(filepath.Join(dir, ci.ServiceLog(name)), os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(cutLog(f), f.Close()); err != nil {
+			return nil, err
+		}
+	}
 	if !info.Has("end") || info.Get("end") == "-" {
 		r.info = r.info.With(ci.Attr{Name: "end", Value: ci.FormatTime(lastChange(dir))})
 	}

@@ -424,11 +424,9 @@ func (w runWriter) Write(p []byte) (int, error) {
 		return 0, r.ended()
 	case r.step < 0:
 		return 0, fmt.Errorf("store: %s: output outside of a step", r.id)
-	case r.err != nil:
-		return 0, r.err
 	}
-	if limit := cmp.Or(r.s.MaxOutput, defaultMaxOutput); r.written+int64(len(p)) > limit {
-		return 0, r.keep(fmt.Errorf("the output and its logs are over %d bytes: say less, or in an artifact", limit))
+	if err := r.roomFor(len(p)); err != nil {
+		return 0, err
 	}
 	if r.step == ci.TestStep {
 		r.written += int64(len(p))
@@ -455,6 +453,17 @@ func (w runWriter) Write(p []byte) (int, error) {
 	}
 	r.change.Broadcast()
 	return len(p), nil
+}
+
+// roomFor returns an error if n more bytes of output cannot be kept. r.mu is held.
+func (r *Run) roomFor(n int) error {
+	if r.err != nil {
+		return r.err
+	}
+	if limit := cmp.Or(r.s.MaxOutput, defaultMaxOutput); r.written+int64(n) > limit {
+		return r.keep(fmt.Errorf("the output and its logs are over %d bytes: say less, or in an artifact", limit))
+	}
+	return nil
 }
 
 // flush writes what the splitters hold back, as parts of lines.

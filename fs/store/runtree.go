@@ -64,7 +64,7 @@ func (d runDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 			if isCtl(n) && fs.UserOf(ctx).Anonymous {
 				break
 			}
-			if name == "manifest.sig" {
+			if e.May {
 				if _, err := n.Stat(ctx); err != nil {
 					return nil, err
 				}
@@ -86,6 +86,8 @@ func (d runDir) entry(name string) fs.Node {
 			Do: func(ctx context.Context, line string) (string, error) { return d.t.runCommand(ctx, d.id, line) }}
 	case "step":
 		return stepDir{d.t, d.id, "step", "step", q, ci.Steps}
+	case "service":
+		return serviceDir{stepDir{d.t, d.id, "service", "service", q, d.services()}}
 	case "status":
 		return statusFile{d.t.file(d.id, name, q), d}
 	}
@@ -105,7 +107,7 @@ func (d runDir) ReadDir(ctx context.Context, after uint64, n int) ([]fs.Stat, er
 		}
 		st, err := d.entry(e.Name).Stat(ctx)
 		if err != nil {
-			continue // it has no signature, or was just removed
+			continue // the run has no signature or no services, or was just removed
 		}
 		st.Cookie = uint64(i + 1)
 		list = append(list, st)
@@ -152,7 +154,28 @@ func (d runDisk) Acquire() (disk.Place, uint32, func(), error) {
 	return disk.Place{}, 0, nil, iofs.ErrNotExist
 }
 
-// A stepDir is the directory step of a run, or one of a step.
+// services returns the names of the run's services.
+func (d runDir) services() []string {
+	p, _, release, err := runDisk{d.t.s, d.id}.Acquire()
+	if err != nil {
+		return nil
+	}
+	defer release()
+	names, _ := ci.ReadServices(p.Root)
+	return names
+}
+
+// A serviceDir is the directory service of a run that has services.
+type serviceDir struct{ stepDir }
+
+func (d serviceDir) Stat(ctx context.Context) (fs.Stat, error) {
+	if len(d.entries) == 0 {
+		return fs.Stat{}, iofs.ErrNotExist
+	}
+	return d.stepDir.Stat(ctx)
+}
+
+// A stepDir is the directory step or service of a run, or one of a step or service.
 type stepDir struct {
 	t       *tree
 	id      string
@@ -174,8 +197,11 @@ var stepFiles = []string{"log", "status"}
 
 func (d stepDir) entry(name string) fs.Node {
 	rel, q := path.Join(d.rel, name), d.q.Child(name)
-	if d.rel == "step" {
+	switch d.rel {
+	case "step":
 		return stepDir{d.t, d.id, name, rel, q, stepFiles}
+	case "service":
+		return stepDir{d.t, d.id, name, rel, q, []string{"log"}}
 	}
 	return d.t.file(d.id, rel, q)
 }

@@ -158,7 +158,11 @@ func (r *Run) writeSealed(ctx context.Context, final ci.Status, sign SignFunc) (
 		return nil, nil, err
 	}
 	var sums []ci.Sum
-	for _, name := range ci.Files {
+	services, err := ci.ReadServices(root)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range ci.Files(services) {
 		if err := context.Cause(ctx); err != nil {
 			return nil, nil, err
 		}
@@ -216,10 +220,11 @@ func shareLog(root *os.Root, sums []ci.Sum) {
 
 // soften undoes what settle did to our files.
 func soften(dir string) {
-	for _, name := range ci.Dirs {
+	services := servicesIn(dir)
+	for _, name := range ci.Dirs(services) {
 		os.Chmod(filepath.Join(dir, name), 0o700)
 	}
-	for _, name := range ci.Files {
+	for _, name := range ci.Files(services) {
 		os.Chmod(filepath.Join(dir, name), 0o600)
 	}
 }
@@ -227,15 +232,19 @@ func soften(dir string) {
 // settle makes a complete run read-only, dates our files, and waits until all
 // of it is on disk.
 func settle(root *os.Root, end time.Time, tree []ci.Artifact) error {
-	names := slices.Concat(ci.Files, []string{"manifest"})
+	services, err := ci.ReadServices(root)
+	if err != nil {
+		return err
+	}
+	names := slices.Concat(ci.Files(services), []string{"manifest"})
 	if _, err := root.Lstat("manifest.sig"); err == nil {
 		names = append(names, "manifest.sig")
 	}
-	dirs := slices.Clone(ci.Dirs)
+	dirs := ci.Dirs(services)
 	slices.Reverse(dirs) // children first
 	for _, name := range slices.Concat(names, dirs) {
 		mode := os.FileMode(0o444)
-		if slices.Contains(ci.Dirs, name) {
+		if slices.Contains(dirs, name) {
 			mode = 0o555
 		}
 		if err := root.Chmod(filepath.FromSlash(name), mode); err != nil {
@@ -321,7 +330,7 @@ func (r *Run) shed(cause error) {
 	defer r.mu.Unlock()
 	soften(r.dir)
 	remake(filepath.Join(r.dir, "artifacts"))
-	for _, name := range ci.Files {
+	for _, name := range ci.Files(servicesIn(r.dir)) {
 		if strings.HasPrefix(name, "std") || strings.HasSuffix(name, "log") {
 			os.Truncate(filepath.Join(r.dir, name), 0)
 		}

@@ -19,7 +19,7 @@ import (
 
 // The runs of New's store, in the order in which they were made.
 const (
-	PassedCommit  = "3f2a9c1d0b7e5f6a7b8c9d0e1f2a3b4c5d6e7f80" // with artifacts of all kinds, signed
+	PassedCommit  = "3f2a9c1d0b7e5f6a7b8c9d0e1f2a3b4c5d6e7f80" // with artifacts of all kinds and two services, signed
 	FailedCommit  = "aaaabbbbccccddddeeeeffff0000111122223333" // in the step test
 	RunningCommit = "0123456789abcdef0123456789abcdef01234567" // in the step test, with output
 )
@@ -125,6 +125,15 @@ func begin(t testing.TB, s *store.Store, commit string, n int) *store.Run {
 		must(t, r.Enter(step))
 		fmt.Fprintf(r.Stdout(), "%s: \x00\xff\r\n\n", step)
 		fmt.Fprintf(r.Stderr(), "%s: %s", step, strings.Repeat("a long line ", 3000))
+		if step == "test" && commit == PassedCommit {
+			for _, name := range []string{"web_1", "db"} {
+				svc, err := r.AddService(name)
+				must(t, err)
+				fmt.Fprintf(svc.Stdout(), "%s: \xff\r\n\npart", name)
+				fmt.Fprintf(svc.Stderr(), "%s is ready\n", name)
+				must(t, svc.Close())
+			}
+		}
 		if step == "artifacts" {
 			src := filepath.Join(t.TempDir(), "artifacts")
 			MakeArtifacts(t, src)

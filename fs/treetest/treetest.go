@@ -469,8 +469,10 @@ func (w *walker) testRun(id string) {
 		}
 	}
 	got := w.names(dir)
-	if !slices.Contains(got, "manifest.sig") { // not every run is signed
-		want = slices.DeleteFunc(want, func(n string) bool { return n == "manifest.sig" })
+	for _, e := range ci.Entries {
+		if e.May && !slices.Contains(got, e.Name) {
+			want = slices.DeleteFunc(want, func(n string) bool { return n == e.Name })
+		}
 	}
 	if !slices.Equal(got, want) {
 		w.Errorf("%s lists %q, want %q", dir, got, want)
@@ -495,6 +497,16 @@ func (w *walker) testRun(id string) {
 		}
 		w.lines(dir+"/step/"+s+"/status", stepRE)
 		w.lines(dir+"/step/"+s+"/log", logLineRE)
+	}
+	if slices.Contains(got, "service") {
+		for _, s := range w.names(dir + "/service") {
+			if got := w.names(dir + "/service/" + s); !ci.IsService(s) || !slices.Equal(got, []string{"log"}) {
+				w.Errorf("%s/service/%s lists %q", dir, s, got)
+			}
+			w.lines(dir+"/service/"+s+"/log", logLineRE)
+		}
+	} else {
+		w.absent(dir + "/service")
 	}
 	w.testCtl(dir+"/ctl", []string{"cancel", "keep", "forget"})
 	w.testAliases(id, info)

@@ -1,0 +1,147 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"9ci/fs/ci"
+)
+
+// A Service is the log of a service of a run's test.
+type Service struct {
+	r *Run
+
+	mu       sync.Mutex // guards what follows
+	file     *os.File   // nil when it is closed
+	split    [2]ci.Splitter
+	holdback *time.Timer // writes what split holds; nil where it holds nothing
+	buf      []byte
+}
+
+// AddService makes the log of a service, which is to be closed before Seal. Name is
+// one that ci.IsService takes, and no other service of the run has it.
+func (r *Run) AddService(name string) (*Service, error) {
+	if !ci.IsService(name) {
+		return nil, fmt.Errorf("store: %q is no name of a service", name)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state != runOpen {
+		return nil, r.ended()
+	}
+	services := filepath.Join(r.dir, "service")
+	if err := os.Mkdir(services, 0o700); err != nil && !errors.Is(err, iofs.ErrExist) {
+		return nil, r.keep(err)
+	}
+	if len(servicesIn(r.dir)) >= ci.MaxServices {
+		return nil, fmt.Errorf("store: a run has %d services at most", ci.MaxServices)
+	}
+	if err := os.Mkdir(filepath.Join(services, name), 0o700); err != nil {
+		return nil, r.keep(err)
+	}
+	f, err := os.OpenFile(filepath.Join(r.dir, ci.ServiceLog(name)), os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, r.keep(err)
+	}
+	return &Service{r: r, file: f, split: [2]ci.Splitter{{Stream: "stdout"}, {Stream: "stderr"}}}, nil
+}
+
+// Stdout returns the writer of the service's standard output. A Write reports an
+// error where the log is closed or cannot be kept, or where the run's output is over
+// the Store's MaxOutput.
+func (s *Service) Stdout() io.Writer { return serviceWriter{s, 0} }
+
+// Stderr is as Stdout, for standard error.
+func (s *Service) Stderr() io.Writer { return serviceWriter{s, 1} }
+
+type serviceWriter struct {
+	s      *Service
+	stream int
+}
+
+func (w serviceWriter) Write(p []byte) (int, error) {
+	s := w.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file == nil {
+		return 0, os.ErrClosed
+	}
+	split := &s.split[w.stream]
+	s.buf, _ = split.Write(s.buf[:0], p, time.Now())
+	if err := s.append(); err != nil {
+		return 0, err
+	}
+	if split.Waits() && s.holdback == nil {
+		s.holdback = time.AfterFunc(holdbackTime, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.flush()
+		})
+	}
+	return len(p), nil
+}
+
+// flush writes what the splitters hold back, as parts of lines. s.mu is held.
+func (s *Service) flush() error {
+	if s.holdback != nil {
+		s.holdback.Stop()
+		s.holdback = nil
+	}
+	if s.file == nil {
+		return nil
+	}
+	now := time.Now()
+	s.buf, _ = s.split[0].Flush(s.buf[:0], now)
+	s.buf, _ = s.split[1].Flush(s.buf, now)
+	return s.append()
+}
+
+// append adds the lines in s.buf to the log. s.mu is held.
+func (s *Service) append() error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	r := s.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state != runOpen {
+		return r.ended()
+	}
+	if err := r.roomFor(len(s.buf)); err != nil {
+		return err
+	}
+	if _, err := appendAll(s.file, s.buf); err != nil {
+		return r.keep(err)
+	}
+	r.written += int64(len(s.buf))
+	return nil
+}
+
+// Close ends the log.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file == nil {
+		return os.ErrClosed
+	}
+	err := errors.Join(s.flush(), s.file.Close())
+	s.file = nil
+	return err
+}
+
+// servicesIn returns the services of the run in dir; none where dir cannot be read.
+func servicesIn(dir string) []string {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil
+	}
+	defer root.Close()
+	names, _ := ci.ReadServices(root)
+	return names
+}
