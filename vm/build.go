@@ -24,10 +24,11 @@ import (
 )
 
 // What the core OS is made of besides Debian's essential packages and apt.
-// mmdebstrap's variant apt has no mount(8); podman runs containers by crun.
+// mmdebstrap's variant apt has no mount(8); podman runs containers by crun; 9base is
+// rc and the other tools of /usr/lib/plan9; procps is ps and free.
 var packages = []string{
-	"ca-certificates", "conmon", "crun", "git", "iproute2", "iptables",
-	"kmod", "mount", "netavark", "podman", "tzdata",
+	"9base", "ca-certificates", "conmon", "crun", "git", "iproute2", "iptables",
+	"kmod", "mount", "netavark", "podman", "procps", "tzdata",
 }
 
 // recipe finishes the core OS; see its first lines.

@@ -13,7 +13,7 @@ kernel=$(APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-cache depends linux-image-amd64 |
 	sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p')
 echo "I: unpacking kernel $kernel..." >&2
 (cd "$out/deb" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq download "$kernel")
-dpkg-deb --fsys-tarfile "$out"/deb/*.deb | tar -x -C "$out/kernel" --wildcards \
+dpkg-deb --fsys-tarfile "$out"/deb/linux-*.deb | tar -x -C "$out/kernel" --wildcards \
 	'./boot/vmlinuz-*' './lib/modules/*'
 version=${kernel#linux-image-}
 cp "$out/kernel/boot/vmlinuz-$version" "$out/vmlinuz"
@@ -63,11 +63,22 @@ done >"$out/load"
 	-C "$to" $(cut -d' ' -s -f2- "$out/load" | tr ' ' '\n' | sort -u))
 
 chroot "$root" dpkg-query -W -f '${Package} ${Version}\n' >"$out/packages"
-echo "$kernel $(dpkg-deb -f "$out"/deb/*.deb Version)" >>"$out/packages"
+echo "$kernel $(dpkg-deb -f "$out"/deb/linux-*.deb Version)" >>"$out/packages"
 
-# mk is 9ci's, which the initramfs brings; 9base's may come beside it.
-chroot "$root" dpkg-divert --quiet --no-rename --divert /usr/lib/plan9/bin/mk.9base \
+# mk is 9ci's, which the initramfs brings; 9base's stands beside it.
+chroot "$root" dpkg-divert --quiet --rename --divert /usr/lib/plan9/bin/mk.9base \
 	--add /usr/lib/plan9/bin/mk
+
+# /usr/lib/plan9 goes into containers that have another C library, or none, so
+# its programs bring their own.
+mkdir -p "$root/usr/lib/plan9/lib"
+for f in ld-linux-x86-64.so.2 libc.so.6 libm.so.6; do
+	cp -L "$root/lib/x86_64-linux-gnu/$f" "$root/usr/lib/plan9/lib/$f"
+done
+(cd "$out/deb" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq download patchelf)
+dpkg-deb --fsys-tarfile "$out"/deb/patchelf_*.deb | tar -x -C "$out" ./usr/bin/patchelf
+chroot "$root" sh -c '/9ci/usr/bin/patchelf --set-interpreter /usr/lib/plan9/lib/ld-linux-x86-64.so.2 \
+	--force-rpath --set-rpath /usr/lib/plan9/lib /usr/lib/plan9/bin/*'
 
 # podman without systemd, on whatever PID 1 mounts at /var/lib/containers.
 mkdir -p "$root/etc/containers"
@@ -86,6 +97,7 @@ graphroot = "/var/lib/containers/storage"
 runroot = "/run/containers/storage"
 E
 echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$root/etc/containers/policy.json"
+echo 'unqualified-search-registries = ["docker.io"]' >"$root/etc/containers/registries.conf.d/search.conf"
 rm -f "$root/etc/cni/net.d/87-podman-bridge.conflist"
 
 # What the host lent, and what PID 1 writes at boot.
@@ -108,7 +120,7 @@ mkdir -p "$root"/var/cache/apt/archives/partial "$root"/var/lib/apt/lists/partia
 
 # /proc and /sys are mounted here now; PID 1 makes them.
 echo "I: making the file system..." >&2
-rm -rf "$out/kernel" "$out/deb"
+rm -rf "$out/kernel" "$out/deb" "$out/usr"
 mkfs.erofs --quiet -x-1 -T"$SOURCE_DATE_EPOCH" -U"$CORE_OS_UUID" \
 	--exclude-regex='^(9ci|proc|sys)$' --exclude-regex='^(9ci|proc|sys|dev|run|tmp)/.' \
 	"$out/root.erofs" "$root" >&2
