@@ -64,6 +64,10 @@ var idleTime = 30 * time.Second
 // GuestPath is where the guest program is in a machine, for its other commands.
 const GuestPath = "/usr/lib/9ci/guest"
 
+// Loopback is a network namespace of each machine, for nsenter(1), in which there is
+// nothing but a loopback.
+const Loopback = guest.Loopback
+
 // errKilled is the reason of a machine that Kill ended.
 var errKilled = errors.New("killed")
 

@@ -46,7 +46,9 @@ var assemble = []step[guest.Prepare]{
 	{"kernel", mountKernel}, // /dev, /proc and the like
 	{"enter", enter},        // it becomes /
 	{"cgroup", groups},
+	{"limits", limits},
 	{"network", raise},
+	{"loopback", loopback},
 }
 
 // boot makes what prepare left the machine that b describes.
@@ -231,6 +233,9 @@ func writeFiles(b guest.Boot) error {
 		{Name: "/etc/hosts", Data: fmt.Appendf(nil, "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost\n", b.Hostname)},
 		{Name: "/etc/resolv.conf", Data: []byte("nameserver " + guest.Nameserver.String() + "\n")},
 		{Name: "/etc/machine-id", Data: []byte(hex.EncodeToString(id[:]) + "\n")},
+		containersConf(),
+		// The repository is of the user that the image runs as.
+		{Name: "/etc/gitconfig", Data: []byte("[safe]\n\tdirectory = *\n")},
 	}, b.Files...)
 	for _, f := range files {
 		if err := os.MkdirAll(filepath.Dir(f.Name), 0o755); err != nil {

@@ -16,12 +16,16 @@ var commands = map[string]func(args []string) error{
 	"kvmloop": kvmLoop,
 	"mkquery": query,
 	"env":     withEnv,
+	"service": service,
 }
 
 func main() {
 	if len(os.Args) > 1 { // which may be PID 1 of a container
 		if f := commands[os.Args[1]]; f != nil {
 			if err := f(os.Args[2:]); err != nil {
+				if status, ok := err.(exitStatus); ok {
+					os.Exit(int(status))
+				}
 				if err != errSaid {
 					fmt.Fprintf(os.Stderr, "guest: %s: %v\n", os.Args[1], err)
 				}
@@ -33,7 +37,7 @@ func main() {
 	if os.Getpid() == 1 {
 		initialize()
 	}
-	fmt.Fprintln(os.Stderr, "usage: guest serve | kvmloop | mkquery MAX [VARIABLE...] | env PROGRAM [ARG...]")
+	fmt.Fprintln(os.Stderr, "usage: guest serve | kvmloop | mkquery MAX [VARIABLE...] | env PROGRAM [ARG...] | service NAME PROGRAM [ARG...]")
 	os.Exit(1)
 }
 

@@ -116,8 +116,7 @@ of them, 16 GiB together with their holes, at most 64 names deep. A name is UTF-
 without control characters, of at most 255 bytes; all of them together make an
 artifacts.mtree of at most 64 MiB. Holes stay holes. A run has at most 16 services.
 The standard output and error of a test and all logs have 24 GiB together. A run of
-ours that passes a
-limit says so and has not passed; a peer's is refused.
+ours that passes a limit says so and has not passed; a peer's is refused.
 
 # Sealed runs
 

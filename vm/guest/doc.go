@@ -46,6 +46,10 @@ import "time"
 // Version is the text of Rhello. A guest of another version is refused.
 const Version = "9ci.guest.1"
 
+// Loopback is a network namespace of the guest in which there is nothing but a
+// loopback.
+const Loopback = "/run/netns/loopback"
+
 // Limits on what a peer may send.
 const (
 	MaxSize     = 1 << 20             // of a message, its header included
