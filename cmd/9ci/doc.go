@@ -258,6 +258,35 @@ never in the key.
 In the machine CI is true, whatever CI_ENV says, and a PATH that CI_ENV names stands
 behind the machine's own, or the image's.
 
+# The test and its services
+
+The test runs in a container of the image, whatever the image says of an entry point, a
+command, volumes and a check of its health. If the image has no shell, mk's own runs the
+recipes. The repository is at the image's working directory, or at /src if that is / or
+not set, and belongs to the image's user, as /var/run/ci/artifacts does. Mk, rc and the
+other tools of Plan 9 run in any image: their directory, /usr/lib/plan9/bin, is the last
+one in PATH. LANG=C.UTF-8, TERM=dumb and, for root, HOME=/root are those of the core OS
+unless the image or CI_ENV sets them. The hostname, the limit on open files and the size
+of /dev/shm, half of the memory, are those of the core OS always. Git takes every
+directory for safe. Mk is the first process of the container, and reaps the others.
+
+Without CI_NET=all the test has a network of nothing but a loopback, in the core OS too.
+
+A target service/NAME is a service of the test; NAME has letters, digits, _ and - and no
+others. Mk makes it in the core OS, as root and in the network of the test:
+
+	service/db:V:
+		su postgres -c '/usr/lib/postgresql/15/bin/postgres -D /var/lib/postgresql/db'
+
+	service/db/ready:V:
+		pg_isready -h 127.0.0.1
+
+The test begins when service/NAME/ready of each service has been made, or at once where
+there is no such target: 9ci tries again and again for 60 s. A service that fails or ends
+before it is ready fails the run; the test's log names one that fails later. After the
+test all processes of the services get a SIGTERM, daemons that left their mk too, and ten
+seconds later a SIGKILL. What a service says is in /ci/ID/service/NAME/log.
+
 # Environment
 
 A variable comes from the environment, then from .env at the top of the work tree,

@@ -28,12 +28,7 @@ func loopback(guest.Prepare) error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return os.NewSyscallError("unshare", err)
 			}
-			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			if err := up(fd, "lo"); err != nil {
+			if err := raiseLink("lo"); err != nil {
 				return err
 			}
 			return os.NewSyscallError("mount", unix.Mount("/proc/thread-self/ns/net", guest.Loopback, "", unix.MS_BIND, ""))

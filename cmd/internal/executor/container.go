@@ -2,6 +2,7 @@ package executor
 
 import (
 	"context"
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -15,10 +16,19 @@ import (
 type container struct {
 	name   string
 	digest string
-	dir    string // the image's working directory, or /src
-	path   string // $PATH in the image, or podman's default
-	user   string // the image's user; empty for root
+	dir    string   // the image's working directory, or /src
+	path   string   // $PATH in the image, or podman's default
+	root   bool     // the image's user is root
+	env    []string // NAME=VALUE, what the image does not set
 }
+
+// common are variables of the core OS that a container has too, unless its image sets
+// them.
+var common = []string{"HOME=/root", "LANG=C.UTF-8", "TERM=dumb"}
+
+// safe are those by which git in a container takes every directory for safe, as the core
+// OS has it from PID 1: a test may go on as another user than its image's.
+var safe = []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"}
 
 // wrapperFile is a mkfile that adds one rule to the repository's: it writes the
 // name of the base image to containerFile once base-image is made.
@@ -64,9 +74,11 @@ func (r *activeRun) inspect(ctx context.Context) (container, error) {
 		return container{}, mkAnswer{1, fmt.Sprintf("base-image left no image %s: build, pull or tag it as $CONTAINERIMAGE", name)}
 	}
 	var images [1]struct { // whatever more there is takes no memory
-		ID     string `json:"Id"`
-		Digest string
-		Config struct {
+		ID           string `json:"Id"`
+		Digest       string
+		OS           string `json:"Os"`
+		Architecture string
+		Config       struct {
 			Env        []string
 			WorkingDir string
 			User       string
@@ -76,24 +88,39 @@ func (r *activeRun) inspect(ctx context.Context) (container, error) {
 		return container{}, fmt.Errorf("podman image inspect %s: %w", name, err)
 	}
 	im := images[0]
-	c := container{name: name, digest: im.Digest, dir: im.Config.WorkingDir, user: im.Config.User}
+	user, _, _ := strings.Cut(im.Config.User, ":")
+	c := container{name: name, digest: im.Digest, dir: path.Clean(im.Config.WorkingDir), root: user == "" || user == "root" || user == "0"}
+	if im.OS != "" && im.OS != "linux" || im.Architecture != "" && im.Architecture != "amd64" {
+		return container{}, mkAnswer{1, fmt.Sprintf("the image %s is for %s/%s and the machine is linux/amd64: build or pull it with --platform=linux/amd64", name, im.OS, im.Architecture)}
+	}
+	if im.Config.WorkingDir == "" || c.dir == "/" {
+		c.dir = srcDir
+	}
+	if !path.IsAbs(c.dir) {
+		return container{}, mkAnswer{1, fmt.Sprintf("the working directory %q of the image %s is not absolute: set its WORKDIR to a path from /", c.dir, name)}
+	}
 	if c.digest == "" {
 		c.digest = "sha256:" + im.ID
 	}
 	if hex, ok := strings.CutPrefix(c.digest, "sha256:"); !ok || !validDigest(hex) {
 		return container{}, fmt.Errorf("podman image inspect %s: %.80q is no digest", name, c.digest)
 	}
-	if c.dir == "" || c.dir == "/" {
-		c.dir = srcDir
-	}
+	has := make(map[string]bool)
 	c.path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	for _, v := range im.Config.Env {
-		if p, ok := strings.CutPrefix(v, "PATH="); ok {
-			c.path = p
+		name, value, _ := strings.Cut(v, "=")
+		if has[name] = true; name == "PATH" {
+			c.path = value
 		}
 	}
-	if len(c.path)+len(c.dir)+len(c.user) > maxSettings {
-		return container{}, mkAnswer{1, fmt.Sprintf("the PATH, the directory and the user of the image %s are over %d bytes", name, maxSettings)}
+	for _, v := range slices.Concat(common, safe) {
+		name, _, _ := strings.Cut(v, "=")
+		if !has[name] && (name != "HOME" || c.root) { // podman knows the home of another user
+			c.env = append(c.env, v)
+		}
+	}
+	if len(c.path)+len(c.dir) > maxSettings {
+		return container{}, mkAnswer{1, fmt.Sprintf("the PATH and the working directory of the image %s are over %d bytes", name, maxSettings)}
 	}
 	return c, nil
 }
@@ -102,23 +129,37 @@ func validDigest(hex string) bool {
 	return len(hex) == 64 && !strings.ContainsFunc(hex, func(c rune) bool { return (c < '0' || c > '9') && (c < 'a' || c > 'f') })
 }
 
-// podmanRun returns the command that runs mk in the base image. The machine is
-// what confines a test, so podman's own limits are lifted.
+// own has podman make the image's user the owner of what is mounted.
+func (c container) own() string { return fmt.Sprintf("U=%t", !c.root) }
+
+// mountFlag returns podman's flag for a directory of the machine. Podman reads the
+// fields as encoding/csv writes them.
+func mountFlag(from, to, option string) string {
+	var b strings.Builder
+	w := csv.NewWriter(&b)
+	w.Write([]string{"type=bind", "src=" + from, "dst=" + to, option})
+	w.Flush()
+	return "--mount=" + strings.TrimSuffix(b.String(), "\n")
+}
+
+// podmanRun returns the command that runs mk in the base image. Whatever the image
+// says, mk is what runs, nothing of the repository is hidden behind a volume of the
+// image, and no systemd is asked to check its health. The rest of what the container has
+// as the core OS has it, podman gets from PID 1, as guest's manual says.
 func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 	c := r.base
-	network := "none"
+	network := "ns:" + vm.Loopback
 	if r.cfg.Net == "all" {
 		network = "host"
 	}
-	volume := srcDir + ":" + c.dir
-	if u, _, _ := strings.Cut(c.user, ":"); u != "" && u != "root" && u != "0" {
-		volume += ":U" // the image's user becomes the owner of the repository
-	}
-	args := []string{"podman", "run", "--rm", "--log-driver=none", "--pids-limit=-1", "--network=" + network,
-		"--volume=" + volume, "--volume=" + plan9Dir + ":" + plan9Dir + ":ro", "--workdir=" + c.dir,
-		"--volume=" + artifactsDir + ":" + artifactsDir}
+	args := []string{"podman", "run", "--rm", "--log-driver=none", "--network=" + network, "--uts=host",
+		"--image-volume=ignore", "--no-healthcheck", "--workdir=" + c.dir,
+		mountFlag(srcDir, c.dir, c.own()), mountFlag(artifactsDir, artifactsDir, c.own()), mountFlag(plan9Dir, plan9Dir, "ro=true")}
 	if r.cfg.Runs {
-		args = append(args, "--volume="+runsDir+":"+runsDir+":ro")
+		args = append(args, mountFlag(runsDir, runsDir, "ro=true"))
+	}
+	for _, v := range c.env {
+		args = append(args, "--env="+v)
 	}
 	for _, v := range r.cfg.Env {
 		name, _, _ := strings.Cut(v, "=")
@@ -133,7 +174,7 @@ func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 	}
 	// Podman writes the environment that it is told to files, so secrets go
 	// through a descriptor.
-	args = append(args, "--preserve-fds=1", "--volume="+vm.GuestPath+":"+vm.GuestPath+":ro", "--entrypoint="+vm.GuestPath, c.name, "env", mk)
+	args = append(args, "--preserve-fds=1", mountFlag(vm.GuestPath, vm.GuestPath, "ro=true"), "--entrypoint="+vm.GuestPath, c.name, "env", mk)
 	script := []string{"/bin/sh", "-c", `exec "$@" 3<&0 </dev/null`, "9ci"}
 	return vm.Cmd{
 		Args:  slices.Concat(script, args, targets),

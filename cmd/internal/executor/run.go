@@ -26,7 +26,7 @@ var steps = map[string]func(*activeRun, context.Context) error{
 	"clone":           (*activeRun).clone,          // the revision, never the dirty tree
 	"prepare-runtime": (*activeRun).prepareRuntime, // mk prepare-runtime, as root in the machine
 	"base-image":      (*activeRun).baseImage,      // mk base-image makes or pulls $CONTAINERIMAGE
-	"test":            (*activeRun).test,           // mk test in a container of that image
+	"test":            (*activeRun).test,           // mk service/NAME; mk test in a container of that image
 	"artifacts":       (*activeRun).artifacts,      // mk /var/run/ci/artifacts/%
 	"post-test":       (*activeRun).postTest,       // mk post-test, once, never on replay
 }
@@ -376,9 +376,14 @@ func (r *activeRun) test(ctx context.Context) error {
 			return err
 		}
 	}
+	services, err := r.startServices(ctx)
+	if err != nil {
+		return err
+	}
+	defer r.endServices(services)
 	targets := r.req.Targets
 	if r.base.name == "" {
-		return r.mk(ctx, targets...)
+		return r.mkStatus(ctx, r.besideTest(append([]string{plan9Bin + "/mk"}, targets...)...))
 	}
 	code, err := r.exec(ctx, r.podmanRun(targets))
 	if err != nil {
@@ -514,7 +519,12 @@ func (r *activeRun) showRuns(ctx context.Context) error {
 
 // mk runs our mk in the repository, in the machine.
 func (r *activeRun) mk(ctx context.Context, args ...string) error {
-	code, err := r.exec(ctx, vm.Cmd{Args: append([]string{plan9Bin + "/mk"}, args...)})
+	return r.mkStatus(ctx, append([]string{plan9Bin + "/mk"}, args...))
+}
+
+// mkStatus runs a command whose exit status is mk's.
+func (r *activeRun) mkStatus(ctx context.Context, args []string) error {
+	code, err := r.exec(ctx, vm.Cmd{Args: args})
 	if err != nil {
 		return err
 	}
@@ -590,11 +600,7 @@ func (r *activeRun) exec(ctx context.Context, c vm.Cmd) (int, error) {
 
 // env is the environment of every step.
 func (r *activeRun) env() []string {
-	return slices.Concat([]string{
-		"HOME=/root",
-		"LANG=C.UTF-8",
-		"CONTAINERIMAGE=" + r.defaultImage(),
-	}, r.lent(), r.cfg.Env, r.cfg.Secrets, r.fixed(guestPath))
+	return slices.Concat([]string{"CONTAINERIMAGE=" + r.defaultImage()}, common, r.lent(), r.cfg.Env, r.cfg.Secrets, r.fixed(guestPath))
 }
 
 // lent is the environment that the host lends a step while the machine has its network.

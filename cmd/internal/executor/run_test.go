@@ -299,7 +299,11 @@ func TestAnswers(t *testing.T) {
 		{"name of the image", map[string]answer{containerFile: {"x", 1025, 0}}, inspect, "CONTAINERIMAGE is over 1024 bytes"},
 		{"image", map[string]answer{containerFile: {"x", 1, 0}, "x": {"[{},", 1 << 40, 0}}, inspect, "what podman says of the image x is over 4194304 bytes"},
 		{"image's settings", map[string]answer{containerFile: {"x", 1, 0}, "x": {image(strings.Repeat("/x:", 1<<16)), 1, 0}}, inspect,
-			"the PATH, the directory and the user of the image x are over 65536 bytes"},
+			"the PATH and the working directory of the image x are over 65536 bytes"},
+		{"image for another machine", map[string]answer{containerFile: {"x", 1, 0}, "x": {`[{"Os":"linux","Architecture":"arm64"}]`, 1, 0}}, inspect,
+			"the image x is for linux/arm64 and the machine is linux/amd64: build or pull it with --platform=linux/amd64"},
+		{"relative directory", map[string]answer{containerFile: {"x", 1, 0}, "x": {`[{"Config":{"WorkingDir":"../srv"}}]`, 1, 0}}, inspect,
+			"the working directory \"../srv\" of the image x is not absolute: set its WORKDIR to a path from /"},
 		{"name of a socket", map[string]answer{"outbox": {"x", 8<<10 + 1, 3}}, (*activeRun).collect, "the name of a socket is over 8192 bytes"},
 	} {
 		m := &flood{answers: tt.answers}
