@@ -140,6 +140,12 @@ func TestScripts(t *testing.T) {
 			return errors.Join(os.Mkdir(home, 0o777), os.Mkdir(e.Getenv("NAMESPACE"), 0o700),
 				os.WriteFile(filepath.Join(home, ".gitconfig"), []byte(config), 0o666))
 		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "check" {
+				return false, fmt.Errorf("no condition %q", cond)
+			}
+			return os.Getenv("CHECK") != "", nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitFor,
 			"status":  status,

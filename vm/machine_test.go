@@ -171,6 +171,8 @@ func TestMachine(t *testing.T) {
 	}
 	wg.Wait()
 
+	services(t, m)
+
 	// podman: an image of a shell, built upon and run.
 	sh(t, m, `tar -C / -c bin lib lib64 usr/bin/sh usr/bin/dash usr/bin/cat usr/lib/x86_64-linux-gnu/libc.so.6 \
 		$(cd / && find usr/lib*/ -name 'ld-linux-x86-64.so.2') | podman import -q - localhost/sh`, 0)
@@ -476,6 +478,48 @@ func TestLent(t *testing.T) {
 		}
 	}
 }
+
+// services runs programs as services of m, in its namespace Loopback: with all that came
+// of it a service ends when it fails or is told to.
+func services(t *testing.T, m *vm.Machine) {
+	t.Helper()
+	for _, tt := range []struct {
+		script string
+		code   int
+		out    string // once it began, the service is told to end
+	}{
+		{"ulimit -n; ulimit -Hn; ip -br addr | tr -s ' '; exit 7", 7, "65536\n1048576\nlo UNKNOWN 127.0.0.1/8 ::1/128 \n"},
+		{"setsid sleep 1000 & exit 7", 7, ""},
+		{`setsid sh -c 'trap "echo ends; exit" TERM; echo began; while :; do sleep 0.1; done' & exit 0`, 0, "began\nends\n"},
+		{`trap '' TERM; setsid sh -c 'trap "" TERM; echo began; sleep 1000' & sleep 1000`, 137, "began\n"},
+	} {
+		signals := make(chan syscall.Signal, 1)
+		var out bytes.Buffer
+		exit, err := m.Run(t.Context(), vm.Cmd{
+			Args: []string{vm.GuestPath, "service", "x", "nsenter", "--net=" + vm.Loopback, "sh", "-c", tt.script},
+			Stdout: writer(func(p []byte) (int, error) {
+				if out.Write(p); out.String() == "began\n" {
+					signals <- syscall.SIGTERM
+				}
+				return len(p), nil
+			}),
+			Signals: signals,
+		})
+		if err != nil || exit.Code != tt.code || out.String() != tt.out {
+			t.Errorf("%s: %+v, %v, %q, want %d, %q", tt.script, exit, err, &out, tt.code, tt.out)
+		}
+		if left, _ := sh(t, m, "pgrep -x sleep; ls -d /sys/fs/cgroup/service.*", 2); left != "" {
+			t.Errorf("%s left %q", tt.script, left)
+		}
+	}
+	if _, stderr := sh(t, m, vm.GuestPath+" service a/b true", 1); !strings.Contains(stderr, "usage: ") {
+		t.Errorf("a service of no name: %q", stderr)
+	}
+}
+
+type writer func(p []byte) (int, error)
+
+func (w writer) Write(p []byte) (int, error) { return w(p) }
 
 // tty runs a command on a terminal of m.
 func tty(t *testing.T, m *vm.Machine) {
