@@ -276,7 +276,8 @@ A target service/NAME is a service of the test; NAME has letters, digits, _ and 
 others. Mk makes it in the core OS, as root and in the network of the test:
 
 	service/db:V:
-		su postgres -c '/usr/lib/postgresql/15/bin/postgres -D /var/lib/postgresql/db'
+		setpriv --reuid=postgres --regid=postgres --init-groups \
+			/usr/lib/postgresql/15/bin/postgres -D /var/lib/postgresql/db
 
 	service/db/ready:V:
 		pg_isready -h 127.0.0.1
