@@ -52,7 +52,7 @@ commits, or of a commit and a tree, names nothing.
 
 Artifacts.mtree, manifest and ID.tar are there when the run is sealed.
 Manifest.sig is there when the run was signed, service when its test had a target
-service/NAME. A NAME is of 1 to 64 letters, digits, _ and -.
+service/NAME. A NAME is of 1 to 64 letters, digits, _ and -; a run has at most 16.
 
 # Listings
 
