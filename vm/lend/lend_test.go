@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -28,6 +29,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"9ci/vm/network"
 )
 
 const (
@@ -259,6 +262,35 @@ func TestRegistryRedirects(t *testing.T) {
 	defer r.Body.Close()
 	if b, _ := io.ReadAll(r.Body); r.StatusCode != http.StatusBadGateway || !bytes.Contains(b, []byte("refused to a machine")) {
 		t.Errorf("%s: %s", r.Status, b)
+	}
+}
+
+// A proxy on this host's loopback is dialled, and what else is there is not.
+func TestGuarded(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	to := l.Addr().String()
+	for _, test := range []struct {
+		registry string
+		proxies  []string
+		ok       bool
+	}{
+		{"registry.example", nil, false},
+		{"registry.example", []string{"127.0.0.1:1"}, false},
+		{"registry.example", []string{to}, true},
+		{"127.0.0.1", nil, true},
+		{"localhost", nil, false},
+	} {
+		c, err := guarded(test.registry, test.proxies)(t.Context(), "tcp", to)
+		if err == nil {
+			c.Close()
+		}
+		if (err == nil) != test.ok || err != nil && !errors.Is(err, network.ErrRefused) {
+			t.Errorf("for %s with the proxies %q: %v, want ok %v", test.registry, test.proxies, err, test.ok)
+		}
 	}
 }
 

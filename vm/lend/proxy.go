@@ -43,6 +43,12 @@ func parseProxy(text string) (*url.URL, error) {
 	return nil, fmt.Errorf("a %s proxy is none of http, https, socks5 and socks5h", u.Scheme)
 }
 
+// hostPort returns where a proxy listens.
+func hostPort(u *url.URL) string {
+	port := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[u.Scheme]
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
+}
+
 // A lentProxy is a proxy of the host's as a machine sees it: one for HTTP without
 // a password, which reaches nothing of the host's own. What else the proxy reaches is
 // the proxy's own rule.
@@ -156,9 +162,8 @@ func (p *lentProxy) dial(ctx context.Context, to string) (network.Stream, error)
 		}
 		return &buffered{k.conn, c}, nil
 	}
-	port := map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)))
+	c, err := d.DialContext(ctx, "tcp", hostPort(u))
 	if err != nil {
 		return nil, err
 	}

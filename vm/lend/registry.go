@@ -74,7 +74,7 @@ func (l *Loan) registries(o Options) error {
 	if o.AuthFile != "" {
 		var err error
 		if auth, err = readAuthFile(o.AuthFile); err != nil {
-			return err
+			return fmt.Errorf("credentials for registries: %w", err)
 		}
 	}
 	var all []Registry
@@ -203,28 +203,33 @@ type lentRegistry struct {
 func newRegistry(r Registry, auth *configfile.ConfigFile) http.Handler {
 	return &lentRegistry{r: r, auth: auth, clients: make(map[string]*http.Client), base: &http.Transport{
 		Proxy:           func(q *http.Request) (*url.URL, error) { return hostProxy()(q.URL) },
-		DialContext:     guarded(r.URL),
+		DialContext:     guarded(r.URL.Hostname(), hostProxies()),
 		IdleConnTimeout: idleTime,
 	}}
 }
 
-// guarded dials what a registry redirects to, or what hands out its tokens, as it
-// would be dialled for the machine. The registry's own host and proxies have a name
-// in the host's configuration, and may be anywhere.
-func guarded(at *url.URL) func(context.Context, string, string) (net.Conn, error) {
-	named := []string{at.Hostname()}
+// hostProxies returns HOST:PORT of what this host's own requests go through.
+func hostProxies() []string {
+	var all []string
 	for _, scheme := range []string{"http", "https"} {
 		if u, err := hostProxy()(&url.URL{Scheme: scheme, Host: "registry.invalid"}); err == nil && u != nil {
-			named = append(named, u.Hostname())
+			all = append(all, hostPort(u))
 		}
 	}
+	return all
+}
+
+// guarded dials what a registry redirects to, or what hands out its tokens, as it
+// would be dialled for the machine. The registry's own host and the proxies have a
+// name in the host's configuration, and may be anywhere.
+func guarded(registry string, proxies []string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, net_, address string) (net.Conn, error) {
 		var d net.Dialer
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(named, host) {
+		if host != registry && !slices.Contains(proxies, address) {
 			d.Control = network.Control
 		}
 		return d.DialContext(ctx, net_, address)

@@ -32,7 +32,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -132,25 +131,23 @@ func (n *Network) Close() {
 // maxFrame is more than a frame of MTU with its header and a VLAN tag.
 const maxFrame = MTU + 64
 
-var errFrame = errors.New("a frame of no possible size")
-
 // read passes frames on until wire ends, or brings nonsense, which cannot be
 // resynchronized: then the guest has no network.
-func (n *Network) read() error {
+func (n *Network) read() {
 	frame := make([]byte, maxFrame)
 	var size [4]byte
 	r := bufio.NewReaderSize(n.wire, 256<<10)
 	for {
 		if _, err := io.ReadFull(r, size[:]); err != nil {
-			return err
+			return
 		}
 		l := binary.BigEndian.Uint32(size[:])
 		if l > maxFrame {
 			n.wire.Close()
-			return errFrame
+			return
 		}
 		if _, err := io.ReadFull(r, frame[:l]); err != nil {
-			return err
+			return
 		}
 		n.mu.RLock()
 		if n.router != nil {
