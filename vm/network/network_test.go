@@ -220,7 +220,8 @@ func TestOutside(t *testing.T) {
 	// A cut ends what is open, on both sides.
 	l := o.Listen(t, "tcp", ":0")
 	to := netip.AddrPortFrom(o.Addr, portOf(l.Addr()))
-	if _, err := m.dial(to); err != nil {
+	old, err := m.dial(to)
+	if err != nil {
 		t.Fatal(err)
 	}
 	far, err := l.Accept()
@@ -242,6 +243,13 @@ func TestOutside(t *testing.T) {
 	}
 	if err := n.SetUp(true); err != nil {
 		t.Fatal(err)
+	}
+	// As in a machine that was saved with it: what the guest still holds open is
+	// reset at its next word.
+	old.Write([]byte("x"))
+	old.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := old.Read(make([]byte, 1)); err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Errorf("a connection of before the cut: %v, want reset", err)
 	}
 	go echo(l)
 	if c, err := m.dial(to); err != nil {

@@ -16,7 +16,8 @@ import (
 )
 
 // An Outside is a network namespace that is a host at the other end of a cable, with
-// an address of each kind (RFC 5737, RFC 3849).
+// an address of each kind (RFC 2544, RFC 3849). Those of processes that test at the same
+// time differ.
 type Outside struct {
 	Addr, Addr6 netip.Addr
 
@@ -29,10 +30,10 @@ func New(t testing.TB) *Outside {
 	if os.Getuid() != 0 {
 		t.Skip("a network namespace of its own takes root")
 	}
-	n := os.Getpid() % 250
+	n := uint16(os.Getpid())
 	name := fmt.Sprintf("9ci-%x", os.Getpid())
 	o := &Outside{
-		Addr:  netip.AddrFrom4([4]byte{198, 51, 100, byte(n/2*2 + 1)}),
+		Addr:  address(n, 1),
 		Addr6: netip.MustParseAddr(fmt.Sprintf("2001:db8:9c1:%x::2", n)),
 	}
 	if err := o.make(name, n); err != nil {
@@ -50,7 +51,12 @@ func New(t testing.TB) *Outside {
 	return o
 }
 
-func (o *Outside) make(name string, n int) error {
+// address returns an end of the cable n, whose subnet is a /31 of 198.18.0.0/15.
+func address(n uint16, end byte) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18 + byte(n>>15), byte(n >> 7), byte(n<<1) | end})
+}
+
+func (o *Outside) make(name string, n uint16) error {
 	here, err := netns.Get()
 	if err != nil {
 		return err
@@ -71,7 +77,7 @@ func (o *Outside) make(name string, n int) error {
 		return err
 	}
 	defer there.Close()
-	us := netip.AddrFrom4([4]byte{198, 51, 100, byte(n / 2 * 2)})
+	us := address(n, 0)
 	us6 := netip.MustParseAddr(fmt.Sprintf("2001:db8:9c1:%x::1", n))
 	root, err := netlink.NewHandleAt(here)
 	if err != nil {
