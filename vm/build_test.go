@@ -16,7 +16,7 @@ import (
 // Whoever changes what the core OS is made of says so: the label is in
 // every run's key, and images of the old recipe are in users' caches.
 func TestRecipeHasItsLabel(t *testing.T) {
-	const want = "debian-12/1 a116b021c1272687"
+	const want = "debian-12/2 a116b021c1272687"
 	h := sha256.New()
 	fmt.Fprintln(h, lend.Release, packages, epoch, rootUUID, bootstrapArgs("root"))
 	if got := fmt.Sprintf("%s %.8x", CoreOS, h.Sum(nil)); got != want {

@@ -21,7 +21,7 @@ import (
 // CoreOS is the label of the core OS's recipe: Debian's release and a
 // number that is raised when the recipe changes. Two builds of one label
 // may differ by Debian's updates; their digests then do.
-const CoreOS = "debian-12/1"
+const CoreOS = "debian-12/2"
 
 // An Image is a core OS in a cache. Its files never change.
 type Image struct {

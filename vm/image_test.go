@@ -166,7 +166,7 @@ func TestBuildFails(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "Unable to locate package crun") || !strings.Contains(err.Error(), "exit status 25") {
 			t.Errorf("EnsureImage: %v", err)
 		}
-		if want := "core OS debian-12/1: running apt-get update\n"; !strings.Contains(progress.String(), want) {
+		if want := "core OS " + vm.CoreOS + ": running apt-get update\n"; !strings.Contains(progress.String(), want) {
 			t.Errorf("progress %q, want %q", &progress, want)
 		}
 		only(t, filepath.Join(cache, "coreos", vm.CoreOS), "lock")
