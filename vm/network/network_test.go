@@ -760,6 +760,65 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
+// A guest that takes none of the frames that are for it holds up nobody: its network
+// can be cut, raised and closed.
+func TestStalledGuest(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, g := os.NewFile(uintptr(fds[0]), "wire"), os.NewFile(uintptr(fds[1]), "wire")
+	defer g.Close()
+	wire, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := New(wire, Config{})
+	defer n.Close()
+	if err := n.SetUp(true); err != nil {
+		t.Fatal(err)
+	}
+	send := func(b []byte) {
+		if _, err := g.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := make([]byte, header.EthernetMinimumSize+header.ARPSize)
+	header.Ethernet(ask).Encode(&header.EthernetFields{SrcAddr: "\x52\x54\x00\x12\x34\x56", DstAddr: header.EthernetBroadcastAddress, Type: header.ARPProtocolNumber})
+	a := header.ARP(ask[header.EthernetMinimumSize:])
+	a.SetIPv4OverEthernet()
+	a.SetOp(header.ARPRequest)
+	copy(a.HardwareAddressSender(), "\x52\x54\x00\x12\x34\x56")
+	copy(a.ProtocolAddressSender(), guest.Address.AsSlice())
+	copy(a.ProtocolAddressTarget(), guest.Gateway.AsSlice())
+	const size = 60000
+	ping := make([]byte, header.EthernetMinimumSize+header.IPv4MinimumSize+size)
+	header.Ethernet(ping).Encode(&header.EthernetFields{SrcAddr: "\x52\x54\x00\x12\x34\x56", DstAddr: gatewayMAC, Type: header.IPv4ProtocolNumber})
+	ip := header.IPv4(ping[header.EthernetMinimumSize:])
+	ip.Encode(&header.IPv4Fields{
+		TotalLength: header.IPv4MinimumSize + size, TTL: 64, Protocol: uint8(header.ICMPv4ProtocolNumber),
+		SrcAddr: address(guest.Address), DstAddr: address(guest.Gateway),
+	})
+	ip.SetChecksum(^ip.CalculateChecksum())
+	echo := header.ICMPv4(ip.Payload())
+	echo.SetType(header.ICMPv4Echo)
+	echo.SetChecksum(header.ICMPv4Checksum(echo, 0))
+	for range 3 {
+		send(ask)
+		for range 2 * queueSize {
+			send(ping)
+		}
+		if n.write.TryLock() {
+			t.Error("no frame is stuck: the guest is not stalled")
+			n.write.Unlock()
+		}
+		if err := errors.Join(n.SetUp(false), n.SetUp(true)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func FuzzFrame(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0x60}, 100))
 	f.Add(append([]byte("\x52\x55\x0a\x00\x02\x02\x52\x54\x00\x12\x34\x56\x08\x06"), bytes.Repeat([]byte{1}, 28)...))
