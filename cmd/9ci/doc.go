@@ -244,11 +244,11 @@ through 9ci to the host's resolvers.
 Where the machine has the network, the host lends it, at ports of 10.0.2.2, its own ways
 to the outside: the sources of Debian's packages that it has in /etc/apt; the proxies of
 http_proxy, https_proxy, ftp_proxy and all_proxy, those on the host's loopback too, but
-through none of them what is the host's own; and the registries of CI_REGISTRIES and
-CI_AUTHFILE, to pull from. Their addresses and passwords stay at the host, which adds
-them to what the machine asks. If the host trusts more CAs than Debian does, the machine
-gets their certificates. A revision can pull what the passwords of CI_AUTHFILE let it
-pull.
+through none of them what is the host's own, as far as the host knows the name; and the
+registries of CI_REGISTRIES and CI_AUTHFILE, to pull from. Their addresses and passwords
+stay at the host, which adds them to what the machine asks. A revision can pull what the
+passwords of CI_AUTHFILE let it pull. If the host trusts more CAs than Debian does, the
+machine gets their certificates.
 
 A variable that CI_SECRETS names is in the environment of every step. 9ci prints *** in
 the place of its value, of each of its lines, and of their base64, in all output and

@@ -109,7 +109,8 @@ func (p *lentProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // lends returns an error for a host that no proxy is to be asked for on behalf of a
 // machine: one that is this host, by address or by name. A proxy on this host would
-// dial it from here.
+// dial it from here. The proxy resolves a name once more, and what it then makes of
+// it is its own rule: a name whose answer changes in between is not seen here.
 func lends(ctx context.Context, host string) error {
 	host = strings.TrimSuffix(host, ".")
 	if a, err := netip.ParseAddr(host); err == nil {
