@@ -231,6 +231,30 @@ type Mark struct {
 	Log  int64
 }
 
+// Marks are where the last reads of one log stopped. A client has several reads under
+// way, which come in any order: each goes on from the nearest place before it, and
+// not from the log's start.
+type Marks struct {
+	last [32]Mark
+	next int
+}
+
+// Near returns the last mark at or before the offset off in live.
+func (m *Marks) Near(off int64) (near Mark) {
+	for _, k := range m.last {
+		if k.live <= off && k.live > near.live {
+			near = k
+		}
+	}
+	return near
+}
+
+// Add adds a mark, and forgets the oldest.
+func (m *Marks) Add(k Mark) {
+	m.last[m.next] = k
+	m.next = (m.next + 1) % len(m.last)
+}
+
 var errLog = errors.New("the log is damaged")
 
 // ReadAt reads, at the offset off in live, what the first size bytes of the log

@@ -374,8 +374,9 @@ type openLive struct {
 	log     io.ReaderAt
 	release func()
 
+	scan   sync.Mutex // held by the read that looks through the log: the next one goes on from its end
 	mu     sync.Mutex // guards what follows
-	mark   ci.Mark
+	marks  ci.Marks
 	closed bool
 }
 
@@ -394,19 +395,22 @@ func (f *openLive) ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 		} else if fi, err := f.log.(*os.File).Stat(); err == nil {
 			size = fi.Size()
 		}
+		f.scan.Lock()
 		f.mu.Lock()
 		if f.closed {
 			f.mu.Unlock()
+			f.scan.Unlock()
 			return 0, os.ErrClosed
 		}
-		r := ci.LiveReader{Src: f.log, Mark: f.mark}
+		r := ci.LiveReader{Src: f.log, Mark: f.marks.Near(off)}
 		f.mu.Unlock()
 		n, err := r.ReadAt(p, off, size)
 		f.mu.Lock()
-		if r.Mark.Log > f.mark.Log {
-			f.mark = r.Mark
+		if n > 0 {
+			f.marks.Add(r.Mark)
 		}
 		f.mu.Unlock()
+		f.scan.Unlock()
 		if n > 0 || err != nil {
 			return n, err
 		}
