@@ -386,33 +386,19 @@ func (f *openLive) ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 	}
 	for {
 		// What is waited for is asked before what there is.
-		size, ended := int64(1)<<62, true
+		size, live, ended := int64(1)<<62, int64(1)<<62, true
 		var more <-chan struct{}
 		if f.run != nil {
 			more = f.run.change.Wait()
 			ended = f.run.isDone()
-			size, _ = f.run.logged()
+			size, live = f.run.logged()
 		} else if fi, err := f.log.(*os.File).Stat(); err == nil {
 			size = fi.Size()
 		}
-		f.scan.Lock()
-		f.mu.Lock()
-		if f.closed {
-			f.mu.Unlock()
-			f.scan.Unlock()
-			return 0, os.ErrClosed
-		}
-		r := ci.LiveReader{Src: f.log, Mark: f.marks.Near(off)}
-		f.mu.Unlock()
-		n, err := r.ReadAt(p, off, size)
-		f.mu.Lock()
-		if n > 0 {
-			f.marks.Add(r.Mark)
-		}
-		f.mu.Unlock()
-		f.scan.Unlock()
-		if n > 0 || err != nil {
-			return n, err
+		if off < live {
+			if n, err := f.look(p, off, size); n > 0 || err != nil {
+				return n, err
+			}
 		}
 		if ended {
 			return 0, io.EOF
@@ -423,6 +409,25 @@ func (f *openLive) ReadAt(ctx context.Context, p []byte, off int64) (int, error)
 			return 0, context.Cause(ctx)
 		}
 	}
+}
+
+// look reads what the first size bytes of the log hold at the offset off in live. It
+// goes on from where another read stopped.
+func (f *openLive) look(p []byte, off, size int64) (int, error) {
+	f.scan.Lock()
+	defer f.scan.Unlock()
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		return 0, os.ErrClosed
+	}
+	r := ci.LiveReader{Src: f.log, Mark: f.marks.Near(off)}
+	f.mu.Unlock()
+	n, err := r.ReadAt(p, off, size)
+	f.mu.Lock()
+	f.marks.Add(r.Mark)
+	f.mu.Unlock()
+	return n, err
 }
 
 func (f *openLive) Close() error {
