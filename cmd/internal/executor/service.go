@@ -131,11 +131,15 @@ func (s *service) ready(ctx context.Context) error {
 		case <-asking.Done():
 		}
 	})
+	last := new(tail) // of what the questions said
 	for {
-		var said tail
-		w := s.r.mask.writer(&said)
+		said := new(tail)
+		w := s.r.mask.writer(said)
 		code, err := s.r.exec(asking, vm.Cmd{Args: s.r.besideTest(plan9Bin+"/mk", target), Stdout: w, Stderr: w})
 		w.Flush()
+		if err == nil || said.String() != "" { // or it was cut off before it could say why
+			last = said
+		}
 		switch {
 		case err == nil && code == 0:
 			return nil
@@ -146,7 +150,7 @@ func (s *service) ready(ctx context.Context) error {
 		case <-time.After(readyPoll):
 		case <-asking.Done():
 			s.end()
-			return mkAnswer{1, fmt.Sprintf("service/%s %v; %s%s", s.name, context.Cause(asking), s.how(), quoted("mk "+target, &said))}
+			return mkAnswer{1, fmt.Sprintf("service/%s %v; %s%s", s.name, context.Cause(asking), s.how(), quoted("mk "+target, last))}
 		}
 	}
 }

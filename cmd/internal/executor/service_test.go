@@ -68,7 +68,7 @@ func exits(code int, say string) func(context.Context, vm.Cmd) int {
 // A test begins when its services are ready, and they end after it; a service that is not
 // ready fails the run, and what it and mk said is in the log of the test.
 func TestServices(t *testing.T) {
-	tries := 0
+	tries, asked := 0, 0
 	soon := func(context.Context, vm.Cmd) int { // the third time
 		if tries++; tries < 3 {
 			return 1
@@ -105,6 +105,18 @@ func TestServices(t *testing.T) {
 			do:   do{"service/db": exits(3, "no such file"), "service/db/ready": hang},
 			says: "9ci: service/db ended before it was ready; its status is 3|ci/ID/service/db/log ends with|\tno such file|mk service/db/ready says nothing|",
 			logs: "db: stdout F no such file|"},
+		{name: "fails as it is asked", targets: []string{"service/db", "service/db/ready"}, state: "failed", took: time.Second,
+			do: do{"service/db": func(context.Context, vm.Cmd) int {
+				time.Sleep(time.Second) // of the synctest bubble
+				return 3
+			}, "service/db/ready": func(ctx context.Context, c vm.Cmd) int {
+				if asked++; asked > 1 {
+					return hang(ctx, c)
+				}
+				return exits(1, "no socket")(ctx, c)
+			}},
+			says: "9ci: service/db ended before it was ready; its status is 3|ci/ID/service/db/log says nothing|mk service/db/ready ends with|\tno socket|",
+			logs: "db: "},
 		{name: "fails beside the test", targets: []string{"service/db"}, state: "passed",
 			do: do{"service/db": exits(3, "out of memory"), "test": func(context.Context, vm.Cmd) int {
 				time.Sleep(time.Second) // of the synctest bubble
