@@ -305,7 +305,7 @@ Any source sets these, a .env that git tracks too, within the CI_MAX_ limits:
 
 These a .env that git tracks does not set:
 
-	CI_OUTPUT          4G               how much a run may write to stdout, and to stderr; 0: no limit but that of a run's files
+	CI_OUTPUT          4G               how much a run, and a service of it, may write to stdout, and to stderr; 0: no limit but that of a run's files
 	CI_MAXAGE          7d               older runs are not replayed
 	CI_REPLAY_TIMEOUT  60s              how long a replay waits for peers, while less than 64 KiB/s comes of a signed run; 0: no limit
 	CI_LADDER          direct,e2e,relay  ways to a run of another executor, in this order: at its address, end to end, or relayed

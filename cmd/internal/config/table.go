@@ -96,7 +96,7 @@ var table = []*variable{
 		field: func(c *Config) field { return (*cpus)(&c.CPUs) }},
 
 	{name: "CI_OUTPUT", dflt: "4G", from: own, shape: true,
-		doc:   "how much a run may write to stdout, and to stderr; 0: no limit but that of a run's files",
+		doc:   "how much a run, and a service of it, may write to stdout, and to stderr; 0: no limit but that of a run's files",
 		field: func(c *Config) field { return (*bytes)(&c.Output) }},
 	{name: "CI_MAXAGE", dflt: "7d", from: own, shape: true,
 		doc:   "older runs are not replayed",

@@ -91,16 +91,17 @@ func (c *clock) ring() {
 }
 
 // A stream takes what the machine writes to one of the run's streams, in all steps,
-// and ends a run that writes more than CI_OUTPUT there.
+// or to one of a service's, and ends a run that writes more than CI_OUTPUT there.
 type stream struct {
 	r    *activeRun
-	name string // stdout or stderr
+	name string // as errors call it
 	to   *maskWriter
 	said *int64 // how many bytes it took, in all steps
+	idle *clock // what is written resets it; nil for a service, which may talk while its test hangs
 }
 
 func (s stream) Write(p []byte) (int, error) {
-	s.r.idle.reset()
+	s.idle.reset()
 	var err error
 	if most := s.r.cfg.Output; most > 0 && int64(len(p)) > most-*s.said {
 		p = p[:most-*s.said]

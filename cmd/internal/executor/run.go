@@ -54,7 +54,7 @@ type activeRun struct {
 	end   context.CancelCauseFunc // of the context of live
 	spare func() bool             // has the end of that context not kill m
 	time  *clock                  // of CI_TIMEOUT
-	idle  *clock                  // of CI_IDLE; every output of the machine resets it
+	idle  *clock                  // of CI_IDLE; what a step writes resets it
 	said  [2]int64                // bytes of stdout and stderr that the machine wrote
 	oom   string                  // what OutOfMemory of m was as the current step began
 }
@@ -586,10 +586,10 @@ func (r *activeRun) exec(ctx context.Context, c vm.Cmd) (int, error) {
 	}
 	c.Env = append(r.env(), c.Env...)
 	if c.Stdout == nil {
-		c.Stdout = stream{r, "stdout", r.stdout, &r.said[0]}
+		c.Stdout = stream{r, "stdout", r.stdout, &r.said[0], r.idle}
 	}
 	if c.Stderr == nil {
-		c.Stderr = stream{r, "stderr", r.stderr, &r.said[1]}
+		c.Stderr = stream{r, "stderr", r.stderr, &r.said[1], r.idle}
 	}
 	exit, err := r.m.Run(ctx, c)
 	if err != nil {

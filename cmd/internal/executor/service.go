@@ -103,8 +103,8 @@ func (r *activeRun) startService(ctx context.Context, name string) (*service, er
 		defer close(s.ended)
 		s.code, s.err = r.exec(ctx, vm.Cmd{
 			Args:    append([]string{vm.GuestPath, "service", name}, r.besideTest(plan9Bin+"/mk", "service/"+name)...),
-			Stdout:  stdout,
-			Stderr:  stderr,
+			Stdout:  stream{r, "stdout of service/" + name, stdout, new(int64), nil},
+			Stderr:  stream{r, "stderr of service/" + name, stderr, new(int64), nil},
 			Signals: s.signals,
 		})
 		s.err = errors.Join(s.err, stdout.Flush(), stderr.Flush(), log.Close())

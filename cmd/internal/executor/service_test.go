@@ -171,6 +171,54 @@ func TestServicesCancelled(t *testing.T) {
 	})
 }
 
+// A service that floods its log ends the run as a test does that floods its output, and
+// one that goes on talking does not keep a test that hangs.
+func TestServiceBounds(t *testing.T) {
+	hang := func(ctx context.Context, _ vm.Cmd) int { <-ctx.Done(); return 0 }
+	for _, tt := range []struct {
+		name   string
+		config config.Config
+		every  time.Duration // from one word of the service to the next
+		why    string
+		log    string
+	}{
+		{"flood", config.Config{Output: 16}, 0, "the run wrote more than 16 bytes to stdout of service/db: say less, leave it as an artifact, or raise CI_OUTPUT",
+			"db: stdout F !!!!!|stdout F !!!!!|stdout P !!!!|"},
+		{"idle", config.Config{Idle: 10 * time.Second}, 9 * time.Second, "idle", "db: stdout F !!!!!|stdout F !!!!!|"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				r, _, _ := newServed(t, []string{"service/db"}, map[string]func(context.Context, vm.Cmd) int{
+					"service/db": func(ctx context.Context, c vm.Cmd) int {
+						for ctx.Err() == nil {
+							if _, err := fmt.Fprintln(c.Stdout, "!!!!!"); err != nil {
+								return 137
+							}
+							select {
+							case <-time.After(tt.every):
+							case <-ctx.Done():
+							}
+						}
+						return 0
+					},
+					"test": hang,
+				})
+				r.cfg.Output, r.end = tt.config.Output, cancel
+				r.idle = newClock(tt.config.Idle, func() { cancel(bound{"idle"}) })
+				r.idle.start()
+				if state, code := r.outcome(ctx, r.test(ctx)); state != "error" || code != 125 || context.Cause(ctx).Error() != tt.why {
+					t.Errorf("%s %d: %v, want error 125: %s", state, code, context.Cause(ctx), tt.why)
+				}
+				r.run.Seal(t.Context(), "error", 125, nil)
+				if got := serviceLogs(t, r); got != tt.log {
+					t.Errorf("the services' logs are\n%q, want\n%q", got, tt.log)
+				}
+			})
+		})
+	}
+}
+
 // There are no more services than a run may have.
 func TestServicesMany(t *testing.T) {
 	var targets []string
