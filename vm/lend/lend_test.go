@@ -403,6 +403,12 @@ func TestProxy(t *testing.T) {
 	if want := "of the proxy: http://archive.invalid/x?y=z"; string(b) != want {
 		t.Errorf("GET = %s %q, want %q", r.Status, b, want)
 	}
+	if line := raw(t, at.Host, "GET ftp://archive.invalid/x?y=z HTTP/1.1\r\nHost: archive.invalid"); line != "HTTP/1.1 200 OK\r\n" {
+		t.Errorf("GET ftp = %q", line)
+	}
+	if got, want := p.all(), "GET ftp://archive.invalid/x?y=z"; got[len(got)-1] != want {
+		t.Errorf("the proxy was asked %q, want %q", got, want)
+	}
 	if got := connect(t, at.Host, "archive.invalid:443"); got != "hello\nping\n" {
 		t.Errorf("CONNECT = %q", got)
 	}
@@ -410,7 +416,7 @@ func TestProxy(t *testing.T) {
 	before := len(p.all())
 	port := strings.Split(strings.TrimPrefix(s.URL, "http://"), ":")[1]
 	targets := []string{
-		"127.0.0.1", "127.0.0.2", "localhost", "LOCALHOST.", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0", "0.0.0.0", "[::1]", "[::]",
+		"127.0.0.1", "127.0.0.2", "localhost", "LOCALHOST.", "x.Localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0", "0.0.0.0", "[::1]", "[::]",
 		"[::ffff:127.0.0.1]", "[::127.0.0.1]", "169.254.169.254", "[fe80::1%25eth0]", "10.0.2.2", "[64:ff9b::7f00:1]",
 	}
 	own, _ := net.InterfaceAddrs()
@@ -467,7 +473,7 @@ func connect(t *testing.T, at, to string) string {
 	fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", to)
 	br := bufio.NewReader(c)
 	r, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
-	if err != nil || r.StatusCode != http.StatusOK {
+	if err != nil || r.StatusCode != http.StatusOK || r.TransferEncoding != nil {
 		return fmt.Sprint(r, err)
 	}
 	io.WriteString(c, "ping\n")

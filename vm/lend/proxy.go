@@ -58,8 +58,12 @@ type lentProxy struct {
 }
 
 func newProxy(upstream *url.URL) http.Handler {
+	t := &http.Transport{Proxy: http.ProxyURL(upstream), IdleConnTimeout: idleTime}
+	if strings.HasPrefix(upstream.Scheme, "http") { // a SOCKS proxy speaks no FTP for others
+		t.RegisterProtocol("ftp", ftpProxy{upstream, &http.Transport{IdleConnTimeout: idleTime}})
+	}
 	return &lentProxy{upstream, &httputil.ReverseProxy{
-		Transport: &http.Transport{Proxy: http.ProxyURL(upstream), IdleConnTimeout: idleTime},
+		Transport: t,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.Host = r.In.Host
 			r.Out.Header.Del("Proxy-Authorization")
@@ -68,6 +72,32 @@ func newProxy(upstream *url.URL) http.Handler {
 		ErrorLog:      nobody,
 		FlushInterval: -1,
 	}}
+}
+
+// An ftpProxy asks an HTTP proxy for files of FTP servers, for which a http.Transport
+// asks none.
+type ftpProxy struct {
+	upstream *url.URL
+	base     http.RoundTripper
+}
+
+func (p ftpProxy) RoundTrip(r *http.Request) (*http.Response, error) {
+	q := r.Clone(r.Context())
+	// The request's target is Opaque, whole, and goes to Host (RFC 9112 §3.2.2).
+	q.URL = &url.URL{Scheme: p.upstream.Scheme, Host: p.upstream.Host, Opaque: r.URL.String()}
+	if a := basic(p.upstream.User); a != "" {
+		q.Header.Set("Proxy-Authorization", a)
+	}
+	return p.base.RoundTrip(q)
+}
+
+// basic returns the credentials of a proxy's user (RFC 7617), or "" for none.
+func basic(user *url.Userinfo) string {
+	if user == nil {
+		return ""
+	}
+	password, _ := user.Password()
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
 }
 
 func (p *lentProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -96,12 +126,13 @@ func (p *lentProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer out.Close()
-	w.WriteHeader(http.StatusOK)
 	in, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return
 	}
 	defer in.Close()
+	// Not by w, which would promise a body in chunks (RFC 9110 §9.3.6).
+	rw.WriteString("HTTP/1.1 200 OK\r\n\r\n")
 	rw.Flush()
 	// The request's context is done once the machine has said all it has to say.
 	network.Splice(&buffered{in, rw}, out)
@@ -118,6 +149,9 @@ func lends(ctx context.Context, host string) error {
 	}
 	if looksNumeric(host) {
 		return fmt.Errorf("%s is no name", host) // 127.1, 2130706433 and 0x7f000001 are 127.0.0.1 to many a proxy
+	}
+	if strings.HasSuffix("."+strings.ToLower(host), ".localhost") { // RFC 6761 §6.3, whatever a resolver says
+		return fmt.Errorf("%w: %s is this host", network.ErrRefused, host)
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
@@ -195,9 +229,8 @@ func (k *keeper) DialContext(ctx context.Context, network, address string) (net.
 // askConnect asks the proxy at c for a connection (RFC 9110 §9.3.6).
 func askConnect(c net.Conn, user *url.Userinfo, to string) (network.Stream, error) {
 	r := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: to}, Host: to, Header: make(http.Header)}
-	if user != nil {
-		password, _ := user.Password()
-		r.Header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
+	if a := basic(user); a != "" {
+		r.Header.Set("Proxy-Authorization", a)
 	}
 	if err := r.Write(c); err != nil {
 		c.Close()
