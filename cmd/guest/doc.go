@@ -45,7 +45,8 @@
 //	/modules                      in the initramfs: the modules that a root needs, and the list of what each needs (load)
 //	/usr/lib/plan9/bin/mk         9ci's mk, of /layer
 //	/usr/lib/9ci/guest            guest itself, for its other commands
-//	/src /tmp /var/lib/containers on the guest's own disk
+//	/src /tmp /var/lib/containers /var/lib/ci/artifacts
+//	                              on the guest's own disk
 //	/run/netns/loopback           a network namespace with nothing but a loopback
 //	/etc/containers/containers.conf.d/9ci.conf
 //	                              what containers have as the core OS has it
