@@ -82,8 +82,9 @@ name that refs of different commits share.
 
 A cancel, and a limit that a run passes, end its machine at once, whatever goes on
 in it. A run that takes longer than CI_TIMEOUT, says nothing for CI_IDLE, or writes more
-than CI_OUTPUT is in error; what it wrote until then is kept. If the memory of the
-machine was full as a step failed, the log of the step says so.
+than CI_OUTPUT is in error; what it wrote until then is kept. CI_OUTPUT is for each
+stream of a service too; what services say does not count for CI_IDLE. If the memory of
+the machine was full as a step failed, the log of the step says so.
 
 A repository decides nothing about the host. Git says whose repositories may be used:
 9ci refuses one of another user unless the user's safe.directory lists it, a bare
@@ -108,8 +109,9 @@ followed by the first of those that waited. An executor whose connection is lost
 again until the run that it waits for has had the time that CI_TIMEOUT gives to ours.
 
 The artifacts of a passed run, and those that a failed test has left, are copied to
-CI_ARTIFACTS, a path from the top of the work tree. The directory is replaced as a whole: 9ci fills a new one beside it, with
-the mode and owner of the old one, and renames that. 9ci replaces the directory only
+CI_ARTIFACTS, a path from the top of the work tree. The directory is replaced as a
+whole: 9ci fills a new one beside it, with the mode and owner of the old one, and renames
+that. 9ci replaces the directory only
 if all that is in it was put there by 9ci and has not changed since; otherwise it
 refuses before the run. It also refuses a symbolic link on the way, a place in a git
 directory, a directory that holds the work tree, and a mount point. Artifacts that git

@@ -380,7 +380,7 @@ func (r *activeRun) test(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer r.endServices(services)
+	defer r.endServices(ctx, services)
 	targets := r.req.Targets
 	if r.base.name == "" {
 		return r.mkStatus(ctx, r.besideTest(append([]string{plan9Bin + "/mk"}, targets...)...))

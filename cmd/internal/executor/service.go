@@ -188,13 +188,14 @@ func quoted(what string, said *tail) string {
 	return "\n" + what + " ends with\n\t" + strings.ReplaceAll(text, "\n", "\n\t")
 }
 
-// endServices ends services. It says in the test's log which had failed before.
-func (r *activeRun) endServices(services []*service) {
+// endServices ends services. It says in the test's log which had failed before, unless
+// ctx is done: its end is that of the machine, and of all in it.
+func (r *activeRun) endServices(ctx context.Context, services []*service) {
 	var failed []*service
 	for _, s := range services {
 		select {
 		case <-s.ended:
-			if s.code != 0 || s.err != nil {
+			if ctx.Err() == nil && (s.code != 0 || s.err != nil) {
 				failed = append(failed, s)
 			}
 		default:

@@ -158,14 +158,22 @@ func TestServices(t *testing.T) {
 func TestServicesCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
-		r, _, _ := newServed(t, []string{"service/db"}, map[string]func(context.Context, vm.Cmd) int{
+		r, _, log := newServed(t, []string{"service/db"}, map[string]func(context.Context, vm.Cmd) int{
 			"service/db": func(ctx context.Context, c vm.Cmd) int { <-ctx.Done(); return 0 },
-			"test":       func(ctx context.Context, c vm.Cmd) int { cancel(Signalled{syscall.SIGINT}); return 0 },
+			"test": func(ctx context.Context, c vm.Cmd) int {
+				cancel(Signalled{syscall.SIGINT})
+				synctest.Wait() // the service has ended
+				return 0
+			},
 		})
 		start := time.Now()
 		state, code := r.outcome(ctx, r.test(ctx))
 		if took := time.Since(start); state != "cancelled" || code != 130 || took != 0 {
 			t.Errorf("%s %d in %v, want cancelled 130 at once", state, code, took)
+		}
+		r.stderr.Flush()
+		if strings.Contains(log.String(), "service/db") {
+			t.Errorf("the log is %q, and blames the service", log)
 		}
 		r.run.Seal(t.Context(), state, code, nil)
 	})
