@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Where a Debian has certificates of CAs: all of them in one file, its own, and those
@@ -61,19 +62,33 @@ func sums(all []*pem.Block) map[[32]byte]bool {
 	return m
 }
 
+// maxCAs is the most that is lent of certificates, in bytes: they are in one message
+// to the guest with all else that the machine starts with (guest.MaxSize), in base64.
+const maxCAs = 512 << 10
+
 // lendCAs lends the bundle all, if it has more than the CAs of debian.
 func (l *Loan) lendCAs(all []*pem.Block, debian map[[32]byte]bool) {
 	var bundle bytes.Buffer
-	more := 0
+	own := make(map[string]string) // files by name
+	size := 0
 	for _, c := range all {
-		pem.Encode(&bundle, c)
+		text := string(pem.EncodeToMemory(c))
+		bundle.WriteString(text)
+		size += len(text)
 		if sum := sha256.Sum256(c.Bytes); !debian[sum] {
-			l.file(fmt.Sprintf("%s/host-%x.crt", caLocal, sum[:8]), string(pem.EncodeToMemory(c)))
-			more++
+			own[fmt.Sprintf("%s/host-%x.crt", caLocal, sum[:8])] = text
+			size += len(text)
 		}
 	}
-	if more == 0 {
+	switch {
+	case len(own) == 0:
 		return
+	case size > maxCAs:
+		l.warn("the host's certificates of CAs are not lent: they take %d bytes, and at most %d are: set SSL_CERT_FILE to a file of those that a machine needs", size, maxCAs)
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(own)) {
+		l.file(name, own[name])
 	}
 	l.file(caBundle, bundle.String())
 	// For programs that look into the directory of hashed names.

@@ -680,6 +680,16 @@ func TestAuthorities(t *testing.T) {
 	}
 }
 
+// Certificates that would not fit into the message that starts a machine are not lent,
+// and the machine starts.
+func TestAuthoritiesMany(t *testing.T) {
+	l := newLoan()
+	l.lendCAs([]*pem.Block{{Type: "CERTIFICATE", Bytes: make([]byte, maxCAs)}}, nil)
+	if len(l.Files)+len(l.Env) != 0 || len(l.Warnings) != 1 || !strings.Contains(l.Warnings[0], "set SSL_CERT_FILE") {
+		t.Errorf("%d files are lent, %q, with the warnings %q", len(l.Files), l.Env, l.Warnings)
+	}
+}
+
 // Host puts all of it together.
 func TestHost(t *testing.T) {
 	t.Setenv("http_proxy", "127.0.0.1:1")

@@ -10,7 +10,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -29,15 +28,31 @@ func (a APT) source(uri string) (http.Handler, error) {
 	}
 	switch u.Scheme {
 	case "file", "copy":
-		root, err := os.OpenRoot(filepath.FromSlash(u.Path + u.Opaque))
-		if err != nil {
-			return nil, err
-		}
-		return http.FileServerFS(root.FS()), nil
+		return directory(u.Path + u.Opaque)
 	case "http", "https":
 		return a.mirror(u), nil
 	}
 	return nil, fmt.Errorf("%s: only http, https, file and copy are", u.Scheme)
+}
+
+// directory answers with what is in a directory of this host, and nothing that a link
+// has elsewhere.
+func directory(name string) (http.Handler, error) {
+	root, err := os.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	root.Close() // a Loan has no end: each request opens it
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		root, err := os.OpenRoot(name)
+		if err != nil {
+			// The error has a path of the host.
+			http.Error(w, "9ci: the host's directory of packages is gone", http.StatusBadGateway)
+			return
+		}
+		defer root.Close()
+		http.FileServerFS(root.FS()).ServeHTTP(w, r)
+	}), nil
 }
 
 // mirror answers with what is below u. Redirects are for the machine to follow,
