@@ -110,13 +110,13 @@ again until the run that it waits for has had the time that CI_TIMEOUT gives to 
 
 The artifacts of a passed run, and those that a failed test has left, are copied to
 CI_ARTIFACTS, a path from the top of the work tree. The directory is replaced as a
-whole: 9ci fills a new one beside it, with the mode and owner of the old one, and renames
-that. 9ci replaces the directory only
-if all that is in it was put there by 9ci and has not changed since; otherwise it
-refuses before the run. It also refuses a symbolic link on the way, a place in a git
-directory, a directory that holds the work tree, and a mount point. Artifacts that git
-would take for a repository are not copied. A 9ci that is killed leaves the old files
-or the new ones, and perhaps a directory .9ci-* beside, which the next one removes.
+whole: 9ci fills a new one beside it, with the mode and owner of the old one, and
+renames that. 9ci replaces the directory only if all that is in it was put there by 9ci
+and has not changed since; otherwise it refuses before the run. It also refuses a
+symbolic link on the way, a place in a git directory, a directory that holds the work
+tree, and a mount point. Artifacts that git would take for a repository are not copied.
+A 9ci that is killed leaves the old files or the new ones, and perhaps a directory
+.9ci-* beside, which the next one removes.
 
 Flags of run:
 
