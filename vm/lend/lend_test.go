@@ -265,6 +265,51 @@ func TestRegistryRedirects(t *testing.T) {
 	}
 }
 
+// A login that hangs for one repository holds up no other.
+func TestRegistryHangs(t *testing.T) {
+	asked, release := make(chan struct{}), make(chan struct{})
+	var s *httptest.Server
+	s = serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/v2/":
+			w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q,service=\"x\"", s.URL+"/token"))
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path != "/token":
+		case strings.Contains(r.URL.RawQuery, "hangs"):
+			close(asked)
+			<-release
+		default:
+			io.WriteString(w, `{"token": "t"}`)
+		}
+	}))
+	at, _ := url.Parse(s.URL)
+	l := newLoan()
+	if err := l.registries(Options{Registries: []Registry{{"quay.io", at}}}); err != nil {
+		t.Fatal(err)
+	}
+	m := serve(t, l.Forwards[5000])
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if r, err := http.Get(m.URL + "/v2/hangs/manifests/1"); err == nil {
+			r.Body.Close()
+		}
+	}()
+	defer func() {
+		close(release)
+		<-ended
+	}()
+	<-asked
+	r, err := http.Get(m.URL + "/v2/other/manifests/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Errorf("another repository: %s", r.Status)
+	}
+}
+
 // A proxy on this host's loopback is dialled, and what else is there is not.
 func TestGuarded(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"golang.org/x/sync/singleflight"
 
 	"9ci/vm/network"
 )
@@ -196,7 +197,8 @@ type lentRegistry struct {
 	auth *configfile.ConfigFile
 	base http.RoundTripper
 
-	mu      sync.Mutex // guards what follows
+	logins  singleflight.Group // one for many layers
+	mu      sync.Mutex         // guards what follows
 	clients map[string]*http.Client
 }
 
@@ -295,13 +297,31 @@ func (g *lentRegistry) ask(r *http.Request, repository, what string) (*http.Resp
 	return c.Do(q)
 }
 
-// client returns what asks for a repository, logged in to pull.
+// client returns what asks for a repository, logged in to pull. A registry that hangs
+// for one repository holds up no request for another.
 func (g *lentRegistry) client(ctx context.Context, repository string) (*http.Client, error) {
 	g.mu.Lock()
-	defer g.mu.Unlock() // one login for many layers
-	if c := g.clients[repository]; c != nil {
+	c := g.clients[repository]
+	g.mu.Unlock()
+	if c != nil {
 		return c, nil
 	}
+	for {
+		login := g.logins.DoChan(repository, func() (any, error) { return g.login(ctx, repository) })
+		select {
+		case l := <-login:
+			if errors.Is(l.Err, context.Canceled) && ctx.Err() == nil {
+				continue // it was another request's, which has ended
+			}
+			c, _ := l.Val.(*http.Client)
+			return c, l.Err
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (g *lentRegistry) login(ctx context.Context, repository string) (*http.Client, error) {
 	a, err := credentials(g.auth, g.r.URL.Host, repository)
 	if err != nil {
 		return nil, err
@@ -320,15 +340,17 @@ func (g *lentRegistry) client(ctx context.Context, repository string) (*http.Cli
 	if err != nil {
 		return nil, err
 	}
-	if len(g.clients) >= maxClients {
-		clear(g.clients)
-	}
 	c := &http.Client{Transport: t, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
 			return fmt.Errorf("more than %d redirects", maxRedirects)
 		}
 		return nil
 	}}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.clients) >= maxClients {
+		clear(g.clients)
+	}
 	g.clients[repository] = c
 	return c, nil
 }
