@@ -20,8 +20,12 @@ import (
 	"9ci/fs/ci"
 )
 
-// The test binary is also the writer that the tests kill.
+// The test binary is also the writer that the tests kill, and a user other than root.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("FS_TEST_NOBODY"); dir != "" {
+		keepAsNobody(dir)
+		return
+	}
 	if dir := os.Getenv("FS_TEST_WRITER"); dir != "" {
 		if name := os.Getenv("FS_TEST_TAR"); name != "" {
 			adopter(dir, name)
