@@ -254,8 +254,9 @@ machine gets their certificates.
 
 A variable that CI_SECRETS names is in the environment of every step. 9ci prints *** in
 the place of its value, of each of its lines, and of their base64, in all output and
-in all that it keeps of the run. Artifacts are kept as the test made them. The value is
-never in the key.
+in all that it keeps of the run; at the end of an output the first 8 bytes of them are
+enough, since a limit or a cancel may have cut it off there. Artifacts are kept as the
+test made them. The value is never in the key.
 
 In the machine CI is true, whatever CI_ENV says, and a PATH that CI_ENV names stands
 behind the machine's own, or the image's.

@@ -11,7 +11,9 @@ import (
 // A mask hides the values of secrets. It knows these forms of a value: the value
 // itself; of a value that has several lines, each line of 8 bytes or more, and the
 // value with the line ends of a terminal; and base64 in both alphabets, at all
-// three alignments, with the line breaks of base64(1). Other forms are not hidden.
+// three alignments, with the line breaks of base64(1). Where an output ends in the
+// first minSecret bytes or more of such a form, they are hidden too. Other forms are
+// not.
 type mask struct {
 	plain *automaton
 	coded *automaton // base64
@@ -117,8 +119,17 @@ func (w *maskWriter) Write(p []byte) (int, error) {
 	return len(p), w.put(keep)
 }
 
-// Flush writes what is held back. It is no secret if no more bytes come.
+// Flush writes what is held back. If no more bytes come, it is no secret; but an output
+// that was cut off may end in the first bytes of one, so minSecret of them are masked.
 func (w *maskWriter) Flush() error {
+	end := len(w.held)
+	if n := w.plain.pending(w.plainAt); n >= minSecret {
+		w.hits = append(w.hits, hit{end - n, end, false})
+	}
+	if n := w.coded.pending(w.codedAt); n >= minSecret {
+		w.hits = append(w.hits, hit{w.back(end, n), end, false})
+	}
+	w.join()
 	w.plainAt, w.codedAt, w.breaks = 0, 0, 0
 	return w.put(len(w.held))
 }
@@ -153,6 +164,11 @@ func (w *maskWriter) find(from int) {
 			}
 		}
 	}
+	w.join()
+}
+
+// join sorts the hits, and makes one of those that overlap.
+func (w *maskWriter) join() {
 	if len(w.hits) < 2 {
 		return
 	}

@@ -41,6 +41,11 @@ func TestMask(t *testing.T) {
 		in, want string
 	}{
 		{[]string{"A=hunter2hunter2"}, "the password is hunter2hunter2, hunter2", "the password is ***, hunter2"},
+		// An output that was cut off ends in a part of a secret.
+		{[]string{"A=hunter2hunter2"}, "hunter2hunter", "***"},
+		{[]string{"A=hunter2hunter2"}, "hunter2hunter2, hunter2h", "***, ***"},
+		{[]string{"A=hunter2hunter2"}, "hunter2h, aHVudGVyM", "hunter2h, ***"},
+		{[]string{"A=hunter2hunter2hunter2"}, "hunter2hunter2hunter2hunter2h", "***"},
 		{[]string{"A=aab"}, "aaaaab", "aaa***"},
 		{[]string{"A=ab", "B=abcd"}, "ab abc abcd abcde", "*** ***c *** ***e"},
 		{[]string{"A=", "B"}, "nothing", "nothing"},
@@ -175,11 +180,13 @@ func slowMask(secrets []string, in string) string {
 		for _, p := range plain {
 			if strings.HasPrefix(in[i:], p) {
 				longest = max(longest, len(p))
+			} else if rest := in[i:]; len(rest) >= minSecret && strings.HasPrefix(p, rest) {
+				longest = len(rest) // the output was cut off
 			}
 		}
 		if in[i] != '\n' && in[i] != '\r' {
 			for _, p := range coded {
-				at, breaks := i, 0
+				at, breaks, all := i, 0, len(p)
 				for p != "" && at < len(in) && breaks <= 2 {
 					switch c := in[at]; {
 					case c == '\n' || c == '\r':
@@ -192,7 +199,7 @@ func slowMask(secrets []string, in string) string {
 					}
 					at++
 				}
-				if p == "" {
+				if p == "" || at == len(in) && breaks <= 2 && all-len(p) >= minSecret {
 					longest = max(longest, at-i)
 				}
 			}
