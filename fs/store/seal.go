@@ -128,6 +128,7 @@ func (r *Run) writeSealed(ctx context.Context, final ci.Status, sign SignFunc) (
 	soften(r.dir) // an earlier attempt may have come far
 	os.Remove(filepath.Join(r.dir, ".new"))
 	os.Remove(filepath.Join(r.dir, askedFile))
+	os.Remove(filepath.Join(r.dir, "service")) // if no service came to be in it
 	r.mu.Lock()
 	key, info := r.key.Text(), r.infoText()
 	steps := slices.Clone(r.steps)

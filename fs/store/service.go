@@ -47,6 +47,7 @@ func (r *Run) AddService(name string) (*Service, error) {
 	}
 	f, err := os.OpenFile(filepath.Join(r.dir, ci.ServiceLog(name)), os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o600)
 	if err != nil {
+		os.Remove(filepath.Join(services, name)) // one without a log cannot be sealed
 		return nil, r.keep(err)
 	}
 	return &Service{r: r, file: f, split: [2]ci.Splitter{{Stream: "stdout"}, {Stream: "stderr"}}}, nil

@@ -98,3 +98,23 @@ func TestService(t *testing.T) {
 		}
 	})
 }
+
+// A process that was killed, or a disk that was full, as the first service was to get its
+// log leaves an empty directory, which is no part of the run.
+func TestServiceHalfMade(t *testing.T) {
+	s := newStore(t)
+	r := mustCreate(t, s)
+	if err := os.Mkdir(filepath.Join(r.Dir(), "service"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s, err := Open(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if ids, err := s.Recover(t.Context(), testSign); err != nil || len(ids) != 1 {
+		t.Fatalf("Recover = %q, %v, want one run", ids, err)
+	}
+	verifyRun(t, s, r.ID())
+}
