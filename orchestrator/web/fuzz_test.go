@@ -11,9 +11,21 @@ import (
 func FuzzNext(f *testing.F) {
 	f.Add("/approve/AAAAAAAAAAAAAAAAAAAAAA")
 	f.Add("//evil.example")
+	f.Add("/")
+	f.Add("/runs/github.com/alice/hello?rev=3f2a9c1&state=passed")
 	f.Fuzz(func(t *testing.T, next string) {
 		to, err := url.Parse("https://ci.example.org" + safeNext(next))
-		if err != nil || to.Host != "ci.example.org" || to.User != nil || to.RawQuery != "" || !strings.HasPrefix(to.Path, "/account") && !strings.HasPrefix(to.Path, "/approve") {
+		if err != nil || to.Host != "ci.example.org" || to.User != nil || to.Fragment != "" {
+			t.Fatalf("safeNext(%q) = %q", next, safeNext(next))
+		}
+		first, _, _ := strings.Cut(strings.TrimPrefix(to.Path, "/"), "/")
+		switch first {
+		case "", "account", "approve":
+			if to.RawQuery != "" || first == "" && to.Path != "/" {
+				t.Errorf("safeNext(%q) = %q", next, safeNext(next))
+			}
+		case "runs", "run", "rev", "log", "artifacts", "raw", "compare", "tests":
+		default:
 			t.Errorf("safeNext(%q) = %q", next, safeNext(next))
 		}
 	})

@@ -204,7 +204,7 @@ func safeNext(s string) string {
 }
 
 // readPath matches the paths of pages that read the tree.
-var readPath = regexp.MustCompile(`^/(runs|run|rev|log|tests|artifacts|raw|compare)(/[A-Za-z0-9._~%+:@=-]+)+(\?[A-Za-z0-9._~%+:@=/&-]*)?$`)
+var readPath = regexp.MustCompile(`^/(runs|run|rev|log|tests|artifacts|raw|compare)(/([A-Za-z0-9._~+:@=-]|%[0-9A-Fa-f]{2})+)+(\?([A-Za-z0-9._~+:@=/&-]|%[0-9A-Fa-f]{2})*)?$`)
 
 // needLogin reports whether the visitor is to log in first, and then sends them there.
 func (v *visit) needLogin(next string) (bool, error) {
