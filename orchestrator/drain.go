@@ -33,30 +33,36 @@ func (s *Server) stopping() bool { return s.stop.Err() != nil }
 // executor that a client holds, whose bytes the server does not see.
 func (s *Server) Drain(ctx context.Context) (left int) {
 	s.end()
+	seen := make(map[*meter]progress)
+	count := func() (n int) {
+		for m := range s.live.transfers() {
+			if seen[m] = seen[m].at(m, time.Now()); seen[m].busy {
+				n++
+			}
+		}
+		return n
+	}
+	left = count()
 	all := s.live.all()
 	s.log.Info("drain", "connections", len(all))
 	for _, c := range all {
 		go c.ssh.SendRequest(wire.RequestStopping, false, nil) // which a client that does not read blocks
 	}
-	seen := make(map[*meter]progress)
 	tick := time.NewTicker(drainTick)
 	defer tick.Stop()
-	for {
-		left = 0
-		for m := range s.live.transfers() {
-			if seen[m] = seen[m].at(m, time.Now()); seen[m].busy {
-				left++
-			}
-		}
-		if left == 0 {
-			return 0
-		}
+	for left > 0 {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return left
 		}
+		n := count()
+		if ctx.Err() != nil {
+			return left // n may lack what the end of ctx has cut off
+		}
+		left = n
 	}
+	return 0
 }
 
 // Progress is how far a transfer has come.
