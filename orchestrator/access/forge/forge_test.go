@@ -409,7 +409,7 @@ func TestRotation(t *testing.T) {
 		w.bad("the first, withdrawn", forgetest.Sign(k[0], w.with(nil)), "of no key")
 
 		w.forge.Rotate(k[1])
-		w.good("the third, for now", forgetest.Sign(k[2], w.with(nil)))
+		w.good("the third", forgetest.Sign(k[2], w.with(nil)))
 		time.Sleep(keysFresh)
 		w.bad("the third, withdrawn an hour ago", forgetest.Sign(k[2], w.with(nil)), "of no key")
 
