@@ -55,6 +55,7 @@ in cmd/import_test.go says which package may import which, and a test holds it.
 	cmd/internal/repo         questions to git
 	cmd/internal/sign         signatures of runs, and whose count
 	cmd/internal/home         the user's directories
+	cmd/internal/service      sockets from systemd, and what it is told
 	cmd/internal/sh           the built-in shell of mk, for machines that have none
 
 The import rules in short: fs/..., vm and mk never import each other. fs/ci imports

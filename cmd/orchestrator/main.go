@@ -15,11 +15,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
 
 	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/service"
 	"9ci/cmd/internal/show"
 	"9ci/orchestrator"
 	"9ci/orchestrator/access/account"
@@ -301,14 +301,14 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		tell(daemon.SdNotifyStopping)
+		service.Tell(service.Stopping)
 		ctx, stop := context.WithTimeout(ctx, drainFor)
 		defer stop()
 		log.Info("drained", "left", s.Drain(ctx))
 		cancel()
 		return nil
 	})
-	tell(daemon.SdNotifyReady)
+	service.Tell(service.Ready)
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
 	}

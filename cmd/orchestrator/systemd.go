@@ -4,12 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"9ci/cmd/internal/service"
 	"9ci/orchestrator"
 )
 
@@ -22,33 +21,29 @@ type passed struct {
 // passedSockets returns the sockets that were passed to this process.
 func passedSockets() (passed, error) {
 	var p passed
-	for _, f := range activation.Files(true) {
-		l, err := net.FileListener(f)
-		if err != nil {
-			return p, fmt.Errorf("socket %s that systemd passes: %w", f.Name(), err)
-		}
-		f.Close()
-		switch name := f.Name(); {
-		case name == "metrics":
+	sockets, err := service.Sockets()
+	if err != nil {
+		return p, err
+	}
+	for _, l := range sockets {
+		switch l.Name {
+		case "metrics":
 			if err := checkLocal(l); err != nil {
 				return p, err
 			}
 			p.metrics = append(p.metrics, l)
-		case name == "web":
+		case "web":
 			p.web = append(p.web, l)
-		case name == "tls":
+		case "tls":
 			p.tls = append(p.tls, l)
-		case name == "ssh", name == "unknown", strings.HasSuffix(name, ".socket"), strings.HasPrefix(name, "LISTEN_FD_"):
-			p.ssh = append(p.ssh, l) // the last three are what a unit or systemd-socket-activate says that gives no name
+		case "ssh", "":
+			p.ssh = append(p.ssh, l)
 		default:
-			return p, fmt.Errorf("socket %q that systemd passes is for nothing here: say FileDescriptorName=ssh, tls, web or metrics in its unit", name)
+			return p, fmt.Errorf("socket %q that systemd passes is for nothing here: say FileDescriptorName=ssh, tls, web or metrics in its unit", l.Name)
 		}
 	}
 	return p, nil
 }
-
-// tell tells systemd a state of the service (sd_notify(3)), if it asked for that.
-func tell(state string) { daemon.SdNotify(false, state) }
 
 // watchdog tells systemd that s is alive, twice as often as the unit's WatchdogSec
 // asks for, until ctx is done.
@@ -64,7 +59,7 @@ func watchdog(ctx context.Context, s *orchestrator.Server) error {
 	defer t.Stop()
 	for {
 		s.Alive()
-		tell(daemon.SdNotifyWatchdog)
+		service.Tell(service.Alive)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
