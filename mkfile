@@ -62,8 +62,12 @@ PREFIX=/usr/local
 
 install:V: all
 	mkdir -p $PREFIX/bin $PREFIX/lib/9ci
-	cp $BIN/9ci $BIN/orchestrator $BIN/mk $PREFIX/bin
-	cp $BIN/guest $BIN/mk $PREFIX/lib/9ci
+	cp -f $BIN/9ci $BIN/orchestrator $BIN/mk $PREFIX/bin
+	cp -f $BIN/guest $BIN/mk $PREFIX/lib/9ci
+	mkdir -p $PREFIX/lib/systemd/user
+	for unit in 9ci.service 9ci.socket; do
+		sed "s,/usr/local/bin,$PREFIX/bin," cmd/9ci/$unit >$PREFIX/lib/systemd/user/$unit
+	done
 
 clean:V:
 	rm -rf $BIN

@@ -148,7 +148,8 @@ Serve is the daemon. It runs one revision at a time, of any number of repositori
 The line repo PATH, written to its ctl, adds a repository and is answered by the
 namespace. The daemon keeps its list of repositories across restarts, also those that
 it cannot open. ADDR is unix!PATH or tcp!HOST!PORT; TCP is for the loopback alone.
-Without ADDR the daemon posts $NAMESPACE/9ci. If it loses one of its addresses, it
+Without ADDR the daemon posts $NAMESPACE/9ci, or serves the socket that systemd has opened
+for it: see # As a service. If it loses one of its addresses, it
 ends with an error. With -adopt it takes the passed runs of its namespaces into its
 store as the orchestrator tells of them, the newest first, by the rules of a replay: from
 trusted signers, none older than CI_MAXAGE, each once. It leaves out a run that CI_KEEP
@@ -433,6 +434,28 @@ allowed_signers that has the orchestrator's authority, ca_ed25519.pub in its sta
 directory, trusts the runs of the jobs that it let publish:
 
 	github:repo:1296269 cert-authority,namespaces="run@9ci" ssh-ed25519 AAAA...
+
+# As a service
+
+The daemon as a service of the user, with systemd (mk install puts the units 9ci.service
+and 9ci.socket in /usr/local/lib/systemd/user):
+
+	systemctl --user enable --now 9ci
+	loginctl enable-linger             # also while the user is not logged in
+	journalctl --user -u 9ci
+
+Systemd opens the socket, which is there as long as the user's services are: a client that
+comes while the daemon starts anew waits for it. The daemon has a service's environment, not
+a shell's, so CI_ variables belong in ~/.config/9ci/env. The socket is that of DISPLAY=:0. If
+programs are to find the daemon with another DISPLAY or NAMESPACE, systemctl --user edit
+9ci.socket adds that:
+
+	[Socket]
+	ListenStream=/tmp/ns.%u.:1/9ci
+
+Serve takes the sockets that systemd passes with the FileDescriptorName 9ci, or with none,
+and those of -a too. It tells systemd when it serves and when it stops (sd_notify(3)). When
+it is stopped it cancels its runs, and seals them.
 
 # Files
 

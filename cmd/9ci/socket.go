@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 
+	"9ci/cmd/internal/service"
 	"9ci/cmd/internal/show"
 	"9ci/proto/ninep"
 )
@@ -54,10 +55,15 @@ func posted() ([]string, error) {
 	return addrs, nil
 }
 
-// listen announces the addresses of a daemon; without any, the socket in
-// $NAMESPACE, unless another daemon answers there.
+// listen announces the addresses of a daemon, and takes the sockets that systemd has
+// opened for it. Without either it posts the socket in $NAMESPACE, unless another
+// daemon answers there.
 func listen(ctx context.Context, addrs []string) ([]net.Listener, error) {
-	if len(addrs) == 0 {
+	listeners, err := passedSockets()
+	if err != nil {
+		return nil, err
+	}
+	if len(addrs)+len(listeners) == 0 {
 		d, err := findDaemon(ctx)
 		if err != nil {
 			return nil, err
@@ -69,17 +75,37 @@ func listen(ctx context.Context, addrs []string) ([]net.Listener, error) {
 		l, err := post()
 		return []net.Listener{l}, err
 	}
-	var listeners []net.Listener
 	for _, a := range addrs {
-		if err := loopback(a); err != nil {
-			return nil, err
+		err := loopback(a)
+		var l net.Listener
+		if err == nil {
+			l, err = ninep.Listen(a)
 		}
-		l, err := ninep.Listen(a)
 		if err != nil {
 			closeAll(listeners)
 			return nil, err
 		}
 		listeners = append(listeners, l)
+	}
+	return listeners, nil
+}
+
+// passedSockets returns the sockets that systemd has opened for this process. A tree
+// is all that they can be for.
+func passedSockets() ([]net.Listener, error) {
+	sockets, err := service.Sockets()
+	if err != nil {
+		return nil, err
+	}
+	var listeners []net.Listener
+	for _, l := range sockets {
+		if l.Name != "" && l.Name != "9ci" {
+			return nil, fmt.Errorf("socket %q that systemd passes is for nothing here: say FileDescriptorName=9ci in its unit, or leave that out", l.Name)
+		}
+		if err := loopback(dialString(l.Addr())); err != nil {
+			return nil, fmt.Errorf("socket that systemd passes: %w", err)
+		}
+		listeners = append(listeners, l.Listener)
 	}
 	return listeners, nil
 }
@@ -93,8 +119,8 @@ func closeAll(listeners []net.Listener) {
 // loopback refuses addresses that other machines can reach: 9P over TCP has no
 // authentication.
 func loopback(addr string) error {
-	rest, ok := strings.CutPrefix(addr, "tcp!")
-	if !ok {
+	network, rest, _ := strings.Cut(addr, "!")
+	if network != "tcp" && network != "net" { // as ninep.Listen has it
 		return nil
 	}
 	host, _, _ := strings.Cut(rest, "!")
@@ -130,6 +156,8 @@ func serveTree(ctx context.Context, listeners []net.Listener, srv *ninep.Server,
 func serveUntil(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool) (int, error) {
 	lost := make(chan error, len(listeners))
 	defer serveTree(ctx, listeners, srv, trace, func(err error) { lost <- err })()
+	service.Tell(service.Ready)
+	defer service.Tell(service.Stopping)
 	select {
 	case err := <-lost:
 		return exitError, err
