@@ -44,17 +44,54 @@ const (
 	rootUUID = "9c100000-0000-4000-8000-000000000001"
 	// cleanTime is how long mmdebstrap may clean up when it is interrupted.
 	cleanTime = 30 * time.Second
-	// room is what a build needs, in the cache and in $TMPDIR each.
-	room = 1400 << 20
 )
 
-// tools are the programs that a build runs, and where Debian has them.
-var tools = []struct{ program, pkg string }{
-	{"mmdebstrap", "mmdebstrap"},
-	{"mkfs.erofs", "erofs-utils"},
-	{"dpkg-deb", "dpkg"},
-	{"apt-get", "apt"},
-	{"xz", "xz-utils"},
+// BuildRoom is how many bytes a build needs, in the cache and in $TMPDIR each.
+const BuildRoom = 1400 << 20
+
+// A Need is a file of the host without which there is no machine, or no core OS.
+type Need struct {
+	Name    string // of a program, or the path of a file
+	Package string // Debian's package that has it
+}
+
+var (
+	emulator = Need{program, "qemu-system-x86"}
+	mkfs     = Need{"mkfs.ext4", "e2fsprogs"}
+)
+
+// Needs are those of a machine.
+func Needs() []Need { return []Need{emulator, mkfs} }
+
+// BuildNeeds are those of a build of the core OS.
+func BuildNeeds() []Need {
+	needs := []Need{
+		{"mmdebstrap", "mmdebstrap"},
+		{"mkfs.erofs", "erofs-utils"},
+		{"dpkg-deb", "dpkg"},
+		{"apt-get", "apt"},
+		{"xz", "xz-utils"},
+		{lend.Keyring, "debian-archive-keyring"},
+	}
+	if os.Getuid() != 0 {
+		needs = append(needs, Need{"newuidmap", "uidmap"})
+	}
+	return needs
+}
+
+// Find returns the path of what is needed. The error says how to get it.
+func (n Need) Find() (string, error) {
+	if filepath.IsAbs(n.Name) {
+		if _, err := os.Stat(n.Name); err != nil {
+			return "", fmt.Errorf("%w: apt-get install %s", err, n.Package)
+		}
+		return n.Name, nil
+	}
+	path, err := lookTool(n.Name)
+	if err != nil {
+		return "", fmt.Errorf("%s not found: apt-get install %s", n.Name, n.Package)
+	}
+	return path, nil
 }
 
 // build makes an image and the link current to it in dir, whose lock is held. It
@@ -81,7 +118,7 @@ func build(ctx context.Context, dir string, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, listFile), []byte(list), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, listName), []byte(list), 0o644); err != nil {
 		return err
 	}
 	if err := syncAll(tmp); err != nil {
@@ -109,29 +146,26 @@ func build(ctx context.Context, dir string, progress io.Writer) error {
 
 // ready returns an error for what would stop a build later.
 func ready(tmp string) error {
-	for _, t := range tools {
-		if _, err := lookTool(t.program); err != nil {
-			return fmt.Errorf("%s not found: apt-get install %s", t.program, t.pkg)
-		}
-	}
-	if _, err := os.Stat(lend.Keyring); err != nil {
-		return fmt.Errorf("%w: apt-get install debian-archive-keyring", err)
-	}
-	if os.Getuid() != 0 {
-		if _, err := exec.LookPath("newuidmap"); err != nil {
-			return fmt.Errorf("newuidmap not found: apt-get install uidmap (or run as root)")
+	for _, n := range BuildNeeds() {
+		if _, err := n.Find(); err != nil {
+			return err
 		}
 	}
 	for _, d := range []string{tmp, os.TempDir()} {
-		var st unix.Statfs_t
-		if err := unix.Statfs(d, &st); err != nil {
-			continue
-		}
-		if free := int64(st.Bavail) * st.Bsize; free < room {
-			return fmt.Errorf("%s has %d MB free, %d MB are needed: %w", d, free>>20, room>>20, syscall.ENOSPC)
+		if free, err := Free(d); err == nil && free < BuildRoom {
+			return fmt.Errorf("%s has %d MB free, %d MB are needed: %w", d, free>>20, BuildRoom>>20, syscall.ENOSPC)
 		}
 	}
 	return nil
+}
+
+// Free returns how many bytes this user can still write below a directory.
+func Free(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // sbin is where mkfs is, which is not in a user's PATH.

@@ -95,7 +95,7 @@ func (l labelDir) collect(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		if n := e.Name(); n == keep || n == "current" || n == "lock" {
+		if n := e.Name(); n == keep || n == "current" || n == "lock" || n == verifiedFile && keep != "" {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(l.dir, e.Name())); err != nil {

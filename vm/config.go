@@ -14,6 +14,9 @@ import (
 	"9ci/vm/guest"
 )
 
+// DiskDir is where machines have their disks if a Config does not say where.
+const DiskDir = "/var/tmp"
+
 // A Config says what machine to start.
 type Config struct {
 	Image *Image // from EnsureImage
@@ -56,7 +59,7 @@ type Config struct {
 
 	Log     *slog.Logger // nil: none
 	Console io.Writer    // gets the guest's console, and must not block; nil: it is dropped
-	Dir     string       // for Disk and Outbox; empty: /var/tmp
+	Dir     string       // for Disk and Outbox; empty: DiskDir
 
 	// Env is added to the environment of every command in the guest:
 	// NAME=VALUE.
@@ -112,7 +115,7 @@ func (c *Config) complete(ctx context.Context) error {
 		return fmt.Errorf("outbox of %d bytes, want whole sectors of 512", c.Outbox)
 	}
 	if c.Dir == "" {
-		c.Dir = "/var/tmp"
+		c.Dir = DiskDir
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -23,3 +23,11 @@ func SetIdleTime(t testing.TB, d time.Duration) {
 func (m *Machine) Process() int { return m.process.Pid }
 
 var BzImage = bzImage
+
+func (img *Image) Stamp() string {
+	s, err := img.stamp()
+	if err != nil {
+		panic(err)
+	}
+	return s
+}

@@ -1,7 +1,6 @@
 package vm
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -37,6 +36,7 @@ type Image struct {
 type ImageOptions struct {
 	Cache    string    // the directory it is in, absolute
 	Progress io.Writer // gets a line for each step of a build; nil: they are dropped
+	Verify   bool      // read all of an image that is there, also if nobody has touched it
 }
 
 // The files of an image. The list names the others, and comes last.
@@ -45,12 +45,16 @@ const (
 	rootFile     = "root.erofs"
 	modulesFile  = "modules.cpio"
 	packagesFile = "packages" // "name version" lines of what it was made of
-	listFile     = "files"    // "sha256 size name" lines
+	listName     = "files"    // "sha256 size name" lines
 )
 
+// verifiedFile is beside the images; see imageDir.
+const verifiedFile = "verified"
+
 // EnsureImage returns the image in the cache. If there is none, or one that is not
-// whole, it builds one, which takes minutes and the network. A process waits while
-// another builds. The error says which program or package the build lacks; it
+// whole, it builds one, which takes minutes and the network. It verifies an image if
+// that was not done since its files last changed, which takes a second. A process waits
+// while another builds. The error says which program or package the build lacks; it
 // wraps syscall.ENOSPC where there is no room, and is ctx's cause once that is
 // done.
 func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
@@ -58,7 +62,8 @@ func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if img, err := lookup(dir); err == nil {
+	img, err := sound(dir, o.Verify)
+	if err == nil {
 		return img, nil
 	}
 	if o.Progress == nil {
@@ -74,7 +79,7 @@ func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 		return nil, fmt.Errorf("vm: core OS: %w", err)
 	}
 	defer unlock()
-	img, err := lookup(dir)
+	img, err = sound(dir, o.Verify)
 	if err == nil {
 		return img, nil
 	}
@@ -84,7 +89,7 @@ func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 	if err := build(ctx, dir, o.Progress); err != nil {
 		return nil, fmt.Errorf("vm: build the core OS %s: %w", CoreOS, err)
 	}
-	return lookup(dir)
+	return sound(dir, true)
 }
 
 // LookupImage returns the image in a cache. If there is none the error wraps
@@ -98,8 +103,9 @@ func LookupImage(cache string) (*Image, error) {
 }
 
 // imageDir returns the directory of a label. It holds the images, each under its
-// digest; current, a link to one of them; lock, which the process that builds
-// has; and during a build the directory build.
+// digest; current, a link to one of them; verified, a note of the files that were last
+// verified; lock, which the process that builds has; and during a build the directory
+// build.
 func imageDir(cache string) (string, error) {
 	if !filepath.IsAbs(cache) {
 		return "", fmt.Errorf("vm: cache %q of the core OS: not absolute", cache)
@@ -116,12 +122,61 @@ func lookup(dir string) (*Image, error) {
 	return whole(dir, CoreOS)
 }
 
-// whole returns the image in dir if that is whole. It looks at the sizes of the
-// files, since their digests, which Verify compares, take a second.
+// sound is lookup for an image that is to be booted: one whose files have changed since
+// they were verified is verified, and so is any if verify is set.
+func sound(dir string, verify bool) (*Image, error) {
+	img, err := lookup(dir)
+	if err != nil {
+		return nil, err
+	}
+	stamp, err := img.stamp()
+	if err != nil {
+		return nil, err
+	}
+	note := filepath.Join(dir, verifiedFile)
+	if b, err := os.ReadFile(note); err == nil && string(b) == stamp && !verify {
+		return img, nil
+	}
+	if err := img.Verify(); err != nil {
+		os.Remove(note)
+		return nil, err
+	}
+	os.WriteFile(note, []byte(stamp), 0o644) // or else the image is verified again
+	return img, nil
+}
+
+// stamp tells what changes when a file of the image is written or replaced, whatever
+// time it is then given.
+func (img *Image) stamp() (string, error) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n", img.Digest)
+	for _, name := range []string{img.Kernel, img.Root, img.Modules} {
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil {
+			return "", &iofs.PathError{Op: "stat", Path: name, Err: err}
+		}
+		fmt.Fprintf(&b, "%d %d %d %d\n", st.Dev, st.Ino, st.Size, st.Ctim.Nano())
+	}
+	return b.String(), nil
+}
+
+// whole returns the image in dir if that is whole. It looks at the list and the sizes
+// of the files: their digests, which Verify compares, take a second.
 func whole(dir, label string) (*Image, error) {
-	list, err := readList(dir)
+	text, list, err := readList(dir)
 	if err != nil {
 		return nil, fmt.Errorf("core OS at %s is incomplete: %v", dir, err)
+	}
+	img := &Image{
+		Label:   label,
+		Digest:  filepath.Base(dir),
+		Dir:     dir,
+		Kernel:  filepath.Join(dir, kernelFile),
+		Root:    filepath.Join(dir, rootFile),
+		Modules: filepath.Join(dir, modulesFile),
+	}
+	if d := digest(text); d != img.Digest {
+		return nil, fmt.Errorf("core OS at %s is damaged: the list of its files has the digest %s", dir, d)
 	}
 	for _, f := range list {
 		fi, err := os.Stat(filepath.Join(dir, f.name))
@@ -132,27 +187,27 @@ func whole(dir, label string) (*Image, error) {
 			return nil, fmt.Errorf("core OS at %s is damaged: %s has %d bytes, want %d", dir, f.name, fi.Size(), f.size)
 		}
 	}
-	return &Image{
-		Label:   label,
-		Digest:  filepath.Base(dir),
-		Dir:     dir,
-		Kernel:  filepath.Join(dir, kernelFile),
-		Root:    filepath.Join(dir, rootFile),
-		Modules: filepath.Join(dir, modulesFile),
-	}, nil
+	return img, nil
 }
 
 // Verify reads all of the image and compares it with its digest, which takes a
-// second.
+// second. The error says which file is not as it was built.
 func (img *Image) Verify() error {
-	text, err := makeList(img.Dir)
+	_, list, err := readList(img.Dir)
 	if err != nil {
-		return fmt.Errorf("vm: verify core OS: %w", err)
+		return fmt.Errorf("core OS at %s is incomplete: %v", img.Dir, err)
 	}
-	if d := digest(text); d != img.Digest {
-		return fmt.Errorf("vm: core OS at %s has digest %s, want %s", img.Dir, d, img.Digest)
+	for _, f := range list {
+		got, err := listFile(img.Dir, f.name)
+		if err != nil {
+			return fmt.Errorf("core OS at %s cannot be read: %w", img.Dir, err)
+		}
+		if got != f {
+			return fmt.Errorf("core OS at %s is damaged: %s has %d bytes of SHA-256 %.12s, want %d of %.12s", img.Dir, f.name, got.size, got.sum, f.size, f.sum)
+		}
 	}
-	return nil
+	_, err = whole(img.Dir, img.Label) // the list itself
+	return err
 }
 
 // A listed file is one line of an image's list.
@@ -162,29 +217,28 @@ type listed struct {
 	name string
 }
 
-func readList(dir string) ([]listed, error) {
-	f, err := os.Open(filepath.Join(dir, listFile))
+// readList returns the list of an image, as it stands there and taken apart.
+func readList(dir string) (string, []listed, error) {
+	text, err := os.ReadFile(filepath.Join(dir, listName))
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	defer f.Close()
 	var list []listed
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		w := strings.Fields(sc.Text())
+	for line := range strings.Lines(string(text)) {
+		w := strings.Fields(line)
 		if len(w) != 3 || filepath.Base(w[2]) != w[2] {
-			return nil, fmt.Errorf("%s: bad line %q", listFile, sc.Text())
+			return "", nil, fmt.Errorf("%s: bad line %q", listName, line)
 		}
 		size, err := strconv.ParseInt(w[1], 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", listFile, err)
+			return "", nil, fmt.Errorf("%s: %w", listName, err)
 		}
 		list = append(list, listed{w[0], size, w[2]})
 	}
-	if sc.Err() == nil && len(list) != 4 {
-		return nil, fmt.Errorf("%s: %d files, want 4", listFile, len(list))
+	if len(list) != 4 {
+		return "", nil, fmt.Errorf("%s: %d files, want 4", listName, len(list))
 	}
-	return list, sc.Err()
+	return string(text), list, nil
 }
 
 // makeList is the text of the list of an image.
@@ -193,19 +247,24 @@ func makeList(dir string) (string, error) {
 	sort.Strings(names)
 	var b strings.Builder
 	for _, name := range names {
-		f, err := os.Open(filepath.Join(dir, name))
+		f, err := listFile(dir, name)
 		if err != nil {
 			return "", err
 		}
-		h := sha256.New()
-		n, err := io.Copy(h, f)
-		f.Close()
-		if err != nil {
-			return "", err
-		}
-		fmt.Fprintf(&b, "%x %d %s\n", h.Sum(nil), n, name)
+		fmt.Fprintf(&b, "%s %d %s\n", f.sum, f.size, f.name)
 	}
 	return b.String(), nil
+}
+
+func listFile(dir, name string) (listed, error) {
+	f, err := os.Open(filepath.Join(dir, name))
+	if err != nil {
+		return listed{}, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	return listed{hex.EncodeToString(h.Sum(nil)), n, name}, err
 }
 
 func digest(list string) string {

@@ -3,7 +3,9 @@ package vm_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -78,6 +80,17 @@ func only(t *testing.T, dir string, want ...string) {
 	}
 }
 
+// otherList is a list of the files of img as another build has it: one digest differs.
+func otherList(t *testing.T, img *vm.Image) []byte {
+	t.Helper()
+	list, err := os.ReadFile(filepath.Join(img.Dir, "files"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	list[0] ^= 1
+	return list
+}
+
 func TestEnsureImage(t *testing.T) {
 	cache, builds := bootstrapper(t, "")
 	dir := filepath.Join(cache, "coreos", vm.CoreOS)
@@ -114,11 +127,14 @@ func TestEnsureImage(t *testing.T) {
 		t.Error(err)
 	}
 	only(t, img.Dir, "files", "modules.cpio", "packages", "root.erofs", "vmlinux")
-	only(t, dir, "current", "lock", img.Digest)
+	only(t, dir, "current", "lock", "verified", img.Digest)
 
 	// What was damaged, or half removed, is built anew, and is the same.
 	for _, damage := range []func() error{
 		func() error { return os.Truncate(img.Root, 1) },
+		func() error { return os.WriteFile(img.Root, []byte("Erofs\n"), 0o644) }, // of the same size
+		func() error { return os.Rename(img.Modules, img.Kernel) },
+		func() error { return os.WriteFile(filepath.Join(img.Dir, "files"), otherList(t, img), 0o644) },
 		func() error { return os.Remove(img.Kernel) },
 		func() error { return os.Remove(filepath.Join(img.Dir, "files")) },
 		func() error { return os.WriteFile(filepath.Join(img.Dir, "files"), []byte("x y z\n"), 0o644) },
@@ -143,18 +159,46 @@ func TestEnsureImage(t *testing.T) {
 	}
 }
 
-// Same size, other bytes: what only Verify sees.
+// An image is verified when its files have changed, in whatever way, and when that is
+// asked for: a disk changes bytes and no times.
 func TestVerifyImage(t *testing.T) {
-	cache, _ := bootstrapper(t, "")
-	img, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Cache: cache})
-	if err != nil {
+	cache, builds := bootstrapper(t, "")
+	ensure := func(verify bool) (*vm.Image, string) {
+		t.Helper()
+		var progress strings.Builder
+		img, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Cache: cache, Progress: &progress, Verify: verify})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return img, progress.String()
+	}
+	img, _ := ensure(false)
+	note := filepath.Join(cache, "coreos", vm.CoreOS, "verified")
+	if err := os.Chmod(img.Root, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if ensure(false); built(t, builds) != 1 {
+		t.Error("an image that was touched was built anew")
+	}
+	if b, err := os.ReadFile(note); err != nil || string(b) != img.Stamp() {
+		t.Errorf("the note of what was verified is %q, %v, want %q", b, err, img.Stamp())
+	}
+
 	if err := os.WriteFile(img.Root, []byte("Erofs\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := img.Verify(); err == nil || !strings.Contains(err.Error(), "has digest") {
+	if err := img.Verify(); err == nil || !strings.Contains(err.Error(), "is damaged: root.erofs has 6 bytes of SHA-256 ") {
 		t.Errorf("Verify: %v", err)
+	}
+	// As if the disk had done it.
+	if err := os.WriteFile(note, []byte(img.Stamp()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if ensure(false); built(t, builds) != 1 {
+		t.Error("an image was read that nobody had touched")
+	}
+	if _, said := ensure(true); built(t, builds) != 2 || !strings.Contains(said, "is damaged: root.erofs has 6 bytes") {
+		t.Errorf("built %d times, and said %q, want the damaged image built anew", built(t, builds), said)
 	}
 }
 
@@ -293,11 +337,15 @@ func TestCollectImages(t *testing.T) {
 	// An older build, another label's, and half a build.
 	dir := filepath.Join(cache, "coreos", vm.CoreOS)
 	other := filepath.Join(cache, "coreos", "debian-11", "7")
-	older := strings.Repeat("0", 64)
+	list := otherList(t, img)
+	older := fmt.Sprintf("%x", sha256.Sum256(list))
 	for _, to := range []string{filepath.Join(dir, older), filepath.Join(other, img.Digest)} {
 		if err := os.CopyFS(to, os.DirFS(img.Dir)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, older, "files"), list, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "build"), 0o755); err != nil {
 		t.Fatal(err)
@@ -315,7 +363,7 @@ func TestCollectImages(t *testing.T) {
 	if err := vm.CollectImages(t.Context(), cache); err != nil {
 		t.Fatal(err)
 	}
-	only(t, dir, "current", "lock", img.Digest)
+	only(t, dir, "current", "lock", "verified", img.Digest)
 	only(t, other, "lock")
 	if again, err := vm.LookupImage(cache); err != nil || *again != *img {
 		t.Errorf("LookupImage = %+v, %v, want %+v", again, err, img)

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -80,8 +79,8 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 			q.close()
 		}
 	}()
-	if q.path, err = exec.LookPath(program); err != nil {
-		return nil, fmt.Errorf("%s not found: apt-get install qemu-system-x86", program)
+	if q.path, err = emulator.Find(); err != nil {
+		return nil, err
 	}
 	if err := q.addBase(c, mem != nil); err != nil {
 		return nil, err
@@ -296,15 +295,15 @@ func writeInitramfs(w io.Writer, c Config) error {
 // scratch makes a disk with an empty file system and no name. Two of a size are
 // equal, since a machine may be saved with one and go on with another.
 func scratch(ctx context.Context, c Config) (*os.File, error) {
-	mkfs, err := lookTool("mkfs.ext4")
+	maker, err := mkfs.Find()
 	if err != nil {
-		return nil, errors.New("mkfs.ext4 not found: apt-get install e2fsprogs")
+		return nil, err
 	}
 	f, err := unnamed(c.Dir, c.Disk)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, mkfs, "-q", "-F", "-m0", "-O", "^has_journal,^resize_inode",
+	cmd := exec.CommandContext(ctx, maker, "-q", "-F", "-m0", "-O", "^has_journal,^resize_inode",
 		"-U", rootUUID, "-E", "lazy_itable_init=1,nodiscard,hash_seed="+rootUUID, "/proc/self/fd/3")
 	cmd.Env = append(os.Environ(), fmt.Sprint("E2FSPROGS_FAKE_TIME=", epoch))
 	cmd.ExtraFiles = []*os.File{f}
