@@ -16,7 +16,7 @@ that another executor has made of the same revision.
 	9ci logout [HOST]
 	9ci whoami [HOST]
 	9ci image build|ls|gc
-	9ci doctor
+	9ci doctor [-fix]
 	9ci init
 
 # Description
@@ -227,9 +227,17 @@ that are exported. It does so for whatever logs in, a key in authorized_keys or 
 too. Without HOST and CI_ORCHESTRATOR, both ask the orchestrator of the last login.
 
 Image builds the core OS, lists what there is, or removes all images but the one in
-use. Doctor prints what this machine lacks, and the command that mends it. Init writes
-the files that a repository lacks: a mkfile, a .env, a hook that hands each commit to
-the daemon, and files with which other CI calls 9ci.
+use. A core OS is verified, by the digest under which it is kept, when its files have
+changed since it was verified last, and by image build and doctor always. A damaged one is
+built anew.
+
+Doctor prints what this machine lacks, and the command that mends it: a line each of programs,
+the core OS, KVM, the directories that need room, the configuration and the orchestrator. No is
+what runs can do without. With -fix doctor first has apt-get install the packages that are
+missing, by sudo if the user is not root, and builds the core OS if it is missing or damaged.
+
+Init writes the files that a repository lacks: a mkfile, a .env, a hook that hands each
+commit to the daemon, and files with which other CI calls 9ci.
 
 # What a machine is given
 
@@ -482,7 +490,7 @@ demanded with -r or -R and no run could be trusted; 130 or 143 if a signal cut t
 short.
 
 Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if
-the run is not what it says, and doctor if runs cannot work; login if it is refused,
+the run is not what it says, and doctor if runs cannot work, after what -fix could mend; login if it is refused,
 whoami and logout if nobody is logged in, and logout if the orchestrator has not revoked
 anything. Wait has the code of a run only if it has read how the run ended, and else
 exits with 125. Ls, cat, cp, write, wait, login, logout and whoami exit with 75 if a

@@ -24,7 +24,7 @@ func imageCommand(ctx context.Context, args []string) (int, error) {
 	switch f.Arg(0) {
 	case "build":
 		images = make([]*vm.Image, 1)
-		images[0], err = vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: show.Err})
+		images[0], err = vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: show.Err, Verify: true})
 	case "ls":
 		images, err = vm.Images(cache)
 	case "gc":

@@ -53,7 +53,7 @@ func commands() []command {
 		{"logout", "[HOST]", logoutCommand},
 		{"whoami", "[HOST]", whoamiCommand},
 		{"image", "build|ls|gc", imageCommand},
-		{"doctor", "", doctorCommand},
+		{"doctor", "[-fix]", doctorCommand},
 		{"init", "", initCommand},
 	}
 }
