@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ import (
 
 	"9ci/cmd/internal/sign"
 	"9ci/fs"
+	"9ci/fs/store"
 	"9ci/proto/ninep"
 )
 
@@ -124,7 +126,7 @@ func TestTerminal(t *testing.T) {
 	play(true, "evil\ufffd2J\ufffd\r\b\x1b[8m", "9ci", "cat", "-a", addr, "file")
 	play(false, "how the run ended is not known", "9ci", "wait", "-a", addr, "run/wait")
 	play(true, "evil\ufffd2J\ufffd\r\b\x1b[8m", "9ci", "cat", "-a", ctl, "ctl")
-	play(true, "evil\ufffd2J\ufffd\r\b\x1b[8m\n\x1b[martifacts       passed", "9ci", "-x", "-r")
+	play(true, "evil\ufffd2J\ufffd\r\b\x1b[8m\n\x1b[mtest            passed 0.0s\nartifacts       passed", "9ci", "-x", "-r")
 	play(true, `from he\x1b]52;c;ZXZpbA==\av\x1b[2J`, "9ci", "-x", "-v")
 	play(false, `"n\x1b]0;t\a\x1b[31m\u009b2J\u202eame\n9ci: ok"`, "9ci", "ls", "-a", addr)
 	play(false, `link -> "e\x1b]52;c;`, "9ci", "ls", "-l", "-a", addr)
@@ -180,35 +182,173 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// A terminal shows one line a step, with the time that has passed, in place. What the test
+// says stands above it, and our lines begin a line. Off a terminal there are only lines.
+func TestTerminalSteps(t *testing.T) {
+	ctx, work := t.Context(), t.TempDir()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{"repo", "ns", "home"} {
+		check(os.Mkdir(filepath.Join(work, dir), 0o700))
+	}
+	env := append(noGit(), "HOME="+filepath.Join(work, "home"), "NAMESPACE="+filepath.Join(work, "ns"), "XDG_STATE_HOME=", "XDG_CONFIG_HOME=", "TERM=xterm",
+		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b")
+	command := func(name string, args ...string) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, name, args...)
+		cmd.Dir, cmd.Env = filepath.Join(work, "repo"), env
+		return cmd
+	}
+	for _, args := range [][]string{{"init", "-q"}, {"commit", "-q", "--allow-empty", "-m", "one"}} {
+		if out, err := command("git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("git %v: %v: %s", args, err, out)
+		}
+	}
+	commit, err := command("git", "rev-parse", "HEAD").Output()
+	check(err)
+
+	// A daemon whose only run goes on as the test says.
+	kept, err := store.Open(filepath.Join(work, "store"))
+	check(err)
+	defer kept.Close()
+	run, err := kept.Create(strings.TrimSpace(string(commit)))
+	check(err)
+	runs, err := fs.WalkDir(ctx, store.NewTree(kept, nil), "ci")
+	check(err)
+	replies := func(text string) fs.Node {
+		return fs.CtlFile("ctl", "", func(context.Context, string) (string, error) { return text, nil })
+	}
+	l, err := ninep.Listen(filepath.Join(work, "ns/9ci"))
+	check(err)
+	ctx, cancel := context.WithCancel(ctx)
+	served := make(chan bool)
+	go func() {
+		defer close(served)
+		(&ninep.Server{Root: fs.NewDir("/", replies("all"),
+			fs.TextFile("status", func(context.Context) ([]byte, error) { return []byte("mode=daemon\n"), nil }),
+			fs.NewDir("all", replies(run.ID()), runs))}).ServeListener(ctx, l)
+	}()
+	defer func() { cancel(); <-served }()
+
+	master, tty, err := openTerminal()
+	check(err)
+	defer master.Close()
+	check(unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}))
+	cmd := command(filepath.Join(bin, "9ci"))
+	cmd.Stdout, cmd.Stderr = tty, tty
+	check(cmd.Start())
+	tty.Close()
+	check(master.SetReadDeadline(time.Now().Add(patience)))
+	var screen screen
+	buf := make([]byte, 4096)
+	await := func(lines ...string) {
+		t.Helper()
+		want := regexp.MustCompile("^" + strings.Join(lines, "\n") + "$")
+		for !want.MatchString(screen.String()) {
+			n, err := master.Read(buf)
+			if screen.write(buf[:n]); err != nil {
+				t.Fatalf("the terminal shows\n%s\nwant\n%s\n%v", &screen, want, err)
+			}
+		}
+	}
+	leave := func(step, state string) { t.Helper(); check(run.Leave(step, state, 0)) }
+	enter := func(step string) { t.Helper(); check(run.Enter(step)) }
+	await(`queued          \d+s`)
+	enter("boot")
+	await(`boot            [01]s`)
+	await(`boot            ([2-9]|\d\d+)s`)
+	leave("boot", "passed")
+	enter("clone")
+	await(`boot            passed \d+\.\ds`, `clone           \d+s`)
+	fmt.Fprint(run.Stderr(), "half")
+	fmt.Fprint(run.Stderr(), "\n9ci: a remark\n")
+	leave("clone", "passed")
+	leave("prepare-runtime", "skipped")
+	leave("base-image", "skipped")
+	enter("test")
+	before := []string{`boot            passed \d+\.\ds`, `clone           passed \d+\.\ds`, `9ci: a remark`}
+	await(append(before, `test            \d+s`)...)
+	fmt.Fprint(run.Stdout(), "ok 1\n")
+	await(append(before, `ok 1`, `test            \d+s`)...)
+	fmt.Fprint(run.Stdout(), "ok")
+	fmt.Fprint(run.Stdout(), " 2\nhal")
+	await(append(before, `ok 1`, `ok 2`, `hal`)...)
+	fmt.Fprint(run.Stdout(), "f")
+	leave("test", "passed")
+	after := append(before, `ok 1`, `ok 2`, `half`, `test            passed \d+\.\ds`)
+	enter("artifacts")
+	await(append(after, `artifacts       \d+s`)...)
+	leave("artifacts", "skipped")
+	check(run.Seal(ctx, "passed", 0, nil))
+	await(append(after, `run \S+ passed in \d+\.\ds`, ``)...)
+	check(cmd.Wait())
+
+	// Off a terminal, in one file and in two.
+	cmd = command(filepath.Join(bin, "9ci"))
+	both, err := cmd.CombinedOutput()
+	if want := regexp.MustCompile(`^half\n9ci: a remark\nok 1\nok 2\nhalf\nreplayed from [^\n]*\n$`); err != nil || !want.Match(both) {
+		t.Errorf("off a terminal 9ci says %q, %v, want %s", both, err, want)
+	}
+	out, err := command(filepath.Join(bin, "9ci")).Output()
+	if want := "ok 1\nok 2\nhalf"; err != nil || string(out) != want {
+		t.Errorf("standard output is %q, %v, want %q", out, err, want)
+	}
+}
+
+// A screen is what a terminal shows that never scrolls.
+type screen struct {
+	lines   [][]byte
+	row     int
+	col     int
+	control []byte // a control sequence that has not ended
+}
+
+func (s *screen) write(p []byte) {
+	for _, c := range p {
+		for len(s.lines) <= s.row {
+			s.lines = append(s.lines, nil)
+		}
+		line := &s.lines[s.row]
+		switch {
+		case len(s.control) > 0 || c == '\x1b':
+			if s.control = append(s.control, c); string(s.control) == "\x1b[K" {
+				*line = (*line)[:min(s.col, len(*line))]
+			}
+			if c >= '@' && c != '[' {
+				s.control = nil
+			}
+		case c == '\r':
+			s.col = 0
+		case c == '\n':
+			s.row, s.col = s.row+1, 0
+		default:
+			*line = append((*line)[:min(s.col, len(*line))], append([]byte{c}, (*line)[min(s.col+1, len(*line)):]...)...)
+			s.col++
+		}
+	}
+}
+
+func (s *screen) String() string {
+	text := string(bytes.Join(s.lines, []byte("\n")))
+	if s.row == len(s.lines) {
+		text += "\n"
+	}
+	return text
+}
+
 // onTerminal runs a command on a terminal of its own, and returns what the
 // terminal got.
 func onTerminal(cmd *exec.Cmd) ([]byte, error) {
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	master, tty, err := openTerminal()
 	if err != nil {
 		return nil, err
 	}
 	defer master.Close()
-	var n int
-	raw, err := master.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	if cerr := raw.Control(func(fd uintptr) {
-		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
-			n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
-		}
-	}); cerr != nil || err != nil {
-		return nil, errors.Join(cerr, err)
-	}
-	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, err
-	}
-	_, err = term.MakeRaw(int(tty.Fd())) // no \r before newlines
 	cmd.Stdout, cmd.Stderr = tty, tty
-	if err == nil {
-		err = cmd.Start()
-	}
+	err = cmd.Start()
 	tty.Close()
 	if err != nil {
 		return nil, err
@@ -223,6 +363,39 @@ func onTerminal(cmd *exec.Cmd) ([]byte, error) {
 		err = errors.Join(err, rerr)
 	}
 	return text, err
+}
+
+// openTerminal makes a terminal: what is written to tty can be read from master.
+func openTerminal() (master, tty *os.File, err error) {
+	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			master.Close()
+		}
+	}()
+	raw, err := master.SyscallConn()
+	if err != nil {
+		return nil, nil, err
+	}
+	var n int
+	if cerr := raw.Control(func(fd uintptr) {
+		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
+			n, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
+		}
+	}); cerr != nil || err != nil {
+		return nil, nil, errors.Join(cerr, err)
+	}
+	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err = term.MakeRaw(int(tty.Fd())); err != nil { // no \r before newlines
+		tty.Close()
+	}
+	return master, tty, err
 }
 
 // noGit returns the environment without git's variables: in a hook of git they name

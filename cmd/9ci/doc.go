@@ -54,7 +54,10 @@ root's. Without the variable it is /tmp/ns.USER.DISPLAY, as in plan9port.
 What the test wrote goes to standard output and standard error, byte for byte, in a
 run and in a replay alike. The output of the other steps goes to standard error: all
 of it with -v or if that is no terminal, otherwise a line for each step and the whole
-output of a step that did not pass.
+output of a step that did not pass. The line of the step that goes on stands last on the
+terminal and has the seconds that have passed; but not where TERM is dumb or not set, and
+during the test not if standard output is a pipe. A line of ours begins a line: if the
+test's last line has no newline, one comes first.
 
 On a terminal every command prints only the text and the colours (SGR) of a run and
 of what peers say. Other escapes and controls are dropped, and bytes that are not

@@ -204,9 +204,10 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		Err:     content(show.Err, o.raw),
 		Verbose: o.verbose,
 		Quiet:   o.quiet,
+		Piped:   show.Piped(),
 	}
 	if show.Err.Terminal() {
-		p.Progress = show.Err.Words()
+		p.Progress = show.Err
 	}
 	st, err := p.Follow(ctx, dir)
 	if err != nil {

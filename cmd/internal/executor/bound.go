@@ -109,6 +109,9 @@ func (s stream) Write(p []byte) (int, error) {
 	}
 	n, werr := s.to.Write(p)
 	*s.said += int64(n)
+	if n > 0 && s.name == "stderr" {
+		s.r.inLine.Store(p[n-1] != '\n')
+	}
 	if werr != nil {
 		return n, werr
 	}

@@ -72,6 +72,7 @@ func (m *wild) Run(_ context.Context, c vm.Cmd) (vm.Exit, error) {
 	case slices.Contains(c.Args, "mkquery"):
 		io.WriteString(c.Stdout, `{"Targets":["test"]}`)
 	case c.Args[0] == plan9Bin+"/mk":
+		io.WriteString(c.Stderr, "half a line")
 		if err := m.mk(c.Stdout); err != nil {
 			return vm.Exit{Code: 137}, err
 		}
@@ -83,7 +84,7 @@ func (m *wild) Run(_ context.Context, c vm.Cmd) (vm.Exit, error) {
 }
 
 // Nothing that a machine does delays the end of its run: a cancel and each limit kill
-// it, and what it wrote until then is kept.
+// it, and what it wrote until then is kept. The reason is a line of its own.
 func TestBounds(t *testing.T) {
 	say := func(w io.Writer) error {
 		_, err := io.WriteString(w, "said\n")

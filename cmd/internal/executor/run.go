@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"9ci/cmd/internal/config"
@@ -57,6 +58,8 @@ type activeRun struct {
 	idle  *clock                  // of CI_IDLE; what a step writes resets it
 	said  [2]int64                // bytes of stdout and stderr that the machine wrote
 	oom   string                  // what OutOfMemory of m was as the current step began
+
+	inLine atomic.Bool // the machine has not ended its line on stderr in this step
 }
 
 // A Machine is what a run asks of its vm.Machine.
@@ -108,6 +111,7 @@ func (r *activeRun) live(ctx context.Context) error {
 			continue
 		}
 		r.run.Enter(name) // Seal reports what could not be kept of the run
+		r.inLine.Store(false)
 		if r.m != nil {
 			r.oom = r.m.OutOfMemory()
 		}
@@ -176,10 +180,14 @@ func (r *activeRun) sayMemory(err error) {
 	}
 }
 
-// say writes a line of ours to the current step's log. Secrets are masked in it
-// too: it may quote the machine.
+// say writes a line of ours to the current step's log, apart from a line of the
+// machine's that has not ended. Secrets are masked in it too: it may quote the machine.
 func (r *activeRun) say(format string, args ...any) {
-	fmt.Fprintf(r.stderr, "9ci: "+format+"\n", args...)
+	start := "9ci: "
+	if r.inLine.Swap(false) {
+		start = "\n9ci: "
+	}
+	fmt.Fprintf(r.stderr, start+format+"\n", args...)
 }
 
 // close ends the machine and removes the run's scratch from the host.

@@ -15,9 +15,10 @@ import (
 // A Run says where a run is printed, and what of it.
 type Run struct {
 	Out, Err io.Writer
-	Progress io.Writer // Err as a terminal: one line a step; or nil
-	Verbose  bool      // -v: every step's output
-	Quiet    bool      // -q: the test's bytes alone
+	Progress *Writer // Err as a terminal: one line a step; or nil
+	Piped    bool    // Out is a pipe, and may end on the same terminal
+	Verbose  bool    // -v: every step's output
+	Quiet    bool    // -q: the test's bytes alone
 }
 
 // Follow prints a run, whose directory is given, from its first byte to its end,
@@ -39,12 +40,22 @@ func (p *Run) Follow(ctx context.Context, run fs.Dir) (ci.Status, error) {
 	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	f := follower{Run: *p, progress: p.Progress != nil && !p.Verbose && !p.Quiet}
+	if f.progress {
+		defer p.Progress.Status("")
+	} else if !p.Quiet {
+		f.lines = &apart{w: p.Err}
+		f.Err = f.lines
+	}
 	step := 0
 	var log *stepLog
 	for {
 		st, err := ask.Status(ctx, run, "status")
 		if err != nil {
 			return st, err
+		}
+		if st.State == "queued" {
+			f.status(st.State, st.Time)
 		}
 		for step < len(ci.Steps) {
 			name := ci.Steps[step]
@@ -60,7 +71,7 @@ func (p *Run) Follow(ctx context.Context, run fs.Dir) (ci.Status, error) {
 					return st, err
 				}
 			}
-			if err := p.printStep(ctx, name, ss, log); err != nil {
+			if err := f.printStep(ctx, name, ss, log); err != nil {
 				return st, err
 			}
 			if ss.State == "running" {
@@ -68,6 +79,7 @@ func (p *Run) Follow(ctx context.Context, run fs.Dir) (ci.Status, error) {
 			}
 			log.close()
 			log, step = nil, step+1
+			f.lines.end()
 		}
 		if st.Finished() {
 			return st, nil
@@ -81,6 +93,76 @@ func (p *Run) Follow(ctx context.Context, run fs.Dir) (ci.Status, error) {
 		case <-ctx.Done():
 			return st, ctx.Err()
 		}
+	}
+}
+
+// A follower prints one run.
+type follower struct {
+	Run
+	progress bool
+	lines    *apart // Err, where one step's output follows another's; or nil
+}
+
+// status shows what goes on, and since when, on the last line of the terminal.
+func (f *follower) status(what string, since time.Time) {
+	if f.progress {
+		f.Progress.Status(fmt.Sprintf("%-16s%ds", what, max(0, int(time.Since(since).Seconds()))))
+	}
+}
+
+// printStep prints what is new of a step whose status is st.
+func (f *follower) printStep(ctx context.Context, name string, st ci.Status, log *stepLog) error {
+	test := name == "test"
+	if test {
+		if err := log.copy(ctx, f.Out, f.Err); err != nil {
+			return err
+		}
+	}
+	switch {
+	case test && !f.progress, !test && f.Quiet:
+		return nil
+	case !f.progress:
+		return log.copy(ctx, f.Err, f.Err)
+	case st.State == "running":
+		if !test || !f.Piped {
+			f.status(name, st.Time)
+		}
+		return nil
+	case st.State != "skipped":
+		f.Progress.Printf("%-16s%s %.1fs\n", name, st.State, st.Took.Seconds())
+	}
+	switch {
+	case test:
+		return nil
+	case st.State == "passed" || st.State == "skipped":
+		return log.copy(ctx, io.Discard, remarks{f.Err})
+	}
+	return log.copy(ctx, f.Err, f.Err)
+}
+
+// An apart has what is written after end begin a line.
+type apart struct {
+	w           io.Writer
+	half, ended bool // within a line; end was called there
+}
+
+func (a *apart) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if a.ended {
+		if _, err := io.WriteString(a.w, "\n"); err != nil {
+			return 0, err
+		}
+	}
+	a.half, a.ended = p[len(p)-1] != '\n', false
+	return a.w.Write(p)
+}
+
+// end may be called on nil.
+func (a *apart) end() {
+	if a != nil {
+		a.ended = a.half
 	}
 }
 
@@ -117,37 +199,6 @@ func watch(ctx context.Context, run fs.Dir) (<-chan struct{}, error) {
 	return more, nil
 }
 
-// printStep prints what is new of a step whose status is st.
-func (p *Run) printStep(ctx context.Context, name string, st ci.Status, log *stepLog) error {
-	test := name == "test"
-	progress := p.Progress != nil && !p.Verbose && !p.Quiet
-	if progress && !log.named && st.State != "skipped" {
-		log.named = true
-		if test {
-			fmt.Fprintf(p.Progress, "%s\n", name)
-		} else {
-			fmt.Fprintf(p.Progress, "%-16s", name)
-		}
-	}
-	switch {
-	case test:
-		return log.copy(ctx, p.Out, p.Err)
-	case p.Quiet:
-	case !progress:
-		return log.copy(ctx, p.Err, p.Err)
-	case st.State == "running":
-	case st.State == "skipped":
-		return log.copy(ctx, io.Discard, remarks{p.Err})
-	default:
-		fmt.Fprintf(p.Progress, "%s %.1fs\n", st.State, st.Took.Seconds())
-		if st.State == "passed" {
-			return log.copy(ctx, io.Discard, remarks{p.Err})
-		}
-		return log.copy(ctx, p.Err, p.Err)
-	}
-	return nil
-}
-
 // A remarks passes on the lines that 9ci itself wrote to a step's log. 9ci writes
 // each of them in one Write.
 type remarks struct{ w io.Writer }
@@ -165,10 +216,9 @@ func (r remarks) Write(p []byte) (int, error) {
 
 // A stepLog reads the log of a step as it grows.
 type stepLog struct {
-	f     fs.File
-	off   int64
-	rest  []byte // the start of a line whose end is not there yet
-	named bool   // the step's name is printed
+	f    fs.File
+	off  int64
+	rest []byte // the start of a line whose end is not there yet
 }
 
 func openStepLog(ctx context.Context, run fs.Dir, step string) (*stepLog, error) {

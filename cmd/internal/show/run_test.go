@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -84,7 +85,7 @@ func TestFollow(t *testing.T) {
 		var o, e bytes.Buffer
 		s.Out, s.Err = &o, &e
 		if s.Progress != nil {
-			s.Progress = &e
+			s.Progress.file, s.Err = &e, s.Progress
 		}
 		if st, err := s.Follow(ctx, dir); err != nil || st.State != "passed" {
 			t.Fatalf("Follow = %v, %v", st, err)
@@ -106,14 +107,65 @@ func TestFollow(t *testing.T) {
 	if out != "test out\n" {
 		t.Errorf("standard output is %q, want the test's alone", out)
 	}
-	if want := "boot out\nboot half9ci: a remark\nclone out\n"; !strings.HasPrefix(errs, want) {
+	if want := "boot out\nboot half\n9ci: a remark\nclone out\n"; !strings.HasPrefix(errs, want) {
 		t.Errorf("standard error is %q, want %q...", errs, want)
 	}
 	if out, errs := show(Run{Quiet: true}); out != "test out\n" || errs != "test half" {
 		t.Errorf("-q shows %q and %q", out, errs)
 	}
-	_, errs = show(Run{Progress: io.Discard})
-	if !strings.Contains(errs, "clone           passed 0.") || !strings.Contains(errs, "\n9ci: a remark\n") || strings.Contains(errs, "clone out") || strings.Contains(errs, "post-test") {
-		t.Errorf("a terminal shows %q", errs)
+	_, screen, _ := terminal()
+	_, errs = show(Run{Progress: screen})
+	want := `boot            passed 0\.0s
+clone           passed 0\.0s
+9ci: a remark
+prepare-runtime passed 0\.0s
+base-image      passed 0\.0s
+test half
+test            passed 0\.0s
+artifacts       passed 0\.0s
+`
+	if !regexp.MustCompile("^" + want + "$").MatchString(errs) {
+		t.Errorf("a terminal shows %q, want %q", errs, want)
+	}
+}
+
+// What goes on is shown in place, with its time, and never within the test's output.
+func TestStatus(t *testing.T) {
+	out, err, text := terminal()
+	err.Status("boot 1s")
+	err.Status("boot 1s")
+	err.Status("boot 2s")
+	err.Printf("boot passed\n")
+	err.Status("test\n\x1b[2J")
+	fmt.Fprint(out, "ok\n")
+	err.Status("test 2s")
+	fmt.Fprint(out.Raw(), "\x1b[31mraw\n")
+	err.Status("in colour")
+	err.Printf("words\n")
+	fmt.Fprint(out, "half")
+	err.Status("within a line")
+	fmt.Fprint(out, " a line\n")
+	err.Status(strings.Repeat("x", 80)) // too long
+	err.Status(strings.Repeat("x", 79))
+	fmt.Fprint(out, "")
+	err.Status("")
+	err.Status("test 3s")
+	err.settle()
+	err.Status("boot 1s")
+	const el = "\r\x1b[K"
+	want := "boot 1s" + el + "boot 2s" + el + "boot passed\n" +
+		`test\n\x1b[2J` + el + "ok\ntest 2s" + el + "\x1b[31mraw\n\x1b[mwords\n" +
+		"half a line\n" + strings.Repeat("x", 79) + el + "test 3s" + el + "boot 1s"
+	if text.String() != want {
+		t.Errorf("the terminal got\n%q, want\n%q", text, want)
+	}
+
+	// A terminal that cannot erase a line, and a file, show nothing.
+	text.Reset()
+	err.columns = nil
+	err.Status("boot 2s")
+	(&Writer{file: text, surface: new(surface)}).Status("boot 2s")
+	if want := ""; text.String() != want {
+		t.Errorf("they got %q, want %q", text, want)
 	}
 }

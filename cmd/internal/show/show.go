@@ -9,12 +9,16 @@
 // terminal gets their printable text; the rest is spelled as in a Go string.
 //
 // Anything but a terminal gets all bytes as they are. Terminals are taken to use
-// UTF-8.
+// UTF-8. Words begin a line everywhere: where content has ended within one, a newline
+// comes first.
+//
+// [Writer.Status] shows a line that is to change in place, on a terminal alone.
 //
 // [Run.Follow] prints a run.
 package show
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -30,28 +34,60 @@ import (
 // Out and Err are standard output and standard error. Nothing else of a command
 // writes there.
 var (
-	screen surface
-	Out    = newWriter(os.Stdout, &screen)
+	screen surface // Err's
 	Err    = newWriter(os.Stderr, &screen)
+	Out    = newWriter(os.Stdout, outSurface())
 )
 
 // A Writer is standard output or standard error.
 type Writer struct {
 	file    io.Writer
 	tty     bool
+	columns func() int // the width of the terminal; nil where a line cannot be erased
 	surface *surface
 	filter  filter
 }
 
-// A surface is a terminal that several Writers print on.
+// A surface is a terminal, or another file, that several Writers print on.
 type surface struct {
 	mu     sync.Mutex // guards what follows, and the Writers' filters
 	inLine bool       // the last content ended within a line
 	inked  io.Writer  // the file on which content left colours, or nil
+	status string     // what Status shows, or ""
+	shown  io.Writer  // the file on which it does
 }
 
 func newWriter(f *os.File, s *surface) *Writer {
-	return &Writer{file: &output{f: f}, tty: term.IsTerminal(int(f.Fd())), surface: s}
+	w := &Writer{file: &output{f: f}, tty: term.IsTerminal(int(f.Fd())), surface: s}
+	if name := os.Getenv("TERM"); w.tty && name != "" && name != "dumb" {
+		w.columns = func() int {
+			n, _, err := term.GetSize(int(f.Fd()))
+			if err != nil {
+				return 0
+			}
+			return n
+		}
+	}
+	return w
+}
+
+// outSurface is the surface of standard output: that of standard error, if they are
+// one file or both are terminals.
+func outSurface() *surface {
+	out, oerr := os.Stdout.Stat()
+	err, eerr := os.Stderr.Stat()
+	same := oerr == nil && eerr == nil && os.SameFile(out, err)
+	if same || term.IsTerminal(int(os.Stdout.Fd())) && term.IsTerminal(int(os.Stderr.Fd())) {
+		return &screen
+	}
+	return new(surface)
+}
+
+// Piped reports whether another program reads standard output, and may print it on the
+// terminal that standard error is.
+func Piped() bool {
+	fi, err := os.Stdout.Stat()
+	return err != nil || fi.Mode()&(os.ModeNamedPipe|os.ModeSocket) != 0
 }
 
 // An output is a file that remembers the first error of writing to it. Several
@@ -87,21 +123,33 @@ func (w *Writer) Terminal() bool { return w.tty }
 // Write prints content. If a control sequence or a character ends in a later Write,
 // that Write prints it.
 func (w *Writer) Write(p []byte) (int, error) {
-	if !w.tty {
-		return w.file.Write(p)
-	}
 	w.surface.mu.Lock()
 	defer w.surface.mu.Unlock()
+	if !w.tty {
+		return w.plain(p)
+	}
 	if err := w.content(w.filter.append(make([]byte, 0, len(p)), p)); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
+// plain prints content as it is. The caller holds the surface's lock.
+func (w *Writer) plain(p []byte) (int, error) {
+	w.surface.erase()
+	if len(p) > 0 {
+		w.surface.inLine = p[len(p)-1] != '\n'
+	}
+	return w.file.Write(p)
+}
+
 // content prints text that the filter has let through. The caller holds the
 // surface's lock.
 func (w *Writer) content(text []byte) error {
 	f, s := &w.filter, w.surface
+	if len(text) > 0 {
+		s.erase()
+	}
 	if f.line != none {
 		s.inLine = f.line == begun
 	}
@@ -118,7 +166,51 @@ func (w *Writer) content(text []byte) error {
 
 // Raw returns a writer of content that filters nothing, for a user who asks for
 // that.
-func (w *Writer) Raw() io.Writer { return w.file }
+func (w *Writer) Raw() io.Writer { return raw{w} }
+
+type raw struct{ w *Writer }
+
+func (r raw) Write(p []byte) (int, error) {
+	s := r.w.surface
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.w.tty && bytes.IndexByte(p, esc) >= 0 {
+		s.inked = r.w.file // perhaps
+	}
+	return r.w.plain(p)
+}
+
+// Status shows words on the last line of a terminal, in the place of those that it has
+// shown before; "" takes them away. What is printed next takes their place. Status shows
+// nothing where a line cannot be erased or is too short, or where content has ended
+// within one or has left colours on.
+func (w *Writer) Status(text string) {
+	if w.columns == nil {
+		return
+	}
+	s := w.surface
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if text == s.status {
+		return
+	}
+	line := appendWords(nil, []byte(oneLine(text)))
+	s.erase()
+	if text == "" || s.inLine || s.inked != nil || utf8.RuneCount(line) >= w.columns() {
+		return
+	}
+	if _, err := w.file.Write(line); err == nil {
+		s.status, s.shown = text, w.file
+	}
+}
+
+// erase takes away what Status shows. The caller holds the lock.
+func (s *surface) erase() {
+	if s.status != "" {
+		io.WriteString(s.shown, "\r\x1b[K") // EL of ECMA-48
+		s.status = ""
+	}
+}
 
 // Printf prints words. On a terminal, newlines in the strings and errors among
 // args are spelled \n.
@@ -147,20 +239,25 @@ type words struct{ w *Writer }
 
 func (x words) Write(p []byte) (int, error) {
 	w := x.w
-	if !w.tty {
-		return w.file.Write(p)
-	}
 	w.surface.mu.Lock()
 	defer w.surface.mu.Unlock()
-	if _, err := w.file.Write(appendWords(w.surface.settle(), p)); err != nil {
+	text := w.surface.settle()
+	if w.tty {
+		text = appendWords(text, p)
+	} else {
+		text = append(text, p...)
+	}
+	if _, err := w.file.Write(text); err != nil {
 		return 0, err
 	}
 	return len(p), nil
 }
 
-// settle ends the colours that content left on. It returns a newline if words
-// would not begin a line without it. The caller holds the surface's lock.
+// settle takes away what Status shows, and ends the colours that content left on. It
+// returns a newline if words would not begin a line without it. The caller holds the
+// surface's lock.
 func (s *surface) settle() []byte {
+	s.erase()
 	if s.inked != nil {
 		io.WriteString(s.inked, "\x1b[m")
 		s.inked = nil
@@ -224,13 +321,17 @@ func Close() error {
 }
 
 func settleScreen() {
-	screen.mu.Lock()
-	defer screen.mu.Unlock()
 	for _, w := range []*Writer{Out, Err} {
-		if rest := w.filter.end(nil); w.tty && len(rest) > 0 {
-			w.content(rest)
-		}
+		w.settle()
 	}
-	screen.inLine = false
-	screen.settle()
+}
+
+func (w *Writer) settle() {
+	w.surface.mu.Lock()
+	defer w.surface.mu.Unlock()
+	if rest := w.filter.end(nil); w.tty && len(rest) > 0 {
+		w.content(rest)
+	}
+	w.surface.inLine = false
+	w.surface.settle()
 }

@@ -15,7 +15,8 @@ import (
 func terminal() (out, err *Writer, text *bytes.Buffer) {
 	text = new(bytes.Buffer)
 	s := new(surface)
-	return &Writer{file: text, tty: true, surface: s}, &Writer{file: text, tty: true, surface: s}, text
+	columns := func() int { return 80 }
+	return &Writer{file: text, tty: true, columns: columns, surface: s}, &Writer{file: text, tty: true, columns: columns, surface: s}, text
 }
 
 func TestContent(t *testing.T) {
@@ -69,14 +70,14 @@ func TestWords(t *testing.T) {
 		t.Errorf("the terminal got %q, want %q", text, want)
 	}
 
-	// What is no terminal gets what is written.
+	// What is no terminal gets what is written, and words begin a line there too.
 	var file bytes.Buffer
 	w := &Writer{file: &file, surface: new(surface)}
 	in := "\x1b[2J\u009b\xff\a"
 	fmt.Fprint(w, in)
 	w.Printf("%s", in)
 	fmt.Fprint(w.Words(), w.Name(in))
-	if want := in + in + in; file.String() != want {
+	if want := in + "\n" + in + in; file.String() != want {
 		t.Errorf("the file got %q, want %q", &file, want)
 	}
 }
