@@ -81,7 +81,8 @@ left out. A partial clone does if it has the files of the commit. If anything is
 the run ends in error, which names that and the git command that fetches it.
 
 A revision is anything that git takes for one commit. A range is refused, and so is a
-name that refs of different commits share.
+name that refs of different commits share. Flags stand before the revision: a target
+that begins with - is refused.
 
 A cancel, and a limit that a run passes, end its machine at once, whatever goes on
 in it. A run that takes longer than CI_TIMEOUT, says nothing for CI_IDLE, or writes more

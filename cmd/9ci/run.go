@@ -73,21 +73,23 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 		}
 	}
 	rev := "HEAD"
+	req := executor.Request{Repo: rp, Targets: []string{"test"}, Force: o.force, Config: c}
 	if f.NArg() > 0 {
 		rev = f.Arg(0)
 	}
-	commit, tree, err := rp.Resolve(ctx, rev)
-	if err != nil {
+	if f.NArg() > 1 {
+		req.Targets = f.Args()[1:]
+	}
+	if err := req.Check(); err != nil {
+		return exitError, err
+	}
+	if req.Commit, req.Tree, err = rp.Resolve(ctx, rev); err != nil {
 		return exitError, err
 	}
 	if rev == "HEAD" && !o.quiet {
 		tellDirty(ctx, rp)
 	}
-	req := executor.Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Force: o.force, Config: c}
-	if f.NArg() > 1 {
-		req.Targets = f.Args()[1:]
-	}
-	key := replay.Key(c, commit, tree, req.Targets)
+	key := replay.Key(c, req.Commit, req.Tree, req.Targets)
 	if err := key.Check(); err != nil {
 		return exitError, fmt.Errorf("the key of the run: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -81,6 +82,17 @@ type Request struct {
 	Targets []string // at least one
 	Force   bool     // run, even if another run could stand for this one
 	Config  *config.Config
+}
+
+// Check reports a target that is none: one that begins with - is a flag in the wrong
+// place, and mk would take it for one of its own.
+func (r Request) Check() error {
+	for _, t := range r.Targets {
+		if strings.HasPrefix(t, "-") {
+			return fmt.Errorf("%.40q is no target: flags stand before the revision", t)
+		}
+	}
+	return nil
 }
 
 // shared reports whether another run may stand for the one that is asked for.
@@ -185,6 +197,9 @@ type Seeker interface {
 // is returned. ctx bounds the search alone: a run that starts here ends with
 // e.Context at the latest.
 func (e *Executor) Submit(ctx context.Context, req Request) (id string, err error) {
+	if err := req.Check(); err != nil {
+		return "", err
+	}
 	e.setHead(req.Repo, req.Commit)
 	key := replay.Key(req.Config, req.Commit, req.Tree, req.Targets)
 	if err := key.Check(); err != nil {
