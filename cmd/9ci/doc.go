@@ -59,6 +59,8 @@ terminal and has the seconds that have passed; but not where TERM is dumb or not
 during the test not if standard output is a pipe. A line of ours begins a line: if the
 test's last line has no newline, one comes first.
 
+A run goes on to its end, and a server serves, if what they print has no reader any more.
+
 On a terminal every command prints only the text and the colours (SGR) of a run and
 of what peers say. Other escapes and controls are dropped, and bytes that are not
 UTF-8 are shown as U+FFFD. With --raw, run and cat print all bytes. In names and
@@ -490,8 +492,9 @@ directory either, 9ci exits with status 125.
 # Exit status
 
 That of mk, 0 or 1; 125 if the executor failed or was misused; 126 if a replay was
-demanded with -r or -R and no run could be trusted; 130 or 143 if a signal cut the run
-short.
+demanded with -r or -R and no run could be trusted; 129, 130 or 143 if a signal cut the
+run short: SIGHUP, SIGINT or SIGTERM. A SIGHUP that the parent ignores, as by nohup(1), is
+none.
 
 Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if
 the run is not what it says, and doctor if runs cannot work, after what -fix could mend; login if it is refused,

@@ -68,6 +68,9 @@ func main() {
 	log.SetOutput(show.Err.Words()) // packages that are not ours may use it
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as it is by nohup(1)
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	go func() {
 		sig := (<-signals).(syscall.Signal)
 		stop(executor.Signalled{Signal: sig})

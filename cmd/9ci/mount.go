@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 
+	"9ci/cmd/internal/show"
 	"9ci/proto/fuse"
 )
 
@@ -18,6 +19,7 @@ func mountCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(f, args, 1, 1); err != nil {
 		return exitError, err
 	}
+	show.Outlive()
 	dir := f.Arg(0)
 	// The kernel may know the attributes still, but asks the server for these.
 	if err := syscall.Statfs(dir, new(syscall.Statfs_t)); errors.Is(err, syscall.ENOTCONN) {

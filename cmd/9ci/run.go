@@ -48,6 +48,7 @@ func runCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(f, args, 0, -1); err != nil {
 		return exitError, err
 	}
+	show.Outlive()
 	o.replayOnly = o.replayOnly || o.result
 	if o.force && o.replayOnly {
 		return exitError, errors.New("-f runs, and -r and -R replay: give one of them")
@@ -202,8 +203,8 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		return exitError, err
 	}
 	p := show.Run{
-		Out:     content(show.Out, o.raw),
-		Err:     content(show.Err, o.raw),
+		Out:     show.Lasting(content(show.Out, o.raw)), // the run goes on without its reader
+		Err:     show.Lasting(content(show.Err, o.raw)),
 		Verbose: o.verbose,
 		Quiet:   o.quiet,
 		Piped:   show.Piped(),

@@ -32,6 +32,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(f, args, 0, 0); err != nil {
 		return exitError, err
 	}
+	show.Outlive()
 	switch {
 	case *rootDir != "" && *direct != "":
 		return exitError, errors.New("-direct lets in those for whom an orchestrator vouches, and -root serves a directory to none: give one of them")

@@ -536,10 +536,11 @@
 //
 // # As a service
 //
-// At the first SIGINT or SIGTERM it takes no more connections, channels and
+// At the first SIGINT, SIGTERM or SIGHUP it takes no more connections, channels and
 // announcements, says so to all clients, which ask again, and lets transfers that are
 // under way go on for 30 s at most; a mount that does nothing is none. Executors
-// connect again. At the second it ends at once.
+// connect again. At the second it ends at once. A SIGHUP that its parent ignores, as
+// nohup(1) does, is none.
 //
 // It tells systemd when it is ready, alive and stopping (sd_notify(3)), and serves
 // sockets that systemd passes: by their FileDescriptorName, ssh instead of the default
@@ -625,8 +626,8 @@
 //
 // # Exit status
 //
-// 0 after one or two of SIGINT or SIGTERM, 1 if it cannot serve, a command cannot do what
-// it was told to, or check finds something wrong, 2 if its flags are wrong.
+// 0 after one or two of SIGINT, SIGTERM and SIGHUP, 1 if it cannot serve, a command cannot
+// do what it was told to, or check finds something wrong, 2 if its flags are wrong.
 //
 // # See also
 //

@@ -31,13 +31,16 @@ func main() {
 	os.Exit(run(drain, end, os.Args[1:], show.Out.Words(), show.Err.Words()))
 }
 
-// signals returns a context that is done at the first SIGINT or SIGTERM, and one
-// that is done at the second.
+// signals returns a context that is done at the first SIGINT, SIGTERM or SIGHUP, and one
+// that is done at the second. A SIGHUP that the parent ignores is none.
 func signals() (first, second context.Context) {
 	first, cancelFirst := context.WithCancel(context.Background())
 	second, cancelSecond := context.WithCancel(context.Background())
 	c := make(chan os.Signal, 2)
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(c, syscall.SIGHUP)
+	}
 	go func() {
 		<-c
 		cancelFirst()
@@ -175,6 +178,7 @@ func run(drain, end context.Context, args []string, stdout, stderr io.Writer) in
 	case c.do != nil:
 		status, err = c.do(o, f.Args(), stdout, stderr)
 	default:
+		show.Outlive()
 		err = serve(drain, end, o, stderr)
 	}
 	if err != nil {

@@ -22,10 +22,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"unicode/utf8"
 
 	"golang.org/x/term"
@@ -305,6 +307,25 @@ func (w *Writer) Name(name string) string {
 func Message(program, text string) {
 	text = strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n\t")
 	fmt.Fprintf(Err.Words(), "%s: %s\n", program, text)
+}
+
+// Outlive has a write to a reader that is gone fail. Without it, that kills the process:
+// right for a command that does nothing but print, and wrong for one that runs or serves.
+func Outlive() {
+	// Nobody reads the channel. Ignored, the signal would be so in all commands that
+	// are started here too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+}
+
+// Lasting returns a writer that passes on what it gets to w, and goes on if w fails: what
+// is printed is not what the printing is for. Close reports the error.
+func Lasting(w io.Writer) io.Writer { return lasting{w} }
+
+type lasting struct{ w io.Writer }
+
+func (l lasting) Write(p []byte) (int, error) {
+	l.w.Write(p)
+	return len(p), nil
 }
 
 // Close ends the colours that content left on. It returns the first error of all
