@@ -114,6 +114,14 @@ followed by the first of those that waited. An executor whose connection is lost
 45 s to come back before another runs. If the orchestrator is lost meanwhile, 9ci asks
 again until the run that it waits for has had the time that CI_TIMEOUT gives to ours.
 
+The store keeps the runs of each namespace as CI_KEEP says. With once a run, whatever
+its end, stays until the next one has ended, and a run that passed until the next one has
+passed, also if 9ci has left meanwhile. A count, an age and a size each make runs go, the
+oldest first, but not the last run. A run that was replayed is in the store too, and
+makes neither the last run that was made here go nor the last of those that passed. What
+a client reads, what ctl was told to keep, and the runs of other processes that live are
+not evicted.
+
 The artifacts of a passed run, and those that a failed test has left, are copied to
 CI_ARTIFACTS, a path from the top of the work tree. The directory is replaced as a
 whole: 9ci fills a new one beside it, with the mode and owner of the old one, and
@@ -327,7 +335,7 @@ These a .env that git tracks does not set:
 	CI_MAXAGE          7d               older runs are not replayed
 	CI_REPLAY_TIMEOUT  60s              how long a replay waits for peers, while less than 64 KiB/s comes of a signed run; 0: no limit
 	CI_LADDER          direct,e2e,relay  ways to a run of another executor, in this order: at its address, end to end, or relayed
-	CI_KEEP            once             which runs are kept: once, a count, an age, a size, or several
+	CI_KEEP            once             which runs are kept: once, the last and the last that passed; a count, an age, a size, or several; the daemon has 20 7d
 	CI_CONNECTED       until-signal     or a duration: how long a run is served after its end; 0 where CI=true
 	CI_ARTIFACTS       none             a directory that artifacts are copied to, as a whole
 	CI_ENV             none             variables let into the machine, each NAME or NAME=VALUE; they are in the key

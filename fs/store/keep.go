@@ -20,7 +20,7 @@ import (
 // made or adopted last, whenever they ended. Runs that are adopted do not make the
 // last run that was made here go, nor the last that passed.
 type Keep struct {
-	Once  bool          // the newest, until the Store is closed
+	Once  bool          // the newest and the newest that passed
 	Count int           // so many, the newest; negative keeps none
 	Age   time.Duration // those that came no longer ago
 	Size  int64         // the newest, and more up to so many bytes together
@@ -109,7 +109,7 @@ func (s *Store) enforce() {
 	if k == (Keep{}) {
 		return
 	}
-	busy, _ := s.evict(k, false)
+	busy, _ := s.evict(k)
 	if !busy {
 		return
 	}
@@ -128,7 +128,7 @@ func (s *Store) enforce() {
 // processes, those that are kept by name, and those that have a reader. It
 // reports the first error that was not of a run in use.
 func (s *Store) Evict(k Keep) error {
-	_, err := s.evict(k, false)
+	_, err := s.evict(k)
 	return err
 }
 
@@ -140,21 +140,20 @@ func (s *Store) GC() (int, error) {
 	if k == (Keep{}) {
 		return 0, nil
 	}
-	_, err := s.evict(k, false)
+	_, err := s.evict(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return before - len(s.index.bySeq), err
 }
 
-// evict is Evict, or, when the store is closing, of this Store's runs alone. It
-// reports whether a run that should have gone is in use.
-func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
-	surplus, err := s.surplus(k, closing, nil)
+// evict is Evict. It reports whether a run that should have gone is in use.
+func (s *Store) evict(k Keep) (busy bool, err error) {
+	surplus, err := s.surplus(k, nil)
 	if err != nil {
 		return false, fmt.Errorf("store: evict: %w", err)
 	}
 	for _, r := range surplus {
-		switch e := s.remove(r, closing); {
+		switch e := s.remove(r); {
 		case errors.Is(e, ErrInUse):
 			busy = true
 		case e != nil && err == nil:
@@ -169,27 +168,22 @@ func (s *Store) evict(k Keep, closing bool) (busy bool, err error) {
 //
 // The last run that was made here, and the last of those that passed, are judged
 // as if nothing had been adopted: adoption evicts neither.
-func (s *Store) surplus(k Keep, closing bool, come *record) ([]*record, error) {
-	if k.Once && k.Count == 0 {
-		k.Count = 1
-	}
+func (s *Store) surplus(k Keep, come *record) ([]*record, error) {
 	sealed, _ := s.listed()
 	alive := make(map[string]bool)
 	kept, err := s.kept()
 	if err != nil {
 		return nil, err
 	}
-	var all, own, passed tally
+	var all, own tally
+	seen := make(map[kind]bool)
 	if come != nil {
 		all.add(come)
+		first(seen, come)
 	}
 	var surplus []*record
 	for _, r := range slices.Backward(sealed) {
-		if closing {
-			if r.owner != s.token {
-				continue
-			}
-		} else if r.owner != "" && r.owner != s.token {
+		if r.owner != "" && r.owner != s.token {
 			if _, ok := alive[r.owner]; !ok {
 				alive[r.owner] = s.alive(r.owner)
 			}
@@ -202,20 +196,37 @@ func (s *Store) surplus(k Keep, closing bool, come *record) ([]*record, error) {
 		}
 		all.add(r)
 		t := all
+		newest, newestMade := first(seen, r)
 		if !r.adopted {
 			own.add(r)
-			if r.state == "passed" {
-				passed.add(r)
-			}
-			if own.count == 1 || r.state == "passed" && passed.count == 1 {
+			if newestMade {
 				t = own
 			}
 		}
-		if !k.keeps(r, t) {
+		if k.Once && !newest || !k.keeps(r, t) {
 			surplus = append(surplus, r)
 		}
 	}
 	return surplus, nil
+}
+
+// A kind of runs is one of which the newest is kept longer than others.
+type kind struct {
+	made   bool // here: those that are adopted do not count
+	passed bool
+}
+
+// first reports whether r, which comes behind those in seen, is the first of a kind,
+// and whether it is so of one that was made here. It puts r's kinds into seen.
+func first(seen map[kind]bool, r *record) (any, made bool) {
+	for _, k := range []kind{{false, false}, {false, true}, {true, false}, {true, true}} {
+		if k.made && r.adopted || k.passed && r.state != "passed" || seen[k] {
+			continue
+		}
+		seen[k] = true
+		any, made = true, made || k.made
+	}
+	return any, made
 }
 
 // A tally is how many runs there are, and how many bytes they have.
@@ -276,24 +287,24 @@ func (s *Store) Forget(id string) error {
 		return fmt.Errorf("store: forget %s: it belongs to a process that runs: %w", id, ErrInUse)
 	}
 	s.dropLease(id)
-	if err := s.remove(r, false); err != nil {
+	if err := s.remove(r); err != nil {
 		return fmt.Errorf("store: forget %s: %w", id, err)
 	}
 	return nil
 }
 
 // remove makes a sealed run vanish from the store, and then removes its files.
-func (s *Store) remove(r *record, closing bool) error {
+func (s *Store) remove(r *record) error {
 	id := r.id()
 	out := filepath.Join(s.RunDir(), outPrefix+s.token+"+"+id)
-	if err := s.hide(r, out, closing); err != nil {
+	if err := s.hide(r, out); err != nil {
 		return err
 	}
 	return removeAll(out)
 }
 
 // hide renames a run to out, and tells the index.
-func (s *Store) hide(r *record, out string, closing bool) error {
+func (s *Store) hide(r *record, out string) error {
 	unlock, err := s.lock()
 	if err != nil {
 		return err
@@ -302,7 +313,7 @@ func (s *Store) hide(r *record, out string, closing bool) error {
 	id := r.id()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !closing && s.leased(id) {
+	if s.leased(id) {
 		return ErrInUse
 	}
 	d, err := os.Open(s.runPath(id))

@@ -140,8 +140,63 @@ func TestEvict(t *testing.T) {
 		t.Errorf("Forget of no run = %v, want %v", err, os.ErrNotExist)
 	}
 	must(s.Close())
-	if names, _ := os.ReadDir(s.RunDir()); len(names) > 0 {
-		t.Errorf("after Close with once %v is left", names)
+	if s, err = Open(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	wantRuns(t, s, last)
+}
+
+// Once keeps the last run and the last that passed, over processes, until the next of
+// that kind has ended. Adoption evicts neither.
+func TestKeepOnce(t *testing.T) {
+	from := newStore(t)
+	dir := t.TempDir()
+	var s *Store
+	var all []string
+	for i, tt := range []struct {
+		state string // or adopted
+		want  []int  // which of the runs so far are kept, newest first
+	}{
+		{"passed", []int{0}},
+		{"failed", []int{1, 0}},
+		{"error", []int{2, 0}},
+		{"passed", []int{3}},
+		{"cancelled", []int{4, 3}},
+		{"adopted", []int{5, 4, 3}},
+		{"adopted", []int{6, 4, 3}},
+		{"failed", []int{7, 6, 3}},
+		{"passed", []int{8}},
+	} {
+		var err error
+		if s, err = Open(dir); err != nil {
+			t.Fatal(err)
+		}
+		s.SetKeep(Keep{Once: true})
+		var id string
+		if tt.state == "adopted" {
+			var b bytes.Buffer
+			if err := from.WriteTar(t.Context(), &b, quick(t, from, commitB)); err != nil {
+				t.Fatal(err)
+			}
+			e, err := s.Adopt(t.Context(), &b, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id = e.ID
+		} else {
+			id = writeRun(t, s, commitA, treeA, tt.state, 0)
+		}
+		all = append(all, id)
+		var want []string
+		for _, w := range tt.want {
+			want = append(want, all[w])
+		}
+		if t.Run(fmt.Sprintf("%d %s", i, tt.state), func(t *testing.T) { wantRuns(t, s, want...) }); t.Failed() {
+			break
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -415,7 +470,7 @@ func TestEvictAdopted(t *testing.T) {
 	next := writeRun(t, s, commitA, treeA, "failed", 1)
 	wantRuns(t, s, next, three)
 	s.SetKeep(Keep{Once: true})
-	wantRuns(t, s, next)
+	wantRuns(t, s, next, three)
 	four := adopt(time.Second)
 	wantRuns(t, s, four, next)
 	wants(time.Hour, 1, false)

@@ -9,7 +9,6 @@
 package store
 
 import (
-	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -149,8 +148,8 @@ func (s *Store) prepare() (err error) {
 // to any more while its process lives on.
 var openStores sync.Map
 
-// Close ends the use of the store. Where the policy says once, it evicts the
-// runs of this Store. Runs that have not ended stay on disk for Recover.
+// Close ends the use of the store. Runs that have not ended stay on disk for
+// Recover.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -161,16 +160,12 @@ func (s *Store) Close() error {
 	if s.retry != nil {
 		s.retry.Stop()
 	}
-	runs, policy, unwatch := s.runs, s.policy, s.unwatch
+	runs, unwatch := s.runs, s.unwatch
 	s.mu.Unlock()
 	if unwatch != nil {
 		unwatch()
 	}
 	s.dropLeases()
-	var err error
-	if policy.Once && s.fixed == nil {
-		_, err = s.evict(Keep{Count: -1}, true)
-	}
 	for _, r := range runs {
 		r.abandon()
 	}
@@ -178,15 +173,15 @@ func (s *Store) Close() error {
 	if s.fixed != nil {
 		return nil
 	}
-	unlock, lerr := s.lock()
-	if lerr == nil {
+	unlock, err := s.lock()
+	if err == nil {
 		os.Remove(s.owner.Name())
 		unlock()
 	}
 	s.owner.Close()
 	s.flock.Close()
 	openStores.Delete(s)
-	return cmp.Or(err, lerr)
+	return err
 }
 
 // Dir returns the directory of the store.

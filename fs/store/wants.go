@@ -33,7 +33,7 @@ func (s *Store) Wants(end time.Time, size int64) (bool, error) {
 	if k.Age > 0 && time.Since(end) > k.Age || k.Size > 0 && size > k.Size {
 		return false, nil
 	}
-	surplus, err := s.surplus(k, false, &record{size: size})
+	surplus, err := s.surplus(k, &record{size: size, state: "passed", adopted: true})
 	if err != nil {
 		return false, err
 	}

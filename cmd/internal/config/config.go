@@ -46,12 +46,12 @@ type Config struct {
 	// time in which a run comes at a least rate; 0 is no limit.
 	ReplayTimeout time.Duration
 
-	Ladder       []string   // of Rungs, each once: the ways to a run, in the order in which they are tried
-	Env          []string   // NAME=VALUE let into the machine; no value has a newline
-	Secrets      []string   // the same, masked in all output; a value is empty or has 8 bytes or more
-	Registries   []Registry // each once
-	AuthFile     string     // credentials for registries, or empty
-	Keep         store.Keep
+	Ladder       []string      // of Rungs, each once: the ways to a run, in the order in which they are tried
+	Env          []string      // NAME=VALUE let into the machine; no value has a newline
+	Secrets      []string      // the same, masked in all output; a value is empty or has 8 bytes or more
+	Registries   []Registry    // each once
+	AuthFile     string        // credentials for registries, or empty
+	Keep         store.Keep    // zero: KeepDefault
 	Connected    time.Duration // how long to serve after a run; negative is until a signal
 	Artifacts    string        // a directory artifacts are copied to, or empty
 	Key          string        // the private key that signs and logs in
@@ -71,6 +71,15 @@ type Config struct {
 	Warnings []string
 
 	text map[string]string // the text of each variable that has one
+}
+
+// KeepDefault is Keep where CI_KEEP is not set: a daemon lives for others who come back
+// for its runs.
+func KeepDefault(daemon bool) store.Keep {
+	if daemon {
+		return store.Keep{Count: 20, Age: 7 * 24 * time.Hour}
+	}
+	return store.Keep{Once: true}
 }
 
 // Load reads the configuration for a repository, or for none if rp is nil. set

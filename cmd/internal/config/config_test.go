@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/repo"
+	"9ci/fs/store"
 )
 
 // A desk is a user's: a home, an environment without CI_ variables, and a
@@ -95,7 +96,7 @@ func (d *desk) refuse(words ...string) {
 func TestDefaults(t *testing.T) {
 	d := newDesk(t)
 	c := d.load(0)
-	if !c.Keep.Once || c.Connected >= 0 || c.Timeout != time.Hour || c.Memory != 2<<30 || c.CPUs < 1 || c.Net != "build" || c.Runs ||
+	if c.Keep != (store.Keep{}) || c.Connected >= 0 || c.Timeout != time.Hour || c.Memory != 2<<30 || c.CPUs < 1 || c.Net != "build" || c.Runs ||
 		c.MatchTree || c.MaxAge != 7*24*time.Hour || c.Key != filepath.Join(d.home, ".config/9ci/id_ed25519") || c.Artifacts != "" ||
 		c.Idle != 0 || c.Output != 4<<30 || c.MaxTimeout != 6*time.Hour || c.MaxMemory < 256<<20 || c.MaxCPUs < 1 {
 		t.Errorf("the defaults are %+v", c)
@@ -252,7 +253,7 @@ CI_SLEEP=1
 	d.git("add", ".env")
 	c := d.load(1, ".env: ignored CI_ARTIFACTS, CI_CONNECTED, CI_ENV, CI_KEEP, CI_KEY, CI_MAXAGE, CI_MAX_TIMEOUT, CI_ORCHESTRATOR, CI_SECRETS, CI_SIGNERS and 1 more: ",
 		"sets "+list(names(repository))+" and nothing else")
-	if c.Net != "all" || !c.MatchTree || !c.Runs || c.MaxAge != 2*time.Hour || c.Artifacts != "" || c.Connected >= 0 || c.Env != nil || !c.Keep.Once ||
+	if c.Net != "all" || !c.MatchTree || !c.Runs || c.MaxAge != 2*time.Hour || c.Artifacts != "" || c.Connected >= 0 || c.Env != nil || c.Keep != (store.Keep{}) ||
 		c.Key != filepath.Join(d.home, ".config/9ci/id_ed25519") || c.Orchestrator != "" || c.Secrets != nil || c.Signers != "" || c.MaxTimeout != 6*time.Hour {
 		t.Errorf("with a tracked .env: %+v", c)
 	}
@@ -652,6 +653,7 @@ func TestTable(t *testing.T) {
 	d.env(strings.Join(lines, ""))
 	got := *d.load(0)
 	got.text, want.text = nil, nil // of the default of CI_KEY it is ~
+	want.Keep = KeepDefault(false)
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("with the example's lines: %+v, want %+v", got, want)
 	}

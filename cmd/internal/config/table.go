@@ -108,7 +108,8 @@ var table = []*variable{
 		doc:   "ways to a run of another executor, in this order: at its address, end to end, or relayed",
 		field: func(c *Config) field { return order{&c.Ladder, Rungs} }},
 	{name: "CI_KEEP", dflt: "once", from: own,
-		doc:   "which runs are kept: once, a count, an age, a size, or several",
+		doc:   "which runs are kept: once, the last and the last that passed; a count, an age, a size, or several; the daemon has 20 7d",
+		here:  func() (string, error) { return "", nil }, // see KeepDefault
 		field: func(c *Config) field { return (*keep)(&c.Keep) }},
 	{name: "CI_CONNECTED", dflt: "until-signal", from: own,
 		doc:   "or a duration: how long a run is served after its end; 0 where CI=true",

@@ -4,6 +4,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -130,7 +131,7 @@ func (h *Host) Start(ctx context.Context) {
 	if _, err := e.Store.Recover(ctx, e.Sign); err != nil {
 		h.say("%v", err)
 	}
-	e.Store.SetKeep(e.Config.Keep)
+	e.Store.SetKeep(cmp.Or(e.Config.Keep, config.KeepDefault(e.Mode == "daemon")))
 }
 
 // Export shows the tree at the orchestrator, if there is one, until ctx is done.
