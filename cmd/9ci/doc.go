@@ -135,9 +135,9 @@ A 9ci that is killed leaves the old files or the new ones, and perhaps a directo
 Flags of run:
 
 	-f  run, even if a replay exists
-	-n  say what would happen, and why: if no run can be replayed, what the nearest
-	    one of the commit, of the tree or else of the repository has otherwise, a
-	    line for each attribute of the key, for its state, age and signer
+	-n  say what would happen, and why, and change nothing: if no run can be replayed,
+	    what the nearest one of the commit, of the tree or else of the repository has
+	    otherwise, a line for each attribute of the key, for its state, age and signer
 	-q  print the test's bytes alone
 	-v  print every step's output
 	-x  exit when done, rather than stay connected

@@ -194,7 +194,7 @@ func (s *standing) store(ctx context.Context) (place, error) {
 func openStore(ctx context.Context, r *repo.Repo, c *config.Config) (*host.Host, error) {
 	alone := *c
 	alone.Orchestrator = ""
-	return newHost(ctx, r, &alone)
+	return newHost(ctx, r, &alone, true)
 }
 
 // A told is an error in words for the user. It wraps what callers test for.

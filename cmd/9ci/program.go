@@ -48,13 +48,15 @@ func tool(name string) (string, error) {
 	return "", fmt.Errorf("%s is not beside %s, nor in ../lib/9ci: mk install puts it there", name, self)
 }
 
-// newHost makes the executor of this process for one repository.
-func newHost(ctx context.Context, r *repo.Repo, c *config.Config) (*host.Host, error) {
+// newHost makes the executor of this process for one repository. With looks it only
+// looks: see host.Options.
+func newHost(ctx context.Context, r *repo.Repo, c *config.Config, looks bool) (*host.Host, error) {
 	return host.New(ctx, r, c, host.Options{
 		Mode:    "run",
 		Version: version(),
 		Tool:    tool,
 		Queue:   new(executor.Queue),
+		Looks:   looks,
 		Log:     slog.New(slog.DiscardHandler),
 		Say:     say,
 	})

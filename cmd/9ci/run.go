@@ -127,17 +127,17 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	c := req.Config
 	runs, cancelRuns := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancelRuns(nil)
-	h, err := newHost(runs, rp, c)
+	h, err := newHost(runs, rp, c, o.dry)
 	if err != nil {
 		return exitError, err
 	}
 	defer h.Close()
 	defer cancelRuns(nil) // Close waits for the runs
-	h.Start(ctx)
-	tree := h.Executor.Tree()
 	if o.dry {
 		return tell(ctx, h, req, o)
 	}
+	h.Start(ctx)
+	tree := h.Executor.Tree()
 	if o.replayOnly {
 		if c.Runs {
 			return exitNoReplay, errors.New("a run with CI_RUNS=1 is never replayed")

@@ -28,7 +28,7 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return exitError, err
 	}
-	key, err := sign.LoadKey(c.Key)
+	key, err := sign.LookKey(c.Key)
 	if err != nil {
 		return exitError, err
 	}

@@ -60,7 +60,7 @@ func (s *Store) mendIndex(alive map[string]bool) error {
 	err := eachName(s.RunDir(), func(name string) error {
 		for _, prefix := range []string{inPrefix, outPrefix} {
 			rest, ok := strings.CutPrefix(name, prefix)
-			if owner, _, _ := strings.Cut(rest, "+"); ok && !s.alive(owner) {
+			if owner, _, _ := strings.Cut(rest, "+"); ok && s.fixed == nil && !s.alive(owner) {
 				removeAll(filepath.Join(s.RunDir(), name)) // or the next time
 			}
 		}

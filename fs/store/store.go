@@ -88,7 +88,20 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
-func openStore(dir string) (*Store, error) {
+// Look opens the store in dir as it is, to look at what it has, and changes nothing. A
+// store that is not there is an empty one.
+func Look(dir string) (*Store, error) {
+	s, err := storeIn(dir)
+	if err == nil {
+		err = s.fix(fmt.Errorf("the store is only looked at: %w", fs.ErrReadOnly))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store: open store: %w", err)
+	}
+	return s, nil
+}
+
+func storeIn(dir string) (*Store, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -100,15 +113,31 @@ func openStore(dir string) (*Store, error) {
 		leases: make(map[string]*lease),
 	}
 	s.index.path = s.path("index")
+	return s, nil
+}
+
+// fix makes the store one that is not changed, for the reason why.
+func (s *Store) fix(why error) error {
+	s.fixed = why
+	if err := s.mendIndex(nil); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return err
+	}
+	s.index.told = s.sealedElsewhere
+	return nil
+}
+
+func openStore(dir string) (*Store, error) {
+	s, err := storeIn(dir)
+	if err != nil {
+		return nil, err
+	}
 	if err := s.prepare(); errors.Is(err, iofs.ErrPermission) || errors.Is(err, fs.ErrReadOnly) {
 		if _, serr := os.ReadDir(s.RunDir()); serr != nil {
 			return nil, err
 		}
-		s.fixed = fmt.Errorf("the store cannot be changed: %w", err)
-		if err := s.mendIndex(nil); err != nil {
+		if err := s.fix(fmt.Errorf("the store cannot be changed: %w", err)); err != nil {
 			return nil, err
 		}
-		s.index.told = s.sealedElsewhere
 		return s, nil
 	} else if err != nil {
 		return nil, err

@@ -48,6 +48,7 @@ type Options struct {
 	Tool    func(name string) (string, error) // see executor.Executor
 	Queue   *executor.Queue
 	Adopts  bool         // Adopt will be called
+	Looks   bool         // nothing is run or adopted, and no file is made or changed
 	Direct  *dial.Direct // where others enter without the orchestrator; nil: nowhere
 	Log     *slog.Logger
 	Say     func(format string, args ...any) // tells what is not the result of a run
@@ -56,7 +57,11 @@ type Options struct {
 // New opens the store of a clone's namespace and makes its executor. ctx ends
 // the executor's runs. Until Start nothing runs.
 func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host, error) {
-	key, err := sign.LoadKey(c.Key)
+	loadKey, openStore := sign.LoadKey, store.Open
+	if o.Looks {
+		loadKey, openStore = sign.LookKey, store.Look
+	}
+	key, err := loadKey(c.Key)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +74,7 @@ func New(ctx context.Context, r *repo.Repo, c *config.Config, o Options) (*Host,
 	if err != nil {
 		return nil, err
 	}
-	runs, err := store.Open(dir)
+	runs, err := openStore(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -207,12 +212,13 @@ func (h *Host) Close() {
 	}
 }
 
-// Namespace returns the namespace of a clone as New names it.
+// Namespace returns the namespace of a clone as New names it. Without a key a local
+// one is that of no store.
 func Namespace(r *repo.Repo, c *config.Config) (string, error) {
 	if ns, ok := r.Origin(); ok {
 		return ns, nil
 	}
-	key, err := sign.LoadKey(c.Key) // a part of it
+	key, err := sign.LookKey(c.Key) // a part of it
 	if err != nil {
 		return "", err
 	}

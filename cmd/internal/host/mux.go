@@ -61,6 +61,9 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 		o.Say("%s is not served directly: its CI_KEY is another than the daemon's", e.Namespace)
 		opts.Direct = nil
 	}
+	if o.Looks {
+		opts.Stay = nil // a certificate that is renewed is a file that changes
+	}
 	conn, err := dial.Open(c.Orchestrator, opts)
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)

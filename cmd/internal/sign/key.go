@@ -39,6 +39,19 @@ func LoadKey(name string) (ssh.Signer, error) {
 	return s, nil
 }
 
+// LookKey is LoadKey, but makes no file: if there is no key, it returns one that this
+// process alone has.
+func LookKey(name string) (ssh.Signer, error) {
+	if _, err := os.Stat(name); !errors.Is(err, iofs.ErrNotExist) || strings.HasSuffix(name, ".pub") {
+		return LoadKey(name)
+	}
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return ssh.NewSignerFromKey(priv)
+}
+
 // makeKey makes the key file. If several processes do so at once, one succeeds and
 // all use its key.
 func makeKey(name string) error {
