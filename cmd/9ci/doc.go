@@ -92,6 +92,10 @@ than CI_OUTPUT is in error; what it wrote until then is kept. CI_OUTPUT is for e
 stream of a service too; what services say does not count for CI_IDLE. If the memory of
 the machine was full as a step failed, the log of the step says so.
 
+Whatever keeps the executor from going on, a full disk or a TMPDIR that cannot be written,
+ends the run in error, and the log of the step says why. If the executor is killed, the
+next one of the repository seals the run, whose log says that.
+
 A repository decides nothing about the host. Git says whose repositories may be used:
 9ci refuses one of another user unless the user's safe.directory lists it, a bare
 repository inside a work tree, and a core.worktree that leads to the work tree of

@@ -329,7 +329,7 @@ func TestKillInStep(t *testing.T) {
 				}
 			}
 			log, err := os.ReadFile(filepath.Join(e.Dir, "step", step, "log"))
-			if !strings.Contains(string(log), "stdout F line 19 of "+step) || !strings.Contains(string(log), "stderr P a part") {
+			if !strings.Contains(string(log), "stdout F line 19 of "+step) || !strings.Contains(string(log), "stderr P a part") || !strings.HasSuffix(string(log), "stderr F 9ci: its executor was killed\n") {
 				t.Errorf("the log of %s is %q, %v", step, log, err)
 			}
 			if step == "test" {

@@ -19,7 +19,7 @@ import (
 // Recover seals the runs of dead processes, and returns the ids of those that
 // it sealed. A run whose test and artifacts had passed is sealed as passed,
 // with the step that was cut short in error; every other run is sealed in state
-// error.
+// error. The log of that step says that the run's executor was killed.
 func (s *Store) Recover(ctx context.Context, sign SignFunc) ([]string, error) {
 	if s.fixed != nil {
 		return nil, nil // they are for a process that can change the store
@@ -51,6 +51,7 @@ func (s *Store) recover(ctx context.Context, id string, sign SignFunc) (bool, er
 		return false, err
 	}
 	state, code := r.verdict()
+	r.mourn(state)
 	if err := r.Seal(ctx, state, code, sign); err != nil {
 		return r.sealed(), err
 	}
@@ -215,6 +216,21 @@ func (r *Run) verdict() (state string, code int) {
 	}
 	return "error", -1
 }
+
+// mourn says in the log of the step that was cut short, or that was next, why it ended.
+func (r *Run) mourn(state string) {
+	if r.status.Finished() {
+		return
+	}
+	if next := slices.IndexFunc(r.steps, func(st ci.Status) bool { return st.State == "queued" }); r.step < 0 && state == "error" && next >= 0 {
+		r.Enter(ci.Steps[next]) // Seal reports what cannot be kept
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.complain(errKilled)
+}
+
+var errKilled = errors.New("its executor was killed")
 
 func readStatus(name string) (ci.Status, error) {
 	b, err := disk.ReadFile(name, ci.MaxText)

@@ -533,18 +533,18 @@ func (r *Run) keep(err error) error {
 	return err
 }
 
-// complain writes an error of ours to the current step's log.
+// complain writes an error of ours to the current step's log, or between two steps to the
+// run's.
 func (r *Run) complain(err error) {
 	line := r.complaint(err)
-	if r.stepLog == nil {
-		return
+	if r.stepLog != nil {
+		appendAll(r.stepLog, line)
 	}
-	appendAll(r.stepLog, line)
 	if r.step == ci.TestStep { // stderr says what its log does
 		l, _ := ci.ParseLogLine(line[:len(line)-1])
 		appendAll(r.stderr, l.Bytes(nil))
 	}
-	if r.step >= ci.FirstLogged {
+	if r.stepLog == nil || r.step >= ci.FirstLogged {
 		if n, err := appendAll(r.log, line); err == nil {
 			l, _ := ci.ParseLogLine(line[:n-1])
 			r.logLen += int64(n)
@@ -615,9 +615,10 @@ func (r *Run) closeLogs() {
 	}
 }
 
-// abandon ends the use of a run that was not sealed. The run stays on disk for
-// Recover, and its readers see the end.
-func (r *Run) abandon() {
+// Abandon ends the use of a run that was not sealed, and cannot be. What there is of it
+// stays on disk for Recover; those that wait for it, or read it, see the end. It does
+// nothing after Seal.
+func (r *Run) Abandon() {
 	r.mu.Lock()
 	if r.state != runOpen {
 		r.mu.Unlock()

@@ -196,7 +196,7 @@ func (s *Store) Close() error {
 	}
 	s.dropLeases()
 	for _, r := range runs {
-		r.abandon()
+		r.Abandon()
 	}
 	s.events.Close()
 	if s.fixed != nil {

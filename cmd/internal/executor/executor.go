@@ -433,15 +433,14 @@ func (e *Executor) addUnfinished(id, key string) *unfinished {
 	return u
 }
 
+// do runs the steps of a run. Whatever goes wrong, those that wait for the run see its
+// end.
 func (e *Executor) do(run *store.Run, req Request, u *unfinished) error {
-	dir, err := scratch()
-	if err != nil {
-		return err
-	}
-	r := &activeRun{e: e, req: req, cfg: req.Config, run: run, dir: dir, mask: newMask(req.Config.Secrets)}
+	defer run.Abandon() // if it could not be sealed
+	r := &activeRun{e: e, req: req, cfg: req.Config, run: run, mask: newMask(req.Config.Secrets)}
 	r.stdout, r.stderr = r.mask.writer(run.Stdout()), r.mask.writer(run.Stderr())
 	e.Log.Info("run", "run", u.id, "commit", req.Commit)
-	err = r.live(u.ctx)
+	err := r.live(u.ctx)
 	if err != nil {
 		e.Log.Error("run", "run", u.id, "err", err)
 	}
@@ -461,7 +460,11 @@ func scratch() (string, error) {
 			os.RemoveAll(name)
 		}
 	}
-	return os.MkdirTemp("", fmt.Sprintf("9ci-%d-*", os.Getpid()))
+	dir, err := os.MkdirTemp("", fmt.Sprintf("9ci-%d-*", os.Getpid()))
+	if err != nil {
+		return "", fmt.Errorf("%w: set TMPDIR to a directory that can be written", err)
+	}
+	return dir, nil
 }
 
 func (e *Executor) forget(u *unfinished) {

@@ -39,7 +39,7 @@ type activeRun struct {
 	cfg    *config.Config // the request's
 	run    *store.Run
 	m      Machine           // nil before the step boot
-	dir    string            // scratch of this run on the host: the source
+	dir    string            // scratch of this run on the host: the source; empty before the step boot
 	loan   *lend.Loan        // what the host lends the machine; nil if that has no network
 	online bool              // the machine reaches the network
 	show   *store.Show       // what the machine sees of kept runs
@@ -102,7 +102,6 @@ func (r *activeRun) live(ctx context.Context) error {
 	r.time.start()
 	defer r.time.stop()
 	defer r.idle.stop()
-	defer r.close()
 
 	state, code := "passed", 0
 	for i, name := range ci.Steps {
@@ -132,6 +131,7 @@ func (r *activeRun) live(ctx context.Context) error {
 			r.failed = name == "test" && st == "failed"
 		}
 	}
+	r.close() // first: on a full disk there is room for the seal then
 	return r.run.Seal(context.WithoutCancel(ctx), state, code, r.e.Sign)
 }
 
@@ -233,6 +233,9 @@ func (r *activeRun) boot(ctx context.Context) error {
 	}
 	cache, err := home.Cache()
 	if err != nil {
+		return err
+	}
+	if r.dir, err = scratch(); err != nil {
 		return err
 	}
 	source := filepath.Join(r.dir, "source")
