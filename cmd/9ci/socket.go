@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,18 +18,40 @@ import (
 	"9ci/proto/ninep"
 )
 
-// post announces $NAMESPACE/9ci, or 9ci.PID where another process holds that.
+// post announces $NAMESPACE/9ci, or 9ci.PID where another process holds that. It removes
+// what killed processes have left of the second kind, as ninep.Listen does of the first.
 func post() (net.Listener, error) {
 	dir, err := ninep.Namespace()
 	if err != nil {
 		return nil, err
 	}
+	sweep(dir)
 	addr := "unix!" + filepath.Join(dir, "9ci")
 	l, err := ninep.Listen(addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		l, err = ninep.Listen(fmt.Sprintf("%s.%d", addr, os.Getpid()))
 	}
 	return l, err
+}
+
+// sweep removes the sockets 9ci.PID of processes that have died. A process of another PID
+// namespace is not known here, and answers.
+func sweep(dir string) {
+	names, _ := filepath.Glob(filepath.Join(dir, "9ci.*"))
+	for _, name := range names {
+		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(name), "9ci."))
+		if err != nil || pid <= 0 || syscall.Kill(pid, 0) != syscall.ESRCH {
+			continue
+		}
+		if st, err := os.Lstat(name); err != nil || st.Mode().Type() != iofs.ModeSocket {
+			continue
+		}
+		if c, err := net.Dial("unix", name); err == nil {
+			c.Close()
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			os.Remove(name)
+		}
+	}
 }
 
 // posted returns the addresses of the sockets in $NAMESPACE that post names: 9ci
