@@ -4,7 +4,7 @@ keeps what came out as a directory, and serves that over 9P. Or it replays the r
 that another executor has made of the same revision.
 
 	9ci [run] [-f] [-n] [-q] [-v] [-x] [-r] [-R] [-b] [--raw] [-D] [rev [target...]]
-	9ci serve [-a ADDR]... [-adopt] [-direct ADDR] [-root DIR] [-D]
+	9ci serve [-a ADDR]... [-adopt] [-direct ADDR] [-j N] [-root DIR] [-D]
 	9ci ls [-l] [-a ADDR] [PATH...]
 	9ci cat [-a ADDR] [--raw] PATH...
 	9ci cp [-a ADDR] PATH DIR
@@ -162,8 +162,10 @@ CI_MAXAGE. If a commit may have none, bisect must not take 126 for bad, but skip
 
 	git bisect run sh -c '9ci run -R -x; s=$?; exit $((s == 126 ? 125 : s))'
 
-Serve is the daemon. It runs one revision at a time, of any number of repositories.
-The line repo PATH, written to its ctl, adds a repository and is answered by the
+Serve is the daemon, for any number of repositories. Several runs go at once if their
+machines have room together: CI_MEMORY in three quarters of the host's memory, and CI_CPUS
+in its processors or, with -j, N runs at most. Alone a run goes in any case. The runs of a
+repository begin in the order in which they came, and repositories take turns. The line repo PATH, written to its ctl, adds a repository and is answered by the
 namespace. The daemon keeps its list of repositories across restarts, also those that
 it cannot open. ADDR is unix!PATH or tcp!HOST!PORT; TCP is for the loopback alone.
 Without ADDR the daemon posts $NAMESPACE/9ci, or serves the socket that systemd has opened

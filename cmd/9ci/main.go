@@ -41,7 +41,7 @@ func (c command) synopsis() string { return strings.TrimSpace("9ci " + c.name + 
 func commands() []command {
 	return []command{
 		{"run", "[-f] [-n] [-q] [-v] [-x] [-r] [-R] [-b] [--raw] [-D] [rev [target...]]", runCommand},
-		{"serve", "[-a ADDR]... [-adopt] [-direct ADDR] [-root DIR] [-D]", serveCommand},
+		{"serve", "[-a ADDR]... [-adopt] [-direct ADDR] [-j N] [-root DIR] [-D]", serveCommand},
 		{"ls", "[-l] [-a ADDR] [PATH...]", lsCommand},
 		{"cat", "[-a ADDR] [--raw] PATH...", catCommand},
 		{"cp", "[-a ADDR] PATH DIR", cpCommand},

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"log/slog"
 	"os"
 	"strings"
@@ -27,6 +28,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	f.Var(&addrs, "a", "")
 	adopt := f.Bool("adopt", false, "")
 	direct := f.String("direct", "", "")
+	jobs := f.Int("j", 0, "")
 	rootDir := f.String("root", "", "")
 	trace := f.Bool("D", false, "")
 	if err := parseFlags(f, args, 0, 0); err != nil {
@@ -36,6 +38,8 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	switch {
 	case *rootDir != "" && *direct != "":
 		return exitError, errors.New("-direct lets in those for whom an orchestrator vouches, and -root serves a directory to none: give one of them")
+	case given(f, "j") && (*jobs < 1 || *rootDir != ""):
+		return exitError, errors.New("-j is how many runs of the daemon go at once, 1 or more")
 	case *rootDir != "" && *adopt:
 		return exitError, errors.New("-adopt adds runs, and -root serves a directory as it is: give one of them")
 	}
@@ -53,7 +57,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 		defer dir.Close()
 		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/"), Log: log}, *trace)
 	}
-	o := daemon.Options{Version: version(), Tool: tool, Adopt: *adopt, Log: log}
+	o := daemon.Options{Version: version(), Tool: tool, Adopt: *adopt, Jobs: *jobs, Log: log}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if *direct != "" {
@@ -81,6 +85,12 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, lost
 	}
 	return code, err
+}
+
+// given reports whether a flag was given.
+func given(f *flag.FlagSet, name string) (was bool) {
+	f.Visit(func(x *flag.Flag) { was = was || x.Name == name })
+	return was
 }
 
 // A lostError ends a daemon that has lost one of its addresses.

@@ -378,15 +378,20 @@ func Size(s string) (int64, error) {
 	return n << shift, nil
 }
 
+// HostMemory returns the memory of the host in bytes.
+func HostMemory() (int64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("sysinfo: %w", err)
+	}
+	return int64(uint64(info.Totalram) * uint64(info.Unit)), nil
+}
+
 // halfTheMemory returns half the memory of the host, in whole MiB and at least
 // what a machine needs.
 func halfTheMemory() (string, error) {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return "", fmt.Errorf("sysinfo: %w", err)
-	}
-	half := uint64(info.Totalram) * uint64(info.Unit) / 2
-	return fmt.Sprintf("%dM", max(half>>20, 256)), nil
+	all, err := HostMemory()
+	return fmt.Sprintf("%dM", max(all/2>>20, 256)), err
 }
 
 type cpus int

@@ -1,5 +1,5 @@
-// Package daemon is an executor for many repositories: 9ci serve. One queue lets
-// their runs go one at a time, and one tree has them at their namespaces.
+// Package daemon is an executor for many repositories: 9ci serve. They share one queue,
+// and one tree has them at their namespaces.
 package daemon
 
 import (
@@ -44,6 +44,7 @@ type Options struct {
 	Tool    func(name string) (string, error) // see executor.Executor
 	Direct  *dial.Direct                      // see host.Options
 	Adopt   bool                              // take in the passed runs of others
+	Jobs    int                               // see executor.Queue
 	Log     *slog.Logger
 }
 
@@ -60,7 +61,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{
-		options: host.Options{Mode: "daemon", Version: o.Version, Tool: o.Tool, Queue: new(executor.Queue), Adopts: o.Adopt, Direct: o.Direct, Log: o.Log},
+		options: host.Options{Mode: "daemon", Version: o.Version, Tool: o.Tool, Queue: &executor.Queue{Jobs: o.Jobs}, Adopts: o.Adopt, Direct: o.Direct, Log: o.Log},
 		config:  c,
 		repos:   repoList{filepath.Join(state, ".repos")}, // no namespace has a name with a dot before it
 		hosts:   make(map[string]*host.Host),

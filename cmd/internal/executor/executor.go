@@ -46,7 +46,7 @@ type Executor struct {
 	// the key, on behalf of one request. It may be nil.
 	Seek func(r *repo.Repo, key ci.Attrs, c *config.Config) Seeker
 
-	// Queue is shared by the Executors whose runs go one at a time.
+	// Queue is shared by the Executors of a process.
 	Queue *Queue
 
 	Log *slog.Logger
@@ -114,71 +114,6 @@ type unfinished struct {
 type Signalled struct{ Signal syscall.Signal }
 
 func (s Signalled) Error() string { return "cancelled by " + s.Signal.String() }
-
-// A Queue lets one run go at a time, in the order in which they came. The zero
-// Queue is ready for use.
-type Queue struct {
-	mu      sync.Mutex // guards what follows
-	waiting []chan struct{}
-	busy    bool
-	accel   string // what the last machine ran under, kvm or tcg
-}
-
-// Accel returns what the last machine ran under, kvm or tcg, or "-" if no
-// machine has started.
-func (q *Queue) Accel() string {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return ci.Dash(q.accel)
-}
-
-func (q *Queue) setAccel(accel string) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.accel = accel
-}
-
-func (q *Queue) enter(ctx context.Context) error {
-	q.mu.Lock()
-	if !q.busy {
-		q.busy = true
-		q.mu.Unlock()
-		return nil
-	}
-	turn := make(chan struct{})
-	q.waiting = append(q.waiting, turn)
-	q.mu.Unlock()
-	select {
-	case <-turn:
-		return nil
-	case <-ctx.Done():
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for i, w := range q.waiting {
-		if w == turn {
-			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
-			return context.Cause(ctx)
-		}
-	}
-	q.leaveLocked() // the turn came while ctx ended: pass it on
-	return context.Cause(ctx)
-}
-
-func (q *Queue) leave() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.leaveLocked()
-}
-
-func (q *Queue) leaveLocked() {
-	if len(q.waiting) == 0 {
-		q.busy = false
-		return
-	}
-	close(q.waiting[0])
-	q.waiting = q.waiting[1:]
-}
 
 // A Seeker looks for a run that can stand for the one that was asked for.
 type Seeker interface {
@@ -274,8 +209,8 @@ func (e *Executor) start(run *store.Run, req Request, u *unfinished, release fun
 	e.wg.Go(func() {
 		defer release()
 		defer e.forget(u)
-		if e.Queue.enter(u.ctx) == nil { // if not, the run was cancelled: it ends in its first step
-			defer e.Queue.leave()
+		if leave, err := e.Queue.enter(u.ctx, e.Namespace, req.Config); err == nil { // if not, the run was cancelled: it ends in its first step
+			defer leave()
 		}
 		u.err = e.do(run, req, u)
 	})
