@@ -47,15 +47,14 @@ func (f Ctl) Stat(context.Context) (Stat, error) {
 
 // Open implements Node.
 func (f Ctl) Open(ctx context.Context, mode OpenMode) (File, error) {
-	if mode&(OpenWrite|OpenTrunc) != 0 && (f.ReadOnly || !mayWrite(ctx)) {
+	if mode&(OpenWrite|OpenTrunc) != 0 && (f.ReadOnly || !MayCommand(UserOf(ctx))) {
 		return nil, iofs.ErrPermission
 	}
 	return &openCtl{ctl: f, writable: mode&OpenWrite != 0}, nil
 }
 
-// mayWrite reports whether the User of ctx may command this process.
-func mayWrite(ctx context.Context) bool {
-	u := UserOf(ctx)
+// MayCommand reports whether a user may give this process commands.
+func MayCommand(u User) bool {
 	return !u.Anonymous && (u.UID < 0 || u.UID == 0 || u.UID == self.UID)
 }
 

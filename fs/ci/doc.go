@@ -19,6 +19,7 @@ What follows is the manual of the tree.
 	    log              the output of prepare-runtime and what follows, in the order it came
 	    live             the bytes that log says; blocks until the run ends
 	    wait             blocks until the run has ended, then reads as status
+	    hold             attr=value lines: until by shells; while the machine of the run is held, or is to be
 	    key              attr=value lines, sorted: what makes two runs interchangeable
 	    info             attr=value lines: id commit tree repo host image coreos version start end
 	    step/STEP/       boot clone prepare-runtime base-image test artifacts post-test
@@ -36,6 +37,7 @@ What follows is the manual of the tree.
 	/ci/last             an alias of the newest run, the first in /index: the one made or adopted last
 	/ci/head             an alias of the best run of the repository's head, by tree where the commit has none
 	/ci/green            an alias of the run of the head's nearest ancestor, itself included, that passed
+	/ci/held             an alias of the run that failed last of those whose machines are held
 	/artifacts/ID        an alias of /ci/ID/artifacts
 
 Several processes may share a store. A run that goes on is in the tree of its own
@@ -56,7 +58,7 @@ service/NAME. A NAME is of 1 to 64 letters, digits, _ and -; a run has at most 1
 
 # Listings
 
-A directory lists every stored byte once, and nothing that blocks: live, wait,
+A directory lists every stored byte once, and nothing that blocks: live, wait, hold,
 event, the tars and the aliases in /ci can be walked to and are not listed.
 /artifacts lists its aliases. An alias is a symbolic link. To a client without
 links (9P2000) it is a directory with qids of its own, so that a copy of all of
@@ -117,6 +119,16 @@ without control characters, of at most 255 bytes; all of them together make an
 artifacts.mtree of at most 64 MiB. Holes stay holes. A run has at most 16 services.
 The standard output and error of a test and all logs have 24 GiB together. A run of
 ours that passes a limit says so and has not passed; a peer's is refused.
+
+# Held machines
+
+The machine of a run that failed may be held for a while after the run was sealed:
+with CI_HOLD, and with hold DURATION, such as 90s, 10m or 2h, in the ctl of the run. To a
+run that goes on that says what is done if the run fails; of a machine that is held it
+sets the time anew, from then on; and hold 0 lets the machine go. A run of which the
+machine is held is not removed. The file hold says until when, - while the run goes on;
+by, who has asked; and how many shells there are. It is no part of the run, and gone with
+the machine.
 
 # Sealed runs
 

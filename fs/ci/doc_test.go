@@ -1,15 +1,29 @@
 package ci_test
 
 import (
+	"context"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"9ci/fs"
+	"9ci/fs/ci"
+	"9ci/fs/store"
 	"9ci/fs/treetest"
 )
+
+// A holder holds the machine of one run.
+type holder struct {
+	treetest.Control
+	id string
+}
+
+func (holder) Hold(context.Context, string, time.Duration) error { return nil }
+func (holder) Held(string) ci.Attrs                              { return ci.Attrs{} }
+func (h holder) LastHeld() string                                { return h.id }
 
 // The manual names every file of the tree, and no other.
 func TestManualNamesTheFiles(t *testing.T) {
@@ -38,8 +52,9 @@ func TestManualNamesTheFiles(t *testing.T) {
 		manual = append(manual, strings.Trim(name, "/"))
 	}
 
-	_, root := treetest.New(t)
+	s, _ := treetest.New(t)
 	id := treetest.PassedCommit[:12] + ".1"
+	root := store.NewTree(s, holder{id: id})
 	var files []string
 	for _, dir := range []string{"", "ci/" + id, "ci/" + id + "/step/boot", "ci/" + id + "/service/db"} {
 		n, err := fs.Walk(t.Context(), root, dir)
@@ -56,8 +71,8 @@ func TestManualNamesTheFiles(t *testing.T) {
 		}
 	}
 	// What is there and not listed, and what the listings have otherwise.
-	files = append(files, "event", "ci/ID", "ci/ID/live", "ci/ID/wait", "ci/ID/step/STEP", "ci/ID/service/NAME", "ci/ID.tar",
-		"ci/REV", "ci/last", "ci/head", "ci/green", "artifacts/ID")
+	files = append(files, "event", "ci/ID", "ci/ID/live", "ci/ID/wait", "ci/ID/hold", "ci/ID/step/STEP", "ci/ID/service/NAME", "ci/ID.tar",
+		"ci/REV", "ci/last", "ci/head", "ci/green", "ci/held", "artifacts/ID")
 	files = slices.DeleteFunc(files, func(n string) bool { return n == "ci" || n == "artifacts" || n == "ci/ID/step" || n == "ci/ID/service" })
 	for _, name := range files {
 		name = strings.NewReplacer("REV", treetest.PassedCommit, "ID", id, "STEP", "test", "NAME", "db").Replace(name)

@@ -17,7 +17,7 @@ var errAmbiguous = fmt.Errorf("the prefix is of several commits: %w", iofs.ErrNo
 // Lookup returns the run that a name means: an id; last; a commit, a tree, or a
 // prefix of either, as ci.IsPrefix has it, which mean the best of their runs;
 // or a score. It reports iofs.ErrNotExist where there is none. Only a
-// repository knows head and green: they are the tree's.
+// repository knows head and green, and only an executor held: they are the tree's.
 func (s *Store) Lookup(rev string) (Entry, error) {
 	if _, _, ok := ci.SplitID(rev); ok {
 		return s.Get(rev)
@@ -116,8 +116,13 @@ func (r *record) candidate() ci.Candidate {
 	return ci.Candidate{Default: r.deflt, State: r.state, Time: time.Unix(r.end, 0), Order: r.seq}
 }
 
-// lookup is Lookup with head and green.
+// lookup is Lookup with head, green and held.
 func (t *tree) lookup(ctx context.Context, rev string) (Entry, error) {
+	if h, ok := t.c.(Holder); ok && rev == "held" {
+		if id := h.LastHeld(); id != "" {
+			return t.s.Get(id)
+		}
+	}
 	if rev != "head" && rev != "green" {
 		return t.s.Lookup(rev)
 	}

@@ -47,6 +47,9 @@ func (t *tree) commandRun(ctx context.Context, c ci.Command) (string, error) {
 	case "keep":
 		return "", t.s.Keep(c.Run)
 	case "forget":
+		if h, ok := t.c.(Holder); ok && h.Held(c.Run) != nil {
+			return "", fmt.Errorf("forget: the machine of %s is held: hold 0, written to ci/%[1]s/ctl, lets it go: %w", c.Run, ErrInUse)
+		}
 		return "", t.s.Forget(c.Run)
 	case "hold":
 		h, ok := t.c.(Holder)

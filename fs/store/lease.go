@@ -1,6 +1,7 @@
 package store
 
 import (
+	"fmt"
 	iofs "io/fs"
 	"os"
 	"sync"
@@ -59,6 +60,16 @@ func (s *Store) acquire(id string) (*lease, error) {
 	}
 	l.users++
 	return l, nil
+}
+
+// Use keeps a sealed run from being removed until release is called, which must not
+// be called twice. It reports iofs.ErrNotExist where the run is gone.
+func (s *Store) Use(id string) (release func(), err error) {
+	l, err := s.acquire(id)
+	if err != nil {
+		return nil, fmt.Errorf("store: use %s: %w", id, err)
+	}
+	return func() { s.release(id, l) }, nil
 }
 
 func (s *Store) release(id string, l *lease) {

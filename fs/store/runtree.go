@@ -57,6 +57,8 @@ func (d runDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 		return liveFile{d.t, d.id, d.q.Child(name)}, nil
 	case "wait":
 		return waitFile{d.t, d.id, d.q.Child(name)}, nil
+	case "hold":
+		return d.hold()
 	}
 	for _, e := range ci.Entries {
 		if e.Name == name && (e.Always || run == nil) {
@@ -73,6 +75,23 @@ func (d runDir) Walk(ctx context.Context, name string) (fs.Node, error) {
 		}
 	}
 	return nil, iofs.ErrNotExist
+}
+
+// hold returns /ci/<id>/hold, which is there as long as the executor holds the run's
+// machine, or would if the run failed.
+func (d runDir) hold() (fs.Node, error) {
+	h, ok := d.t.c.(Holder)
+	if !ok || h.Held(d.id) == nil {
+		return nil, iofs.ErrNotExist
+	}
+	read := func(context.Context) ([]byte, error) {
+		held := h.Held(d.id)
+		if held == nil {
+			return nil, iofs.ErrNotExist
+		}
+		return held.Text(), nil
+	}
+	return fs.Text{Name: "hold", Qid: d.q.Child("hold"), Make: read, ModTime: d.t.changed}, nil
 }
 
 func (d runDir) entry(name string) fs.Node {

@@ -40,6 +40,14 @@ type Holder interface {
 	// Hold keeps the machine of the run for d after the run has failed, or
 	// for d from now on where it has.
 	Hold(ctx context.Context, id string, d time.Duration) error
+
+	// Held returns the attributes of the file hold of a run, or nil if its
+	// machine neither is held nor would be if the run failed.
+	Held(id string) ci.Attrs
+
+	// LastHeld returns the id of the run that has failed last of those whose
+	// machines are held, or "".
+	LastHeld() string
 }
 
 // NewTree returns the tree ci(4) of a store, as package ci describes it. With a

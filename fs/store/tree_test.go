@@ -28,6 +28,7 @@ import (
 type fakeControl struct {
 	mu    sync.Mutex
 	told  []ci.Command
+	held  string // the id of the run whose machine is held
 	s     *Store
 	head  [2]string
 	older []string
@@ -55,6 +56,21 @@ func (c fakeHolder) Hold(_ context.Context, id string, d time.Duration) error {
 	defer c.mu.Unlock()
 	c.told = append(c.told, ci.Command{Verb: "hold", Run: id, Duration: d})
 	return nil
+}
+
+func (c fakeHolder) Held(id string) ci.Attrs {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if id != c.held {
+		return nil
+	}
+	return ci.Attrs{{Name: "until", Value: "-"}, {Name: "by", Value: "alice"}}
+}
+
+func (c fakeHolder) LastHeld() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held
 }
 
 func (c *fakeControl) Status() ci.Attrs {
@@ -208,6 +224,55 @@ func TestCtlHold(t *testing.T) {
 		if reply, _ := say(t, f, "hold 1m"); !strings.Contains(reply, tt.err) || tt.err == "" && reply != "" {
 			t.Errorf("hold of %T replies %q, want %q", tt.c, reply, tt.err)
 		}
+	}
+}
+
+// A run whose machine is held says so in a file that is not listed, is what held
+// stands for, and does not go.
+func TestHeld(t *testing.T) {
+	s := newStore(t)
+	c := &fakeControl{s: s}
+	id := quick(t, s, commitA)
+	root := NewTree(s, fakeHolder{c})
+	for _, name := range []string{"ci/held", "ci/" + id + "/hold"} {
+		if _, err := fs.Walk(t.Context(), root, name); !errors.Is(err, iofs.ErrNotExist) {
+			t.Errorf("%s of a run that is not held: %v", name, err)
+		}
+	}
+	c.held = id
+	if got := mustRead(t, root, "ci/held/hold"); got != "until=-\nby=alice\n" {
+		t.Errorf("hold reads %q", got)
+	}
+	dir, err := fs.WalkDir(t.Context(), root, "ci/"+id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for st := range fs.Entries(t.Context(), dir) {
+		if st.Name == "hold" {
+			t.Error("hold is listed: a copy of the run would not be the run")
+		}
+	}
+	if _, err := fs.Walk(t.Context(), NewTree(s, c), "ci/held"); !errors.Is(err, iofs.ErrNotExist) {
+		t.Errorf("held where nothing can be: %v", err)
+	}
+	f := mustOpen(t, root, "ci/"+id+"/ctl", fs.OpenRead|fs.OpenWrite)
+	if _, err := say(t, f, "forget"); err == nil || !strings.Contains(err.Error(), "hold 0") {
+		t.Errorf("forget of a held run: %v", err)
+	}
+	release, err := s.Use(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Evict(Keep{Count: -1}); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Get(id); err != nil {
+		t.Errorf("a run in use was evicted: %v", err)
+	}
+	c.held = ""
+	release()
+	if _, err := say(t, f, "forget"); err != nil {
+		t.Errorf("forget: %v", err)
 	}
 }
 
