@@ -334,6 +334,7 @@ Any source sets these, a .env that git tracks too, within the CI_MAX_ limits:
 	CI_IDLE            0                how long a run may say nothing, from prepare-runtime on; 0: no limit
 	CI_MEMORY          2G               the machine's RAM
 	CI_CPUS            all              its processors: all that the host has, or a number
+	CI_HOLD            0                how long the machine of a run that fails is held for 9ci sh
 
 These a .env that git tracks does not set:
 
@@ -371,6 +372,7 @@ These limit what a .env that git tracks asks for. No .env sets them:
 	CI_MAX_TIMEOUT     6h               or another time; 0: no limit
 	CI_MAX_MEMORY      half the host's  or a size
 	CI_MAX_CPUS        all              or a number
+	CI_MAX_HOLD        0                or a time
 
 A file has lines NAME=VALUE, which are read as sh(1) reads assignments, and has 1 MiB
 at most. Nothing is expanded but a leading ~/ of a path. A value in quotes may go on

@@ -38,6 +38,7 @@ type Config struct {
 	Output    int64         // bytes that a run may write to one stream; 0 is no limit
 	Memory    int64         // the guest's RAM in bytes
 	CPUs      int           // the guest's processors
+	Hold      time.Duration // of the machine of a run that fails
 	MatchTree bool          // runs are of a tree, not of a commit
 	Runs      bool          // every step sees /n/ci
 	MaxAge    time.Duration // older runs are not replayed
@@ -65,6 +66,7 @@ type Config struct {
 	MaxTimeout   time.Duration // limits of a tracked .env
 	MaxMemory    int64
 	MaxCPUs      int
+	MaxHold      time.Duration
 
 	// Warnings say what is ignored, and why. They name variables, and of
 	// values only those of limits.

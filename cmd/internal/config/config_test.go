@@ -331,6 +331,17 @@ func TestLimits(t *testing.T) {
 	if c := d.load(0); c.Timeout != 0 {
 		t.Errorf("without a limit: %+v", c)
 	}
+	// Of CI_HOLD, 0 is none.
+	d.env("CI_HOLD=10m\n")
+	if c := d.load(1, ".env:1: CI_HOLD=10m is beyond CI_MAX_HOLD=0: the run gets 0"); c.Hold != 0 {
+		t.Errorf("held without leave: %+v", c)
+	}
+	t.Setenv("CI_MAX_HOLD", "1h")
+	if c := d.load(0); c.Hold != 10*time.Minute {
+		t.Errorf("held with leave: %+v", c)
+	}
+	d.env("CI_HOLD=0\nCI_TIMEOUT=0\n")
+	d.load(0)
 	// The user's own is not limited.
 	t.Setenv("CI_TIMEOUT", "0")
 	t.Setenv("CI_MAX_TIMEOUT", "1h")

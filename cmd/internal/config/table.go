@@ -94,6 +94,9 @@ var table = []*variable{
 	{name: "CI_CPUS", dflt: "all", from: repository, max: "CI_MAX_CPUS", shape: true,
 		doc:   "its processors: all that the host has, or a number",
 		field: func(c *Config) field { return (*cpus)(&c.CPUs) }},
+	{name: "CI_HOLD", dflt: "0", from: repository, max: "CI_MAX_HOLD", shape: true,
+		doc:   "how long the machine of a run that fails is held for 9ci sh",
+		field: func(c *Config) field { return (*span)(&c.Hold) }},
 
 	{name: "CI_OUTPUT", dflt: "4G", from: own, shape: true,
 		doc:   "how much a run, and a service of it, may write to stdout, and to stderr; 0: no limit but that of a run's files",
@@ -172,6 +175,9 @@ var table = []*variable{
 	{name: "CI_MAX_CPUS", dflt: "all", from: limit,
 		doc:   "or a number",
 		field: func(c *Config) field { return (*cpus)(&c.MaxCPUs) }},
+	{name: "CI_MAX_HOLD", dflt: "0", from: limit,
+		doc:   "or a time",
+		field: func(c *Config) field { return (*span)(&c.MaxHold) }},
 }
 
 // lookup returns the row of a variable, or nil if there is none.
@@ -318,6 +324,13 @@ func (f *duration) amount() int64 {
 	}
 	return int64(*f)
 }
+
+// span is a time of which 0 is none, rather than no limit.
+type span time.Duration
+
+func (f *span) set(text string) error { return (*duration)(f).set(text) }
+
+func (f *span) amount() int64 { return int64(*f) }
 
 // Duration is time.ParseDuration that also takes days (7d), weeks (2w), and a bare
 // number of seconds.

@@ -180,7 +180,7 @@ func TestFixedEnv(t *testing.T) {
 	if last["CI"] != "true" || last["PATH"] != guestPath+":/opt/bin:/usr/bin" {
 		t.Errorf("CI is %q and PATH %q in the core OS", last["CI"], last["PATH"])
 	}
-	for _, a := range r.podmanRun([]string{"test"}).Args {
+	for _, a := range r.podmanRun([]string{"test"}, false).Args {
 		if v, ok := strings.CutPrefix(a, "--env="); ok {
 			name, value, _ := strings.Cut(v, "=")
 			last[name] = value

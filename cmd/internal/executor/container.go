@@ -142,17 +142,37 @@ func mountFlag(from, to, option string) string {
 	return "--mount=" + strings.TrimSuffix(b.String(), "\n")
 }
 
-// podmanRun returns the command that runs mk in the base image. Whatever the image
-// says, mk is what runs, nothing of the repository is hidden behind a volume of the
+// podmanRun returns the command that runs mk in the base image. Its container stays as
+// testContainer if it is to be kept: shells go on from what the test leaves there.
+func (r *activeRun) podmanRun(targets []string, keep bool) vm.Cmd {
+	flags := []string{"--rm"}
+	if keep {
+		flags = []string{"--name=" + testContainer}
+	}
+	args := r.podman(flags, r.base.name, append([]string{plan9Bin + "/mk"}, targets...)...)
+	if len(r.cfg.Secrets) == 0 {
+		return vm.Cmd{Args: args}
+	}
+	script := []string{"/bin/sh", "-c", `exec "$@" 3<&0 </dev/null`, "9ci"}
+	return vm.Cmd{
+		Args:  slices.Concat(script, args),
+		Stdin: strings.NewReader(strings.Join(r.cfg.Secrets, "\x00") + "\x00"),
+	}
+}
+
+// podman returns the command that runs a program in an image, as the test has it. If there
+// are secrets, the command wants them at descriptor 3. Whatever the image says, that
+// program is what runs, nothing of the repository is hidden behind a volume of the
 // image, and no systemd is asked to check its health. The rest of what the container has
-// as the core OS has it, podman gets from PID 1, as guest's manual says.
-func (r *activeRun) podmanRun(targets []string) vm.Cmd {
+// as the core OS has it, podman gets from PID 1, as guest's manual says. flags are
+// podman's besides, which go last.
+func (r *activeRun) podman(flags []string, image string, program ...string) []string {
 	c := r.base
 	network := "ns:" + vm.Loopback
 	if r.cfg.Net == "all" {
 		network = "host"
 	}
-	args := []string{"podman", "run", "--rm", "--log-driver=none", "--network=" + network, "--uts=host",
+	args := []string{"podman", "run", "--log-driver=none", "--network=" + network, "--uts=host",
 		"--image-volume=ignore", "--no-healthcheck", "--workdir=" + c.dir,
 		mountFlag(srcDir, c.dir, c.own()), mountFlag(artifactsDir, artifactsDir, c.own()), mountFlag(plan9Dir, plan9Dir, "ro=true")}
 	if r.cfg.Runs {
@@ -168,16 +188,12 @@ func (r *activeRun) podmanRun(targets []string) vm.Cmd {
 	for _, v := range append(r.fixed(c.path+":"+plan9Bin), "CONTAINERIMAGE="+c.name) { // the last of a name counts
 		args = append(args, "--env="+v)
 	}
-	mk := plan9Bin + "/mk"
-	if len(r.cfg.Secrets) == 0 {
-		return vm.Cmd{Args: slices.Concat(args, []string{"--entrypoint=" + mk, c.name}, targets)}
+	args = append(args, flags...)
+	if len(r.cfg.Secrets) > 0 {
+		// Podman writes the environment that it is told to files, so secrets go
+		// through a descriptor.
+		args = append(args, "--preserve-fds=1", mountFlag(vm.GuestPath, vm.GuestPath, "ro=true"))
+		program = append([]string{vm.GuestPath, "env"}, program...)
 	}
-	// Podman writes the environment that it is told to files, so secrets go
-	// through a descriptor.
-	args = append(args, "--preserve-fds=1", mountFlag(vm.GuestPath, vm.GuestPath, "ro=true"), "--entrypoint="+vm.GuestPath, c.name, "env", mk)
-	script := []string{"/bin/sh", "-c", `exec "$@" 3<&0 </dev/null`, "9ci"}
-	return vm.Cmd{
-		Args:  slices.Concat(script, args, targets),
-		Stdin: strings.NewReader(strings.Join(r.cfg.Secrets, "\x00") + "\x00"),
-	}
+	return slices.Concat(args, []string{"--entrypoint=" + program[0], image}, program[1:])
 }

@@ -38,7 +38,7 @@ func TestPodmanRun(t *testing.T) {
 			t.Errorf("%s: %v", tt.image, err)
 			continue
 		}
-		args := r.podmanRun([]string{"test"}).Args
+		args := r.podmanRun([]string{"test"}, false).Args
 		for _, want := range tt.has {
 			if !slices.Contains(args, want) {
 				t.Errorf("%s, net %s: no %s in\n%q", tt.image, tt.net, want, args)

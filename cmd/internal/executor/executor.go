@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/replay"
@@ -108,6 +109,11 @@ type unfinished struct {
 	goes    bool          // it starts; set before decided is closed
 	done    chan struct{} // closed when the run is sealed, or will not be
 	err     error         // why the run could not be kept; set before done is closed
+
+	// Guarded by the Executor's mu:
+	configured time.Duration // CI_HOLD
+	wished     *wish         // in its place; nil: nobody has said otherwise
+	past       bool          // whether the machine is held is decided
 }
 
 // Signalled is the cause of a context that a signal has ended.
@@ -159,6 +165,7 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 				return "", context.Cause(ctx)
 			}
 			if u.goes {
+				e.wishAtLeast(u, req.Config.Hold)
 				return u.id, nil
 			}
 			continue
@@ -204,6 +211,9 @@ func (e *Executor) drop(run *store.Run, u *unfinished) error {
 
 // start queues a run. release is called when the run has ended.
 func (e *Executor) start(run *store.Run, req Request, u *unfinished, release func()) {
+	e.mu.Lock()
+	u.configured = req.Config.Hold
+	e.mu.Unlock()
 	u.goes = true
 	close(u.decided)
 	e.wg.Go(func() {

@@ -11,8 +11,8 @@ import (
 )
 
 // A Queue lets runs go, several at once if their machines have room on this host: their
-// memory together is three quarters of the host's at most and, unless Jobs is set, their
-// processors are no more than the host's. A run that is alone goes in any case.
+// memory, with that of held machines, is three quarters of the host's at most and, unless
+// Jobs is set, their processors are no more than the host's. A run that is alone goes in any case.
 //
 // The runs of a repository begin in the order in which they came. Next is the first run of
 // the repository that has the fewest going, and of several such repositories the one that
@@ -25,6 +25,8 @@ type Queue struct {
 	waiting []*place   // in the order in which they came
 	going   []*place
 	accel   string // what the last machine ran under, kvm or tcg
+
+	holds holds // has a lock of its own
 }
 
 // A place is that of a run in a Queue.
@@ -76,6 +78,13 @@ func (q *Queue) remove(p *place) {
 	q.next()
 }
 
+// wake lets those go for which a machine has made room that had no place.
+func (q *Queue) wake() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.next()
+}
+
 // next lets those go whose turn it is. q.mu is held.
 func (q *Queue) next() {
 	for {
@@ -110,7 +119,7 @@ func (q *Queue) fits(p *place) bool {
 	if len(q.going) == 0 {
 		return true
 	}
-	cpus, memory := p.cpus, p.memory
+	cpus, memory := p.cpus, p.memory+q.holds.memory()
 	for _, g := range q.going {
 		cpus, memory = cpus+g.cpus, memory+g.memory
 	}

@@ -81,7 +81,7 @@ func TestRequest(t *testing.T) {
 		e.SetRepo(rp)
 		return e.request(ctx, runs[0])
 	}
-	want := queued(map[string]string{"CI_NET": "all", "CI_MATCH": "tree", "CI_TIMEOUT": "2h", "CI_MEMORY": "512M", "CI_CPUS": "1", "CI_MAXAGE": "1d",
+	want := queued(map[string]string{"CI_NET": "all", "CI_MATCH": "tree", "CI_TIMEOUT": "2h", "CI_MEMORY": "512M", "CI_CPUS": "1", "CI_MAXAGE": "1d", "CI_HOLD": "3m",
 		"CI_RUNS": "1", "CI_ENV": "A=b"})
 	t.Setenv("CI_NET", "none")
 	t.Setenv("CI_TIMEOUT", "5m")

@@ -50,6 +50,7 @@ type activeRun struct {
 	stderr *maskWriter
 	mkfile *mkfile   // nil before the step prepare-runtime
 	base   container // the repository's own image; its name is empty if there is none
+	tested bool      // the test has begun
 	failed bool      // the test has failed
 
 	end   context.CancelCauseFunc // of the context of live
@@ -70,6 +71,7 @@ type Machine interface {
 	OutboxDevice() string
 	Accel() string
 	OutOfMemory() string
+	Done() <-chan struct{}
 	Kill()
 }
 
@@ -88,8 +90,8 @@ func (a mkAnswer) Error() string { return a.why }
 
 // live runs the steps and seals the run. If ctx ends before, or the run passes a
 // bound, its machine is killed at once: nothing in the machine can delay that. The
-// run's state is cancelled then, or error for a bound. The error of live is that of
-// keeping the run, never of running it.
+// run's state is cancelled then, or error for a bound. A machine that is to be held
+// lives on. The error of live is that of keeping the run, never of running it.
 func (r *activeRun) live(ctx context.Context) error {
 	ctx, r.end = context.WithCancelCause(ctx)
 	defer r.end(nil)
@@ -131,7 +133,11 @@ func (r *activeRun) live(ctx context.Context) error {
 			r.failed = name == "test" && st == "failed"
 		}
 	}
-	r.close() // first: on a full disk there is room for the seal then
+	r.time.stop()
+	r.idle.stop()
+	if !r.hold(ctx, state) { // before others see that the run has ended
+		r.close() // first: on a full disk there is room for the seal then
+	}
 	return r.run.Seal(context.WithoutCancel(ctx), state, code, r.e.Sign)
 }
 
@@ -387,6 +393,7 @@ func (r *activeRun) test(ctx context.Context) error {
 			return err
 		}
 	}
+	r.tested = true
 	services, err := r.startServices(ctx)
 	if err != nil {
 		return err
@@ -396,12 +403,16 @@ func (r *activeRun) test(ctx context.Context) error {
 	if r.base.name == "" {
 		return r.mkStatus(ctx, r.besideTest(append([]string{plan9Bin + "/mk"}, targets...)...))
 	}
-	code, err := r.exec(ctx, r.podmanRun(targets))
+	keep := r.toHold()
+	code, err := r.exec(ctx, r.podmanRun(targets, keep))
 	if err != nil {
 		return err
 	}
 	switch code {
 	case 0:
+		if keep { // for nobody: what follows finds what it finds without CI_HOLD
+			return r.shell(ctx, `podman rm "$1" >/dev/null`, testContainer)
+		}
 		return nil
 	case 125, 126, 127: // podman-run(1): podman itself failed, or could not start mk
 		return fmt.Errorf("podman could not run mk in %s (status %d)", r.base.name, code)

@@ -41,6 +41,7 @@ func (m *double) Outbox() *io.SectionReader { return nil }
 func (m *double) OutboxDevice() string      { return "outbox" }
 func (m *double) Accel() string             { return "-" }
 func (m *double) OutOfMemory() string       { return "" }
+func (m *double) Done() <-chan struct{}     { return nil }
 func (m *double) Kill()                     {}
 
 // The network is cut before the test begins, whatever the steps before it did;
