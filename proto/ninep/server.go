@@ -8,11 +8,14 @@ import (
 	iofs "io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"9ci/fs"
 )
@@ -36,6 +39,10 @@ type Server struct {
 	// names the user. The zero User is Anonymous and may read what others
 	// may.
 	User fs.User
+
+	// SSH, if set, answers a client on a Unix socket that speaks SSH, of which
+	// the kernel says that it is user. It closes nc.
+	SSH func(ctx context.Context, nc net.Conn, user fs.User)
 
 	// Trace, if set, gets a line for each message, written whole.
 	Trace io.Writer
@@ -68,12 +75,53 @@ func (s *Server) serve(ctx context.Context, rwc io.ReadWriteCloser, user fs.User
 		// The default is full with three large replies. A writer that waits
 		// for room then sleeps until most of it has been read.
 		u.SetWriteBuffer(sendBuffer)
+		if s.SSH != nil {
+			if ssh, err := speaksSSH(ctx, u); ssh || err != nil {
+				if err != nil {
+					u.Close()
+					return nil // it has hung up
+				}
+				s.SSH(ctx, u, user)
+				return nil
+			}
+		}
 	}
 	err = newConn(s, rwc, user).serve(ctx)
 	if errors.Is(err, io.EOF) || ctx.Err() != nil {
 		return nil
 	}
 	return err
+}
+
+// sshBegin is what each side of SSH says first (RFC 4253 §4.2). As the size of a
+// 9P message it would be 760 MB.
+const sshBegin = "SSH-"
+
+// speaksSSH waits for the first bytes of a client, which it leaves where they are, and
+// reports whether they are those of SSH: what SSH says comes in one write, and a Unix
+// socket keeps that together. It reports an error if the client hangs up before.
+func speaksSSH(ctx context.Context, c *net.UnixConn) (bool, error) {
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	b := make([]byte, len(sshBegin))
+	var n int
+	var recvErr error
+	err = raw.Read(func(fd uintptr) bool {
+		n, _, recvErr = unix.Recvfrom(int(fd), b, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return recvErr != unix.EAGAIN && recvErr != unix.EINTR
+	})
+	switch {
+	case err != nil:
+		return false, err
+	case recvErr != nil:
+		return false, os.NewSyscallError("recvfrom", recvErr)
+	case n == 0:
+		return false, io.EOF
+	}
+	return string(b[:n]) == sshBegin, nil
 }
 
 // peer returns the client's user: the kernel's answer where rwc is a Unix socket,
