@@ -43,6 +43,10 @@ type Tree struct {
 	// tell.
 	Await func(ctx context.Context, namespace, rev string) (path string, err error)
 
+	// Shell runs a shell in the machine of a held run, and returns its exit status.
+	// An error says why there is none. Nil: there are no machines here.
+	Shell func(ctx context.Context, sh Shell) (status int, err error)
+
 	// Serve9P serves the tree on rwc until it hangs up, and closes it.
 	Serve9P func(ctx context.Context, rwc io.ReadWriteCloser) error
 

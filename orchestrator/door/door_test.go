@@ -11,8 +11,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,6 +61,12 @@ func testTree(open *sync.WaitGroup) *Tree {
 // connect logs in to a server that lets in one key, and ends it with the test.
 func connect(t *testing.T) *ssh.Client {
 	t.Helper()
+	return connectTo(t, func(*Tree) {})
+}
+
+// connectTo is connect to a server whose trees are changed before they are served.
+func connectTo(t *testing.T, change func(*Tree)) *ssh.Client {
+	t.Helper()
 	host, key := newSigner(t), newSigner(t)
 	config := Config(host, func(_ net.Addr, k ssh.PublicKey) (*ssh.Permissions, error) {
 		if string(k.Marshal()) != string(key.PublicKey().Marshal()) {
@@ -79,7 +87,11 @@ func connect(t *testing.T) *ssh.Client {
 			return
 		}
 		var open sync.WaitGroup
-		Serve(context.Background(), nc, config, LoginGrace, func(context.Context) *Tree { return testTree(&open) })
+		Serve(context.Background(), nc, config, LoginGrace, func(context.Context) *Tree {
+			tree := testTree(&open)
+			change(tree)
+			return tree
+		})
 		open.Wait()
 	}()
 	c, err := ssh.Dial("tcp", l.Addr().String(), &ssh.ClientConfig{
@@ -232,5 +244,105 @@ func TestWalk(t *testing.T) {
 		if st, err := n.Stat(t.Context()); err != nil || st.Name != test.want {
 			t.Errorf("Walk(%q) is %q, %v; want %q", test.path, st.Name, err, test.want)
 		}
+	}
+}
+
+// sh has the client's terminal, its sizes, its signals and its input, and the client gets
+// the shell's exit status.
+func TestShell(t *testing.T) {
+	said := make(chan string)
+	c := connectTo(t, func(tree *Tree) {
+		tree.Shell = func(ctx context.Context, sh Shell) (int, error) {
+			said <- fmt.Sprintf("%q %q %v %q", sh.Namespace, sh.Rev, sh.Root, sh.Term)
+			b := make([]byte, 2)
+			io.ReadFull(sh.Stdin, b)
+			said <- string(b)
+			for size := range sh.Resize {
+				said <- fmt.Sprint(size)
+				if size.Rows == 99 {
+					break
+				}
+			}
+			said <- (<-sh.Signals).String()
+			io.WriteString(sh.Stdout, "bye\n")
+			if sh.Root {
+				return 0, errors.New("not held")
+			}
+			return 7, nil
+		}
+	})
+	for _, tt := range []struct {
+		command, term, want, stdout, stderr string
+		status                              int
+	}{
+		{"sh", "vt100", `"" "held" false "vt100"`, "bye\n", "", 7},
+		{"sh namespace=example.org/a/b ci/0123.4", "", `"example.org/a/b" "0123.4" false ""`, "bye\n", "", 7},
+		{"sh -root example.org/a/b/ci/last", "a\nb", `"example.org/a/b" "last" true "dumb"`, "bye\n", "sh: not held\r\n", exitLost},
+	} {
+		s, err := c.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out, errs strings.Builder
+		s.Stdout, s.Stderr = &out, &errs
+		if tt.term != "" {
+			err = s.RequestPty(tt.term, 40, 120, nil)
+		} else {
+			err = s.WindowChange(40, 120)
+		}
+		in, ierr := s.StdinPipe()
+		if err := errors.Join(err, ierr, s.Start(tt.command)); err != nil {
+			t.Fatal(err)
+		}
+		got := []string{<-said}
+		io.WriteString(in, "\x03x") // ^C is the terminal's
+		got = append(got, <-said, <-said)
+		s.WindowChange(99, 100000)
+		got = append(got, <-said)
+		s.Signal(ssh.SIGTERM)
+		got = append(got, <-said)
+		err = s.Wait()
+		exit, _ := errors.AsType[*ssh.ExitError](err)
+		if want := []string{tt.want, "\x03x", "{40 120}", "{99 65535}", "terminated"}; !slices.Equal(got, want) {
+			t.Errorf("%s has %q, want %q", tt.command, got, want)
+		}
+		if exit == nil || exit.ExitStatus() != tt.status || out.String() != tt.stdout || errs.String() != tt.stderr {
+			t.Errorf("%s: %v, %q, %q; want %d, %q, %q", tt.command, err, &out, &errs, tt.status, tt.stdout, tt.stderr)
+		}
+	}
+	for _, command := range []string{"sh a b", "sh n/box/a", "sh -root -root x", "sh /"} {
+		s, err := c.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if exit, _ := errors.AsType[*ssh.ExitError](s.Run(command)); exit == nil || exit.ExitStatus() != exitUsage {
+			t.Errorf("%s: %v, want status %d", command, exit, exitUsage)
+		}
+	}
+}
+
+// A shell whose client hangs up is told so, and ends a while later if it does not go.
+func TestShellHangup(t *testing.T) {
+	began, ended := make(chan struct{}), make(chan syscall.Signal)
+	c := connectTo(t, func(tree *Tree) {
+		tree.Shell = func(ctx context.Context, sh Shell) (int, error) {
+			close(began)
+			sig := <-sh.Signals
+			<-ctx.Done()
+			ended <- sig
+			return 0, ctx.Err()
+		}
+	})
+	s, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start("sh"); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	c.Close()
+	if sig := <-ended; sig != syscall.SIGHUP {
+		t.Errorf("the shell got %v, want %v", sig, syscall.SIGHUP)
 	}
 }

@@ -35,6 +35,7 @@ func commands() []command {
 		{"stat", "PATH...", "mode, size, time and name", 1, (*session).stat},
 		{"scp", "-f PATH...", "what scp -O runs here to copy files", 1, (*session).scp},
 		{"wait", "REV|PATH", "wait for a run, the first if there is none, print its status; 0 if it passed", 1, (*session).wait},
+		{"sh", "[-root] [REV]", "a shell in the machine of a held run", 0, (*session).sh},
 		{"whoami", "", "this key, and what it may do", 0, (*session).whoami},
 		{"logout", "", "revoke this key's certificates", 0, (*session).logout},
 	}
@@ -47,9 +48,17 @@ type command struct {
 	do               func(s *session, out io.Writer, args []string) int
 }
 
+// commands are those of all that the session can run.
+func (s *session) commands() []command {
+	return slices.DeleteFunc(commands(), func(c command) bool { return c.name == "sh" && s.tree.Shell == nil })
+}
+
 // exec runs a command line.
 func (s *session) exec(text string) int {
 	line, err := splitCommand(text)
+	if s.pty && (err != nil || len(line) == 0 || line[0].text != "sh") {
+		s.wg.Go(s.interrupt)
+	}
 	if err != nil {
 		fmt.Fprintf(s.stderr(), "%v\n", err)
 		return exitUsage
@@ -68,7 +77,7 @@ func (s *session) exec(text string) int {
 		fmt.Fprintf(s.stderr(), "%s: %v\n", line[0].text, err)
 		return exitUsage
 	}
-	for _, c := range commands() {
+	for _, c := range s.commands() {
 		if c.name != words[0] {
 			continue
 		}
@@ -76,7 +85,7 @@ func (s *session) exec(text string) int {
 			fmt.Fprintf(s.stderr(), "usage: %s %s\n", c.name, c.args)
 			return exitUsage
 		}
-		if c.name != "scp" && !s.pty { // which nobody else reads
+		if c.name != "scp" && c.name != "sh" && !s.pty { // which nobody else reads
 			s.wg.Go(func() { io.Copy(io.Discard, s.ch) })
 		}
 		out := bufio.NewWriterSize(s.stdout(), 32<<10)
@@ -99,7 +108,7 @@ func (s *session) help() int {
 }
 
 func (s *session) usage(w io.Writer) {
-	for _, c := range commands() {
+	for _, c := range s.commands() {
 		fmt.Fprintf(w, "\t%-27s %s\n", c.name+" "+c.args, c.what)
 	}
 }

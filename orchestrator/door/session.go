@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -18,13 +19,17 @@ import (
 
 // A session is one session channel (RFC 4254 §6): a subsystem or a command.
 type session struct {
-	ch   ssh.Channel
-	ctx  context.Context // done when the channel is closed
-	tree *Tree
+	ch     ssh.Channel
+	ctx    context.Context // done when the channel is closed
+	cancel func()          // ends ctx
+	tree   *Tree
 
 	namespace string // where the command looks up ci, n and artifacts; "" for the key's own
 
-	pty bool // the client has a terminal, which is set raw: lines end in CR LF, and ^C comes as a byte
+	pty     bool                // the client has a terminal, which is set raw: lines end in CR LF, and ^C comes as a byte
+	term    string              // its kind
+	sizes   chan Size           // its last one that nobody has asked for
+	signals chan syscall.Signal // for a shell
 
 	exited sync.Once
 	wg     sync.WaitGroup // of what the session started
@@ -42,7 +47,7 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &session{ch: ch, ctx: ctx, tree: enter(ctx)}
+	s := &session{ch: ch, ctx: ctx, cancel: cancel, tree: enter(ctx), sizes: make(chan Size, 1), signals: make(chan syscall.Signal, 8)}
 	defer s.wg.Wait()
 	defer s.tree.Close()
 	defer cancel()
@@ -51,9 +56,8 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 	defer late.Stop()
 	started := false
 	for r := range reqs {
-		if r.Type == "pty-req" && !started {
-			s.pty = ssh.Unmarshal(r.Payload, new(ptyMsg)) == nil
-			r.Reply(s.pty, nil)
+		if known, granted := s.control(r, started); known {
+			r.Reply(granted, nil)
 			continue
 		}
 		run := s.program(r)
@@ -64,9 +68,6 @@ func Session(ctx context.Context, nc ssh.NewChannel, enter func(ctx context.Cont
 		started = true
 		late.Stop()
 		r.Reply(true, nil)
-		if s.pty && r.Type != "subsystem" {
-			s.wg.Go(func() { s.interrupt(cancel) })
-		}
 		s.wg.Go(func() { s.exit(run()) })
 	}
 }
@@ -88,14 +89,7 @@ func (s *session) program(r *ssh.Request) func() int {
 	case "subsystem":
 		return s.subsystem(arg.Text)
 	}
-	return nil // env, window-change and signal are refused
-}
-
-// A ptyMsg asks for a terminal (RFC 4254 §6.2). None of it matters here.
-type ptyMsg struct {
-	Term                         string
-	Columns, Rows, Width, Height uint32
-	Modes                        string
+	return nil // env is refused
 }
 
 // What a terminal sends for its keys, and what its lines end in (termios(3)).
@@ -108,13 +102,13 @@ const (
 
 // interrupt ends the program when ^C is typed. It returns when the channel is
 // closed.
-func (s *session) interrupt(cancel func()) {
+func (s *session) interrupt() {
 	b := make([]byte, 256)
 	for {
 		n, err := s.ch.Read(b)
 		if bytes.ContainsAny(b[:n], string([]byte{ctrlC, ctrlBackslash})) {
 			s.exit(exitInterrupted)
-			cancel()
+			s.cancel()
 			return
 		}
 		if err != nil {
