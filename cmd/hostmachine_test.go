@@ -112,6 +112,7 @@ func (m *hostMachine) OutboxDevice() string { return "/dev/outbox" }
 func (m *hostMachine) Outbox() *io.SectionReader {
 	return io.NewSectionReader(m.outbox, 0, math.MaxInt64)
 }
-func (m *hostMachine) Accel() string       { return "-" }
-func (m *hostMachine) OutOfMemory() string { return "" }
-func (m *hostMachine) Kill()               { m.kill(); m.outbox.Close() }
+func (m *hostMachine) Accel() string         { return "-" }
+func (m *hostMachine) OutOfMemory() string   { return "" }
+func (m *hostMachine) Done() <-chan struct{} { return m.ctx.Done() }
+func (m *hostMachine) Kill()                 { m.kill(); m.outbox.Close() }

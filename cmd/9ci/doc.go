@@ -10,6 +10,7 @@ that another executor has made of the same revision.
 	9ci cp [-a ADDR] PATH DIR
 	9ci wait [-a ADDR] REV
 	9ci write [-a ADDR] PATH
+	9ci sh [-root] [REV]
 	9ci mount [-a ADDR] DIR
 	9ci verify REV|DIR
 	9ci login [-code] [-f] [HOST]
@@ -320,6 +321,47 @@ before it is ready fails the run; the test's log names one that fails later. Aft
 test all processes of the services get a SIGTERM, daemons that left their mk too, and ten
 seconds later a SIGKILL. What a service says is in /ci/ID/service/NAME/log.
 
+# A shell in the machine of a failed run
+
+With CI_HOLD=D the machine of a run that fails, or that ends in error while its machine
+goes on, is held for the time D, and so is that of a run to whose ctl somebody has written
+hold D before its end:
+
+	CI_HOLD=30m 9ci                                # the run, in short
+	9ci sh                                         # in its machine
+	echo hold 1h | 9ci write ci/held/ctl           # an hour from now; hold 0 lets it go
+	9ci cat ci/held/hold                           # until when, by whom, how many shells
+
+The run is sealed when it ends, as any other. Its machine has no place in the queue, so
+that other runs go on, but it has its memory. A process therefore holds four at most: a
+fifth is held in the place of the one held longest in which nobody has a shell, and not at
+all if there is none. A machine ends with the 9ci that holds it, which with -x stays that
+long; a signal ends it. Of several requests for one run, the longest hold counts. A .env
+that git tracks asks for CI_MAX_HOLD at most.
+
+Sh opens a shell in the machine of the run REV, or without REV of the one that failed last:
+in a container as the test had it, with its mounts, environment, user, working directory,
+network and limits, and what the test has left in it, if the hold was asked for before the
+test began. A shell has a container of its own. Its services have ended. With -root, or if the run
+has no base image, it is in the core OS, as root: there nsenter
+--net=/run/netns/loopback has the network of the test. The shell is bash, sh or rc, the
+first that there is. On a terminal it has one, of the same size. The exit status is the
+shell's, or 255 if there is none.
+
+A shell shows the machine as it is: secrets are in its environment, and nothing is masked
+or filtered. What runs there can do to the terminal what a remote machine can over ssh.
+
+A daemon or executor that is posted in $NAMESPACE answers SSH on the same socket, for its
+own user and root. Elsewhere, an executor that is connected to an orchestrator answers at
+its own SSH server:
+
+	ssh -t -J MUX EXECUTOR sh ci/ID                # sh -root ci/ID: the core OS
+
+for the holder of its CI_KEY, and of the keys in ~/.config/9ci/shell_keys that may read the
+namespace at the orchestrator: public keys without options, one a line. The file is not
+used if another user could write it, or if it has a line of another form. The orchestrator
+cannot open a shell, nor see what is said there.
+
 # Environment
 
 A variable comes from the environment, then from .env at the top of the work tree,
@@ -496,6 +538,7 @@ it is stopped it cancels its runs, and seals them.
 	$XDG_CACHE_HOME/9ci                the core OS
 	~/.config/9ci/env                  configuration; readable by the user alone, if it has CI_TOKEN
 	~/.config/9ci/allowed_signers      signers whose runs are replayed: ssh-keygen(1)
+	~/.config/9ci/shell_keys           keys whose holders get a shell in machines that are held
 	~/.config/9ci/revoked              signers whose runs are replayed no more: a KRL, or keys
 	~/.config/9ci/id_ed25519           the key; made on first use
 	~/.config/9ci/id_ed25519-cert.pub  its certificate, which logs in if it is there; read at each connection, written by 9ci login
@@ -516,7 +559,7 @@ Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, veri
 the run is not what it says, and doctor if runs cannot work, after what -fix could mend; login if it is refused,
 whoami and logout if nobody is logged in, and logout if the orchestrator has not revoked
 anything. Wait has the code of a run only if it has read how the run ended, and else
-exits with 125. Ls, cat, cp, write, wait, login, logout and whoami exit with 75 if a
+exits with 125. Sh has that of the shell, 255 if that is not to be had, and 125 if no machine is held. Ls, cat, cp, write, wait, login, logout and whoami exit with 75 if a
 server has no room for the moment: they may be tried again. What cannot be written, to
 standard output or standard error too, is 125 in every command.
 

@@ -47,6 +47,7 @@ func commands() []command {
 		{"cp", "[-a ADDR] PATH DIR", cpCommand},
 		{"wait", "[-a ADDR] REV", waitCommand},
 		{"write", "[-a ADDR] PATH", writeCommand},
+		{"sh", "[-root] [REV]", shCommand},
 		{"mount", "[-a ADDR] DIR", mountCommand},
 		{"verify", "REV|DIR", verifyCommand},
 		{"login", "[-code] [-f] [HOST]", loginCommand},

@@ -28,6 +28,7 @@ import (
 type place struct {
 	root  fs.Dir
 	name  string // what was looked up there, clean and relative
+	addr  string // of a socket, as ninep.Dial takes it; "" if it is no socket
 	close func()
 	done  <-chan struct{} // closed when the tree does not answer any more; nil if that cannot be
 }
@@ -281,6 +282,8 @@ func noRun(ctx context.Context, root fs.Dir, name string) error {
 		}
 		_, _, isID := ci.SplitID(rev)
 		switch {
+		case rev == "held":
+			return explain(iofs.ErrNotExist, "no machine is held: CI_HOLD=10m 9ci run -f holds that of a run that fails")
 		case slices.Contains([]string{"last", "head", "green"}, rev):
 			return explain(iofs.ErrNotExist, "no run of %s: 9ci runs HEAD, and 9ci ls ci lists the runs that there are", rev)
 		case isID || ci.IsPrefix(rev):
@@ -317,7 +320,7 @@ func dialPlace(ctx context.Context, connect func(context.Context, string) (net.C
 		conn.Close()
 		return place{}, fmt.Errorf("%s: %w", addr, err)
 	}
-	return place{root: c.Root(), close: func() { c.Close() }, done: c.Done()}, nil
+	return place{root: c.Root(), addr: addr, close: func() { c.Close() }, done: c.Done()}, nil
 }
 
 // dialError says of an error of dialling what the user can do.

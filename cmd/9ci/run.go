@@ -161,7 +161,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 		say("%v: the run goes on, and is not served here", err)
 	} else {
 		served = l.Addr().String()
-		srv := &ninep.Server{Root: tree, Attach: host.AttachTo(tree, h.Executor.Namespace)}
+		srv := &ninep.Server{Root: tree, Attach: host.AttachTo(tree, h.Executor.Namespace), SSH: host.LocalSSH(tree, h.At)}
 		defer serveTree(runs, []net.Listener{l}, srv, o.trace, func(err error) { say("%v: the run is not served any more", err) })()
 	}
 	h.Export(runs)
@@ -186,6 +186,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	if served != "" {
 		stayConnected(ctx, served, o, c)
 	}
+	h.Executor.AwaitHold(ctx, id)
 	return code, nil
 }
 
@@ -241,6 +242,9 @@ func finish(ctx context.Context, root fs.Dir, id string, o runFlags, c *config.C
 		show.Err.Printf("%s%s\n", text, byRung[rung(id)])
 	} else if !before.Finished() && !o.quiet {
 		show.Err.Printf("run %s %s in %.1fs\n", id, st.State, st.Took.Seconds())
+	}
+	if held, err := ask.Attrs(ctx, dir, "hold"); err == nil && !before.Finished() && !o.quiet {
+		say("the machine of %s is held until %s: 9ci sh %[1]s has a shell there", id, held.Get("until"))
 	}
 	code := exitStatus(st)
 	if code == 0 && !before.Finished() {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"9ci/cmd/internal/daemon"
+	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/show"
 	"9ci/fs"
 	"9ci/proto/ninep"
@@ -80,7 +81,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	for _, l := range listeners {
 		log.Info("serve", "addr", dialString(l.Addr()))
 	}
-	code, err := serveUntil(ctx, listeners, &ninep.Server{Root: d.Root(), Log: log}, *trace)
+	code, err := serveUntil(ctx, listeners, &ninep.Server{Root: d.Root(), Log: log, SSH: host.LocalSSH(d.Root(), d.Executor)}, *trace)
 	if lost, ok := errors.AsType[*lostError](context.Cause(ctx)); ok {
 		return exitError, lost
 	}

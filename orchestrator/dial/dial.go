@@ -75,6 +75,10 @@ type Options struct {
 	// opens a Door to what this client exports.
 	Direct *Direct
 
+	// Shell, if not nil, runs shells for those that enter what this client exports by
+	// its own SSH server. It decides who gets one.
+	Shell ShellFunc
+
 	// TLS has the files by which a connection to tls:// is made.
 	TLS TLSFiles
 
@@ -313,7 +317,7 @@ func (c *Conn) logIn(ctx context.Context, signers []ssh.Signer, problem error) (
 		return nil, err
 	}
 	l := client.New(o.conn, o.peer, c.key(signers))
-	l.Direct = c.opts.Direct
+	l.Direct, l.Shell = c.opts.Direct, c.opts.Shell
 	l.RTT = o.rtt
 	c.wg.Go(func() { l.Serve(o.chans, o.reqs) })
 	return l, nil

@@ -19,6 +19,9 @@ import (
 // Options.
 type Direct = client.Direct
 
+// A ShellFunc runs a shell for one that has proved a key: see Options.
+type ShellFunc = client.ShellFunc
+
 // NewDirect returns a Direct with the host key host, that others reach at address,
 // host:port. Its Serve must be called. It reports an error if host is a certificate.
 func NewDirect(host ssh.Signer, address string) (*Direct, error) {

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -9,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"9ci/cmd/internal/home"
@@ -207,4 +210,55 @@ func entries(name string, n int) [][]string {
 		}
 	}
 	return all
+}
+
+// ShellKeys returns the keys in ~/.config/9ci/shell_keys, whose holders get a shell in the
+// machines that this user holds. The file is as authorized_keys of sshd(8), without
+// options. If others could have written it, nobody is in it, and the error says so; so it
+// is if there is a line that is not understood.
+func ShellKeys() ([]ssh.PublicKey, error) {
+	dir, err := home.Config()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "shell_keys"), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no plain file: it is to hold public keys, one a line", f.Name())
+	}
+	if why := othersWrite(f, fi); why != "" {
+		return nil, fmt.Errorf("%s is not used: %s", f.Name(), why)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFile {
+		return nil, fmt.Errorf("%s is over %d bytes", f.Name(), maxFile)
+	}
+	var keys []ssh.PublicKey
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
+			continue
+		}
+		key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		_, cert := key.(*ssh.Certificate)
+		if err != nil || len(options) > 0 || cert {
+			return nil, fmt.Errorf("%s:%d: want a public key and no options, as ssh-keygen(1) writes it: the file is not used", f.Name(), n)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }

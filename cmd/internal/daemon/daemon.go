@@ -88,6 +88,16 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 // Root is the tree that the daemon serves.
 func (d *Daemon) Root() fs.Dir { return d.root }
 
+// Executor returns the executor of a namespace, or nil.
+func (d *Daemon) Executor(namespace string) *executor.Executor {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if h := d.hosts[namespace]; h != nil {
+		return h.Executor
+	}
+	return nil
+}
+
 // Close ends every run and waits for it.
 func (d *Daemon) Close() {
 	d.cancel(errors.New("the daemon ends"))

@@ -320,6 +320,9 @@ func (e *Executor) Shell(ctx context.Context, rev string, root bool, c vm.Cmd) (
 	if err != nil {
 		return vm.Exit{}, err
 	}
+	if run.Run != nil {
+		return vm.Exit{}, fmt.Errorf("%s has not ended: a shell comes when it has failed", run.ID)
+	}
 	s := &e.Queue.holds
 	h := s.enter(e, run.ID)
 	if h == nil {

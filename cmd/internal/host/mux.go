@@ -64,6 +64,7 @@ func newMux(c *config.Config, e *executor.Executor, key ssh.Signer, o Options) (
 	if o.Looks {
 		opts.Stay = nil // a certificate that is renewed is a file that changes
 	}
+	opts.Shell = shellFor(e, key.PublicKey())
 	conn, err := dial.Open(c.Orchestrator, opts)
 	if err != nil {
 		return nil, fmt.Errorf("CI_ORCHESTRATOR: %w", err)

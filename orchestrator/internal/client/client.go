@@ -44,6 +44,10 @@ type Link struct {
 	// is set before Serve.
 	Direct *Direct
 
+	// Shell, if not nil, runs shells for those that enter this executor's own SSH
+	// server. It is set before Serve.
+	Shell ShellFunc
+
 	// Identity is the client's own over TLS, in its certificate; "" over SSH. It is
 	// set before Serve.
 	Identity string
@@ -299,7 +303,7 @@ func (l *Link) open(nc ssh.NewChannel) {
 			}
 			e.serve(e.ctx, ch, msg.Aname, user)
 		case wire.ChannelSSH:
-			serveSSH(e.ctx, ch, l.key, msg, e.serve)
+			serveSSH(e.ctx, ch, l.key, msg, e.serve, l.Shell)
 		case wire.ChannelDoor:
 			l.door(e.ctx, ch, msg, e.serve)
 		}

@@ -46,6 +46,7 @@ type grant struct {
 	ctx   context.Context // done when the door is closed
 	msg   wire.ExportMsg
 	serve ServeFunc
+	shell ShellFunc
 }
 
 // NewDirect returns a Direct with the host key host, that others reach at address,
@@ -117,7 +118,7 @@ func (d *Direct) serve(ctx context.Context, nc net.Conn) {
 		return &ssh.Permissions{}, nil
 	}
 	door.Serve(ctx, nc, config, directGrace, func(ctx context.Context) *door.Tree {
-		return guestTree(ctx, requester(g.msg, d.host), g.msg.Aname, g.serve)
+		return guestTree(ctx, requester(g.msg, d.host), g.msg, g.serve, g.shell)
 	})
 }
 
@@ -132,11 +133,11 @@ func (d *Direct) grant(user string, key ssh.PublicKey) *grant {
 }
 
 // admit lets msg's key enter, until ctx is done, as the user that it returns.
-func (d *Direct) admit(ctx context.Context, msg wire.ExportMsg, serve ServeFunc) (user string) {
+func (d *Direct) admit(ctx context.Context, msg wire.ExportMsg, serve ServeFunc, shell ShellFunc) (user string) {
 	user = rand.Text()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.grants[user] = &grant{ctx, msg, serve}
+	d.grants[user] = &grant{ctx, msg, serve, shell}
 	context.AfterFunc(ctx, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -158,7 +159,7 @@ func (l *Link) door(ctx context.Context, ch ssh.Channel, msg wire.ExportMsg, ser
 	defer context.AfterFunc(ctx, func() { ch.Close() })()
 	answer := wire.Door{Key: l.key.PublicKey()}
 	if l.Direct != nil {
-		answer.Address, answer.User = l.Direct.address, l.Direct.admit(ctx, msg, serve)
+		answer.Address, answer.User = l.Direct.address, l.Direct.admit(ctx, msg, serve, l.Shell)
 	}
 	if _, err := ch.Write(answer.Text()); err != nil {
 		return

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -25,7 +26,7 @@ import (
 // logged in there, and the client has to prove it here again, with a certificate
 // or without. What else the client may do is decided by that proof: an orchestrator
 // cannot make anybody the owner.
-func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.ExportMsg, serve ServeFunc) {
+func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.ExportMsg, serve ServeFunc, shell ShellFunc) {
 	config := door.Config(host, func(_ net.Addr, key ssh.PublicKey) (*ssh.Permissions, error) {
 		if !holds(msg, wire.Fingerprint(key)) {
 			return nil, errors.New("another key than the one at the orchestrator")
@@ -33,20 +34,47 @@ func serveSSH(ctx context.Context, ch ssh.Channel, host ssh.Signer, msg wire.Exp
 		return &ssh.Permissions{}, nil
 	})
 	door.Serve(ctx, ChannelConn{Channel: ch}, config, door.LoginGrace, func(ctx context.Context) *door.Tree {
-		return guestTree(ctx, requester(msg, host), msg.Aname, serve)
+		return guestTree(ctx, requester(msg, host), msg, serve, shell)
 	})
+}
+
+// A ShellFunc runs a shell in the machine of a held run, and returns its exit status, for
+// a client that has proved to hold key, which is no certificate. An error says why there is
+// none.
+type ShellFunc func(ctx context.Context, key ssh.PublicKey, sh door.Shell) (status int, err error)
+
+// shellOf returns the shell of a tree for msg's client, which has proved msg's key.
+func shellOf(msg wire.ExportMsg, shell ShellFunc) func(context.Context, door.Shell) (int, error) {
+	if shell == nil {
+		return nil
+	}
+	return func(ctx context.Context, sh door.Shell) (int, error) {
+		key, err := ssh.ParsePublicKey([]byte(msg.Key))
+		if err != nil {
+			return 0, err
+		}
+		if cert, ok := key.(*ssh.Certificate); ok {
+			key = cert.Key
+		}
+		if sh.Namespace != "" && sh.Namespace != msg.Aname {
+			return 0, fmt.Errorf("there is no namespace %.200s here", sh.Namespace)
+		}
+		return shell(ctx, key, sh)
+	}
 }
 
 // guestTree returns the tree of one namespace of an executor, as serve shows it
 // to user. It attaches the tree when it is first needed.
-func guestTree(ctx context.Context, user fs.User, namespace string, serve ServeFunc) *door.Tree {
+func guestTree(ctx context.Context, user fs.User, msg wire.ExportMsg, serve ServeFunc, shell ShellFunc) *door.Tree {
+	namespace := msg.Aname
 	g := &guest{ctx: ctx, user: user, namespace: namespace, serve: serve}
 	return &door.Tree{
 		User: user,
 		Whoami: func(context.Context) ci.Attrs {
 			return ci.Attrs{{Name: "key", Value: user.Name}, {Name: "namespaces", Value: namespace}, {Name: "rights", Value: "read"}}
 		},
-		Walk: g.walk,
+		Walk:  g.walk,
+		Shell: shellOf(msg, shell),
 		Serve9P: func(ctx context.Context, rwc io.ReadWriteCloser) error {
 			serve(ctx, rwc, namespace, user)
 			return nil
