@@ -50,7 +50,18 @@ func (f Ctl) Open(ctx context.Context, mode OpenMode) (File, error) {
 	if mode&(OpenWrite|OpenTrunc) != 0 && (f.ReadOnly || !MayCommand(UserOf(ctx))) {
 		return nil, iofs.ErrPermission
 	}
-	return &openCtl{ctl: f, writable: mode&OpenWrite != 0}, nil
+	o := &openCtl{ctl: f, writable: mode&OpenWrite != 0}
+	o.life, o.end = context.WithCancel(context.Background())
+	return o, nil
+}
+
+type lifeKey struct{}
+
+// CtlLife returns a context that ends when the open ctl is closed whose Do got ctx. It
+// returns nil for any other ctx.
+func CtlLife(ctx context.Context) context.Context {
+	life, _ := ctx.Value(lifeKey{}).(context.Context)
+	return life
 }
 
 // MayCommand reports whether a user may give this process commands.
@@ -61,6 +72,8 @@ func MayCommand(u User) bool {
 type openCtl struct {
 	ctl      Ctl
 	writable bool
+	life     context.Context // see CtlLife
+	end      context.CancelFunc
 
 	mu      sync.Mutex // guards what follows
 	written bool       // it reads replies from now on
@@ -88,7 +101,7 @@ func (f *openCtl) WriteAt(ctx context.Context, p []byte, _ int64) (int, error) {
 	if !f.writable {
 		return 0, iofs.ErrPermission
 	}
-	reply, err := f.command(ctx, p)
+	reply, err := f.command(context.WithValue(ctx, lifeKey{}, f.life), p)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.written, f.reply = true, reply
@@ -138,4 +151,7 @@ func cutLine(s string) (line, rest string) {
 	return s, ""
 }
 
-func (f *openCtl) Close() error { return nil }
+func (f *openCtl) Close() error {
+	f.end()
+	return nil
+}

@@ -43,7 +43,13 @@ run with a good signature comes at 64 KiB/s or more does not count. One that is 
 for 10 s is given up, and the next is tried. One that is busy is asked again after the
 others, for 30 s at most.
 
-If a daemon answers in $NAMESPACE, the run is handed to the daemon and followed.
+If a daemon answers in $NAMESPACE, the run is handed to the daemon and followed. Clients
+that ask for one key at a time share one run, which belongs to them all: a signal, or the end of
+a client, cancels it if no other waits, and one that others wait for goes on. With -b the
+run goes on in any case. Each run is of the clone in which it was asked for, also if
+others of the namespace have been added. What is queued when a daemon is killed, the next
+one runs as it was asked for; only the values of secrets are in no file, so a run that had
+secrets ends in error. If another run can stand for it by then, its id leads to that.
 Otherwise this process is the executor: it posts its tree at $NAMESPACE/9ci, or
 9ci.PID if that is taken, and stays connected until a signal comes. If it is to leave at
 once, and its run passed, it first waits until an executor with serve -adopt has the run,

@@ -74,17 +74,33 @@ func (d *daemonPlace) write(ctx context.Context, path, line string) (string, err
 	return strings.TrimSpace(string(reply)), err
 }
 
-// hand has the daemon find or run req, and prints the run. The first signal
-// cancels it. The exit status is the run's.
+// hand has the daemon find or run req, and prints the run. The first signal cancels it,
+// unless others wait for it too. The exit status is the run's.
 func (d *daemonPlace) hand(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlags) (int, error) {
 	defer d.close()
 	ns, err := d.write(ctx, "ctl", "repo "+ci.Quote(rp.Top))
 	if err != nil {
 		return exitError, fmt.Errorf("daemon: %w", err)
 	}
-	line := []string{"run"}
+	root, err := ask.Dir(ctx, d.root, ns)
+	if err != nil {
+		return exitError, fmt.Errorf("daemon: %w", err)
+	}
+	n, err := root.Walk(ctx, "ctl")
+	if err != nil {
+		return exitError, fmt.Errorf("daemon: %w", err)
+	}
+	ctl, err := n.Open(ctx, fs.OpenRead|fs.OpenWrite)
+	if err != nil {
+		return exitError, fmt.Errorf("daemon: %w", err)
+	}
+	defer ctl.Close() // with wait=1 the run is wanted until then
+	line := []string{"run", "repo=" + ci.Quote(rp.Top)}
 	if req.Force {
 		line = append(line, "force=1")
+	}
+	if !o.background {
+		line = append(line, "wait=1")
 	}
 	for _, a := range req.Config.Attrs() {
 		line = append(line, a.Name+"="+ci.Quote(a.Value))
@@ -93,26 +109,29 @@ func (d *daemonPlace) hand(ctx context.Context, rp *repo.Repo, req executor.Requ
 	for _, t := range req.Targets {
 		line = append(line, ci.Quote(t))
 	}
-	id, err := d.write(ctx, ns+"/ctl", strings.Join(line, " "))
+	reply, err := ask.Reply(ctx, ctl, []byte(strings.Join(line, " ")+"\n"))
 	if err != nil {
 		return exitError, fmt.Errorf("daemon: %w", err)
 	}
+	id := strings.TrimSpace(string(reply))
 	if o.background {
 		show.Out.Printf("%s\n", id)
 		return 0, nil
 	}
-	root, err := ask.Dir(ctx, d.root, ns)
-	if err != nil {
-		return exitError, fmt.Errorf("daemon: %w", err)
-	}
+	follow, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
 	stop := context.AfterFunc(ctx, func() {
-		if _, err := d.write(context.WithoutCancel(ctx), ns+"/ci/"+id+"/ctl", "cancel"); err != nil {
+		reply, err := ask.Reply(follow, ctl, []byte("cancel "+id+"\n"))
+		if err != nil {
 			say("daemon: cancel %s: %v", id, err)
+		} else if others := strings.TrimSpace(string(reply)); others != "" {
+			say("run %s goes on: %s", id, others)
+			leave()
 		}
 	})
 	defer stop()
-	code, err := finish(context.WithoutCancel(ctx), root, id, o, req.Config, rp, func(string) string { return "" })
-	if err != nil {
+	code, err := finish(follow, root, id, o, req.Config, rp, func(string) string { return "" })
+	if err != nil && follow.Err() == nil {
 		return code, fmt.Errorf("daemon: %w", err)
 	}
 	var sig executor.Signalled

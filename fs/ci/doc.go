@@ -111,6 +111,14 @@ reply, once, at whatever offset: for run the id of the new run, for gc the
 count of runs that went, or the text of the error that the write got. A newline
 between quotes does not end a line.
 
+The attributes of run are the CI_ variables that say what a run is, in lower case
+and without CI_ (net=all); force=1, which lets no other run stand for this one;
+repo=PATH, the clone of the namespace that REV is taken from, which is otherwise
+the one last named; and wait=1. A run that was asked for with wait=1 alone is
+cancelled when the last ctl on which that was written is closed, or has had cancel
+ID written to it. If others wait, the reply to that cancel says so. Any other
+cancel ends the run for all.
+
 # Limits
 
 The artifacts of a run are files, directories and symbolic links: at most 262144

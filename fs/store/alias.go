@@ -9,18 +9,23 @@ import (
 	"time"
 
 	"9ci/fs/ci"
+	"9ci/fs/internal/disk"
 )
 
 // errAmbiguous is iofs.ErrNotExist too: a name of two things names nothing.
 var errAmbiguous = fmt.Errorf("the prefix is of several commits: %w", iofs.ErrNotExist)
 
-// Lookup returns the run that a name means: an id; last; a commit, a tree, or a
+// Lookup returns the run that a name means: an id, or that of a run which was replaced; last; a commit, a tree, or a
 // prefix of either, as ci.IsPrefix has it, which mean the best of their runs;
 // or a score. It reports iofs.ErrNotExist where there is none. Only a
 // repository knows head and green, and only an executor held: they are the tree's.
 func (s *Store) Lookup(rev string) (Entry, error) {
 	if _, _, ok := ci.SplitID(rev); ok {
-		return s.Get(rev)
+		e, err := s.Get(rev)
+		if by := s.instead(rev); err != nil && by != "" {
+			return s.Get(by)
+		}
+		return e, err
 	}
 	if rev == "last" {
 		for e := range s.Runs() {
@@ -33,6 +38,12 @@ func (s *Store) Lookup(rev string) (Entry, error) {
 		}
 	}
 	return Entry{}, &iofs.PathError{Op: "find", Path: rev, Err: iofs.ErrNotExist}
+}
+
+// instead returns the id of the run that was replayed in the place of another, or "".
+func (s *Store) instead(id string) string {
+	by, _ := disk.ReadFile(s.path("instead", id), ci.MaxText)
+	return string(by)
 }
 
 // best returns the best run of a commit, a tree, or an unambiguous prefix.

@@ -36,7 +36,15 @@ func (s *Store) mend() error {
 			removeAll(s.path("show", v.Name())) // or the next time
 		}
 	}
-	return s.mendIndex(alive)
+	if err := s.mendIndex(alive); err != nil {
+		return err
+	}
+	return eachName(s.path("instead"), func(name string) error {
+		if s.index.byName(s.instead(name)) == nil {
+			os.Remove(s.path("instead", name))
+		}
+		return nil
+	})
 }
 
 // mendIndex makes the index say what is on disk. alive has the owners that live.

@@ -643,6 +643,18 @@ func (r *Run) Discard() error {
 	return r.discard()
 }
 
+// Replace is Discard of a run whose id others know: from now on the id is an alias of
+// another run's, as long as the store has that.
+func (r *Run) Replace(by string) error {
+	if _, _, ok := ci.SplitID(by); !ok {
+		return fmt.Errorf("store: replace %s: %q is no id", r.id, by)
+	}
+	if err := writeSynced(r.s.path("instead", r.id), []byte(by)); err != nil {
+		return fmt.Errorf("store: replace %s: %w", r.id, err)
+	}
+	return r.Discard()
+}
+
 func (r *Run) discard() error {
 	r.closeLogs()
 	err := removeAll(r.dir)

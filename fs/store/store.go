@@ -38,6 +38,7 @@ import (
 //	.store/owner/*    one for each open Store, locked while its process lives
 //	.store/work/*     one for each run that has not ended, locked by its process
 //	.store/keep/<id>  the run is never evicted
+//	.store/instead/*  names, for the id of a run that was replaced, the run that stands for it
 //	.store/show/*     what machines are shown, each owned by an open Store
 //
 // Several processes may use a store. A Store's methods may be called from
@@ -163,7 +164,7 @@ func openStore(dir string) (*Store, error) {
 
 // prepare makes the directories of the store, and opens the file of its lock.
 func (s *Store) prepare() (err error) {
-	for _, d := range []string{s.RunDir(), s.path("owner"), s.path("work"), s.path("keep"), s.path("show")} {
+	for _, d := range []string{s.RunDir(), s.path("owner"), s.path("work"), s.path("keep"), s.path("instead"), s.path("show")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/home"
+	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/vm"
 )
@@ -56,41 +57,41 @@ func Status(mode, version string, c *config.Config, q *Queue, counts ci.Attrs) c
 	}, counts, ci.Attrs{{Name: "orchestrator", Value: c.Address()}})
 }
 
-// Command executes what was written to /ctl: run, or cancel of a run by its id.
+// othersWait is the reply to a cancel of one that has asked for a run with wait=1.
+const othersWait = "others wait for it"
+
+// Command executes what was written to /ctl: run, or cancel of a run by its id. A cancel
+// that is written to the open ctl on which the run was asked for with wait=1 takes that
+// back: the run ends if nobody else wants it.
 func (e *Executor) Command(ctx context.Context, c ci.Command) (string, error) {
 	switch c.Verb {
 	case "run":
 		return e.runCommand(ctx, c)
 	case "cancel":
+		others, ok := e.leave(c.Run, fs.CtlLife(ctx))
+		switch {
+		case others:
+			return othersWait, nil
+		case ok:
+			return "", nil
+		}
 		return "", e.Cancel(c.Run)
 	}
 	return "", fmt.Errorf("unknown command %s: read ctl for its manual", c.Verb)
 }
 
-// runCommand starts a run. Its attributes are force and the CI_ variables in
+// runCommand starts a run. Its attributes are force, wait, repo and the CI_ variables in
 // lower case, without CI_.
 func (e *Executor) runCommand(ctx context.Context, cmd ci.Command) (string, error) {
-	set := make(map[string]string)
-	force := false
-	for _, a := range cmd.Attrs {
-		if a.Name == "force" {
-			force = a.Value == "1"
-		} else {
-			set[config.Name(a.Name)] = a.Value
-		}
-	}
-	r := e.Repo()
-	c, err := e.load(ctx, r, set)
+	req, err := e.read(ctx, cmd.Attrs, e.clone)
 	if err != nil {
 		return "", err
 	}
-	commit, tree, err := r.Resolve(ctx, cmd.Rev)
-	if err != nil {
+	if req.Commit, req.Tree, err = req.Repo.Resolve(ctx, cmd.Rev); err != nil {
 		return "", err
 	}
-	targets := cmd.Targets
-	if len(targets) == 0 {
-		targets = []string{"test"}
+	if req.Targets = cmd.Targets; len(req.Targets) == 0 {
+		req.Targets = []string{"test"}
 	}
-	return e.Submit(ctx, Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Force: force, Config: c})
+	return e.Submit(ctx, req)
 }

@@ -63,6 +63,7 @@ type Executor struct {
 	mu         sync.Mutex             // guards what follows
 	unfinished map[string]*unfinished // by id
 	repo       *repo.Repo             // the clone last named
+	clones     map[string]*repo.Repo  // all that were named, by their Top
 	head       revision               // what head and green are about
 	warned     map[string]bool        // what Warn has told
 }
@@ -83,6 +84,10 @@ type Request struct {
 	Targets []string // at least one
 	Force   bool     // run, even if another run could stand for this one
 	Config  *config.Config
+
+	// Wanted ends when the one that asks wants the run no more: a run is cancelled
+	// once nobody wants it. Nil: the run is wanted to its end.
+	Wanted context.Context
 }
 
 // Check reports a target that is none: one that begins with - is a flag in the wrong
@@ -103,6 +108,7 @@ func (r Request) shared() bool { return !r.Force && !r.Config.Runs }
 type unfinished struct {
 	id      string
 	key     string // the key's digest; empty if no other request may share the run
+	told    bool   // a process before this one has told its id to those that asked
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	decided chan struct{} // closed when it is known whether this run starts
@@ -111,9 +117,10 @@ type unfinished struct {
 	err     error         // why the run could not be kept; set before done is closed
 
 	// Guarded by the Executor's mu:
-	configured time.Duration // CI_HOLD
-	wished     *wish         // in its place; nil: nobody has said otherwise
-	past       bool          // whether the machine is held is decided
+	wanted     map[context.Context]bool // the Wanted of those that asked
+	configured time.Duration            // CI_HOLD
+	wished     *wish                    // in its place; nil: nobody has said otherwise
+	past       bool                     // whether the machine is held is decided
 }
 
 // Signalled is the cause of a context that a signal has ended.
@@ -192,20 +199,25 @@ func (e *Executor) begin(ctx context.Context, run *store.Run, req Request, u *un
 		id, release, err = elsewhere.Await(wctx, run.ID())
 		stop()
 		cancel(nil)
-		if id != "" || err != nil {
-			err = errors.Join(err, e.drop(run, u))
-			release() // after that: who looks for the run must not find it
+		if id != "" || err != nil && !u.told {
+			err = errors.Join(err, e.drop(run, u, id))
+			release() // after that: one that looks for the run must not find it
 			return id, err
 		}
+		// What was told of and is cancelled ends in its first step.
 	}
 	e.start(run, req, u, release)
 	return run.ID(), nil
 }
 
-// drop discards a run that was not started.
-func (e *Executor) drop(run *store.Run, u *unfinished) error {
+// drop discards a run that was not started. by, if not empty, is the run that is replayed
+// instead: those that know its id find that.
+func (e *Executor) drop(run *store.Run, u *unfinished, by string) error {
 	e.forget(u)
 	close(u.decided)
+	if u.told && by != "" {
+		return run.Replace(by)
+	}
 	return run.Discard()
 }
 
@@ -246,6 +258,8 @@ func (e *Executor) Resume(ctx context.Context) error {
 		}
 		e.mu.Lock()
 		u := e.addUnfinished(run.ID(), digest)
+		u.told = true
+		u.wanted[nil] = true // those that asked went with the process, and did not leave
 		e.mu.Unlock()
 		e.wg.Go(func() {
 			if err := e.resume(run, req, u); err != nil {
@@ -260,8 +274,8 @@ func (e *Executor) Resume(ctx context.Context) error {
 func (e *Executor) resume(run *store.Run, req Request, u *unfinished) error {
 	elsewhere := e.seeker(req, run.Key())
 	if elsewhere != nil {
-		if id, err := elsewhere.Replay(u.ctx); id != "" || err != nil {
-			return errors.Join(err, e.drop(run, u))
+		if id, err := elsewhere.Replay(u.ctx); id != "" {
+			return errors.Join(err, e.drop(run, u, id))
 		}
 	}
 	_, err := e.begin(u.ctx, run, req, u, elsewhere)
@@ -300,6 +314,9 @@ func asked(req Request) ci.Attrs {
 	if req.Force {
 		a = a.With(ci.Attr{Name: "force", Value: "1"})
 	}
+	if !strings.Contains(req.Repo.Top, "\n") { // which a daemon does not take
+		a = a.With(ci.Attr{Name: "repo", Value: req.Repo.Top})
+	}
 	return a
 }
 
@@ -313,23 +330,67 @@ func (e *Executor) request(ctx context.Context, run *store.Run) (Request, error)
 	if err != nil {
 		return Request{}, err
 	}
-	set := make(map[string]string)
-	force := attrs.Get("force") == "1"
-	for _, a := range attrs {
-		if a.Name != "force" {
-			set[config.Name(a.Name)] = a.Value
-		}
-	}
-	if set["CI_SECRETS"] != "" {
+	if attrs.Get("secrets") != "" {
 		return Request{}, errors.New("the process that queued this run has died, and the values of its secrets with it: ask for the run again")
 	}
-	r := e.Repo()
-	c, err := e.load(ctx, r, set)
+	req, err := e.read(ctx, attrs, e.reopen)
 	if err != nil {
 		return Request{}, err
 	}
-	commit, tree, err := r.Resolve(ctx, run.Info().Get("commit"))
-	return Request{Repo: r, Commit: commit, Tree: tree, Targets: targets, Force: force, Config: c}, err
+	req.Targets = targets
+	req.Commit, req.Tree, err = req.Repo.Resolve(ctx, run.Info().Get("commit"))
+	return req, err
+}
+
+// read returns the request that attributes of run, or those of asked, describe, but for its
+// revision and targets. clone returns the clone of the attribute repo.
+func (e *Executor) read(ctx context.Context, attrs ci.Attrs, clone func(ctx context.Context, top string) (*repo.Repo, error)) (req Request, err error) {
+	set := make(map[string]string)
+	req.Repo = e.Repo()
+	for _, a := range attrs {
+		switch a.Name {
+		case "force":
+			req.Force = a.Value == "1"
+		case "repo":
+			if req.Repo, err = clone(ctx, a.Value); err != nil {
+				return Request{}, err
+			}
+		case "wait":
+			if a.Value == "1" {
+				req.Wanted = fs.CtlLife(ctx)
+			}
+		default:
+			set[config.Name(a.Name)] = a.Value
+		}
+	}
+	req.Config, err = e.load(ctx, req.Repo, set)
+	return req, err
+}
+
+// clone returns a clone that SetRepo has named.
+func (e *Executor) clone(_ context.Context, top string) (*repo.Repo, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r := e.clones[top]; r != nil {
+		return r, nil
+	}
+	return nil, fmt.Errorf("repo=%s is no clone of %s that was added here: write repo PATH to the daemon's ctl first", top, e.Namespace)
+}
+
+// reopen returns the clone that a run was queued in by a process which has died. Another
+// one of the namespace may have been added since.
+func (e *Executor) reopen(ctx context.Context, top string) (*repo.Repo, error) {
+	if r, err := e.clone(ctx, top); err == nil {
+		return r, nil
+	}
+	r, err := repo.Open(ctx, top)
+	if err != nil {
+		return nil, fmt.Errorf("the clone in which the run was asked for: %w", err)
+	}
+	if ns, ok := r.Origin(); ok && ns != e.Namespace || !ok && !ci.LocalNamespace(e.Namespace) {
+		return nil, fmt.Errorf("%s, in which the run was asked for, is no clone of %s any more", top, e.Namespace)
+	}
+	return r, nil
 }
 
 // create makes a run for req. With share it returns instead the unfinished run with the
@@ -341,6 +402,7 @@ func (e *Executor) create(req Request, key ci.Attrs, share bool) (*store.Run, *u
 	if share {
 		for _, u := range e.unfinished {
 			if u.key == digest && u.ctx.Err() == nil { // a run that is being cancelled does not count
+				e.want(u, req.Wanted)
 				return nil, u, nil
 			}
 		}
@@ -364,12 +426,38 @@ func (e *Executor) create(req Request, key ci.Attrs, share bool) (*store.Run, *u
 	if !share {
 		digest = ""
 	}
-	return run, e.addUnfinished(run.ID(), digest), nil
+	u := e.addUnfinished(run.ID(), digest)
+	e.want(u, req.Wanted)
+	return run, u, nil
+}
+
+// want notes that one more wants a run, until wanted ends. The caller holds e.mu.
+func (e *Executor) want(u *unfinished, wanted context.Context) {
+	u.wanted[wanted] = true
+	if wanted != nil {
+		context.AfterFunc(wanted, func() { e.leave(u.id, wanted) })
+	}
+}
+
+// leave notes that one wants a run no more, and cancels the run if it was the last. ok is
+// false if that one did not want it, and others reports whether the run goes on.
+func (e *Executor) leave(id string, wanted context.Context) (others, ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	u := e.unfinished[id]
+	if u == nil || wanted == nil || !u.wanted[wanted] {
+		return false, false
+	}
+	delete(u.wanted, wanted)
+	if len(u.wanted) == 0 {
+		u.cancel(errors.New("cancelled: nobody waits for it any more"))
+	}
+	return len(u.wanted) > 0, true
 }
 
 // addUnfinished notes that a run has not ended. The caller holds e.mu.
 func (e *Executor) addUnfinished(id, key string) *unfinished {
-	u := &unfinished{id: id, key: key, decided: make(chan struct{}), done: make(chan struct{})}
+	u := &unfinished{id: id, key: key, wanted: make(map[context.Context]bool), decided: make(chan struct{}), done: make(chan struct{})}
 	u.ctx, u.cancel = context.WithCancelCause(e.Context)
 	if e.unfinished == nil {
 		e.unfinished = make(map[string]*unfinished)
@@ -455,6 +543,10 @@ func (e *Executor) SetRepo(r *repo.Repo) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.repo = r
+	if e.clones == nil {
+		e.clones = make(map[string]*repo.Repo)
+	}
+	e.clones[r.Top] = r
 	if e.head.repo == nil || e.head.repo.Top != r.Top {
 		e.head.commit = ""
 	}

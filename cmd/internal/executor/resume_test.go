@@ -13,6 +13,7 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
+	"9ci/fs/ci"
 	"9ci/fs/store"
 )
 
@@ -34,8 +35,8 @@ func newClone(t *testing.T, message string) *repo.Repo {
 	return r
 }
 
-// A queued run that another process takes over is the one that was asked for,
-// whatever that process's own configuration is; one with secrets, whose values
+// A queued run that another process takes over is the one that was asked for, in the
+// clone in which that was, whatever that process's own configuration is; one with secrets, whose values
 // no file has, is not run with others.
 func TestRequest(t *testing.T) {
 	ctx := t.Context()
@@ -59,7 +60,7 @@ func TestRequest(t *testing.T) {
 		}
 		defer s.Close() // as after a kill
 		e := &Executor{Context: ctx, Store: s, Config: c}
-		req := Request{Commit: commit, Tree: tree, Targets: []string{"lint", "test"}, Config: c}
+		req := Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"lint", "test"}, Config: c}
 		if _, _, err := e.create(req, replay.Key(c, commit, tree, req.Targets), true); err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +79,8 @@ func TestRequest(t *testing.T) {
 		}
 		defer runs[0].Discard()
 		e := &Executor{Context: ctx, Store: s, Log: slog.New(slog.DiscardHandler)}
-		e.SetRepo(rp)
+		e.Namespace = "local/a-01234567"
+		e.SetRepo(newClone(t, "another, named last"))
 		return e.request(ctx, runs[0])
 	}
 	want := queued(map[string]string{"CI_NET": "all", "CI_MATCH": "tree", "CI_TIMEOUT": "2h", "CI_MEMORY": "512M", "CI_CPUS": "1", "CI_MAXAGE": "1d", "CI_HOLD": "3m",
@@ -92,7 +94,7 @@ func TestRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprint(got.Config.Attrs()) != fmt.Sprint(want.Attrs()) || got.Commit != commit || got.Tree != tree || fmt.Sprint(got.Targets) != "[lint test]" {
+	if fmt.Sprint(got.Config.Attrs()) != fmt.Sprint(want.Attrs()) || got.Repo.Top != top || got.Commit != commit || got.Tree != tree || fmt.Sprint(got.Targets) != "[lint test]" {
 		t.Errorf("taken over: %+v of %v, want %v", got, got.Config.Attrs(), want.Attrs())
 	}
 
@@ -112,6 +114,26 @@ func TestRequest(t *testing.T) {
 	}
 	if _, err := resume(); err == nil || !strings.Contains(err.Error(), "the values of its secrets with it") {
 		t.Errorf("with secrets: %v", err)
+	}
+}
+
+// A run that was queued in a clone which is gone, or has become another repository's, is
+// not run in another clone.
+func TestReopen(t *testing.T) {
+	e := &Executor{Context: t.Context(), Namespace: "example.org/alice/hello", Log: slog.New(slog.DiscardHandler)}
+	here := newClone(t, "here")
+	e.SetRepo(here)
+	if r, err := e.reopen(t.Context(), here.Top); r != here || err != nil {
+		t.Errorf("a clone that was named: %v, %v", r, err)
+	}
+	if _, err := e.reopen(t.Context(), newClone(t, "other").Top); err == nil || !strings.Contains(err.Error(), "is no clone of example.org/alice/hello any more") {
+		t.Errorf("another repository: %v", err)
+	}
+	if _, err := e.reopen(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "the clone in which the run was asked for") {
+		t.Errorf("no repository: %v", err)
+	}
+	if _, err := e.Command(t.Context(), ci.Command{Verb: "run", Attrs: ci.Attrs{{Name: "repo", Value: "/elsewhere"}}, Rev: "HEAD"}); err == nil || !strings.Contains(err.Error(), "repo=/elsewhere is no clone of") {
+		t.Errorf("a clone that was not named: %v", err)
 	}
 }
 

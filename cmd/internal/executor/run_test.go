@@ -171,7 +171,7 @@ func TestSubmitWaits(t *testing.T) {
 				}, context.Cause(ctx)
 			}
 			e.Seek = func(*repo.Repo, ci.Attrs, *config.Config) Seeker { return waiter(await) }
-			id, err := e.Submit(t.Context(), Request{Commit: "0123456789abcdef0123456789abcdef01234567", Targets: []string{"test"}, Config: new(config.Config)})
+			id, err := e.Submit(t.Context(), Request{Repo: new(repo.Repo), Commit: "0123456789abcdef0123456789abcdef01234567", Targets: []string{"test"}, Config: new(config.Config)})
 			if id != tt.id || (err == nil) != (tt.id != "") || err != nil && !strings.Contains(err.Error(), "cancelled") {
 				t.Errorf("Submit = %q, %v, want %q", id, err, tt.id)
 			}

@@ -1,0 +1,176 @@
+package executor
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/replay"
+	"9ci/cmd/internal/repo"
+	"9ci/fs/ci"
+	"9ci/fs/store"
+	"9ci/vm"
+)
+
+// A run belongs to all who wait for it: the last that leaves cancels it, and nobody else. One
+// that was asked for without waiting goes on to its end.
+func TestWanted(t *testing.T) {
+	rp := newClone(t, "one")
+	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c := &config.Config{Net: "all"}
+	e := &Executor{Context: t.Context(), Store: s, Config: c, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
+	e.Tool = func(string) (string, error) { return "", nil }
+	e.Start = func(context.Context, vm.Config) (Machine, error) {
+		return &wild{mk: func(io.Writer) error { return nil }, began: make(chan struct{}), killed: make(chan struct{})}, nil
+	}
+	e.SetRepo(rp)
+	submit := func(wanted context.Context) string {
+		t.Helper()
+		id, err := e.Submit(t.Context(), Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: c, Wanted: wanted})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	ends := func(id string) {
+		t.Helper()
+		if err := e.Wait(id); err != nil {
+			t.Error(err)
+		}
+		if run, err := s.Get(id); err != nil || run.State != "cancelled" || run.Code != 130 {
+			t.Errorf("the run is %v, %v, want it cancelled", run, err)
+		}
+	}
+	goes := func(id string) {
+		t.Helper()
+		e.mu.Lock()
+		u := e.unfinished[id]
+		e.mu.Unlock()
+		if u == nil || u.ctx.Err() != nil {
+			t.Errorf("%s does not go on", id)
+		}
+	}
+
+	a, leaveA := context.WithCancel(t.Context())
+	defer leaveA()
+	b, leaveB := context.WithCancel(t.Context())
+	defer leaveB()
+	id := submit(a)
+	if again := submit(b); again != id {
+		t.Errorf("the second got %s, want %s", again, id)
+	}
+	if others, ok := e.leave(id, a); !others || !ok {
+		t.Errorf("the first leaves: %v, %v, want that others wait", others, ok)
+	}
+	if _, ok := e.leave(id, a); ok {
+		t.Error("the first leaves twice")
+	}
+	goes(id)
+	leaveB() // it hangs up
+	ends(id)
+
+	// One that does not wait, as run -b, wants the run to its end.
+	c2, leaveC := context.WithCancel(t.Context())
+	defer leaveC()
+	id = submit(c2)
+	submit(nil)
+	if others, ok := e.leave(id, c2); !others || !ok {
+		t.Errorf("it leaves a run of -b: %v, %v", others, ok)
+	}
+	goes(id)
+	if err := e.Cancel(id); err != nil {
+		t.Error(err)
+	}
+	ends(id)
+	e.Close()
+}
+
+// A finder is a Seeker that finds a run at once.
+type finder string
+
+func (f finder) Replay(context.Context) (string, error) { return string(f), nil }
+func (f finder) Await(context.Context, string) (string, func(), error) {
+	return "", func() {}, nil
+}
+
+// A run that was queued by a process which has died, and stands for nothing now that another
+// was found, is found by its id all the same: those that asked know that.
+func TestResumeReplaced(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	rp := newClone(t, "one")
+	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(t.Context(), rp, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &Executor{Context: t.Context(), Store: s, Config: c, Namespace: "local/a-01234567"}
+	req := Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: c}
+	queued, _, err := e.create(req, replay.Key(c, commit, tree, req.Targets), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := s.Create(commit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := found.Seal(t.Context(), "passed", 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.Close() // as after a kill
+
+	for range 2 {
+		if s, err = store.Open(dir); err != nil {
+			t.Fatal(err)
+		}
+		e = &Executor{Context: t.Context(), Store: s, Config: c, Namespace: e.Namespace, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
+		e.Seek = func(*repo.Repo, ci.Attrs, *config.Config) Seeker { return finder(found.ID()) }
+		e.SetRepo(rp)
+		if err := e.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		e.Close()
+		run, err := e.Find(t.Context(), queued.ID())
+		if err != nil || run.ID != found.ID() {
+			t.Errorf("the id that was told leads to %v, %v, want %s", run, err, found.ID())
+		}
+		s.Close()
+	}
+
+	// When that has gone, so has the name.
+	if s, err = store.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Forget(found.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Lookup(queued.ID()); err == nil {
+		t.Error("the name leads to a run that is gone")
+	}
+	s.Close()
+	if s, err = store.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Lookup(queued.ID()); err == nil || !strings.Contains(err.Error(), "file does not exist") {
+		t.Errorf("then: %v", err)
+	}
+}
