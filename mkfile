@@ -7,7 +7,7 @@ FUZZTIME=1m
 
 # Debian packages: what 9ci runs, and the peers its tests run beside it.
 NEEDS=git openssh-client qemu-system-x86 mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
-PEERS=9base binutils chromium curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server openssl rc rsync socat sqlite3 sshfs systemd
+PEERS=9base binutils bsdutils chromium curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server openssl rc rsync socat sqlite3 sshfs systemd
 
 # What else the tests of the pages run: axe-core of npm, its version and SHA-512.
 AXE_VERSION=4.14.1
