@@ -6,7 +6,8 @@ BENCH=.
 FUZZTIME=1m
 
 # Debian packages: what 9ci runs, and the peers its tests run beside it.
-NEEDS=git openssh-client qemu-system-x86 mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
+QEMU=`{case $(uname -m) in aarch64) echo qemu-system-arm ;; *) echo qemu-system-x86 ;; esac}
+NEEDS=git openssh-client $QEMU mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
 PEERS=9base binutils bsdutils chromium curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server openssl rc rsync socat sqlite3 sshfs systemd
 
 # What else the tests of the pages run: axe-core of npm, its version and SHA-512.
@@ -45,6 +46,12 @@ fuzz:V:
 			go test -run='^$' -fuzz="^$f\$" -fuzztime=$FUZZTIME $p
 		done
 	done
+
+# One more test of machines, of the other architecture, by emulation: its core OS, ten
+# minutes of CPU. test does without it.
+arm64:V: needs
+	sh .ci/need arch-test binfmt-support qemu-system-arm qemu-user-static
+	ARM64=1 go test -count=1 -v -timeout=60m -run='^TestARM64$' ./vm
 
 # Tests of logins and of commit statuses with a real forge: a Gitea that is built here,
 # five minutes of CPU. test does without it.

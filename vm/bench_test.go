@@ -51,7 +51,8 @@ func BenchmarkRun(b *testing.B) {
 func BenchmarkNetwork(b *testing.B) {
 	b.Run("ours", benchmarkNetwork)
 	b.Run("slirp", func(b *testing.B) {
-		real, err := exec.LookPath("qemu-system-x86_64")
+		program := vm.Needs()[0].Name
+		real, err := exec.LookPath(program)
 		if err != nil {
 			b.Fatal(err)
 		}

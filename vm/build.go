@@ -55,13 +55,10 @@ type Need struct {
 	Package string // Debian's package that has it
 }
 
-var (
-	emulator = Need{program, "qemu-system-x86"}
-	mkfs     = Need{"mkfs.ext4", "e2fsprogs"}
-)
+var mkfs = Need{"mkfs.ext4", "e2fsprogs"}
 
-// Needs are those of a machine.
-func Needs() []Need { return []Need{emulator, mkfs} }
+// Needs are those of a machine of this host's architecture.
+func Needs() []Need { return []Need{boards[runtime.GOARCH].emulator(), mkfs} }
 
 // BuildNeeds are those of a build of the core OS.
 func BuildNeeds() []Need {
@@ -96,7 +93,7 @@ func (n Need) Find() (string, error) {
 
 // build makes an image and the link current to it in dir, whose lock is held. It
 // first removes what another build left half done.
-func build(ctx context.Context, dir string, progress io.Writer) error {
+func build(ctx context.Context, dir, arch string, progress io.Writer) error {
 	tmp := filepath.Join(dir, "build")
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
@@ -108,10 +105,10 @@ func build(ctx context.Context, dir string, progress io.Writer) error {
 	if err := ready(tmp); err != nil {
 		return err
 	}
-	if err := bootstrap(ctx, tmp, progress); err != nil {
+	if err := bootstrap(ctx, tmp, arch, progress); err != nil {
 		return err
 	}
-	if err := convert(tmp); err != nil {
+	if err := convert(tmp, boards[arch]); err != nil {
 		return err
 	}
 	list, err := makeList(tmp)
@@ -185,7 +182,7 @@ func lookTool(name string) (string, error) {
 
 // bootstrap runs mmdebstrap, which leaves root.erofs, packages, vmlinuz
 // and modules.tar in tmp.
-func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
+func bootstrap(ctx context.Context, tmp, arch string, progress io.Writer) error {
 	host, err := lend.HostAPT(ctx)
 	if err != nil {
 		return err
@@ -194,7 +191,7 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 	if os.Getuid() != 0 {
 		mode = "unshare"
 	}
-	args := bootstrapArgs(mode)
+	args := bootstrapArgs(mode, arch)
 	if len(host.Options()) > 0 {
 		// Not as --aptopt: a proxy's URL may have a password, and
 		// everybody reads a process's arguments.
@@ -237,9 +234,9 @@ func bootstrap(ctx context.Context, tmp string, progress io.Writer) error {
 
 // bootstrapArgs are mmdebstrap's: what they make of the same packages does
 // not depend on mode.
-func bootstrapArgs(mode string) []string {
+func bootstrapArgs(mode, arch string) []string {
 	args := []string{
-		"--mode=" + mode, "--variant=apt", "--format=null", "--architectures=amd64",
+		"--mode=" + mode, "--variant=apt", "--format=null", "--architectures=" + arch,
 		"--include=" + strings.Join(packages, ","),
 		`--aptopt=APT::Install-Recommends "false"`,
 	}
@@ -274,25 +271,25 @@ func tell(r io.Reader, progress io.Writer) []string {
 }
 
 // convert makes the kernel and the modules what the image has of them.
-func convert(tmp string) error {
-	bz, err := os.ReadFile(filepath.Join(tmp, "vmlinuz"))
+func convert(tmp string, b board) error {
+	packed, err := os.ReadFile(filepath.Join(tmp, "vmlinuz"))
 	if err != nil {
 		return err
 	}
-	elf, err := vmlinux(bz)
+	kernel, err := b.kernel(packed)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, kernelFile), elf, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, kernelFile), kernel, 0o644); err != nil {
 		return err
 	}
-	b, err := os.ReadFile(filepath.Join(tmp, "modules.tar"))
+	modules, err := os.ReadFile(filepath.Join(tmp, "modules.tar"))
 	if err != nil {
 		return err
 	}
 	var cpio bytes.Buffer
 	w := newCPIO(&cpio)
-	r := tar.NewReader(bytes.NewReader(b))
+	r := tar.NewReader(bytes.NewReader(modules))
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {

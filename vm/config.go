@@ -26,7 +26,7 @@ type Config struct {
 	Guest, Mk string
 
 	Memory int64 // the guest's RAM in bytes, in whole MiB; 0: 2 GiB
-	CPUs   int   // 0: all of this host's
+	CPUs   int   // 0: all of this host's; no more than the machine can have
 
 	// Accel is kvm or tcg. Empty is kvm where ProbeKVM finds that it works.
 	Accel string
@@ -90,6 +90,9 @@ func (c *Config) complete(ctx context.Context) error {
 	if c.Image == nil {
 		return errors.New("no image")
 	}
+	if _, ok := boards[c.Image.Arch]; !ok {
+		return fmt.Errorf("no machine of architecture %q, only of amd64 and arm64", c.Image.Arch)
+	}
 	for _, f := range []struct{ what, name string }{
 		{"kernel", c.Image.Kernel}, {"core OS", c.Image.Root}, {"modules", c.Image.Modules},
 		{"guest", c.Guest}, {"mk", c.Mk},
@@ -108,6 +111,7 @@ func (c *Config) complete(ctx context.Context) error {
 	if c.CPUs == 0 {
 		c.CPUs = runtime.NumCPU()
 	}
+	c.CPUs = min(c.CPUs, c.board().cpus)
 	if c.Disk != 0 && c.Disk < 64<<20 {
 		return fmt.Errorf("disk of %d bytes, want none or at least 64 MiB", c.Disk)
 	}

@@ -7,6 +7,10 @@
 // package vm/guest on a virtio-serial port: so Run runs a command in the
 // machine much as os/exec runs one here.
 //
+// A machine has the architecture of its image, amd64 or arm64, and EnsureImage's is
+// this host's unless it is told another: qemu emulates that. A board has all in
+// which the two differ.
+//
 // A machine leaves nothing: what it writes goes to memory or to a disk
 // that has no name, its sockets have none either, and qemu dies with the
 // process that started it. A machine sees those directories of the host that

@@ -10,6 +10,7 @@ var (
 	LoopsKVM = loopsKVM
 	Bounded  = bounded
 	Remember = remember
+	CPUTime  = cpuTime
 )
 
 // SetIdleTime changes idleTime until the end of a test.
@@ -17,6 +18,14 @@ func SetIdleTime(t testing.TB, d time.Duration) {
 	old := idleTime
 	idleTime = d
 	t.Cleanup(func() { idleTime = old })
+}
+
+// SetProbeTime changes how long the parts of KVM's probe may take until the end of a
+// test.
+func SetProbeTime(t testing.TB, d time.Duration) {
+	oldLoop, oldRoot := loopTime, rootTime
+	loopTime, rootTime = d, d
+	t.Cleanup(func() { loopTime, rootTime = oldLoop, oldRoot })
 }
 
 // Process is the qemu of m.

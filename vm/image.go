@@ -10,6 +10,7 @@ import (
 	iofs "io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sort"
 	"strconv"
 	"strings"
@@ -25,15 +26,17 @@ const CoreOS = "debian-12/2"
 // An Image is a core OS in a cache. Its files never change.
 type Image struct {
 	Label   string // CoreOS
+	Arch    string // amd64 or arm64, as Go and Debian name them
 	Digest  string // SHA-256 in hex of the list of its files' digests and sizes
 	Dir     string // where its files are
-	Kernel  string // an ELF kernel with a PVH entry
+	Kernel  string // as qemu starts it: an ELF kernel with a PVH entry; of arm64 an Image
 	Root    string // an erofs of the whole system
 	Modules string // a cpio archive of those modules that are needed to mount Root
 }
 
 // ImageOptions say where an image is kept, and where a build reports.
 type ImageOptions struct {
+	Arch     string    // empty: this host's. A build of another needs qemu-user-static
 	Cache    string    // the directory it is in, absolute
 	Progress io.Writer // gets a line for each step of a build; nil: they are dropped
 	Verify   bool      // read all of an image that is there, also if nobody has touched it
@@ -58,7 +61,10 @@ const verifiedFile = "verified"
 // wraps syscall.ENOSPC where there is no room, and is ctx's cause once that is
 // done.
 func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
-	dir, err := imageDir(o.Cache)
+	if o.Arch == "" {
+		o.Arch = runtime.GOARCH
+	}
+	dir, err := imageDir(o.Cache, o.Arch)
 	if err != nil {
 		return nil, err
 	}
@@ -86,31 +92,34 @@ func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 	if !errors.Is(err, iofs.ErrNotExist) {
 		fmt.Fprintf(o.Progress, "core OS %s: %v; building it anew\n", CoreOS, err)
 	}
-	if err := build(ctx, dir, o.Progress); err != nil {
+	if err := build(ctx, dir, o.Arch, o.Progress); err != nil {
 		return nil, fmt.Errorf("vm: build the core OS %s: %w", CoreOS, err)
 	}
 	return sound(dir, true)
 }
 
-// LookupImage returns the image in a cache. If there is none the error wraps
-// [iofs.ErrNotExist].
+// LookupImage returns the image of this host's architecture in a cache. If there is none
+// the error wraps [iofs.ErrNotExist].
 func LookupImage(cache string) (*Image, error) {
-	dir, err := imageDir(cache)
+	dir, err := imageDir(cache, runtime.GOARCH)
 	if err != nil {
 		return nil, err
 	}
 	return lookup(dir)
 }
 
-// imageDir returns the directory of a label. It holds the images, each under its
-// digest; current, a link to one of them; verified, a note of the files that were last
-// verified; lock, which the process that builds has; and during a build the directory
-// build.
-func imageDir(cache string) (string, error) {
+// imageDir returns the directory of the label for an architecture: a cache may be in a
+// home that hosts of several share. It holds the images, each under its digest; current,
+// a link to one of them; verified, a note of the files that were last verified; lock,
+// which the process that builds has; and during a build the directory build.
+func imageDir(cache, arch string) (string, error) {
 	if !filepath.IsAbs(cache) {
 		return "", fmt.Errorf("vm: cache %q of the core OS: not absolute", cache)
 	}
-	return filepath.Join(cache, "coreos", filepath.FromSlash(CoreOS)), nil
+	if _, ok := boards[arch]; !ok {
+		return "", fmt.Errorf("vm: no core OS for %s, only for amd64 and arm64", arch)
+	}
+	return filepath.Join(cache, "coreos", filepath.FromSlash(CoreOS)+"-"+arch), nil
 }
 
 // lookup finds the current image of dir, if it is whole.
@@ -119,7 +128,7 @@ func lookup(dir string) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("vm: no core OS %s: %w", CoreOS, err)
 	}
-	return whole(dir, CoreOS)
+	return whole(dir)
 }
 
 // sound is lookup for an image that is to be booted: one whose files have changed since
@@ -160,15 +169,18 @@ func (img *Image) stamp() (string, error) {
 	return b.String(), nil
 }
 
-// whole returns the image in dir if that is whole. It looks at the list and the sizes
-// of the files: their digests, which Verify compares, take a second.
-func whole(dir, label string) (*Image, error) {
+// whole returns the image in dir if that is whole. The names of the directories around
+// it are its label and its architecture. It looks at the list and the sizes of the
+// files: their digests, which Verify compares, take a second.
+func whole(dir string) (*Image, error) {
 	text, list, err := readList(dir)
 	if err != nil {
 		return nil, fmt.Errorf("core OS at %s is incomplete: %v", dir, err)
 	}
+	label, arch := labelOf(filepath.Dir(dir))
 	img := &Image{
 		Label:   label,
+		Arch:    arch,
 		Digest:  filepath.Base(dir),
 		Dir:     dir,
 		Kernel:  filepath.Join(dir, kernelFile),
@@ -190,6 +202,12 @@ func whole(dir, label string) (*Image, error) {
 	return img, nil
 }
 
+// labelOf returns what a directory of images is named for.
+func labelOf(dir string) (label, arch string) {
+	label, arch, _ = strings.Cut(filepath.Base(dir), "-")
+	return filepath.Base(filepath.Dir(dir)) + "/" + label, arch
+}
+
 // Verify reads all of the image and compares it with its digest, which takes a
 // second. The error says which file is not as it was built.
 func (img *Image) Verify() error {
@@ -206,7 +224,7 @@ func (img *Image) Verify() error {
 			return fmt.Errorf("core OS at %s is damaged: %s has %d bytes of SHA-256 %.12s, want %d of %.12s", img.Dir, f.name, got.size, got.sum, f.size, f.sum)
 		}
 	}
-	_, err = whole(img.Dir, img.Label) // the list itself
+	_, err = whole(img.Dir) // the list itself
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	iofs "io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -93,7 +94,7 @@ func otherList(t *testing.T, img *vm.Image) []byte {
 
 func TestEnsureImage(t *testing.T) {
 	cache, builds := bootstrapper(t, "")
-	dir := filepath.Join(cache, "coreos", vm.CoreOS)
+	dir := filepath.Join(cache, "coreos", vm.CoreOS+"-"+runtime.GOARCH)
 	if _, err := vm.LookupImage(cache); !errors.Is(err, iofs.ErrNotExist) {
 		t.Errorf("LookupImage of nothing: %v, want %v", err, iofs.ErrNotExist)
 	}
@@ -213,7 +214,7 @@ func TestBuildFails(t *testing.T) {
 		if want := "core OS " + vm.CoreOS + ": running apt-get update\n"; !strings.Contains(progress.String(), want) {
 			t.Errorf("progress %q, want %q", &progress, want)
 		}
-		only(t, filepath.Join(cache, "coreos", vm.CoreOS), "lock")
+		only(t, filepath.Join(cache, "coreos", vm.CoreOS+"-"+runtime.GOARCH), "lock")
 	})
 	t.Run("disk full", func(t *testing.T) {
 		cache, _ := bootstrapper(t, "echo 'E: You do not have enough free space in /var/cache/apt/archives/' >&2; exit 25")
@@ -257,7 +258,7 @@ func TestBuildFails(t *testing.T) {
 		if _, err := vm.EnsureImage(ctx, vm.ImageOptions{Cache: cache, Progress: progress}); !errors.Is(err, enough) {
 			t.Errorf("EnsureImage: %v, want %v", err, enough)
 		}
-		only(t, filepath.Join(cache, "coreos", vm.CoreOS), "lock")
+		only(t, filepath.Join(cache, "coreos", vm.CoreOS+"-"+runtime.GOARCH), "lock")
 	})
 	t.Run("no mmdebstrap", func(t *testing.T) {
 		cache, _ := bootstrapper(t, "")
@@ -335,7 +336,7 @@ func TestCollectImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	// An older build, another label's, and half a build.
-	dir := filepath.Join(cache, "coreos", vm.CoreOS)
+	dir := filepath.Join(cache, "coreos", vm.CoreOS+"-"+runtime.GOARCH)
 	other := filepath.Join(cache, "coreos", "debian-11", "7")
 	list := otherList(t, img)
 	older := fmt.Sprintf("%x", sha256.Sum256(list))

@@ -2,10 +2,28 @@ package vm
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os/exec"
 )
+
+// image is the kernel proper of arm64, which Debian may pack with gzip. The header is
+// that of the kernel's Documentation/arm64/booting.rst.
+func image(packed []byte) ([]byte, error) {
+	b := packed
+	if z, err := gzip.NewReader(bytes.NewReader(packed)); err == nil {
+		if b, err = io.ReadAll(z); err != nil {
+			return nil, fmt.Errorf("unpack the kernel: %w", err)
+		}
+	}
+	const magic = 0x38
+	if len(b) < magic+4 || string(b[magic:magic+4]) != "ARM\x64" {
+		return nil, fmt.Errorf("not an arm64 Image")
+	}
+	return b, nil
+}
 
 // vmlinux takes the kernel proper out of a bzImage. qemu starts it by its
 // PVH note, seconds sooner under TCG than the bzImage unpacks itself.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -21,7 +22,7 @@ import (
 // only: Cache remembers a success for this boot, qemu and kernel, and a failure
 // for ten minutes, since a busy host may be its reason.
 func ProbeKVM(ctx context.Context, c Config) (ok bool, why string) {
-	if err := firstError(ctx, c, hasExtensions, opensKVM); err != nil {
+	if err := firstError(ctx, c, sameArch, hasExtensions, opensKVM); err != nil {
 		return false, err.Error()
 	}
 	memo := kvmMemo(c)
@@ -70,7 +71,7 @@ func kvmMemo(c Config) string {
 	h := sha256.New()
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	fmt.Fprintf(h, "%s", boot)
-	qemu, _ := exec.LookPath(program)
+	qemu, _ := exec.LookPath(c.board().program)
 	for _, name := range []string{qemu, c.Image.Kernel} {
 		if fi, err := os.Stat(name); err == nil {
 			fmt.Fprintf(h, "%s %d %d\n", name, fi.Size(), fi.ModTime().UnixNano())
@@ -95,9 +96,17 @@ func remember(memo, text string) {
 	}
 }
 
-// hasExtensions asks the CPU. A /dev/kvm without them is some emulation.
+func sameArch(_ context.Context, c Config) error {
+	if c.Image.Arch != runtime.GOARCH {
+		return fmt.Errorf("the machine is of %s and this host of %s", c.Image.Arch, runtime.GOARCH)
+	}
+	return nil
+}
+
+// hasExtensions asks the CPU. A /dev/kvm without them is some emulation. A CPU of arm64
+// does not say.
 func hasExtensions(context.Context, Config) error {
-	if !cpuHas("svm") && !cpuHas("vmx") {
+	if runtime.GOARCH == "amd64" && !cpuHas("svm") && !cpuHas("vmx") {
 		return errors.New("the CPU has neither svm nor vmx")
 	}
 	return nil
@@ -111,7 +120,8 @@ func opensKVM(context.Context, Config) error {
 	return err
 }
 
-const (
+// Tests have more patience.
+var (
 	// loopTime is how long a loop may take that takes a millisecond on
 	// hardware, with the start of its process.
 	loopTime = 100 * time.Millisecond
@@ -125,9 +135,14 @@ func loopsKVM(ctx context.Context, c Config) error {
 }
 
 func bootsKVM(ctx context.Context, c Config) error {
-	return bounded(ctx, rootTime, "a kernel under KVM", program,
+	qemu, err := exec.LookPath(c.board().program)
+	if err != nil {
+		return err
+	}
+	machine, cpu := c.board().machine("kvm")
+	return bounded(ctx, rootTime, "a kernel under KVM", qemu,
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-M", "microvm,accel=kvm,acpi=on", "-cpu", "host", "-m", "128", "-kernel", c.Image.Kernel,
+		"-M", machine, "-cpu", cpu, "-m", "128", "-kernel", c.Image.Kernel,
 		"-append", "quiet cryptomgr.notests panic=-1")
 }
 
@@ -138,6 +153,7 @@ func bounded(ctx context.Context, limit time.Duration, what, name string, args .
 	defer cancel()
 	var out bytes.Buffer
 	cmd := exec.Command(name, args...)
+	cmd.Env = environment()
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

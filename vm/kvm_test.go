@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +15,7 @@ import (
 // Whatever this machine's /dev/kvm is, the probe ends soon and says why;
 // and the slow checks agree with the quick ones.
 func TestProbeKVM(t *testing.T) {
-	c := vm.Config{Image: &vm.Image{}, Guest: programs.guest, Cache: t.TempDir()}
+	c := vm.Config{Image: &vm.Image{Arch: runtime.GOARCH}, Guest: programs.guest, Cache: t.TempDir()}
 	start := time.Now()
 	ok, why := vm.ProbeKVM(t.Context(), c)
 	if took := time.Since(start); took > 4*time.Second {

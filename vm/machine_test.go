@@ -45,10 +45,15 @@ var imageCache, savedCache string
 var programs struct{ guest, mk string }
 
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "qemu-system-x86_64" {
+	if program := vm.Needs()[0].Name; filepath.Base(os.Args[0]) == program {
 		os.Exit(fakeQEMU())
 	}
-	if os.Getenv(holdMachine) != "" {
+	if os.Getenv(kvmDoubled) != "" {
+		err := becomeDoubled()
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if os.Getenv(holdMachine) != "" || os.Getenv(underKVM) != "" {
 		os.Exit(m.Run())
 	}
 	dir, err := os.MkdirTemp("", "9ci-vm-test")

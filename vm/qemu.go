@@ -62,8 +62,6 @@ func (q *qemu) close() {
 	}
 }
 
-const program = "qemu-system-x86_64"
-
 // memory is where a guest's RAM is when it is not simply qemu's own.
 type memory struct {
 	file   *os.File
@@ -79,7 +77,7 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 			q.close()
 		}
 	}()
-	if q.path, err = emulator.Find(); err != nil {
+	if q.path, err = c.board().emulator().Find(); err != nil {
 		return nil, err
 	}
 	if err := q.addBase(c, mem != nil); err != nil {
@@ -113,10 +111,7 @@ func (q *qemu) addBase(c Config, backed bool) error {
 		return err
 	}
 	initrd := q.lend(f)
-	machine, cpu := "microvm,accel=tcg,acpi=on", "max"
-	if c.Accel == "kvm" {
-		machine, cpu = "microvm,accel=kvm,acpi=on", "host"
-	}
+	machine, cpu := c.board().machine(c.Accel)
 	if backed {
 		machine += ",memory-backend=ram"
 	}
@@ -137,17 +132,18 @@ func (q *qemu) addBase(c Config, backed bool) error {
 		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + escape(c.Image.Root),
 		"-device", "virtio-blk-device,drive=root",
 	}
+	q.args = append(q.args, c.board().args...)
 	return nil
 }
 
 // commandLine returns what the guest's kernel is told.
 func commandLine(c Config) string {
-	line := "quiet console=ttyS0 cryptomgr.notests panic=-1 rdinit=/layer" + GuestPath
+	line := "quiet console=" + c.board().console + " cryptomgr.notests panic=-1 rdinit=/layer" + GuestPath
 	if c.Accel == "kvm" {
 		return line
 	}
 	line += " rodata=off" // a tenth of the kernel's start; nothing that we throw away needs it
-	if khz := tscKHz(); khz > 0 {
+	if khz := tscKHz(); khz > 0 && c.Image.Arch == "amd64" {
 		// The counter that a TCG guest reads is the host's. A kernel that
 		// is not told its rate hangs now and then as it calibrates; one
 		// that is not told that the counter is reliable falls back to

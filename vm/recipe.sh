@@ -7,9 +7,14 @@ root=$1
 out=$root/9ci
 mkdir -p "$out/deb" "$out/kernel"
 
+case $(chroot "$root" dpkg --print-architecture) in
+amd64) arch=amd64 lib=x86_64-linux-gnu loader=ld-linux-x86-64.so.2 ;;
+arm64) arch=arm64 lib=aarch64-linux-gnu loader=ld-linux-aarch64.so.1 ;;
+esac
+
 # One exact kernel: what the metapackage of the same lists depends on.
 # It is unpacked, not installed: no initramfs-tools, and few of its modules.
-kernel=$(APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-cache depends linux-image-amd64 |
+kernel=$(APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-cache depends "linux-image-$arch" |
 	sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p')
 echo "I: unpacking kernel $kernel..." >&2
 (cd "$out/deb" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq download "$kernel")
@@ -24,7 +29,7 @@ to=$root/usr/lib/modules/$version
 mkdir -p "$to"
 cp "$from"/modules.builtin "$from"/modules.builtin.modinfo "$from"/modules.order "$to"
 (cd "$from" && for m in \
-	kernel/arch/x86/crypto kernel/crypto kernel/lib kernel/net \
+	kernel/arch/*/crypto kernel/crypto kernel/lib kernel/net \
 	kernel/drivers/virtio kernel/drivers/char/virtio_console.ko \
 	kernel/drivers/char/hw_random/virtio-rng.ko \
 	kernel/drivers/block/virtio_blk.ko kernel/drivers/block/loop.ko \
@@ -72,13 +77,13 @@ chroot "$root" dpkg-divert --quiet --rename --divert /usr/lib/plan9/bin/mk.9base
 # /usr/lib/plan9 goes into containers that have another C library, or none, so
 # its programs bring their own.
 mkdir -p "$root/usr/lib/plan9/lib"
-for f in ld-linux-x86-64.so.2 libc.so.6 libm.so.6; do
-	cp -L "$root/lib/x86_64-linux-gnu/$f" "$root/usr/lib/plan9/lib/$f"
+for f in $loader libc.so.6 libm.so.6; do
+	cp -L "$root/lib/$lib/$f" "$root/usr/lib/plan9/lib/$f"
 done
 (cd "$out/deb" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq download patchelf)
 dpkg-deb --fsys-tarfile "$out"/deb/patchelf_*.deb | tar -x -C "$out" ./usr/bin/patchelf
-chroot "$root" sh -c '/9ci/usr/bin/patchelf --set-interpreter /usr/lib/plan9/lib/ld-linux-x86-64.so.2 \
-	--force-rpath --set-rpath /usr/lib/plan9/lib /usr/lib/plan9/bin/*'
+chroot "$root" sh -c '/9ci/usr/bin/patchelf --set-interpreter "/usr/lib/plan9/lib/$0" \
+	--force-rpath --set-rpath /usr/lib/plan9/lib /usr/lib/plan9/bin/*' "$loader"
 
 # podman without systemd, on whatever PID 1 mounts at /var/lib/containers.
 mkdir -p "$root/etc/containers"

@@ -181,7 +181,7 @@ func findSaved(ctx context.Context, c Config) (*saved, error) {
 
 // savedKey names all that a saved machine depends on.
 func savedKey(c Config) (string, error) {
-	qemu, err := exec.LookPath(program)
+	qemu, err := exec.LookPath(c.board().program)
 	if err != nil {
 		return "", errCold // whose error is a better one
 	}

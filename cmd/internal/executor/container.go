@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -90,8 +91,8 @@ func (r *activeRun) inspect(ctx context.Context) (container, error) {
 	im := images[0]
 	user, _, _ := strings.Cut(im.Config.User, ":")
 	c := container{name: name, digest: im.Digest, dir: path.Clean(im.Config.WorkingDir), root: user == "" || user == "root" || user == "0"}
-	if im.OS != "" && im.OS != "linux" || im.Architecture != "" && im.Architecture != "amd64" {
-		return container{}, mkAnswer{1, fmt.Sprintf("the image %s is for %s/%s and the machine is linux/amd64: build or pull it with --platform=linux/amd64", name, im.OS, im.Architecture)}
+	if im.OS != "" && im.OS != "linux" || im.Architecture != "" && im.Architecture != runtime.GOARCH {
+		return container{}, mkAnswer{1, fmt.Sprintf("the image %s is for %s/%s and the machine is linux/%s: build or pull it with --platform=linux/%[4]s", name, im.OS, im.Architecture, runtime.GOARCH)}
 	}
 	if im.Config.WorkingDir == "" || c.dir == "/" {
 		c.dir = srcDir
