@@ -44,6 +44,9 @@ func TestMain(m *testing.M) {
 type built struct{ *testing.M }
 
 func (m built) Run() int {
+	if bin = os.Getenv(doneBin); bin != "" {
+		return m.M.Run()
+	}
 	var err error
 	if bin, err = os.MkdirTemp("", "9ci-bin-"); err != nil {
 		panic(err)

@@ -2,10 +2,14 @@ package vm
 
 import (
 	"os"
+	"os/exec"
 	"regexp"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Where the kernel says what it knows of the counter's rate, as it does on
@@ -29,6 +33,43 @@ func TestTSC(t *testing.T) {
 	want *= 1000
 	if got := float64(tscKHz()); got < want*0.995 || got > want*1.005 {
 		t.Errorf("tscKHz() = %v, want %v", got, want)
+	}
+}
+
+// A process that shares its CPU with others waits for it.
+func TestQueueTime(t *testing.T) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var old unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &old); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.SchedSetaffinity(0, &old)
+	var one unix.CPUSet
+	for cpu := range 1024 {
+		if old.IsSet(cpu) {
+			one.Zero()
+			one.Set(cpu)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil { // a child's too
+		t.Fatal(err)
+	}
+	var both [2]*exec.Cmd
+	for i := range both {
+		both[i] = exec.Command("sh", "-c", "while :; do :; done")
+		if err := both[i].Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer both[i].Wait()
+		defer both[i].Process.Kill()
+	}
+	for queueTime(both[0].Process.Pid) < 50*time.Millisecond {
+		runtime.Gosched()
+	}
+	if queueTime(-1) != 0 {
+		t.Error("nobody waits")
 	}
 }
 

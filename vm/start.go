@@ -65,7 +65,7 @@ func first(ctx context.Context, c Config, mem *memory) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	hello, stop := watchStart(ctx, m.process.Pid, startIdle, startCPU)
+	hello, stop := watchStart(ctx, m.process.Pid, startIdle, startCPU+time.Duration(c.CPUs-1)*moreCPU)
 	defer stop()
 	if err := m.must(m.guest.Hello(hello)); err != nil {
 		return nil, err

@@ -1,0 +1,145 @@
+package cmd_test
+
+import (
+	"errors"
+	"io"
+	iofs "io/fs"
+	"os"
+	"os/exec"
+	osuser "os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"9ci/vm"
+)
+
+// usersStories are those that a plain user's rights may change: they touch files of
+// more than one owner, the machine's container or sockets. mk check plays all as a
+// plain user.
+var usersStories = []string{
+	"host_artifacts", "host_clones", "host_git", "host_home", "host_namespace", "host_shares",
+	"mount", "orchestrator_ssh", "replay_sealed_elsewhere", "run_passes", "serve_adopts", "serve_root", "verify_copies",
+}
+
+// rootsStories need root: they say why.
+var rootsStories = map[string]bool{}
+
+// plainUser is one that every Debian has, for a process that is to have no rights. It
+// is not nobody, which is the other user of some stories.
+const plainUser = "daemon"
+
+// doneBin is where the programs under test are, if another process has built them.
+const doneBin = "9CI_TEST_BIN"
+
+// TestScriptsAsUser plays stories once more as a plain user, whose home, core OS and
+// programs are copies that they can read.
+func TestScriptsAsUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("TestScripts played them as a plain user")
+	}
+	u, err := osuser.Lookup(plainUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "9ci-user-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	exe := filepath.Join(dir, "cmd.test")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(bin, 0o755), copyFile(exe, self), os.Chmod(exe, 0o755),
+		os.CopyFS(filepath.Join(dir, "testdata"), os.DirFS("testdata")), lendImage(t, dir), chownAll(dir, uid, gid)); err != nil {
+		t.Fatal(err)
+	}
+	names := usersStories
+	if os.Getenv("CHECK") != "" {
+		names = nil
+		all, err := filepath.Glob("testdata/*.txt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range all {
+			if name = strings.TrimSuffix(filepath.Base(name), ".txt"); !rootsStories[name] {
+				names = append(names, name)
+			}
+		}
+	}
+	cmd := exec.Command(exe, "-test.run=^TestScripts$/^("+strings.Join(names, "|")+")$", "-test.timeout=60m")
+	if testing.Verbose() {
+		cmd.Args = append(cmd.Args, "-test.v")
+	}
+	cmd.Dir = dir
+	cmd.Env = []string{"HOME=" + dir, "TMPDIR=" + dir, "XDG_CACHE_HOME=" + filepath.Join(dir, "cache"), "USER=" + plainUser, "LOGNAME=" + plainUser, doneBin + "=" + bin}
+	for _, name := range []string{"PATH", "LANG", "CHECK", "http_proxy", "https_proxy", "no_proxy"} {
+		if v, ok := os.LookupEnv(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+v)
+		}
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("as %s: %v\n%s", plainUser, err, out)
+	} else if testing.Verbose() {
+		t.Logf("%s", out)
+	}
+}
+
+// lendImage gives the cache below dir the core OS of this user.
+func lendImage(t *testing.T, dir string) error {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return err
+	}
+	cache = filepath.Join(cache, "9ci")
+	img, err := vm.EnsureImage(t.Context(), vm.ImageOptions{Cache: cache, Progress: os.Stderr})
+	if err != nil {
+		return err
+	}
+	from, err := filepath.Rel(cache, img.Dir)
+	if err != nil {
+		return err
+	}
+	to := filepath.Join(dir, "cache", "9ci", from)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.CopyFS(to, os.DirFS(img.Dir))); err != nil {
+		return err
+	}
+	return os.Symlink(img.Digest, filepath.Join(filepath.Dir(to), "current"))
+}
+
+func copyFile(to, from string) error {
+	r, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	w, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, r)
+	return errors.Join(err, w.Close())
+}
+
+func chownAll(dir string, uid, gid int) error {
+	return filepath.WalkDir(dir, func(name string, _ iofs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(name, uid, gid)
+	})
+}
