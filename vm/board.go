@@ -7,6 +7,7 @@ type board struct {
 	model        string // qemu's -M
 	tcg          string // qemu's -cpu where there is no KVM
 	console      string // the kernel's name of the serial line
+	bus          string // what its buses for virtio are called, if qemu would fill them from the last to the first
 	args         []string
 	cpus         int // how many processors a machine can have
 	kernel       func(packed []byte) ([]byte, error)
@@ -23,6 +24,7 @@ var boards = map[string]board{
 		program: "qemu-system-aarch64", pkg: "qemu-system-arm",
 		// Pointer authentication as the architecture has it takes half of TCG's time.
 		model: "virt,gic-version=3", tcg: "max,pauth-impdef=on", console: "ttyAMA0",
+		bus:  "virtio-mmio-bus",
 		args: []string{"-global", "virtio-mmio.force-legacy=false"},
 		cpus: 255, kernel: image,
 	},

@@ -91,7 +91,25 @@ func prepare(ctx context.Context, c Config, mem *memory) (_ *qemu, err error) {
 	if err := q.addDisks(ctx, c); err != nil {
 		return nil, err
 	}
-	return q, q.addOutside(c)
+	if err := q.addOutside(c); err != nil {
+		return nil, err
+	}
+	if c.board().bus != "" {
+		q.place(c.board().bus)
+	}
+	return q, nil
+}
+
+// place puts each virtio device on a bus of its own, in their order, by which the guest
+// knows its disks.
+func (q *qemu) place(bus string) {
+	n := 0
+	for i, arg := range q.args {
+		if i > 0 && q.args[i-1] == "-device" && strings.HasPrefix(arg, "virtio-") {
+			q.args[i] += fmt.Sprintf(",bus=%s.%d", bus, n)
+			n++
+		}
+	}
 }
 
 // addBase gives the guest its board, its kernel and core OS, its console,
