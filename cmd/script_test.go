@@ -144,10 +144,13 @@ func TestScripts(t *testing.T) {
 				os.WriteFile(filepath.Join(home, ".gitconfig"), []byte(config), 0o666))
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond != "check" {
-				return false, fmt.Errorf("no condition %q", cond)
+			switch cond {
+			case "check":
+				return os.Getenv("CHECK") != "", nil
+			case "root":
+				return os.Getuid() == 0, nil
 			}
-			return os.Getenv("CHECK") != "", nil
+			return false, fmt.Errorf("no condition %q", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"waitfor": waitFor,
