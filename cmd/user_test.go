@@ -45,9 +45,9 @@ exec setpriv --reuid=$uid --regid=$gid --clear-groups -- "$@"
 // shell drops a name that starts with a digit.)
 const doneBin = "TEST_BIN_9CI"
 
-// TestScriptsAsUser plays stories once more as a plain user, whose home, core OS and
+// TestPlainUser plays stories once more as a plain user, whose home, core OS and
 // programs are copies that they can read.
-func TestScriptsAsUser(t *testing.T) {
+func TestPlainUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("TestScripts played them as a plain user")
 	}
