@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -134,6 +135,7 @@ func TestScripts(t *testing.T) {
 			}
 			e.Setenv("GIT", git)
 			e.Setenv("BIN", bin)
+			e.Setenv("ARCH", runtime.GOARCH)
 			e.Setenv("HOST", hostname)
 			e.Setenv("NAMESPACE", filepath.Join(e.WorkDir, "ns"))
 			e.Setenv("XDG_CACHE_HOME", cache)
