@@ -172,7 +172,10 @@ CI_MAXAGE. If a commit may have none, bisect must not take 126 for bad, but skip
 Serve is the daemon, for any number of repositories. Several runs go at once if their
 machines have room together: CI_MEMORY in three quarters of the host's memory, and CI_CPUS
 in its processors or, with -j, N runs at most. Alone a run goes in any case. The runs of a
-repository begin in the order in which they came, and repositories take turns. The line repo PATH, written to its ctl, adds a repository and is answered by the
+repository begin in the order in which they came. If several repositories wait, that with
+the fewest runs going is next, and of those the one that came first.
+
+The line repo PATH, written to its ctl, adds a repository and is answered by the
 namespace. The daemon keeps its list of repositories across restarts, also those that
 it cannot open. ADDR is unix!PATH or tcp!HOST!PORT; TCP is for the loopback alone.
 Without ADDR the daemon posts $NAMESPACE/9ci, or serves the socket that systemd has opened

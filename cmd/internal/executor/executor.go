@@ -226,23 +226,32 @@ func (e *Executor) start(run *store.Run, req Request, u *unfinished, release fun
 	e.mu.Lock()
 	u.configured = req.Config.Hold
 	e.mu.Unlock()
+	_, number, _ := ci.SplitID(u.id)
+	place := e.Queue.join(e.Namespace, number, req.Config) // before those that are asked for from now on
 	u.goes = true
 	close(u.decided)
 	e.wg.Go(func() {
 		defer release()
 		defer e.forget(u)
-		if leave, err := e.Queue.enter(u.ctx, e.Namespace, req.Config); err == nil { // if not, the run was cancelled: it ends in its first step
+		if leave, err := e.Queue.wait(u.ctx, place); err == nil { // if not, the run was cancelled: it ends in its first step
 			defer leave()
 		}
 		u.err = e.do(run, req, u)
 	})
 }
 
-// Resume starts the runs that were queued by processes that have died, as Submit
-// does: one for which another run stands meanwhile is gone. It waits for none. A run
-// that cannot be started as it was asked for is sealed in state error.
+// searchTime is how long a run that Resume has taken over holds up those behind it while
+// it looks for another that could stand for it, or waits for one.
+const searchTime = 10 * time.Second
+
+// Resume starts the runs that were queued by processes that have died, as Submit does, in
+// the order in which they were asked for: one for which another run stands meanwhile is
+// gone. It waits for none. A run that cannot be started as it was asked for is sealed in
+// state error.
 func (e *Executor) Resume(ctx context.Context) error {
 	runs, err := e.Store.Resume()
+	before := make(chan struct{}) // closed when the one before has been decided on
+	close(before)
 	for _, run := range runs {
 		req, rerr := e.request(ctx, run)
 		if rerr != nil {
@@ -261,7 +270,16 @@ func (e *Executor) Resume(ctx context.Context) error {
 		u.told = true
 		u.wanted[nil] = true // those that asked went with the process, and did not leave
 		e.mu.Unlock()
+		ahead := before
+		before = u.decided
 		e.wg.Go(func() {
+			late := time.NewTimer(searchTime)
+			defer late.Stop()
+			select {
+			case <-ahead:
+			case <-late.C:
+			case <-u.ctx.Done():
+			}
 			if err := e.resume(run, req, u); err != nil {
 				e.Log.Error("resume", "run", u.id, "err", err)
 			}

@@ -22,7 +22,7 @@ type Queue struct {
 	Jobs int // so many runs go at once at most; 0: as many as there are processors for
 
 	mu      sync.Mutex // guards what follows
-	waiting []*place   // in the order in which they came
+	waiting []*place   // in the order in which they came, and those of a repository by number
 	going   []*place
 	accel   string // what the last machine ran under, kvm or tcg
 
@@ -32,6 +32,7 @@ type Queue struct {
 // A place is that of a run in a Queue.
 type place struct {
 	of     string // the repository
+	number uint64 // of the run there, which grows
 	cpus   int
 	memory int64         // in bytes
 	turn   chan struct{} // closed when the run goes
@@ -51,14 +52,27 @@ func (q *Queue) setAccel(accel string) {
 	q.accel = accel
 }
 
-// enter waits until a run of a repository may go. The caller then calls leave, once, when
-// the run's machine is gone. The error is the cause of the end of ctx.
-func (q *Queue) enter(ctx context.Context, of string, c *config.Config) (leave func(), err error) {
-	p := &place{of: of, cpus: c.CPUs, memory: c.Memory, turn: make(chan struct{})}
+// join puts a run of a repository into the line. The caller calls wait, whose answer says
+// when to leave.
+func (q *Queue) join(of string, number uint64, c *config.Config) *place {
+	p := &place{of: of, number: number, cpus: c.CPUs, memory: c.Memory, turn: make(chan struct{})}
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, p)
+	at := len(q.waiting) - 1
+	for i, x := range slices.Backward(q.waiting[:at]) {
+		if x.of == of && x.number > number { // p takes its place, and it that of p
+			q.waiting[i], q.waiting[at] = p, x
+			at = i
+		}
+	}
 	q.next()
-	q.mu.Unlock()
+	return p
+}
+
+// wait waits until a run that has joined may go. The caller then calls leave, once, when
+// the run's machine is gone. The error is the cause of the end of ctx.
+func (q *Queue) wait(ctx context.Context, p *place) (leave func(), err error) {
 	leave = func() { q.remove(p) }
 	select {
 	case <-p.turn:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -30,9 +31,14 @@ func newLine(t *testing.T, jobs int) *line {
 func (l *line) come(name string, c *config.Config) {
 	ctx, cancel := context.WithCancelCause(l.t.Context())
 	l.stop[name] = cancel
-	of, _, _ := strings.Cut(name, ".")
+	of, digits, _ := strings.Cut(name, ".")
+	number, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	p := l.q.join(of, number, c)
 	go func() {
-		leave, err := l.q.enter(ctx, of, c)
+		leave, err := l.q.wait(ctx, p)
 		l.q.mu.Lock() // of the test's maps too
 		defer l.q.mu.Unlock()
 		if err != nil {
@@ -87,6 +93,24 @@ func TestQueueOrder(t *testing.T) {
 		if len(l.q.waiting)+len(l.q.going) > 0 {
 			t.Errorf("%d wait and %d go at the end", len(l.q.waiting), len(l.q.going))
 		}
+	})
+}
+
+// A run that joins late, as it was looking for another, has its place by its number.
+func TestQueueLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(t, 1)
+		c := new(config.Config)
+		l.come("a.1", c)
+		l.come("a.4", c)
+		l.come("b.9", c)
+		l.come("a.3", c)
+		l.come("a.2", c)
+		for i := range 4 {
+			l.end(l.order[i])
+		}
+		l.want("a.1", "a.2", "b.9", "a.3", "a.4")
+		l.end("a.4")
 	})
 }
 

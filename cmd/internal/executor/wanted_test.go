@@ -2,9 +2,12 @@ package executor
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"9ci/cmd/internal/config"
@@ -172,5 +175,81 @@ func TestResumeReplaced(t *testing.T) {
 	defer s.Close()
 	if _, err := s.Lookup(queued.ID()); err == nil || !strings.Contains(err.Error(), "file does not exist") {
 		t.Errorf("then: %v", err)
+	}
+}
+
+// A teller is a finder that tells when it is asked.
+type teller struct {
+	finder
+	tell func()
+}
+
+func (f teller) Replay(ctx context.Context) (string, error) {
+	f.tell()
+	return f.finder.Replay(ctx)
+}
+
+// Runs that were queued by a process which has died are taken up one after the other, as
+// they were asked for.
+func TestResumeOrder(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	rp := newClone(t, "one")
+	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(t.Context(), rp, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := s.Create(commit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := found.Seal(t.Context(), "passed", 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	e := &Executor{Context: t.Context(), Store: s, Config: c, Namespace: "local/a-01234567"}
+	var want []string
+	for i := range 12 {
+		target := fmt.Sprintf("test%d", i)
+		req := Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{target}, Config: c}
+		if _, _, err := e.create(req, replay.Key(c, commit, tree, req.Targets), true); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, target)
+	}
+	s.Close() // as after a kill
+	if s, err = store.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	e = &Executor{Context: t.Context(), Store: s, Config: c, Namespace: e.Namespace, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
+	taken := make(chan struct{})
+	var mu sync.Mutex
+	var got []string
+	e.Seek = func(_ *repo.Repo, key ci.Attrs, _ *config.Config) Seeker {
+		return teller{finder(found.ID()), func() {
+			if key.Get("target") == want[0] {
+				<-taken // the others could overtake it
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, key.Get("target"))
+		}}
+	}
+	e.SetRepo(rp)
+	if err := e.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(taken)
+	e.Close()
+	if !slices.Equal(got, want) {
+		t.Errorf("taken up were %q, want %q", got, want)
 	}
 }
