@@ -366,6 +366,9 @@ func (e *Executor) read(ctx context.Context, attrs ci.Attrs, clone func(ctx cont
 	set := make(map[string]string)
 	req.Repo = e.Repo()
 	for _, a := range attrs {
+		if (a.Name == "force" || a.Name == "wait") && a.Value != "0" && a.Value != "1" {
+			return Request{}, fmt.Errorf("%s=%s: want 0 or 1", a.Name, ci.Quote(a.Value))
+		}
 		switch a.Name {
 		case "force":
 			req.Force = a.Value == "1"

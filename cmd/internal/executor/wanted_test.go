@@ -253,3 +253,14 @@ func TestResumeOrder(t *testing.T) {
 		t.Errorf("taken up were %q, want %q", got, want)
 	}
 }
+
+// A flag of run that is neither set nor unset is refused, and not taken for unset.
+func TestRunFlags(t *testing.T) {
+	e := &Executor{Log: slog.New(slog.DiscardHandler)}
+	for _, a := range []ci.Attr{{Name: "force", Value: "yes"}, {Name: "wait", Value: ""}} {
+		_, err := e.Command(t.Context(), ci.Command{Verb: "run", Attrs: ci.Attrs{a}, Rev: "HEAD"})
+		if err == nil || !strings.HasSuffix(err.Error(), "want 0 or 1") {
+			t.Errorf("%s=%q: %v", a.Name, a.Value, err)
+		}
+	}
+}
