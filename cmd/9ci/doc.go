@@ -342,17 +342,18 @@ hold D before its end:
 	9ci cat ci/held/hold                           # until when, by whom, how many shells
 
 The run is sealed when it ends, as any other. Its machine has no place in the queue, so
-that other runs go on, but it has its memory. A process therefore holds four at most: a
-fifth is held in the place of the one held longest in which nobody has a shell, and not at
-all if there is none. A machine ends with the 9ci that holds it, which with -x stays that
+that other runs go on, but it has its memory. A process therefore holds four at most, or as
+many as have half of the host's memory together, and one in any case. If there is no room
+for another, those go that were held first and in which nobody has a shell; if that does not
+do, it is not held. A machine ends with the 9ci that holds it, which with -x stays that
 long; a signal ends it. Of several requests for one run, the longest hold counts. A .env
 that git tracks asks for CI_MAX_HOLD at most.
 
 Sh opens a shell in the machine of the run REV, or without REV of the one that failed last:
 in a container as the test had it, with its mounts, environment, user, working directory,
 network and limits, and what the test has left in it, if the hold was asked for before the
-test began. A shell has a container of its own. Its services have ended. With -root, or if the run
-has no base image, it is in the core OS, as root: there nsenter
+test began. A shell has a container of its own. The services of the run have ended. With
+-root, or if the run has no base image, it is in the core OS, as root: there nsenter
 --net=/run/netns/loopback has the network of the test. The shell is bash, sh or rc, the
 first that there is. On a terminal it has one, of the same size. The exit status is the
 shell's, or 255 if there is none.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"9ci/cmd/internal/config"
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/fs/store"
@@ -19,7 +20,8 @@ import (
 )
 
 // maxHeld is how many machines a process holds at once: each has its memory all the
-// time, and no place in the queue but for that.
+// time, and no place in the queue but for that. If they are several, they have half of the
+// host's memory together at most: a run that is alone goes in any case.
 const maxHeld = 4
 
 // A wish is how long the machine of a run is to be held if the run fails.
@@ -62,18 +64,27 @@ func (s *holds) find(e *Executor, id string) *hold {
 	return nil
 }
 
-// add adds a hold. If there are too many, the first in which nobody has a shell ends; if
-// there is none, add reports false.
+// add adds a hold. If there is no room for it, those end that were held first and in which
+// nobody has a shell; if that does not do, add reports false.
 func (s *holds) add(h *hold, w wish) bool {
+	host, err := config.HostMemory()
+	if err != nil {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	live := slices.DeleteFunc(slices.Clone(s.list), func(h *hold) bool { return h.isOver })
-	if len(live) >= maxHeld {
-		i := slices.IndexFunc(live, func(h *hold) bool { return h.shells == 0 })
+	stay := slices.DeleteFunc(slices.Clone(s.list), func(h *hold) bool { return h.isOver })
+	var leave []*hold
+	for len(stay) > 0 && (len(stay) >= maxHeld || memory(stay)+h.r.cfg.Memory > host/2) {
+		i := slices.IndexFunc(stay, func(h *hold) bool { return h.shells == 0 })
 		if i < 0 {
 			return false
 		}
-		live[i].end()
+		leave = append(leave, stay[i])
+		stay = slices.Delete(stay, i, i+1)
+	}
+	for _, h := range leave {
+		h.end()
 	}
 	h.by, h.until = w.by, time.Now().Add(w.time)
 	h.timer = time.AfterFunc(w.time, func() {
@@ -123,10 +134,14 @@ func (s *holds) remove(h *hold) {
 }
 
 // memory returns how much the machines have together, in bytes.
-func (s *holds) memory() (n int64) {
+func (s *holds) memory() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, h := range s.list {
+	return memory(s.list)
+}
+
+func memory(list []*hold) (n int64) {
+	for _, h := range list {
 		n += h.r.cfg.Memory
 	}
 	return n
@@ -177,7 +192,7 @@ func (r *activeRun) hold(ctx context.Context, state string) bool {
 	}
 	h := &hold{r: r, id: id, over: make(chan struct{}), ended: make(chan struct{})}
 	if !e.Queue.holds.add(h, w) {
-		e.Log.Warn("not held: there is a shell in each of the machines that may be held at once", "run", id, "most", maxHeld)
+		e.Log.Warn("not held: there is a shell in each of the machines that may be held at once", "run", id)
 		return false
 	}
 	e.wg.Go(h.wait)

@@ -43,6 +43,7 @@ type bench struct {
 	*Executor
 	t        *testing.T
 	req      Request
+	memory   int64 // of a machine
 	machines chan *mortal
 }
 
@@ -74,7 +75,7 @@ func newBench(t *testing.T) *bench {
 func (b *bench) run(m *mortal, hold time.Duration) string {
 	b.t.Helper()
 	b.machines <- m
-	b.req.Config = &config.Config{Net: "none", Hold: hold}
+	b.req.Config = &config.Config{Net: "none", Hold: hold, Memory: b.memory}
 	id, err := b.Submit(b.t.Context(), b.req)
 	if err == nil {
 		err = b.Wait(id)
@@ -275,6 +276,36 @@ func TestHoldMost(t *testing.T) {
 		t.Errorf("%s is held beside %d with shells", id, maxHeld)
 	}
 	<-all[maxHeld].ended
+}
+
+// Held machines leave half of the host's memory to others, but for one that is alone.
+func TestHoldMemory(t *testing.T) {
+	host, err := config.HostMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t)
+	b.memory = host / 4
+	var ids []string
+	fail := func() {
+		ids = append(ids, b.run(newMortal(map[string]func(context.Context, vm.Cmd) int{"test": exits(1, "not ok")}), time.Hour))
+	}
+	held := func(want ...bool) {
+		t.Helper()
+		for i, id := range ids {
+			if got := b.Held(id) != nil; got != want[i] {
+				t.Errorf("the machine of run %d of %d is held: %v, want %v", i, len(ids), got, want[i])
+			}
+		}
+	}
+	fail()
+	fail()
+	held(true, true)
+	fail()
+	held(false, true, true)
+	b.memory = host
+	fail()
+	held(false, false, false, true)
 }
 
 // open opens a shell in the machine of a run, and returns when it has begun. The shell
