@@ -27,6 +27,7 @@ func shCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(f, args, 0, 1); err != nil {
 		return exitError, err
 	}
+	show.Outlive() // the terminal is to be set as it was
 	rev := "held"
 	if f.NArg() > 0 {
 		rev = strings.TrimPrefix(f.Arg(0), "ci/")
@@ -83,7 +84,7 @@ func remoteShell(c *ssh.Client, command string) (int, error) {
 		return exitError, err
 	}
 	defer s.Close()
-	s.Stdout, s.Stderr = show.Out.Raw(), show.Err.Raw()
+	s.Stdout, s.Stderr = reader{show.Out.Raw(), c}, reader{show.Err.Raw(), c}
 	in, err := s.StdinPipe()
 	if err != nil {
 		return exitError, err
@@ -139,4 +140,19 @@ func remoteShell(c *ssh.Client, command string) (int, error) {
 		return exitError, fmt.Errorf("the connection to the machine is lost: %w", err)
 	}
 	return 0, nil
+}
+
+// A reader gets what a shell says. A reader that has gone hangs up the shell, as it does
+// that of ssh(1).
+type reader struct {
+	io.Writer
+	shell io.Closer
+}
+
+func (r reader) Write(p []byte) (int, error) {
+	n, err := r.Writer.Write(p)
+	if err != nil {
+		r.shell.Close()
+	}
+	return n, err
 }
