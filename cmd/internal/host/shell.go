@@ -58,6 +58,8 @@ func shellFor(e *executor.Executor, own ssh.PublicKey) dial.ShellFunc {
 // runShell runs a shell of a door in a machine that e holds.
 func runShell(ctx context.Context, e *executor.Executor, sh door.Shell) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	defer cancel()
 	c := vm.Cmd{Stdin: sh.Stdin, Stdout: sh.Stdout, Stderr: sh.Stderr, Signals: sh.Signals}
 	if sh.Term != "" {
@@ -67,7 +69,7 @@ func runShell(ctx context.Context, e *executor.Executor, sh door.Shell) (int, er
 			sizes <- vm.Size(s) // that of the start
 		default:
 		}
-		go func() {
+		wg.Go(func() {
 			for {
 				select {
 				case s := <-sh.Resize:
@@ -80,7 +82,7 @@ func runShell(ctx context.Context, e *executor.Executor, sh door.Shell) (int, er
 				}
 				return
 			}
-		}()
+		})
 		c.TTY, c.Env, c.Resize = true, []string{"TERM=" + sh.Term}, sizes
 	}
 	exit, err := e.Shell(ctx, sh.Rev, sh.Root, c)
