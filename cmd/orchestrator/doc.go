@@ -457,7 +457,10 @@
 //	sshfs HOST:ci/REV/ DIR           a run by its alias: ci/REV is a directory here, as sshfs refuses
 //	                                 links that go up; at an executor the slash makes it one
 //	ssh -J HOST EXECUTOR COMMAND     the same commands, sftp and 9p at the executor's own SSH
-//	                                 server, end to end: its host key is the executor's key
+//	                                 server, end to end: its host key is the executor's key. There,
+//	sh [-root] [REV]                 with ssh -t, is a shell in the machine of a run that failed, if
+//	                                 the executor holds that, for its own key and those in its
+//	                                 shell_keys: go doc 9ci/cmd/9ci
 //	ssh -s HOST 9p                   9P on standard input and output, for 9pserve or socat
 //	ssh -s HOST 9p/EXECUTOR          9P with that executor's tree as its root
 //	ssh -s HOST 9p-export            exports the 9P server on standard input and output
