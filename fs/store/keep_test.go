@@ -273,6 +273,28 @@ func TestEvictTriesAgain(t *testing.T) {
 	wantRuns(t, s, next)
 }
 
+// A run that should have gone and had a reader goes at the latest with the process.
+func TestEvictAtClose(t *testing.T) {
+	s := newStore(t)
+	s.SetKeep(Keep{Once: true})
+	id := quick(t, s, commitA)
+	f, err := s.openTar(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := quick(t, s, commitA)
+	wantRuns(t, s, second, id)
+	f.Close()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Look(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	wantRuns(t, s, second)
+}
+
 // Two processes share a store: each sees the other's sealed runs, ids are
 // given once, and each evicts its own runs until the other is gone.
 func TestTwoProcesses(t *testing.T) {

@@ -178,8 +178,8 @@ func (s *Store) prepare() (err error) {
 // to any more while its process lives on.
 var openStores sync.Map
 
-// Close ends the use of the store. Runs that have not ended stay on disk for
-// Recover.
+// Close ends the use of the store, and first evicts what the policy does not keep and a
+// reader had. Runs that have not ended stay on disk for Recover.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -187,15 +187,16 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
-	if s.retry != nil {
-		s.retry.Stop()
-	}
+	late := s.retry != nil && s.retry.Stop()
 	runs, unwatch := s.runs, s.unwatch
 	s.mu.Unlock()
 	if unwatch != nil {
 		unwatch()
 	}
 	s.dropLeases()
+	if late {
+		s.enforce()
+	}
 	for _, r := range runs {
 		r.Abandon()
 	}
