@@ -20,8 +20,8 @@ import (
 // more than one owner, the machine's container or sockets. mk check plays all as a
 // plain user.
 var usersStories = []string{
-	"host_artifacts", "host_clones", "host_git", "host_home", "host_namespace", "host_shares",
-	"mount", "orchestrator_ssh", "replay_sealed_elsewhere", "run_passes", "serve_adopts", "serve_root", "verify_copies",
+	"doctor_fixes", "host_artifacts", "host_clones", "host_git", "host_home", "host_namespace", "host_shares",
+	"mount", "orchestrator_ssh", "replay_sealed_elsewhere", "run_dry", "run_held", "run_passes", "serve_activated", "serve_adopts", "serve_root", "verify_copies",
 }
 
 // plainUser is one that every Debian has, for a process that is to have no rights. It
@@ -78,6 +78,11 @@ func TestPlainUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := usersStories
+	for _, name := range names {
+		if _, err := os.Stat(filepath.Join("testdata", name+".txt")); err != nil {
+			t.Error(err) // a pattern says nothing of a story that is not there
+		}
+	}
 	if os.Getenv("CHECK") != "" {
 		names = nil
 		all, err := filepath.Glob("testdata/*.txt")
