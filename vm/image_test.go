@@ -174,7 +174,7 @@ func TestVerifyImage(t *testing.T) {
 		return img, progress.String()
 	}
 	img, _ := ensure(false)
-	note := filepath.Join(cache, "coreos", vm.CoreOS, "verified")
+	note := filepath.Join(cache, "coreos", vm.CoreOS+"-"+runtime.GOARCH, "verified")
 	if err := os.Chmod(img.Root, 0o600); err != nil {
 		t.Fatal(err)
 	}
