@@ -171,7 +171,9 @@ CI_MAXAGE. If a commit may have none, bisect must not take 126 for bad, but skip
 
 Serve is the daemon, for any number of repositories. Several runs go at once if their
 machines have room together: CI_MEMORY in three quarters of the host's memory, and CI_CPUS
-in its processors or, with -j, N runs at most. Alone a run goes in any case. The runs of a
+in its processors or, with -j, N runs at most. A run with a number in CI_CPUS has that many
+processors to itself; one with CI_CPUS=all shares them, and counts as one: a host with eight
+runs eight such at a time, if it has the memory. Alone a run goes in any case. The runs of a
 repository begin in the order in which they came. If several repositories wait, that with
 the fewest runs going is next, and of those the one that came first.
 
@@ -385,7 +387,7 @@ Any source sets these, a .env that git tracks too, within the CI_MAX_ limits:
 	CI_TIMEOUT         1h               how long a run may take, without the building of the core OS; 0: no limit
 	CI_IDLE            0                how long a run may say nothing, from prepare-runtime on; 0: no limit
 	CI_MEMORY          2G               the machine's RAM
-	CI_CPUS            all              its processors: all that the host has, or a number
+	CI_CPUS            all              its processors: all that the host has, shared with other runs, or a number
 	CI_HOLD            0                how long the machine of a run that fails is held for 9ci sh
 
 These a .env that git tracks does not set:

@@ -37,7 +37,7 @@ type Config struct {
 	Idle      time.Duration // of a run that says nothing; 0 is no limit
 	Output    int64         // bytes that a run may write to one stream; 0 is no limit
 	Memory    int64         // the guest's RAM in bytes
-	CPUs      int           // the guest's processors
+	CPUs      int           // the guest's processors; 0: all that the host has
 	Hold      time.Duration // of the machine of a run that fails
 	MatchTree bool          // runs are of a tree, not of a commit
 	Runs      bool          // every step sees /n/ci

@@ -96,9 +96,9 @@ func (d *desk) refuse(words ...string) {
 func TestDefaults(t *testing.T) {
 	d := newDesk(t)
 	c := d.load(0)
-	if c.Keep != (store.Keep{}) || c.Connected >= 0 || c.Timeout != time.Hour || c.Memory != 2<<30 || c.CPUs < 1 || c.Net != "build" || c.Runs ||
+	if c.Keep != (store.Keep{}) || c.Connected >= 0 || c.Timeout != time.Hour || c.Memory != 2<<30 || c.CPUs != 0 || c.Net != "build" || c.Runs ||
 		c.MatchTree || c.MaxAge != 7*24*time.Hour || c.Key != filepath.Join(d.home, ".config/9ci/id_ed25519") || c.Artifacts != "" ||
-		c.Idle != 0 || c.Output != 4<<30 || c.MaxTimeout != 6*time.Hour || c.MaxMemory < 256<<20 || c.MaxCPUs < 1 {
+		c.Idle != 0 || c.Output != 4<<30 || c.MaxTimeout != 6*time.Hour || c.MaxMemory < 256<<20 || c.MaxCPUs != 0 {
 		t.Errorf("the defaults are %+v", c)
 	}
 	t.Setenv("CI", "true")

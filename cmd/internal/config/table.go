@@ -92,7 +92,7 @@ var table = []*variable{
 		doc:   "the machine's RAM",
 		field: func(c *Config) field { return (*memory)(&c.Memory) }},
 	{name: "CI_CPUS", dflt: "all", from: repository, max: "CI_MAX_CPUS", shape: true,
-		doc:   "its processors: all that the host has, or a number",
+		doc:   "its processors: all that the host has, shared with other runs, or a number",
 		field: func(c *Config) field { return (*cpus)(&c.CPUs) }},
 	{name: "CI_HOLD", dflt: "0", from: repository, max: "CI_MAX_HOLD", shape: true,
 		doc:   "how long the machine of a run that fails is held for 9ci sh",
@@ -407,11 +407,12 @@ func halfTheMemory() (string, error) {
 	return fmt.Sprintf("%dM", max(all/2>>20, 256)), err
 }
 
+// cpus is a number of processors. 0 means all.
 type cpus int
 
 func (f *cpus) set(text string) error {
 	if text == "all" {
-		*f = cpus(runtime.NumCPU())
+		*f = 0
 		return nil
 	}
 	n, err := strconv.Atoi(text)
@@ -422,7 +423,7 @@ func (f *cpus) set(text string) error {
 	return nil
 }
 
-func (f *cpus) amount() int64 { return int64(*f) }
+func (f *cpus) amount() int64 { return int64(cmp.Or(int(*f), runtime.NumCPU())) }
 
 type keep store.Keep
 

@@ -53,7 +53,7 @@ func Status(mode, version string, c *config.Config, q *Queue, counts ci.Attrs) c
 		{Name: "accel", Value: q.Accel()},
 		{Name: "coreos", Value: image},
 		{Name: "memory", Value: strconv.FormatInt(c.Memory, 10)},
-		{Name: "cpus", Value: strconv.Itoa(c.CPUs)},
+		{Name: "cpus", Value: strconv.Itoa(cmp.Or(c.CPUs, runtime.NumCPU()))},
 	}, counts, ci.Attrs{{Name: "orchestrator", Value: c.Address()}})
 }
 

@@ -12,7 +12,9 @@ import (
 
 // A Queue lets runs go, several at once if their machines have room on this host: their
 // memory, with that of held machines, is three quarters of the host's at most and, unless
-// Jobs is set, their processors are no more than the host's. A run that is alone goes in any case.
+// Jobs is set, their processors are no more than the host's. A run with a number of processors
+// has these to itself; one with all of them shares them, and counts as one processor: so as
+// many such runs go as there are processors. A run that is alone goes in any case.
 //
 // The runs of a repository begin in the order in which they came. Next is the first run of
 // the repository that has the fewest going, and of several such repositories the one that
@@ -31,9 +33,9 @@ type Queue struct {
 
 // A place is that of a run in a Queue.
 type place struct {
-	of     string // the repository
-	number uint64 // of the run there, which grows
-	cpus   int
+	of     string        // the repository
+	number uint64        // of the run there, which grows
+	cpus   int           // that it counts for
 	memory int64         // in bytes
 	turn   chan struct{} // closed when the run goes
 }
@@ -55,7 +57,7 @@ func (q *Queue) setAccel(accel string) {
 // join puts a run of a repository into the line. The caller calls wait, whose answer says
 // when to leave.
 func (q *Queue) join(of string, number uint64, c *config.Config) *place {
-	p := &place{of: of, number: number, cpus: c.CPUs, memory: c.Memory, turn: make(chan struct{})}
+	p := &place{of: of, number: number, cpus: max(c.CPUs, 1), memory: c.Memory, turn: make(chan struct{})}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, p)

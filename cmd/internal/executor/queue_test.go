@@ -135,6 +135,24 @@ func TestQueueRoom(t *testing.T) {
 			t.Errorf("%d runs have gone, want %d", len(l.order), all+1)
 		}
 
+		// Those that have all processors share them, but none that one has to itself.
+		l = newLine(t, 0)
+		for i := range all + 1 {
+			l.come(fmt.Sprintf("a.%d", i), &config.Config{})
+		}
+		if len(l.order) != all {
+			t.Errorf("%d runs with all processors go at once, want %d", len(l.order), all)
+		}
+		l = newLine(t, 0)
+		l.come("a.0", &config.Config{CPUs: all})
+		l.come("b.0", &config.Config{})
+		l.want("a.0")
+		l.end("a.0")
+		l.come("a.1", &config.Config{CPUs: all})
+		l.want("a.0", "b.0")
+		l.end("b.0")
+		l.want("a.0", "b.0", "a.1")
+
 		l = newLine(t, 9)
 		l.come("a.0", &config.Config{CPUs: all, Memory: host / 2})
 		l.come("b.0", &config.Config{CPUs: all, Memory: host / 8})
