@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
@@ -34,8 +37,14 @@ type Daemon struct {
 	root    fs.Dir
 	repos   repoList
 
-	mu    sync.Mutex // guards hosts
-	hosts map[string]*host.Host
+	mu      sync.Mutex // guards members
+	members map[string]*member
+}
+
+// A member is a repository that has been named, by its namespace.
+type member struct {
+	changing sync.Mutex                // held while host is made, is given another clone, or is closed
+	host     atomic.Pointer[host.Host] // nil: it could not be made yet
 }
 
 // Options are what a daemon is made of besides its user's configuration.
@@ -64,7 +73,7 @@ func New(ctx context.Context, o Options) (*Daemon, error) {
 		options: host.Options{Mode: "daemon", Version: o.Version, Tool: o.Tool, Queue: &executor.Queue{Jobs: o.Jobs}, Adopts: o.Adopt, Direct: o.Direct, Log: o.Log},
 		config:  c,
 		repos:   repoList{filepath.Join(state, ".repos")}, // no namespace has a name with a dot before it
-		hosts:   make(map[string]*host.Host),
+		members: make(map[string]*member),
 	}
 	tops, err := d.repos.read()
 	if err != nil {
@@ -92,8 +101,10 @@ func (d *Daemon) Root() fs.Dir { return d.root }
 func (d *Daemon) Executor(namespace string) *executor.Executor {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if h := d.hosts[namespace]; h != nil {
-		return h.Executor
+	if m := d.members[namespace]; m != nil {
+		if h := m.host.Load(); h != nil {
+			return h.Executor
+		}
 	}
 	return nil
 }
@@ -102,11 +113,27 @@ func (d *Daemon) Executor(namespace string) *executor.Executor {
 func (d *Daemon) Close() {
 	d.cancel(errors.New("the daemon ends"))
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, h := range d.hosts {
-		h.Close()
+	members := slices.Collect(maps.Values(d.members))
+	d.mu.Unlock()
+	for _, m := range members {
+		m.changing.Lock() // no host is made once d.ctx has ended
+		if h := m.host.Swap(nil); h != nil {
+			h.Close()
+		}
+		m.changing.Unlock()
 	}
-	clear(d.hosts)
+}
+
+// member returns that of a namespace.
+func (d *Daemon) member(namespace string) *member {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	m := d.members[namespace]
+	if m == nil {
+		m = new(member)
+		d.members[namespace] = m
+	}
+	return m
 }
 
 // add serves the repository at path, if the daemon does not do so already, and
@@ -130,9 +157,13 @@ func (d *Daemon) add(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if h, ok := d.hosts[ns]; ok {
+	m := d.member(ns)
+	m.changing.Lock() // those of other namespaces do not wait for the disk that has this one
+	defer m.changing.Unlock()
+	if err := context.Cause(d.ctx); err != nil {
+		return "", err
+	}
+	if h := m.host.Load(); h != nil {
 		// This may be another clone of the same repository: the one last
 		// named has the revisions that are asked for.
 		old := h.Executor.Repo().Top
@@ -148,7 +179,7 @@ func (d *Daemon) add(ctx context.Context, path string) (string, error) {
 	}
 	h.Executor.Warn(c)
 	d.trees.Add(ns, h.Executor.Tree())
-	d.hosts[ns] = h
+	m.host.Store(h)
 	h.Export(d.ctx)
 	h.Start(d.ctx)
 	if o.Adopts {

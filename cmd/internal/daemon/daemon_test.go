@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"9ci/cmd/internal/config"
@@ -192,4 +193,49 @@ func TestResume(t *testing.T) {
 // the repository that is worked on, and not that of a test.
 func noGit() []string {
 	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GIT_") })
+}
+
+// A repository whose disk or key is slow to come holds up no other.
+func TestReposApart(t *testing.T) {
+	newHome(t)
+	d := startDaemon(t, noTool)
+	slow, other := newClone(t, "https://example.org/o/slow"), newClone(t, "https://example.org/o/other")
+	key := filepath.Join(t.TempDir(), "key")
+	if err := syscall.Mkfifo(key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CI_KEY", key)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := d.add(t.Context(), slow)
+		ended <- err
+	}()
+	opened := make(chan *os.File, 1)
+	go func() {
+		f, err := os.OpenFile(key, os.O_WRONLY, 0) // waits until the key is read
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- f
+	}()
+	var f *os.File
+	select {
+	case f = <-opened:
+	case err := <-ended:
+		t.Fatalf("the repository whose key does not come: %v", err)
+	}
+	t.Setenv("CI_KEY", "")
+	if ns, err := d.add(t.Context(), other); err != nil || d.Executor(ns) == nil {
+		t.Errorf("another repository meanwhile: %q, %v", ns, err)
+	}
+	if d.Executor("example.org/o/slow") != nil {
+		t.Error("there is an executor that has no key")
+	}
+	f.Close()
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "key") {
+		t.Errorf("the repository whose key is empty: %v, want an error that names the key", err)
+	}
+	if _, err := d.add(t.Context(), slow); err != nil || d.Executor("example.org/o/slow") == nil {
+		t.Errorf("with a key: %v", err)
+	}
 }
