@@ -31,27 +31,25 @@ type Run struct {
 	change wake.Signal // of anything that a reader may wait for
 	done   chan struct{}
 
-	mu       sync.Mutex // guards what follows
-	status   ci.Status
-	start    time.Time // of the first step
-	step     int       // index in Steps of the current step, or -1
-	entered  time.Time
-	steps    []ci.Status
-	key      ci.Attrs
-	info     ci.Attrs
-	log      *os.File
-	stdout   *os.File
-	stderr   *os.File
-	stepLog  *os.File // of the current step
-	shared   *sharedLog
-	split    [2]ci.Splitter
-	holdback *time.Timer // writes what split holds; nil where it holds nothing
-	logLen   int64       // bytes of log
-	liveLen  int64       // bytes that log says
-	written  int64       // bytes of all output files
-	err      error       // the first that keeping the output met
-	state    runState
-	buf      []byte
+	mu      sync.Mutex // guards what follows
+	status  ci.Status
+	start   time.Time // of the first step
+	step    int       // index in Steps of the current step, or -1
+	entered time.Time
+	steps   []ci.Status
+	key     ci.Attrs
+	info    ci.Attrs
+	log     *os.File
+	stdout  *os.File
+	stderr  *os.File
+	stepLog *os.File // of the current step
+	shared  *sharedLog
+	lines   logLines // of the current step, for its log and the run's
+	logLen  int64    // bytes of log
+	liveLen int64    // bytes that log says
+	written int64    // bytes of all output files
+	err     error    // the first that keeping the output met
+	state   runState
 }
 
 type runState int
@@ -61,9 +59,6 @@ const (
 	runSealing
 	runEnded
 )
-
-// holdbackTime is how long a part of a line waits for its rest.
-const holdbackTime = 50 * time.Millisecond
 
 // room is how many bytes are kept free for the end of a run whose output filled
 // the disk.
@@ -120,15 +115,16 @@ func (s *Store) create(commit string) (*Run, error) {
 }
 
 func (s *Store) newRun(commit oid) *Run {
-	return &Run{
+	r := &Run{
 		s:      s,
 		commit: commit,
 		done:   make(chan struct{}),
 		step:   -1,
 		status: ci.Status{State: "queued", Code: -1, Took: -1, Time: time.Now()},
 		steps:  slices.Repeat([]ci.Status{{State: "queued", Code: -1, Took: -1}}, len(ci.Steps)),
-		split:  [2]ci.Splitter{{Stream: "stdout"}, {Stream: "stderr"}},
 	}
+	r.lines = newLogLines(&r.mu, r.appendLines)
+	return r
 }
 
 // make makes the files of a new run.
@@ -384,7 +380,7 @@ func (r *Run) leave(i int, state string, code int) error {
 	now := time.Now()
 	st := ci.Status{State: state, Code: code, Took: -1, Time: now}
 	if r.step == i {
-		r.flush()
+		r.lines.flush()
 		st.Took = now.Sub(r.entered)
 		r.stepLog.Close()
 		r.stepLog, r.step = nil, -1
@@ -438,18 +434,8 @@ func (w runWriter) Write(p []byte) (int, error) {
 			return 0, r.keep(err)
 		}
 	}
-	lines, said := r.split[w.stream].Write(r.buf[:0], p, time.Now())
-	if err := r.appendLines(lines, said); err != nil {
+	if err := r.lines.write(w.stream, p); err != nil {
 		return 0, err
-	}
-	if r.split[w.stream].Waits() && r.holdback == nil {
-		r.holdback = time.AfterFunc(holdbackTime, func() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			if r.state == runOpen && r.step >= 0 {
-				r.flush()
-			}
-		})
 	}
 	r.change.Broadcast()
 	return len(p), nil
@@ -466,32 +452,13 @@ func (r *Run) roomFor(n int) error {
 	return nil
 }
 
-// flush writes what the splitters hold back, as parts of lines.
-func (r *Run) flush() {
-	if r.holdback != nil {
-		r.holdback.Stop()
-		r.holdback = nil
-	}
-	if r.err != nil || r.stepLog == nil {
-		return
-	}
-	now := time.Now()
-	lines, n := r.split[0].Flush(r.buf[:0], now)
-	lines, m := r.split[1].Flush(lines, now)
-	r.appendLines(lines, n+m)
-	r.change.Broadcast()
-}
-
 // appendLines adds whole lines to the logs. They hold said bytes of the
 // streams.
 func (r *Run) appendLines(lines []byte, said int) error {
-	r.buf = lines
-	if cap(r.buf) > 1<<20 {
-		r.buf = nil
+	if r.err != nil || r.stepLog == nil {
+		return r.err
 	}
-	if len(lines) == 0 {
-		return nil
-	}
+	defer r.change.Broadcast()
 	if _, err := appendAll(r.stepLog, lines); err != nil {
 		return r.keep(err)
 	}
@@ -624,7 +591,7 @@ func (r *Run) Abandon() {
 		r.mu.Unlock()
 		return
 	}
-	r.flush()
+	r.lines.flush()
 	r.mu.Unlock()
 	r.end()
 	r.lock.Close()

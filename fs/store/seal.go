@@ -60,7 +60,7 @@ func (r *Run) seal(ctx context.Context, state string, code int, sign SignFunc) (
 		return nil, r.ended()
 	}
 	if r.err == nil {
-		r.flush()
+		r.lines.flush()
 	}
 	if r.err != nil && state != "cancelled" {
 		state, code = "error", -1

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"9ci/fs/ci"
 )
@@ -17,11 +16,9 @@ import (
 type Service struct {
 	r *Run
 
-	mu       sync.Mutex // guards what follows
-	file     *os.File   // nil when it is closed
-	split    [2]ci.Splitter
-	holdback *time.Timer // writes what split holds; nil where it holds nothing
-	buf      []byte
+	mu    sync.Mutex // guards what follows
+	file  *os.File   // nil when it is closed
+	lines logLines
 }
 
 // AddService makes the log of a service, which is to be closed before Seal. Name is
@@ -50,7 +47,9 @@ func (r *Run) AddService(name string) (*Service, error) {
 		os.Remove(filepath.Join(services, name)) // one without a log cannot be sealed
 		return nil, r.keep(err)
 	}
-	return &Service{r: r, file: f, split: [2]ci.Splitter{{Stream: "stdout"}, {Stream: "stderr"}}}, nil
+	s := &Service{r: r, file: f}
+	s.lines = newLogLines(&s.mu, s.append)
+	return s, nil
 }
 
 // Stdout returns the writer of the service's standard output. A Write reports an
@@ -73,39 +72,15 @@ func (w serviceWriter) Write(p []byte) (int, error) {
 	if s.file == nil {
 		return 0, os.ErrClosed
 	}
-	split := &s.split[w.stream]
-	s.buf, _ = split.Write(s.buf[:0], p, time.Now())
-	if err := s.append(); err != nil {
+	if err := s.lines.write(w.stream, p); err != nil {
 		return 0, err
-	}
-	if split.Waits() && s.holdback == nil {
-		s.holdback = time.AfterFunc(holdbackTime, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.flush()
-		})
 	}
 	return len(p), nil
 }
 
-// flush writes what the splitters hold back, as parts of lines. s.mu is held.
-func (s *Service) flush() error {
-	if s.holdback != nil {
-		s.holdback.Stop()
-		s.holdback = nil
-	}
+// append adds lines to the log. s.mu is held.
+func (s *Service) append(lines []byte, _ int) error {
 	if s.file == nil {
-		return nil
-	}
-	now := time.Now()
-	s.buf, _ = s.split[0].Flush(s.buf[:0], now)
-	s.buf, _ = s.split[1].Flush(s.buf, now)
-	return s.append()
-}
-
-// append adds the lines in s.buf to the log. s.mu is held.
-func (s *Service) append() error {
-	if len(s.buf) == 0 {
 		return nil
 	}
 	r := s.r
@@ -114,13 +89,13 @@ func (s *Service) append() error {
 	if r.state != runOpen {
 		return r.ended()
 	}
-	if err := r.roomFor(len(s.buf)); err != nil {
+	if err := r.roomFor(len(lines)); err != nil {
 		return err
 	}
-	if _, err := appendAll(s.file, s.buf); err != nil {
+	if _, err := appendAll(s.file, lines); err != nil {
 		return r.keep(err)
 	}
-	r.written += int64(len(s.buf))
+	r.written += int64(len(lines))
 	return nil
 }
 
@@ -131,7 +106,7 @@ func (s *Service) Close() error {
 	if s.file == nil {
 		return os.ErrClosed
 	}
-	err := errors.Join(s.flush(), s.file.Close())
+	err := errors.Join(s.lines.flush(), s.file.Close())
 	s.file = nil
 	return err
 }
