@@ -68,7 +68,8 @@ type Network struct {
 	wire     net.Conn
 	done     chan struct{} // closed when no frame comes any more
 
-	write sync.Mutex // held while a frame is written
+	write   sync.Mutex     // held while a frame is written
+	writers sync.WaitGroup // of the routers: a guest can hold them up until wire is closed
 
 	mu     sync.RWMutex // guards what follows; held by read while a frame is received
 	router *router      // nil while the network is down
@@ -102,10 +103,11 @@ func (n *Network) SetUp(up bool) error {
 		n.cut()
 		return nil
 	}
-	r, err := newRouter(n.c, n.resolver, n.send)
+	r, err := newRouter(n.c, n.resolver)
 	if err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
+	n.writers.Go(func() { r.write(n.send) })
 	n.router = r
 	return nil
 }
@@ -126,6 +128,7 @@ func (n *Network) Close() {
 	n.cut()
 	n.mu.Unlock()
 	<-n.done
+	n.writers.Wait()
 }
 
 // maxFrame is more than a frame of MTU with its header and a VLAN tag.

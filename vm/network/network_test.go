@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -760,6 +761,22 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
+// A slowWire takes its time to return from a Write that its end has cut short.
+type slowWire struct {
+	net.Conn
+	writes atomic.Int32 // that have not returned
+}
+
+func (w *slowWire) Write(p []byte) (int, error) {
+	w.writes.Add(1)
+	defer w.writes.Add(-1)
+	n, err := w.Conn.Write(p)
+	for i := 0; err != nil && i < 1_000_000; i++ {
+		runtime.Gosched()
+	}
+	return n, err
+}
+
 // A guest that takes none of the frames that are for it holds up nobody: its network
 // can be cut, raised and closed.
 func TestStalledGuest(t *testing.T) {
@@ -774,8 +791,14 @@ func TestStalledGuest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := New(wire, Config{})
-	defer n.Close()
+	slow := &slowWire{Conn: wire}
+	n := New(slow, Config{})
+	defer func() {
+		n.Close()
+		if n := slow.writes.Load(); n != 0 {
+			t.Errorf("%d frames are still being written after Close", n)
+		}
+	}()
 	if err := n.SetUp(true); err != nil {
 		t.Fatal(err)
 	}
@@ -822,7 +845,7 @@ func TestStalledGuest(t *testing.T) {
 func FuzzFrame(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0x60}, 100))
 	f.Add(append([]byte("\x52\x55\x0a\x00\x02\x02\x52\x54\x00\x12\x34\x56\x08\x06"), bytes.Repeat([]byte{1}, 28)...))
-	r, err := newRouter(Config{}, newResolver(""), func(context.Context, *stack.PacketBuffer) error { return nil })
+	r, err := newRouter(Config{}, newResolver(""))
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -57,7 +57,7 @@ type router struct {
 	cancel context.CancelFunc
 	card   *channel.Endpoint
 	stack  *stack.Stack
-	wg     sync.WaitGroup // all but the writer, which a guest can hold up
+	wg     sync.WaitGroup // of all that goes on in the stack
 
 	dialer   func(context.Context, string, netip.AddrPort) (net.Conn, error)
 	tcp, udp chan struct{} // a place for each connection
@@ -66,8 +66,8 @@ type router struct {
 	closed bool       // wg grows no more
 }
 
-// newRouter returns a router that gives the frames for the guest to send.
-func newRouter(c Config, res *resolver, send func(context.Context, *stack.PacketBuffer) error) (*router, error) {
+// newRouter returns a router whose frames for the guest wait for write.
+func newRouter(c Config, res *resolver) (*router, error) {
 	r := &router{
 		card:   channel.New(queueSize, MTU+header.EthernetMinimumSize, gatewayMAC),
 		dialer: dial,
@@ -85,16 +85,19 @@ func newRouter(c Config, res *resolver, send func(context.Context, *stack.Packet
 		r.close()
 		return nil, err
 	}
-	go func() {
-		for p := r.card.ReadContext(r.ctx); p != nil; p = r.card.ReadContext(r.ctx) {
-			err := send(r.ctx, p)
-			p.DecRef()
-			if err != nil {
-				return
-			}
-		}
-	}()
 	return r, nil
+}
+
+// write gives the frames for the guest to send, until the router is closed or send reports
+// an error.
+func (r *router) write(send func(context.Context, *stack.PacketBuffer) error) {
+	for p := r.card.ReadContext(r.ctx); p != nil; p = r.card.ReadContext(r.ctx) {
+		err := send(r.ctx, p)
+		p.DecRef()
+		if err != nil {
+			return
+		}
+	}
 }
 
 // errorOf makes an error of one of the stack's.
