@@ -57,8 +57,17 @@ type Need struct {
 
 var mkfs = Need{"mkfs.ext4", "e2fsprogs"}
 
-// Needs are those of a machine of this host's architecture.
-func Needs() []Need { return []Need{boards[runtime.GOARCH].emulator(), mkfs} }
+// Needs are those of a machine of this host's architecture; none if there are no such
+// machines.
+func Needs() []Need { return needs(runtime.GOARCH) }
+
+func needs(arch string) []Need {
+	b, ok := boards[arch]
+	if !ok {
+		return nil
+	}
+	return []Need{b.emulator(), mkfs}
+}
 
 // BuildNeeds are those of a build of the core OS.
 func BuildNeeds() []Need {

@@ -107,3 +107,14 @@ func TestCPIO(t *testing.T) {
 		t.Errorf("bsdtar -tv: %s\nwant %s", s, want)
 	}
 }
+
+// What a machine needs has a name on every architecture, also on one that has no machines.
+func TestNeedsHaveNames(t *testing.T) {
+	for _, arch := range []string{"amd64", "arm64", "riscv64"} {
+		for _, n := range needs(arch) {
+			if n.Name == "" || n.Package == "" {
+				t.Errorf("on %s: need %+v", arch, n)
+			}
+		}
+	}
+}

@@ -99,7 +99,7 @@ func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 }
 
 // LookupImage returns the image of this host's architecture in a cache. If there is none
-// the error wraps [iofs.ErrNotExist].
+// the error wraps [iofs.ErrNotExist], and [errors.ErrUnsupported] if there can be none.
 func LookupImage(cache string) (*Image, error) {
 	dir, err := imageDir(cache, runtime.GOARCH)
 	if err != nil {
@@ -117,7 +117,7 @@ func imageDir(cache, arch string) (string, error) {
 		return "", fmt.Errorf("vm: cache %q of the core OS: not absolute", cache)
 	}
 	if _, ok := boards[arch]; !ok {
-		return "", fmt.Errorf("vm: no core OS for %s, only for amd64 and arm64", arch)
+		return "", fmt.Errorf("vm: no core OS for %s, only for amd64 and arm64: %w", arch, errors.ErrUnsupported)
 	}
 	return filepath.Join(cache, "coreos", filepath.FromSlash(CoreOS)+"-"+arch), nil
 }

@@ -109,16 +109,14 @@ func examine(ctx context.Context) []finding {
 	if image != nil {
 		core.lacks = image.Verify()
 	}
-	if core.has, core.coreOS = "", err == nil && core.lacks != nil; core.coreOS {
-		if errors.Is(core.lacks, iofs.ErrNotExist) {
-			core.lacks = errors.New("9ci image build")
-		} else {
-			core.lacks = fmt.Errorf("%w: 9ci image build", core.lacks)
-		}
+	if err == nil {
+		core.lacks, core.coreOS = coreAdvice(core.lacks)
+	}
+	if core.coreOS {
 		for _, n := range vm.BuildNeeds() {
 			need(n, false)
 		}
-	} else if image != nil {
+	} else if core.lacks == nil {
 		core.has = image.Label + " " + image.Digest
 	}
 	all = append(all, core)
@@ -154,6 +152,18 @@ func examine(ctx context.Context) []finding {
 		all = append(all, finding{what: "orchestrator", has: c.Address(), lacks: reach(ctx, c, key), optional: true})
 	}
 	return all
+}
+
+// coreAdvice adds to err, what is wrong with the core OS, the command that mends it, and
+// reports whether there is one.
+func coreAdvice(err error) (advice error, build bool) {
+	switch {
+	case err == nil || errors.Is(err, errors.ErrUnsupported):
+		return err, false
+	case errors.Is(err, iofs.ErrNotExist):
+		return errors.New("9ci image build"), true
+	}
+	return fmt.Errorf("%w: 9ci image build", err), true
 }
 
 // static returns an error for a program that would not run in a machine, which has no

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	iofs "io/fs"
 	"os"
@@ -72,6 +73,24 @@ func TestRoom(t *testing.T) {
 		want, bad := strings.CutPrefix(tt.want, "!")
 		if bad != (err != nil) || !strings.Contains(got, want) {
 			t.Errorf("%+v: %q, want %q", tt.room, got, tt.want)
+		}
+	}
+}
+
+// A host for which there is no core OS is not told to build one.
+func TestCoreAdvice(t *testing.T) {
+	for _, tt := range []struct {
+		err   error
+		want  string
+		build bool
+	}{
+		{nil, "<nil>", false},
+		{fmt.Errorf("no core OS for riscv64: %w", errors.ErrUnsupported), "no core OS for riscv64: unsupported operation", false},
+		{fmt.Errorf("core OS: %w", iofs.ErrNotExist), "9ci image build", true},
+		{errors.New("damaged"), "damaged: 9ci image build", true},
+	} {
+		if got, build := coreAdvice(tt.err); fmt.Sprint(got) != tt.want || build != tt.build {
+			t.Errorf("coreAdvice(%v) = %v, %v, want %v, %v", tt.err, got, build, tt.want, tt.build)
 		}
 	}
 }
