@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"9ci/cmd/internal/config"
+	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/replay"
 	"9ci/cmd/internal/repo"
 	"9ci/fs"
@@ -514,11 +515,7 @@ func scratch() (string, error) {
 			os.RemoveAll(name)
 		}
 	}
-	dir, err := os.MkdirTemp("", fmt.Sprintf("9ci-%d-*", os.Getpid()))
-	if err != nil {
-		return "", fmt.Errorf("%w: set TMPDIR to a directory that can be written", err)
-	}
-	return dir, nil
+	return home.TempDir("")
 }
 
 func (e *Executor) forget(u *unfinished) {

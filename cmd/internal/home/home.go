@@ -62,3 +62,13 @@ func Expand(path string) (string, error) {
 	}
 	return filepath.Join(home, path[1:]), nil
 }
+
+// TempDir makes a directory of this process below TMPDIR. Its name, 9ci-PID-KIND and a
+// number, tells whose it is: an executor removes those that killed processes left.
+func TempDir(kind string) (string, error) {
+	dir, err := os.MkdirTemp("", fmt.Sprintf("9ci-%d-%s*", os.Getpid(), kind))
+	if err != nil {
+		return "", fmt.Errorf("%w: set TMPDIR to a directory that can be written", err)
+	}
+	return dir, nil
+}

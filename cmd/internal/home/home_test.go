@@ -1,10 +1,12 @@
 package home_test
 
 import (
+	"fmt"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"9ci/cmd/internal/home"
@@ -47,5 +49,18 @@ func TestExpand(t *testing.T) {
 		if got, err := home.Expand(path); got != want || err != nil {
 			t.Errorf("Expand(%q) = %q, %v, want %q", path, got, err, want)
 		}
+	}
+}
+
+// An error of TMPDIR says what to do.
+func TestTempDir(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	dir, err := home.TempDir("git")
+	if want := fmt.Sprintf("9ci-%d-git", os.Getpid()); err != nil || !strings.HasPrefix(filepath.Base(dir), want) {
+		t.Errorf("TempDir = %q, %v, want %s and a number", dir, err, want)
+	}
+	t.Setenv("TMPDIR", filepath.Join(dir, "none"))
+	if _, err := home.TempDir("git"); err == nil || !strings.HasSuffix(err.Error(), ": set TMPDIR to a directory that can be written") {
+		t.Errorf("TempDir = %v, want an error that says what to do", err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"9ci/cmd/internal/home"
 )
 
 // A repository must not make git run programs. Only the three commands of Open read
@@ -296,9 +298,7 @@ func (r *Repo) lend(dir string) error {
 
 // borrow calls f with the environment in which git commands are about r.
 func (r *Repo) borrow(f func(env []string) error) error {
-	// The name has the form of the executor's scratch, which removes those that
-	// killed processes left.
-	common, err := os.MkdirTemp("", fmt.Sprintf("9ci-%d-git*", os.Getpid()))
+	common, err := home.TempDir("git")
 	if err != nil {
 		return err
 	}

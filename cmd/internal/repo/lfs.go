@@ -16,6 +16,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"9ci/cmd/internal/home"
 )
 
 // A pointer is what git keeps of a file that is kept in Git LFS
@@ -218,7 +220,7 @@ func (t *target) filtered(ctx context.Context, paths string) ([]string, error) {
 	var found []string
 	err := t.borrow(func(env []string) error {
 		// Git looks for attributes of a tree in an index. A bare repository has none.
-		index, err := os.MkdirTemp("", fmt.Sprintf("9ci-%d-git*", os.Getpid()))
+		index, err := home.TempDir("git")
 		if err != nil {
 			return err
 		}
