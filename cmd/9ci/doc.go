@@ -358,7 +358,8 @@ test began. A shell has a container of its own. The services of the run have end
 -root, or if the run has no base image, it is in the core OS, as root: there nsenter
 --net=/run/netns/loopback has the network of the test. The shell is bash, sh or rc, the
 first that there is. On a terminal it has one, of the same size. The exit status is the
-shell's, or 255 if there is none.
+shell's, 255 if the machine ended without one, and 125 if 9ci lost its connection or its
+reader went.
 
 A shell shows the machine as it is: secrets are in its environment, and nothing is masked
 or filtered. What runs there can do to the terminal what a remote machine can over ssh.
