@@ -93,9 +93,14 @@ func TestBusyStore(t *testing.T) {
 	close(done)
 	clients.Wait()
 	for _, s := range []*Store{a, b} {
+		unlock, err := s.lock() // what clients had may still be evicted
+		if err != nil {
+			t.Fatal(err)
+		}
 		for e := range s.Runs() {
 			verifyRun(t, s, e.ID)
 		}
+		unlock()
 	}
 }
 
