@@ -21,6 +21,7 @@ import (
 	"9ci/cmd/internal/home"
 	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/sign"
 	"9ci/fs"
 	"9ci/fs/ci"
 	"9ci/orchestrator/dial"
@@ -151,6 +152,9 @@ func (d *Daemon) add(ctx context.Context, path string) (string, error) {
 	}
 	c, err := config.Load(ctx, rp, nil)
 	if err != nil {
+		return "", err
+	}
+	if _, err := sign.LoadKey(c.Key); err != nil { // which it makes, if this is the first use
 		return "", err
 	}
 	ns, err := host.Namespace(rp, c)

@@ -61,6 +61,24 @@ func startDaemon(t *testing.T, tool func(string) (string, error)) *Daemon {
 	return d
 }
 
+// A repository without an origin that is named before there is a key has the namespace
+// that clients look for once the daemon has made the key.
+func TestLocalOnFirstUse(t *testing.T) {
+	newHome(t)
+	top := newClone(t, "")
+	d := startDaemon(t, noTool)
+	first, err := d.add(t.Context(), top)
+	if err != nil || !strings.HasPrefix(first, "local/") {
+		t.Fatalf("add = %q, %v", first, err)
+	}
+	if again, err := d.add(t.Context(), top); again != first || err != nil {
+		t.Errorf("add of the same = %q, %v, want %q", again, err, first)
+	}
+	if ns := d.hosts[first].Executor.Namespace; ns != first {
+		t.Errorf("the executor's namespace is %q, want %q", ns, first)
+	}
+}
+
 // A repository that cannot be opened when the daemon starts is not forgotten,
 // whatever is added then. The start itself changes no list.
 func TestReposKept(t *testing.T) {
