@@ -44,7 +44,8 @@ var may = map[string][]string{
 	"orchestrator/web":            {"fs", "fs/ci", "orchestrator/internal/...", "orchestrator/access", "orchestrator/access/account"},
 	"orchestrator/access/account": {"fs", "fs/ci", "orchestrator/internal/...", "orchestrator/access"},
 
-	"cmd/...": {"fs/...", "vm/...", "mk", "proto/...", "orchestrator/...", "cmd/internal/..."},
+	// The folder cmd itself is the sources of its manuals.
+	"cmd/...": {"cmd", "fs/...", "vm/...", "mk", "proto/...", "orchestrator/...", "cmd/internal/..."},
 }
 
 // mayTest says what the tests of a package may import besides: to test a mechanism
