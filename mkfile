@@ -9,7 +9,7 @@ TIMEOUT=30m
 # Debian packages: what 9ci runs, and the peers its tests run beside it.
 QEMU=`{case $(uname -m) in aarch64) echo qemu-system-arm ;; *) echo qemu-system-x86 ;; esac}
 NEEDS=git openssh-client $QEMU mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
-PEERS=9base binutils bsdutils chromium curl diod fuse3 iproute2 libarchive-tools make ninja-build openssh-server openssl rc rsync socat sqlite3 sshfs systemd
+PEERS=9base binutils bsdutils chromium curl diod fuse3 groff-base iproute2 libarchive-tools make mandoc ninja-build openssh-server openssl rc rsync socat sqlite3 sshfs systemd
 
 # What else the tests of the pages run: axe-core of npm, its version and SHA-512.
 AXE_VERSION=4.14.1
@@ -22,7 +22,13 @@ STORIES=client_misused|doctor_fixes|host_floods|host_git|host_secret|host_secret
 
 all:V:
 	rev=$(git describe --always --dirty 2>/dev/null || echo unknown)
-	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X main.revision=$rev" -o $BIN/ ./cmd/9ci ./cmd/orchestrator ./cmd/mk ./cmd/guest
+	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X 9ci/cmd/internal/version.revision=$rev" -o $BIN/ ./cmd/9ci ./cmd/orchestrator ./cmd/mk ./cmd/guest
+
+# The manuals as man pages, of the day of the commit.
+man:V: all
+	rm -rf $BIN/man
+	day=$(git log -1 --format=%ct 2>/dev/null || :)
+	SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$day} $BIN/9ci help -man $BIN/man
 
 demo:V: needs all
 	PATH=$PWD/$BIN:$PATH sh cmd/testdata/demo.sh
@@ -87,8 +93,9 @@ gitea:V:
 
 PREFIX=/usr/local
 
-install:V: all
-	mkdir -p $PREFIX/bin $PREFIX/lib/9ci
+install:V: all man
+	mkdir -p $PREFIX/bin $PREFIX/lib/9ci $PREFIX/share
+	cp -Rf $BIN/man $PREFIX/share
 	cp -f $BIN/9ci $BIN/orchestrator $BIN/mk $PREFIX/bin
 	cp -f $BIN/guest $BIN/mk $PREFIX/lib/9ci
 	mkdir -p $PREFIX/lib/systemd/user

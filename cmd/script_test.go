@@ -38,7 +38,7 @@ import (
 var bin string
 
 func TestMain(m *testing.M) {
-	testscript.Main(built{m}, map[string]func(){"until": until, "asker": asker, "member": member})
+	testscript.Main(built{m}, map[string]func(){"until": until, "asker": asker, "member": member, "play": play})
 }
 
 // built runs the tests once the programs are built.
@@ -114,6 +114,10 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tutorial, err := filepath.Abs("9ci/tutorial.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	hostname, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
@@ -130,6 +134,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
 			e.Setenv("SAMPLE", sample)
 			e.Setenv("PERSON", person)
+			e.Setenv("TUTORIAL", tutorial)
 			for _, name := range []string{"BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"} {
 				e.Setenv(name, "") // nothing opens a page but what the story says
 			}
@@ -461,25 +466,33 @@ func waitFor(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: waitfor FILE [WORDS...]")
 	}
-	name, words := ts.MkAbs(args[0]), strings.Join(args[1:], " ")
+	ts.Check(waitForFile(ts.MkAbs(args[0]), strings.Join(args[1:], " ")))
+}
+
+func waitForFile(name, words string) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
 	f := os.NewFile(uintptr(fd), "inotify")
 	defer f.Close()
-	_, err = unix.InotifyAddWatch(fd, filepath.Dir(name), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_MODIFY)
-	ts.Check(err)
-	ts.Check(f.SetReadDeadline(time.Now().Add(patience)))
+	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(name), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_MODIFY); err != nil {
+		return err
+	}
+	if err := f.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
 	buf := make([]byte, 64<<10)
 	for {
 		if words == "" {
 			if _, err := os.Stat(name); err == nil {
-				return
+				return nil
 			}
 		} else if text, err := os.ReadFile(name); err == nil && strings.Contains(string(text), words) {
-			return
+			return nil
 		}
 		if _, err := f.Read(buf); err != nil {
-			ts.Fatalf("waiting for %s %s: %v", args[0], words, err)
+			return fmt.Errorf("waiting for %s %s: %w", name, words, err)
 		}
 	}
 }

@@ -19,29 +19,59 @@ that another executor has made of the same revision.
 	9ci image build|ls|gc
 	9ci doctor [-fix]
 	9ci init
+	9ci help [-man DIR] [TOPIC...]
+	9ci version
 
 # Description
 
+Each command has a section below, and 9ci help prints one alone: 9ci help run, 9ci help
+environment. Without a command, 9ci is 9ci run.
+
+A run goes on to its end, and a server serves, if what they print has no reader any more.
+
+On a terminal every command prints only the text and the colours (SGR) of a run and
+of what peers say. Other escapes and controls are dropped, and bytes that are not
+UTF-8 are shown as U+FFFD. With --raw, run and cat print all bytes. In names and
+messages, characters that cannot be printed are spelled as in a Go string; ls quotes
+names that have such a character or a blank. Anything but a terminal gets all bytes
+as they are.
+
+A repository decides nothing about the host. Git says whose repositories may be used:
+9ci refuses one of another user unless the user's safe.directory lists it, a bare
+repository inside a work tree, and a core.worktree that leads to the work tree of
+another repository. On the host 9ci runs no program that the repository's
+configuration, attributes or hooks name. A file that a filter would change counts as
+dirty by its stat.
+
+The namespace of a repository is host/owner/repo, from the URL of its remote origin
+after the user's url.*.insteadOf. The host is in lower case, and so is the path at
+forges that ignore case; user, password, port and .git are left out. A path names no
+namespace, and neither does a URL of another form, or one with a ?, a # or a second
+@. Such a repository, or one without an origin, has the namespace local/NAME-XXXXXXXX:
+the name of the directory, and eight digits of the SHA-256 of the key's fingerprint, a
+newline and the path of the git directory. At an orchestrator others see a local
+namespace only if a grant names it.
+
+# Run
+
 With no arguments, in a git repository, 9ci replays HEAD if it can have a passed run
-with the same key from a trusted signer; otherwise it runs HEAD. Trusted are the
-user's own key, the keys in CI_SIGNERS and ~/.config/9ci/allowed_signers, and those
-in .9ci/allowed_signers at refs/remotes/origin/HEAD of the clone. The tested revision
-and other clones name no signers. A line that cannot be read is skipped with a warning.
+with the same key from a trusted signer; otherwise it runs HEAD. See # Replays.
 
-A run counts if its end is not in the future and a trusted signer has signed it:
-valid-after and valid-before of the signer's line hold at the run's end and now, a
-certificate of a cert-authority was valid at the run's end and names a principal of that
-line, and no file revoked has the key, the certificate or the authority. The certificate
-that an orchestrator gave to a CI job counts for runs of the job's commit, if the job may
-publish. Revoked stands beside each allowed_signers, and
-is a KRL or public keys as ssh-keygen(1) makes them, or fingerprints, one a line. It
-counts at once. If it cannot be understood, nothing is replayed. Verify, the store and
-what comes from others have this one rule.
+Its flags:
 
-A replay waits for other executors for CI_REPLAY_TIMEOUT in all; the time in which a
-run with a good signature comes at 64 KiB/s or more does not count. One that is slower
-for 10 s is given up, and the next is tried. One that is busy is asked again after the
-others, for 30 s at most.
+	-f  run, even if a replay exists
+	-n  say what would happen, and why, and change nothing: if no run can be replayed,
+	    what the nearest one of the commit, of the tree or else of the repository has
+	    otherwise, a line for each attribute of the key, for its state, age and signer
+	-q  print the test's bytes alone
+	-v  print every step's output
+	-x  exit when done, rather than stay connected
+	-r  replay, or fail with status 126
+	-R  the same, but replay a failed run if there is no passed one
+	-b  hand the run to the daemon, print its id and return
+	--raw
+	    print all bytes of a run on a terminal, not only text and colours
+	-D  trace 9P messages to standard error
 
 If a daemon answers in $NAMESPACE, the run is handed to the daemon and followed. Clients
 that ask for one key at a time share one run, which belongs to them all: a signal, or the end of
@@ -65,15 +95,6 @@ output of a step that did not pass. The line of the step that goes on stands las
 terminal and has the seconds that have passed; but not where TERM is dumb or not set, and
 during the test not if standard output is a pipe. A line of ours begins a line: if the
 test's last line has no newline, one comes first.
-
-A run goes on to its end, and a server serves, if what they print has no reader any more.
-
-On a terminal every command prints only the text and the colours (SGR) of a run and
-of what peers say. Other escapes and controls are dropped, and bytes that are not
-UTF-8 are shown as U+FFFD. With --raw, run and cat print all bytes. In names and
-messages, characters that cannot be printed are spelled as in a Go string; ls quotes
-names that have such a character or a blank. Anything but a terminal gets all bytes
-as they are.
 
 A run is of a commit, never of the dirty work tree. In the machine mk makes
 prepare-runtime; base-image, whose name is the variable CONTAINERIMAGE; test, or the
@@ -103,27 +124,56 @@ Whatever keeps the executor from going on, a full disk or a TMPDIR that cannot b
 ends the run in error, and the log of the step says why. If the executor is killed, the
 next one of the repository seals the run, whose log says that.
 
-A repository decides nothing about the host. Git says whose repositories may be used:
-9ci refuses one of another user unless the user's safe.directory lists it, a bare
-repository inside a work tree, and a core.worktree that leads to the work tree of
-another repository. On the host 9ci runs no program that the repository's
-configuration, attributes or hooks name. A file that a filter would change counts as
-dirty by its stat.
+With -R nothing runs, and the exit status is that of a run which passed or, if none
+did, of one which failed. One that was cancelled or ended in error does not count. So
 
-The namespace of a repository is host/owner/repo, from the URL of its remote origin
-after the user's url.*.insteadOf. The host is in lower case, and so is the path at
-forges that ignore case; user, password, port and .git are left out. A path names no
-namespace, and neither does a URL of another form, or one with a ?, a # or a second
-@. Such a repository, or one without an origin, has the namespace local/NAME-XXXXXXXX:
-the name of the directory, and eight digits of the SHA-256 of the key's fingerprint, a
-newline and the path of the git directory. At an orchestrator others see a local
-namespace only if a grant names it.
+	git bisect run 9ci run -R -x
+
+finds the commit that broke a test from the runs that exist, those no older than
+CI_MAXAGE. If a commit may have none, bisect must not take 126 for bad, but skip it:
+
+	git bisect run sh -c '9ci run -R -x; s=$?; exit $((s == 126 ? 125 : s))'
+
+# Replays
+
+A passed run of the same key stands for one of our own if a trusted signer has signed
+it. Trusted are the
+user's own key, the keys in CI_SIGNERS and ~/.config/9ci/allowed_signers, and those
+in .9ci/allowed_signers at refs/remotes/origin/HEAD of the clone. The tested revision
+and other clones name no signers. A line that cannot be read is skipped with a warning.
+
+A run counts if its end is not in the future and a trusted signer has signed it:
+valid-after and valid-before of the signer's line hold at the run's end and now, a
+certificate of a cert-authority was valid at the run's end and names a principal of that
+line, and no file revoked has the key, the certificate or the authority. The certificate
+that an orchestrator gave to a CI job counts for runs of the job's commit, if the job may
+publish. Revoked stands beside each allowed_signers, and
+is a KRL or public keys as ssh-keygen(1) makes them, or fingerprints, one a line. It
+counts at once. If it cannot be understood, nothing is replayed. Verify, the store and
+what comes from others have this one rule.
+
+A replay waits for other executors for CI_REPLAY_TIMEOUT in all; the time in which a
+run with a good signature comes at 64 KiB/s or more does not count. One that is slower
+for 10 s is given up, and the next is tried. One that is busy is asked again after the
+others, for 30 s at most.
 
 If a trusted executor at the orchestrator has the same key queued or running, 9ci says
 so, waits, and replays that run; with -f it does not wait. One that has not passed is
 followed by the first of those that waited. An executor whose connection is lost has
 45 s to come back before another runs. If the orchestrator is lost meanwhile, 9ci asks
 again until the run that it waits for has had the time that CI_TIMEOUT gives to ours.
+
+A run of another executor comes by one of the ways in CI_LADDER: direct, from the
+executor's own address; e2e, end to end through the orchestrator, to the executor's
+own SSH server; or relay, from the orchestrator's tree. On the first two the executor
+has to prove its host key, and the orchestrator does not see what is sent. It can
+still read for itself what executors show it. The ways are tried in the order given,
+each 0.1 s after the one before it or once that has failed; the one whose first bytes
+come first is used, and the others are given up. A run that does not come whole, or is
+not what was signed, is asked for by the ways that are left. The line that ends a
+replay says which one it was.
+
+# What is kept
 
 The store keeps the runs of each namespace as CI_KEEP says. With once a run, whatever
 its end, stays until the next one has ended, and a run that passed until the next one has
@@ -143,31 +193,7 @@ tree, and a mount point. Artifacts that git would take for a repository are not 
 A 9ci that is killed leaves the old files or the new ones, and perhaps a directory
 .9ci-* beside, which the next one removes.
 
-Flags of run:
-
-	-f  run, even if a replay exists
-	-n  say what would happen, and why, and change nothing: if no run can be replayed,
-	    what the nearest one of the commit, of the tree or else of the repository has
-	    otherwise, a line for each attribute of the key, for its state, age and signer
-	-q  print the test's bytes alone
-	-v  print every step's output
-	-x  exit when done, rather than stay connected
-	-r  replay, or fail with status 126
-	-R  the same, but replay a failed run if there is no passed one
-	-b  hand the run to the daemon, print its id and return
-	--raw
-	    print all bytes of a run on a terminal, not only text and colours
-	-D  trace 9P messages to standard error
-
-With -R nothing runs, and the exit status is that of a run which passed or, if none
-did, of one which failed. One that was cancelled or ended in error does not count. So
-
-	git bisect run 9ci run -R -x
-
-finds the commit that broke a test from the runs that exist, those no older than
-CI_MAXAGE. If a commit may have none, bisect must not take 126 for bad, but skip it:
-
-	git bisect run sh -c '9ci run -R -x; s=$?; exit $((s == 126 ? 125 : s))'
+# Serve: the daemon
 
 Serve is the daemon, for any number of repositories. Several runs go at once if their
 machines have room together: CI_MEMORY in three quarters of the host's memory, and CI_CPUS
@@ -196,15 +222,7 @@ and for one namespace. Nobody else enters, and while the orchestrator is away no
 does. HOST is what others connect to; with * it is the name of this machine. A daemon
 whose CI_KEY is another for some repository does not serve that one there.
 
-A run of another executor comes by one of the ways in CI_LADDER: direct, from the
-executor's own address; e2e, end to end through the orchestrator, to the executor's
-own SSH server; or relay, from the orchestrator's tree. On the first two the executor
-has to prove its host key, and the orchestrator does not see what is sent. It can
-still read for itself what executors show it. The ways are tried in the order given,
-each 0.1 s after the one before it or once that has failed; the one whose first bytes
-come first is used, and the others are given up. A run that does not come whole, or is
-not what was signed, is asked for by the ways that are left. The line that ends a
-replay says which one it was.
+# Ls, cat, cp, wait and write: looking at a tree
 
 Ls, cat, cp, wait and write look at a tree. PATH is looked up in the namespace of the
 repository that the working directory is in, at the daemon and then at each executor
@@ -224,13 +242,19 @@ which is one stream, and so are its artifacts if they are most of that. A copy i
 written over the files that are there, but no file takes the place of a directory, nor
 the other way round.
 
+# Mount
+
 Mount shows a tree as a FUSE file system at DIR, until it is unmounted or a signal
 comes.
+
+# Verify
 
 Verify checks a run without an executor. The run is that of the revision REV in the
 store, or else the one in the directory DIR; a name with a slash is a directory. The
 report has the run's content, its metadata and its signature. The ctl that a copy from a
 tree has is named, and is no fault.
+
+# Login, logout and whoami
 
 Login gets a certificate for the user's key from an orchestrator on whose page the user
 has an account. HOST is HOST[:PORT] or ssh://HOST[:PORT]; without it, or if it is the host
@@ -258,24 +282,39 @@ also publish, the namespaces where that is allowed, and forge, which is asked ab
 that are exported. It does so for whatever logs in, a key in authorized_keys or CI_TOKEN
 too. Without HOST and CI_ORCHESTRATOR, both ask the orchestrator of the last login.
 
+# Image
+
 Image builds the core OS, lists what there is, or removes all images but the one in
 use. A core OS is verified, by the digest under which it is kept, when its files have
 changed since it was verified last, and by image build and doctor always. A damaged one is
 built anew.
+
+# Doctor
 
 Doctor prints what this machine lacks, and the command that mends it: a line each of programs,
 the core OS, KVM, the directories that need room, the configuration and the orchestrator. No is
 what runs can do without. With -fix doctor first has apt-get install the packages that are
 missing, by sudo if the user is not root, and builds the core OS if it is missing or damaged.
 
+# Init
+
 Init writes the files that a repository lacks: a mkfile, a .env, a hook that hands each
 commit to the daemon, and files with which other CI calls 9ci.
+
+# Help and version
+
+Help prints what the manual says of a command, or another section by its title; of 9ci,
+orchestrator, mk, ci or tutorial, that whole manual; and without a name, what there is.
+With -man it writes all of them as man pages into man1 and so on of the directory DIR,
+dated by $SOURCE_DATE_EPOCH or else by the commit that 9ci was built of.
+
+Version prints the revision of the sources that 9ci was built of, which status has too.
 
 # What a machine is given
 
 A machine sees the revision and, at /n/ci, the kept runs of the repository: in
 post-test, and with CI_RUNS=1 in all steps. It can write to neither. It gives back its
-output and its artifacts, within the limits of go doc 9ci/fs/ci.
+output and its artifacts, within the limits of ci(4).
 
 If CI_NET gives the machine a network, with build in prepare-runtime, base-image and
 post-test, with all in the test too, the machine reaches what this host reaches, and
@@ -332,7 +371,7 @@ before it is ready fails the run; the test's log names one that fails later. Aft
 test all processes of the services get a SIGTERM, daemons that left their mk too, and ten
 seconds later a SIGKILL. What a service says is in /ci/ID/service/NAME/log.
 
-# A shell in the machine of a failed run
+# Sh: a shell in the machine of a failed run
 
 With CI_HOLD=D the machine of a run that fails, or that ends in error while its machine
 goes on, is held for the time D, and so is that of a run to whose ctl somebody has written
@@ -479,7 +518,7 @@ like a slip of the pen.
 # In a CI job
 
 A job needs CI_ORCHESTRATOR, and the orchestrator's host key in ~/.ssh/known_hosts. The
-orchestrator's file forges is to have the job's forge (go doc 9ci/cmd/orchestrator). What
+orchestrator's file forges is to have the job's forge (see orchestrator(8)). What
 the job may do there is in the claims of its token: it reads its own repository's runs
 and, on events that a fork cannot trigger, publishes those of its own commit. The token
 is for the host in CI_ORCHESTRATOR, which the orchestrator is to know as its own by -url,
@@ -544,7 +583,7 @@ it is stopped it cancels its runs, and seals them.
 
 # Files
 
-	$NAMESPACE/9ci                     the posted tree; see go doc 9ci/fs/ci
+	$NAMESPACE/9ci                     the posted tree; see ci(4)
 	$XDG_STATE_HOME/9ci/NAMESPACE      the store of a namespace's runs
 	$XDG_STATE_HOME/9ci/.artifacts     records of what 9ci has put in CI_ARTIFACTS
 	$XDG_STATE_HOME/9ci/.repos         the work trees that the daemon serves, one a line
@@ -578,7 +617,9 @@ standard output or standard error too, is 125 in every command.
 
 # See also
 
-go doc 9ci/fs/ci, go doc 9ci/cmd/mk, go doc 9ci/cmd/orchestrator; safe.directory
-in git-config(1)
+ci(4), mk(1), orchestrator(8), 9ci-tutorial(7); safe.directory in git-config(1)
+
+9ci help ci prints ci(4), and so on; so does man where they are installed, and go doc
+9ci/fs/ci in the sources.
 */
 package main

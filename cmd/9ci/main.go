@@ -56,6 +56,8 @@ func commands() []command {
 		{"image", "build|ls|gc", imageCommand},
 		{"doctor", "[-fix]", doctorCommand},
 		{"init", "", initCommand},
+		{"help", "[-man DIR] [TOPIC...]", helpCommand},
+		{"version", "", versionCommand},
 	}
 }
 
@@ -127,7 +129,7 @@ func dispatch(ctx context.Context, args []string) (int, error) {
 			return c.do(ctx, args[1:])
 		}
 	}
-	if args[0] == "help" || strings.HasPrefix(args[0], "-") {
+	if strings.HasPrefix(args[0], "-") {
 		io.WriteString(show.Out.Words(), usage())
 		return 0, nil
 	}

@@ -7,27 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/executor"
 	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/version"
 )
-
-// revision is set by the mkfile: git describe of the sources.
-var revision string
-
-// version is that of this program.
-func version() string {
-	if revision != "" {
-		return revision
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
-}
 
 // tool finds a static binary that goes into the machine: beside this program,
 // or in ../lib/9ci.
@@ -53,7 +39,7 @@ func tool(name string) (string, error) {
 func newHost(ctx context.Context, r *repo.Repo, c *config.Config, looks bool) (*host.Host, error) {
 	return host.New(ctx, r, c, host.Options{
 		Mode:    "run",
-		Version: version(),
+		Version: version.String(),
 		Tool:    tool,
 		Queue:   new(executor.Queue),
 		Looks:   looks,

@@ -12,6 +12,7 @@ import (
 	"9ci/cmd/internal/daemon"
 	"9ci/cmd/internal/host"
 	"9ci/cmd/internal/show"
+	"9ci/cmd/internal/version"
 	"9ci/fs"
 	"9ci/proto/ninep"
 )
@@ -58,7 +59,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 		defer dir.Close()
 		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/"), Log: log}, *trace)
 	}
-	o := daemon.Options{Version: version(), Tool: tool, Adopt: *adopt, Jobs: *jobs, Log: log}
+	o := daemon.Options{Version: version.String(), Tool: tool, Adopt: *adopt, Jobs: *jobs, Log: log}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if *direct != "" {

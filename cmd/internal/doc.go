@@ -55,6 +55,8 @@ in cmd/import_test.go says which package may import which, and a test holds it.
 	cmd/internal/repo         questions to git
 	cmd/internal/sign         signatures of runs, and whose count
 	cmd/internal/home         the user's directories
+	cmd/internal/manual       the manuals on a terminal and as man pages, of the text that go doc shows
+	cmd/internal/version      the revision that a program was built of
 	cmd/internal/service      sockets from systemd, and what it is told
 	cmd/internal/sh           the built-in shell of mk, for machines that have none
 

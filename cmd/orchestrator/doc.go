@@ -7,6 +7,8 @@
 //	orchestrator revoke [-state DIR] TOKEN|ACCOUNT|SERIAL|NAME...
 //	orchestrator invite [-state DIR] [-url URL] [-expires D] [-name N] [-account ACCOUNT] [NAMESPACE...]
 //	orchestrator check [-state DIR] [-ca FILE]
+//	orchestrator help [TOPIC...]
+//	orchestrator version
 //
 // Executors dial it, say which namespaces they hold, and serve their tree on
 // the same connection. A client that may read a namespace sees all of its
@@ -72,6 +74,8 @@
 // revoked keys that cannot be understood counts as one that cannot be read. An
 // orchestrator does not start with a file that it cannot read.
 //
+// # Check
+//
 // Check reads the files of the state directory and of -ca, changes nothing, and prints
 // what each line or certificate grants, as FILE:LINE: and words, or what is wrong: what
 // cannot be read, has expired, repeats a key or identity, has the orchestrator's own
@@ -79,7 +83,7 @@
 // it is a key, or that the service cannot read. It looks for the files of -tls once one is
 // there. Its status is 1 if something is wrong.
 //
-// # Tokens
+// # Token, tokens and revoke
 //
 // A client that has a repository's token may do there what the token may, with any key.
 // Token makes one and prints it, alone on its line; nothing but its SHA-256 is kept.
@@ -149,7 +153,7 @@
 //
 // With -web there is a page for people. It shows them what they may read, as 9P shows it, and
 // knows nothing else; visitors who have not logged in see what is public (see Who may enter).
-// On it people log in, and approve and revoke what lets them in: see # People. EXECUTOR/ID is
+// On it people log in, and approve and revoke what lets them in: see # Invite. EXECUTOR/ID is
 // a run as in n/EXECUTOR/ci/ID:
 //
 //	URL/                                   the visitor's namespaces
@@ -208,7 +212,7 @@
 // thousand get its lines once a second, and cost 500 MB. A visitor that may read it no more gets
 // no line of it after a second. A proxy that does not say X-Forwarded-For is one address.
 //
-// # People
+// # Invite: people on the page
 //
 // On the page people log in, by a forge or by a passkey; approve the SSH keys that are theirs;
 // and see and revoke what lets them in: keys, certificates, passkeys, browsers.
@@ -460,7 +464,7 @@
 //	                                 server, end to end: its host key is the executor's key. There,
 //	sh [-root] [REV]                 with ssh -t, is a shell in the machine of a run that failed, if
 //	                                 the executor holds that, for its own key and those in its
-//	                                 shell_keys: go doc 9ci/cmd/9ci
+//	                                 shell_keys: 9ci(1)
 //	ssh -s HOST 9p                   9P on standard input and output, for 9pserve or socat
 //	ssh -s HOST 9p/EXECUTOR          9P with that executor's tree as its root
 //	ssh -s HOST 9p-export            exports the 9P server on standard input and output
@@ -616,6 +620,12 @@
 //	[Install]
 //	WantedBy=sockets.target
 //
+// # Help and version
+//
+// Help prints what this manual says of a command, or another section by its title; of 9ci,
+// orchestrator, mk, ci or tutorial, that whole manual; and without a name, what there is.
+// Version prints the revision of the sources that the orchestrator was built of.
+//
 // # Files
 //
 //	ssh_host_ed25519_key ssh_host_ed25519_key.pub
@@ -634,5 +644,6 @@
 //
 // # See also
 //
-// go doc 9ci/fs/ci, go doc 9ci/orchestrator, go doc 9ci/cmd/9ci
+// ci(4), 9ci(1); orchestrator help ci prints ci(4). In the sources, go doc 9ci/orchestrator
+// says how it works.
 package main

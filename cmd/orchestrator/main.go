@@ -19,8 +19,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"9ci/cmd/internal/home"
+	"9ci/cmd/internal/manual"
 	"9ci/cmd/internal/service"
 	"9ci/cmd/internal/show"
+	"9ci/cmd/internal/version"
 	"9ci/orchestrator"
 	"9ci/orchestrator/access/account"
 	"9ci/proto/ninep"
@@ -111,6 +113,8 @@ type command struct {
 	do    func(o options, args []string, stdout, stderr io.Writer) (status int, err error)
 }
 
+func noFlags(*flag.FlagSet, *options) {}
+
 func noArgs(n int) bool { return n == 0 }
 
 var commands = map[string]command{
@@ -125,13 +129,15 @@ var commands = map[string]command{
 		urlFlag(f, o)
 		o.invite.flags(f)
 	}, func(int) bool { return true }, invite},
-	"check": {"check [-state DIR] [-ca FILE]", stateFlags, noArgs, check},
+	"check":   {"check [-state DIR] [-ca FILE]", stateFlags, noArgs, check},
+	"help":    {"help [TOPIC...]", noFlags, func(int) bool { return true }, help},
+	"version": {"version", noFlags, noArgs, printVersion},
 }
 
 // usage says how the program is called.
 func usage(w io.Writer) {
 	fmt.Fprintln(w, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-web ADDR] [-acme URL] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]")
-	for _, name := range []string{"token", "tokens", "revoke", "invite", "check"} {
+	for _, name := range []string{"token", "tokens", "revoke", "invite", "check", "help", "version"} {
 		fmt.Fprintln(w, "       orchestrator", commands[name].usage)
 	}
 }
@@ -142,6 +148,22 @@ func check(o options, _ []string, stdout, _ io.Writer) (int, error) {
 		return 1, nil
 	}
 	return 0, nil
+}
+
+// help prints what the manual says of a topic.
+func help(_ options, args []string, stdout, _ io.Writer) (int, error) {
+	text, err := manual.Help("orchestrator", strings.Join(args, " "))
+	if err != nil {
+		return 2, err
+	}
+	_, err = io.WriteString(stdout, text)
+	return 0, err
+}
+
+// printVersion prints the revision of the sources.
+func printVersion(_ options, _ []string, stdout, _ io.Writer) (int, error) {
+	_, err := fmt.Fprintf(stdout, "orchestrator %s\n", version.String())
+	return 0, err
 }
 
 // run serves until drain is done and then what is under way has ended, or until end

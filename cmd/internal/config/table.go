@@ -235,7 +235,7 @@ func Manual() string {
 // Example returns a .env with every variable that it may set, commented out.
 func Example() string {
 	var b strings.Builder
-	b.WriteString("# 9ci's configuration here: go doc 9ci/cmd/9ci\n")
+	b.WriteString("# 9ci's configuration here: 9ci help environment\n")
 	for _, g := range groups {
 		if g.of >= starts {
 			continue
