@@ -9,7 +9,7 @@ TIMEOUT=30m
 # Debian packages: what 9ci runs, and the peers its tests run beside it.
 QEMU=`{case $(uname -m) in aarch64) echo qemu-system-arm ;; *) echo qemu-system-x86 ;; esac}
 NEEDS=git openssh-client $QEMU mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
-PEERS=9base binutils bsdutils chromium curl diod fuse3 groff-base iproute2 libarchive-tools make mandoc ninja-build openssh-server openssl rc rsync socat sqlite3 sshfs systemd
+PEERS=9base binutils bsdutils chromium curl diod fish fuse3 groff-base iproute2 libarchive-tools make mandoc ninja-build openssh-server openssl rc rsync socat sqlite3 sshfs systemd zsh
 
 # What else the tests of the pages run: axe-core of npm, its version and SHA-512.
 AXE_VERSION=4.14.1
@@ -96,6 +96,11 @@ PREFIX=/usr/local
 install:V: all man
 	mkdir -p $PREFIX/bin $PREFIX/lib/9ci $PREFIX/share
 	cp -Rf $BIN/man $PREFIX/share
+	share=$PREFIX/share
+	mkdir -p $share/bash-completion/completions $share/zsh/site-functions $share/fish/vendor_completions.d
+	cp -f cmd/9ci/completion/9ci.bash $share/bash-completion/completions/9ci
+	cp -f cmd/9ci/completion/_9ci $share/zsh/site-functions
+	cp -f cmd/9ci/completion/9ci.fish $share/fish/vendor_completions.d
 	cp -f $BIN/9ci $BIN/orchestrator $BIN/mk $PREFIX/bin
 	cp -f $BIN/guest $BIN/mk $PREFIX/lib/9ci
 	mkdir -p $PREFIX/lib/systemd/user

@@ -19,7 +19,7 @@ that another executor has made of the same revision.
 	9ci image build|ls|gc
 	9ci doctor [-fix]
 	9ci init
-	9ci help [-man DIR] [TOPIC...]
+	9ci help [-man DIR] [-completion bash|zsh|fish] [-complete] [TOPIC...]
 	9ci version
 
 # Description
@@ -306,7 +306,11 @@ commit to the daemon, and files with which other CI calls 9ci.
 Help prints what the manual says of a command, or another section by its title; of 9ci,
 orchestrator, mk, ci or tutorial, that whole manual; and without a name, what there is.
 With -man it writes all of them as man pages into man1 and so on of the directory DIR,
-dated by $SOURCE_DATE_EPOCH or else by the commit that 9ci was built of.
+dated by $SOURCE_DATE_EPOCH or else by the commit that 9ci was built of. With
+-completion it prints what bash, zsh or fish is to read to complete 9ci's command lines:
+commands, flags, revisions, the ids of runs and the paths of the tree. These scripts are
+installed with 9ci, and ask 9ci help -complete -- WORDS what can stand for the last of
+the words behind 9ci; its exit status is 1 if that is a file of this host.
 
 Version prints the revision of the sources that 9ci was built of, which status has too.
 

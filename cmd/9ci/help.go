@@ -11,23 +11,30 @@ import (
 	"9ci/cmd/internal/version"
 )
 
-// helpCommand prints what the manual says of a topic, or writes the manuals as
-// man pages.
-func helpCommand(_ context.Context, args []string) (int, error) {
+// helpCommand prints what the manual says of a topic, or writes manuals and completions
+// for other programs.
+func helpCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("help")
 	man := f.String("man", "", "")
+	shell := f.String("completion", "", "")
+	words := f.Bool("complete", false, "")
 	if err := parseFlags(f, args, 0, -1); err != nil {
 		return exitError, err
 	}
-	if *man != "" && f.NArg() > 0 {
-		return exitError, errors.New("-man stands alone: it writes all manuals")
+	if (*man != "" || *shell != "") && (f.NFlag() > 1 || f.NArg() > 0) {
+		return exitError, errors.New("-man and -completion stand alone")
 	}
-	if *man != "" {
+	switch {
+	case *man != "":
 		t, err := version.Time()
 		if err != nil {
 			return exitError, err
 		}
 		return 0, manual.Write(*man, t, version.String())
+	case *shell != "":
+		return 0, printCompletion(*shell)
+	case *words:
+		return complete(ctx, f.Args()), nil
 	}
 	text, err := manual.Help("9ci", strings.Join(f.Args(), " "))
 	if err != nil {

@@ -56,7 +56,7 @@ func commands() []command {
 		{"image", "build|ls|gc", imageCommand},
 		{"doctor", "[-fix]", doctorCommand},
 		{"init", "", initCommand},
-		{"help", "[-man DIR] [TOPIC...]", helpCommand},
+		{"help", "[-man DIR] [-completion bash|zsh|fish] [-complete] [TOPIC...]", helpCommand},
 		{"version", "", versionCommand},
 	}
 }

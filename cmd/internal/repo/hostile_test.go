@@ -198,6 +198,12 @@ func TestNoProgramRuns(t *testing.T) {
 			}
 			return nil
 		},
+		"Refs": func() error {
+			if refs, err := r.Refs(ctx); !slices.Contains(refs, "main") || err != nil {
+				return fmt.Errorf("%q, %v", refs, err)
+			}
+			return nil
+		},
 		"Dirty": func() error {
 			// .gitmodules and sub are staged; f has another time, and what
 			// its filter would make of it is not asked.

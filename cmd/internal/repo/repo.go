@@ -327,6 +327,13 @@ func (r *Repo) Ancestors(ctx context.Context, commit string, n int) ([]string, e
 	return strings.Fields(out), err
 }
 
+// Refs returns the names of the branches, of the tags, and of the branches of remotes, as
+// Resolve takes them.
+func (r *Repo) Refs(ctx context.Context) ([]string, error) {
+	out, err := r.git(ctx, "", "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads", "refs/tags", "refs/remotes")
+	return strings.Fields(out), err // no name has a blank: git-check-ref-format(1)
+}
+
 // Dirty counts the files whose changes a run of HEAD does not see: changed, staged
 // or untracked. A submodule counts if another commit of it is checked out. Its
 // files are not looked at: git would do so with the submodule's configuration.
