@@ -2,7 +2,6 @@ package fs
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	iofs "io/fs"
 	"os"
@@ -238,6 +237,7 @@ func (d diskDir) ReadDir(_ context.Context, after uint64, n int) ([]Stat, error)
 		}
 	}
 	var list []Stat
+	off := after
 	buf := make([]byte, min(32<<10, max(2048, n*64)))
 	for {
 		m, err := unix.ReadDirent(fd, buf)
@@ -251,7 +251,9 @@ func (d diskDir) ReadDir(_ context.Context, after uint64, n int) ([]Stat, error)
 			return list, nil
 		}
 		for b := buf[:m]; len(b) > 0; {
-			name, off, size := parseDirent(b)
+			var name string
+			var size int
+			name, off, size = parseDirent(b, off)
 			b = b[size:]
 			if CheckName(name) != nil {
 				continue
@@ -266,13 +268,6 @@ func (d diskDir) ReadDir(_ context.Context, after uint64, n int) ([]Stat, error)
 			}
 		}
 	}
-}
-
-// parseDirent reads a struct linux_dirent64 of getdents64(2).
-func parseDirent(b []byte) (name string, off uint64, size int) {
-	off = binary.NativeEndian.Uint64(b[8:])
-	size = int(binary.NativeEndian.Uint16(b[16:]))
-	return unix.ByteSliceToString(b[19:size]), off, size
 }
 
 // statAt describes an entry of the open directory fd.

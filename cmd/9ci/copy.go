@@ -239,7 +239,7 @@ func (c *copier) file(st fs.Stat, name string, fill func(io.Writer) error) error
 	if rerr == nil && werr == nil {
 		werr = f.Chmod(c.mode(st, 0o400))
 		if werr == nil {
-			werr = setTime(int(f.Fd()), "", st, unix.AT_EMPTY_PATH)
+			werr = setOpenTime(f, c.root, name, st)
 		}
 	}
 	if err := errors.Join(werr, f.Close()); err != nil {
@@ -301,19 +301,20 @@ func (c *copier) time(name string, st fs.Stat) error {
 		return c.writing(name, err)
 	}
 	defer dir.Close()
-	if err := setTime(int(dir.Fd()), filepath.Base(name), st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := setTime(dir, filepath.Base(name), st); err != nil {
 		return c.writing(name, err)
 	}
 	return nil
 }
 
-// setTime is utimensat(2).
-func setTime(dir int, name string, st fs.Stat, flags int) error {
+// setTime gives the file name of an open directory, or a link itself, its time
+// (utimensat(2)).
+func setTime(dir *os.File, name string, st fs.Stat) error {
 	ts, err := unix.TimeToTimespec(st.ModTime)
 	if err != nil {
 		return err
 	}
-	return unix.UtimesNanoAt(dir, name, []unix.Timespec{ts, ts}, flags)
+	return unix.UtimesNanoAt(int(dir.Fd()), name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // copyOne copies a file, named from, to the file name to, with its mode and time. As

@@ -43,18 +43,6 @@ func setTime(root *os.Root, name string, t time.Time) error {
 	return nil
 }
 
-// reserve gives a file room on disk without making it longer.
-func reserve(f *os.File, size int64) error {
-	err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
-	if err == unix.EOPNOTSUPP || err == unix.ENOSYS {
-		return nil // a file system without it
-	}
-	if err != nil {
-		return &iofs.PathError{Op: "fallocate", Path: f.Name(), Err: err}
-	}
-	return nil
-}
-
 // writeSynced writes a file and waits until it is on disk.
 func writeSynced(name string, text []byte) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)

@@ -164,7 +164,7 @@ func (s *Store) readRecord(id string, given map[uint64]bool) (*record, error) {
 	}
 	r.came = r.end
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		r.came, _ = st.Ctim.Unix() // when it got its name, as it never changed since
+		r.came = changed(st) // when it got its name, as it never changed since
 	}
 	r.num, r.seq = num, num
 	for s.index.hasSeq(r.seq) || given[r.seq] { // an adopted run's number may be one of ours

@@ -273,10 +273,7 @@ func settle(root *os.Root, end time.Time, tree []ci.Artifact) error {
 			return err
 		}
 		defer d.Close()
-		if err := unix.Syncfs(int(d.Fd())); err != nil {
-			return fmt.Errorf("syncfs: %w", err)
-		}
-		return nil
+		return syncDisk(d)
 	}
 	for _, a := range tree {
 		if a.Mode.IsRegular() || a.Mode.IsDir() {
@@ -302,7 +299,7 @@ func syncAll(root *os.Root, names []string) (err error) {
 			return err
 		}
 		files = append(files, f)
-		unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // a hint
+		startSync(f)
 	}
 	for _, f := range files {
 		if err := f.Sync(); err != nil {

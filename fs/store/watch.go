@@ -2,11 +2,8 @@ package store
 
 import (
 	"context"
-	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // indexPoll is how often a watched index is looked at. Inotify(7) tells at once,
@@ -60,21 +57,3 @@ func (s *Store) watchIndex() {
 		}
 	})
 }
-
-// watchDir returns a file from which a read returns when a file in dir was
-// written, or was renamed there.
-func watchDir(dir string) (*os.File, error) {
-	fd, err := inotify(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, err
-	}
-	f := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// inotify is a variable for tests only.
-var inotify = unix.InotifyInit1

@@ -10,7 +10,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -160,7 +159,7 @@ var errConnect = fmt.Errorf("it did not let this executor in within %v: %w", con
 
 // boot returns a word for this start of the machine, or "".
 var boot = sync.OnceValue(func() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id") // random(4)
+	b, err := bootID()
 	if err != nil {
 		return ""
 	}

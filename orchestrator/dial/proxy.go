@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 	"unicode"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -50,7 +48,7 @@ func (c *Conn) proxy(_ context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("proxy command: %w", err)
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fds, err := socketpair()
 	if err != nil {
 		return nil, fmt.Errorf("proxy command: socketpair: %w", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
-	"os/exec"
 	"syscall"
 	"time"
 
@@ -21,7 +20,6 @@ import (
 
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 )
 
 // sealedFor is how long the kernel may keep what it knows of a file that
@@ -43,7 +41,7 @@ func Mount(ctx context.Context, dir string, root fs.Dir) error {
 	server, err := gofs.Mount(dir, n, &gofs.Options{
 		MountOptions: fuse.MountOptions{
 			FsName: "9ci", Name: "9ci",
-			DirectMount:  true, // falls back to fusermount3
+			DirectMount:  directMount, // falls back to fusermount3
 			MaxWrite:     128 << 10,
 			MaxReadAhead: 1 << 20,
 		},
@@ -66,11 +64,8 @@ func Mount(ctx context.Context, dir string, root fs.Dir) error {
 		return nil
 	}
 	// It is in use: detach it, so that it goes when its last user has left.
-	if unix.Unmount(dir, unix.MNT_DETACH) == nil {
-		return nil
-	}
-	if out, err := exec.Command("fusermount3", "-u", "-z", dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("fuse: unmount %s: %w: %s", dir, err, out)
+	if err := detach(dir); err != nil {
+		return fmt.Errorf("fuse: unmount %s: %w", dir, err)
 	}
 	return nil
 }
@@ -116,7 +111,7 @@ func errno(err error) syscall.Errno {
 	if err == nil {
 		return 0
 	}
-	return syscall.Errno(wire.Errno(err))
+	return hostErrno(wire.Errno(err))
 }
 
 // timeout returns how long the kernel may believe st.

@@ -1,56 +1,37 @@
 package ninep
 
 import (
-	"fmt"
 	"net"
-	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 
 	"9ci/fs"
-
-	"golang.org/x/sys/unix"
 )
 
 // PeerUser returns the user at the other end of a Unix socket, as the kernel knows
-// it (SO_PEERCRED of unix(7)). It does not block.
+// it. It does not block.
 func PeerUser(c *net.UnixConn) (fs.User, error) {
-	cred, err := peerCred(c)
+	uid, _, err := peerCred(c)
 	if err != nil {
 		return fs.User{}, err
 	}
-	return fs.User{Name: userName(cred.Uid), UID: int64(cred.Uid)}, nil
+	return fs.User{Name: userName(uid), UID: int64(uid)}, nil
 }
 
 // peerProgram returns the name of the executable of the process that connected, or
 // "" if the kernel does not tell: the process has gone, or is another user's.
 func peerProgram(c *net.UnixConn) string {
-	cred, err := peerCred(c)
+	_, pid, err := peerCred(c)
 	if err != nil {
 		return ""
 	}
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", cred.Pid))
-	if err != nil {
+	exe := programOf(pid)
+	if exe == "" {
 		return ""
 	}
-	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")) // proc(5)
-}
-
-func peerCred(c *net.UnixConn) (cred *unix.Ucred, err error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return nil, err
-	}
-	return cred, credErr
+	return filepath.Base(exe)
 }
 
 // names caches the names of users or groups by number.

@@ -6,9 +6,6 @@ import (
 	"net/netip"
 	"syscall"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"9ci/vm/guest"
 )
 
@@ -46,7 +43,7 @@ var ErrRefused = errors.New("refused to a machine")
 
 // Allowed returns nil if a socket of this host may be connected to an address on
 // behalf of a guest. The error is ErrRefused if the address is this host's own in
-// any way, as the kernel's own routes tell at this moment, or one of those that
+// any way, as the kernel tells at this moment, or one of those that
 // nobody is to be given; else it is that of finding a route.
 func Allowed(a netip.Addr) error {
 	a = a.WithZone("").Unmap()
@@ -66,14 +63,12 @@ func Allowed(a netip.Addr) error {
 			}
 		}
 	}
-	routes, err := netlink.RouteGet(a.AsSlice())
+	own, err := isOwn(a)
 	if err != nil {
 		return fmt.Errorf("route to %v: %w", a, err)
 	}
-	for _, r := range routes {
-		if r.Type != unix.RTN_UNICAST {
-			return fmt.Errorf("%w: %v is an address of this host", ErrRefused, a)
-		}
+	if own {
+		return fmt.Errorf("%w: %v is an address of this host", ErrRefused, a)
 	}
 	return nil
 }

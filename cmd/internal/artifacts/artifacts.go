@@ -277,9 +277,7 @@ func (p *place) swap(beside string, known files) error {
 }
 
 // exchange exchanges two names in a directory, of files that exist.
-var exchange = func(dir int, a, b string) error {
-	return unix.Renameat2(dir, a, dir, b, unix.RENAME_EXCHANGE)
-}
+var exchange = exchangeAt
 
 // unmoved returns the error of a directory that could not be renamed.
 func (p *place) unmoved(err error) error {

@@ -104,7 +104,7 @@ func (p *place) close() {
 // enter opens the directory of an absolute path, name by name. If it does not
 // exist, enter makes it, or without create returns -1.
 func enter(dir string, create bool) (int, error) {
-	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open("/", oPath|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
@@ -137,7 +137,7 @@ func enter(dir string, create bool) (int, error) {
 // step opens the directory name in the open directory dir. It refuses links and
 // the directories of git.
 func step(dir int, name, path string) (int, error) {
-	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(dir, name, oPath|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch {
 	case err == unix.ENOENT:
 		return -1, err

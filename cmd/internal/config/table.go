@@ -15,8 +15,6 @@ import (
 	"time"
 	"unicode"
 
-	"golang.org/x/sys/unix"
-
 	"9ci/cmd/internal/home"
 	"9ci/fs/ci"
 	"9ci/fs/store"
@@ -389,15 +387,6 @@ func Size(s string) (int64, error) {
 		return 0, fmt.Errorf("bad size %q", s)
 	}
 	return n << shift, nil
-}
-
-// HostMemory returns the memory of the host in bytes.
-func HostMemory() (int64, error) {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return 0, fmt.Errorf("sysinfo: %w", err)
-	}
-	return int64(uint64(info.Totalram) * uint64(info.Unit)), nil
 }
 
 // halfTheMemory returns half the memory of the host, in whole MiB and at least

@@ -58,25 +58,12 @@ func (p Place) Close() {
 // HaveOpenat2 reports whether the kernel has openat2(2), and lets this process
 // use it. It is a variable for tests only.
 var HaveOpenat2 = sync.OnceValue(func() bool {
-	fd, err := openat2(unix.AT_FDCWD, ".", unix.O_PATH)
+	fd, err := openat2(unix.AT_FDCWD, ".", oPath)
 	if err == nil {
 		unix.Close(fd)
 	}
 	return err == nil
 })
-
-func openat2(dir int, name string, flags uint64) (int, error) {
-	how := unix.OpenHow{
-		Flags:   flags | unix.O_CLOEXEC | unix.O_NOFOLLOW,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	}
-	for {
-		fd, err := unix.Openat2(dir, name, &how)
-		if err != unix.EINTR && err != unix.EAGAIN { // EAGAIN: a rename on the way
-			return fd, err
-		}
-	}
-}
 
 // Lstat describes a file, and a symbolic link itself.
 func (p Place) Lstat(rel string) (Stat, error) {
@@ -91,7 +78,7 @@ func (p Place) Lstat(rel string) (Stat, error) {
 		}
 		return NewStat(&s, dir, rel)
 	}
-	fd, err := openat2(dir, rel, unix.O_PATH)
+	fd, err := openat2(dir, rel, oPath)
 	if err != nil {
 		return Stat{}, err
 	}
@@ -121,7 +108,7 @@ func (p Place) lstatByName(name string) (Stat, error) {
 // dir, or of dir itself where the name is empty.
 func NewStat(s *unix.Stat_t, dir int, name string) (Stat, error) {
 	sec, nsec := s.Mtim.Unix()
-	st := Stat{Mode: FileMode(s.Mode & 0o7777), Size: s.Size, Time: time.Unix(sec, nsec), UID: s.Uid, GID: s.Gid}
+	st := Stat{Mode: FileMode(uint32(s.Mode)), Size: s.Size, Time: time.Unix(sec, nsec), UID: s.Uid, GID: s.Gid}
 	switch s.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFDIR:

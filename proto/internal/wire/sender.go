@@ -168,14 +168,14 @@ func (s *Sender) writeData(p piece) error {
 		for len(b)+d.N > 0 {
 			n := 0
 			if len(b) > 0 {
-				flags := unix.MSG_NOSIGNAL
+				flags := msgNoSignal
 				if d.N > 0 {
-					flags |= unix.MSG_MORE
+					flags |= msgMore
 				}
 				n, err = unix.SendmsgN(int(fd), b, nil, nil, flags)
 				b = b[max(n, 0):]
 			} else {
-				cerr := src.Control(func(file uintptr) { n, err = unix.Sendfile(int(fd), int(file), &d.Off, d.N) })
+				cerr := src.Control(func(file uintptr) { n, err = sendfile(int(fd), int(file), &d.Off, d.N) })
 				if d.N -= max(n, 0); cerr != nil {
 					err = cerr
 				}
