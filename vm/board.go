@@ -5,7 +5,7 @@ package vm
 type board struct {
 	program, pkg string // qemu, and where Debian has it
 	model        string // qemu's -M
-	tcg          string // qemu's -cpu where there is no KVM
+	tcg          string // qemu's -cpu where there is no accelerator
 	console      string // the kernel's name of the serial line
 	bus          string // what its buses for virtio are called, if qemu would fill them from the last to the first
 	args         []string
@@ -38,10 +38,10 @@ func (c *Config) board() board { return boards[c.Image.Arch] }
 
 // machine returns qemu's -M and -cpu.
 func (b board) machine(accel string) (model, cpu string) {
-	if accel == "kvm" {
-		cpu = "host"
-	} else {
+	if accel == "tcg" {
 		cpu = b.tcg
+	} else {
+		cpu = "host"
 	}
 	return b.model + ",accel=" + accel, cpu
 }

@@ -89,13 +89,13 @@ func BuildNeeds() []Need {
 func (n Need) Find() (string, error) {
 	if filepath.IsAbs(n.Name) {
 		if _, err := os.Stat(n.Name); err != nil {
-			return "", fmt.Errorf("%w: apt-get install %s", err, n.Package)
+			return "", fmt.Errorf("%w: %s", err, n.Install())
 		}
 		return n.Name, nil
 	}
 	path, err := lookTool(n.Name)
 	if err != nil {
-		return "", fmt.Errorf("%s not found: apt-get install %s", n.Name, n.Package)
+		return "", fmt.Errorf("%s not found: %s", n.Name, n.Install())
 	}
 	return path, nil
 }
@@ -171,17 +171,14 @@ func Free(dir string) (int64, error) {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * int64(st.Bsize), nil
 }
-
-// sbin is where mkfs is, which is not in a user's PATH.
-const sbin = "/usr/local/sbin:/usr/sbin:/sbin"
 
 func lookTool(name string) (string, error) {
 	if p, err := exec.LookPath(name); err == nil {
 		return p, nil
 	}
-	for _, d := range filepath.SplitList(sbin) {
+	for _, d := range filepath.SplitList(here.sbin) {
 		if p, err := exec.LookPath(filepath.Join(d, name)); err == nil {
 			return p, nil
 		}
@@ -210,7 +207,7 @@ func bootstrap(ctx context.Context, tmp, arch string, progress io.Writer) error 
 	cmd.Dir = tmp
 	cmd.Env = append(os.Environ(), fmt.Sprint("SOURCE_DATE_EPOCH=", epoch), "CORE_OS_UUID="+rootUUID,
 		"HOST_APT="+strings.Join(append(host.Options(), ""), "\n"),
-		"LC_ALL=C", "PATH="+os.Getenv("PATH")+":"+sbin)
+		"LC_ALL=C", "PATH="+os.Getenv("PATH")+":"+here.sbin)
 	cmd.Stdin = strings.NewReader(host.List())
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -220,7 +217,7 @@ func bootstrap(ctx context.Context, tmp, arch string, progress io.Writer) error 
 	// comes when the thread that forked dies: this one, kept until then.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	cmd.SysProcAttr = child(syscall.SIGTERM)
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = cleanTime
 	fmt.Fprintf(progress, "core OS %s: building it from Debian's packages, once; this takes a minute or two\n", CoreOS)

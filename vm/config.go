@@ -28,7 +28,8 @@ type Config struct {
 	Memory int64 // the guest's RAM in bytes, in whole MiB; 0: 2 GiB
 	CPUs   int   // 0: all of this host's; no more than the machine can have
 
-	// Accel is kvm or tcg. Empty is kvm where ProbeKVM finds that it works.
+	// Accel is tcg or this system's accelerator: kvm, or hvf on a Mac. Empty is the
+	// latter where Probe finds that it works.
 	Accel string
 
 	// Net lets the guest reach the network from its start, by package
@@ -66,7 +67,7 @@ type Config struct {
 	Env []string
 
 	// Cache is the directory in which machines are saved, and in which
-	// ProbeKVM remembers what it found. Empty: neither is done.
+	// Probe remembers what it found. Empty: neither is done.
 	Cache string
 
 	// Cold starts the kernel anew. Else a machine under TCG goes on from a
@@ -140,16 +141,14 @@ func (c *Config) complete(ctx context.Context) error {
 		}
 	}
 	switch c.Accel {
-	case "kvm", "tcg":
+	case here.accel, "tcg":
 	case "":
-		c.Accel = "tcg"
-		if ok, why := ProbeKVM(ctx, *c); ok {
-			c.Accel = "kvm"
-		} else {
-			c.Log.Info("no kvm", "why", why)
+		var why string
+		if c.Accel, why = Probe(ctx, *c); why != "" {
+			c.Log.Info("no "+here.accel, "why", why)
 		}
 	default:
-		return fmt.Errorf("accelerator %q, want kvm or tcg", c.Accel)
+		return fmt.Errorf("accelerator %q, want %s or tcg", c.Accel, here.accel)
 	}
 	return nil
 }

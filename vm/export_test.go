@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"testing"
 	"time"
 )
@@ -39,4 +40,17 @@ func (img *Image) Stamp() string {
 		panic(err)
 	}
 	return s
+}
+
+// Arguments returns what qemu would be called with for a complete c on another system.
+func Arguments(t testing.TB, goos string, c Config) []string {
+	old := here
+	here = systems[goos]
+	t.Cleanup(func() { here = old })
+	q, err := prepare(context.Background(), c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.close()
+	return q.args
 }

@@ -72,6 +72,9 @@ func EnsureImage(ctx context.Context, o ImageOptions) (*Image, error) {
 	if err == nil {
 		return img, nil
 	}
+	if err := canBuild(); err != nil {
+		return nil, fmt.Errorf("vm: no core OS %s: %w", CoreOS, err)
+	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
 	}

@@ -15,6 +15,18 @@ import (
 	"time"
 )
 
+// Probe returns the accelerator of machines of c on this host: the system's, or tcg and
+// why it is not that.
+func Probe(ctx context.Context, c Config) (accel, why string) {
+	if ok, why := probe(ctx, c); !ok {
+		return "tcg", why
+	}
+	return here.accel, ""
+}
+
+// Accelerator is what people call the accelerator of this system.
+func Accelerator() string { return strings.ToUpper(here.accel) }
+
 // ProbeKVM reports whether machines of c run under KVM on this host, and if not,
 // why. It uses the Image, Guest and Cache of c. A /dev/kvm may be missing or
 // forbidden; or it opens, and guests hang or run thousands of times too
@@ -69,7 +81,7 @@ func kvmMemo(c Config) string {
 		return ""
 	}
 	h := sha256.New()
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, _ := bootID()
 	fmt.Fprintf(h, "%s", boot)
 	qemu, _ := exec.LookPath(c.board().program)
 	for _, name := range []string{qemu, c.Image.Kernel} {

@@ -37,9 +37,6 @@ type kvmDouble struct {
 
 const kvmFlags = "flags\t\t: fpu vme de pse tsc msr vmx\n"
 
-// What a process is told to become, once it is under a double.
-const kvmDoubled = "9CI_TEST_KVM"
-
 // becomeDoubled gives this process's questions to the double at the other end of the
 // socket 3, and becomes its arguments.
 func becomeDoubled() error {
@@ -364,9 +361,6 @@ func TestKVM(t *testing.T) {
 		})
 	}
 }
-
-// underKVM has TestUnderKVM do what it is for.
-const underKVM = "9CI_TEST_UNDER_KVM"
 
 // TestUnderKVM is TestKVM's process: it asks twice, and starts a machine.
 func TestUnderKVM(t *testing.T) {

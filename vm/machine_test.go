@@ -44,6 +44,12 @@ var imageCache, savedCache string
 // programs are what the machines of these tests are given, built once.
 var programs struct{ guest, mk string }
 
+// kvmDoubled is set for a process that is under a double of KVM.
+const kvmDoubled = "9CI_TEST_KVM"
+
+// underKVM has TestUnderKVM do what it is for.
+const underKVM = "9CI_TEST_UNDER_KVM"
+
 func TestMain(m *testing.M) {
 	if program := vm.Needs()[0].Name; filepath.Base(os.Args[0]) == program {
 		os.Exit(fakeQEMU())

@@ -135,12 +135,10 @@ func (q *qemu) addBase(c Config, backed bool) error {
 	}
 	q.args = []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		// A guest that breaks out of qemu finds no exec and no setuid.
-		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-name", "9ci",
 		"-M", machine, "-cpu", cpu,
 		"-m", strconv.FormatInt(c.Memory>>20, 10), "-smp", strconv.Itoa(c.CPUs),
-		"-kernel", c.Image.Kernel, "-initrd", fmt.Sprintf("/proc/self/fd/%d", initrd),
+		"-kernel", c.Image.Kernel, "-initrd", openFile(initrd),
 		"-append", commandLine(c),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", mon), "-mon", "chardev=monitor,mode=control",
@@ -150,6 +148,7 @@ func (q *qemu) addBase(c Config, backed bool) error {
 		"-drive", "id=root,if=none,format=raw,readonly=on,file=" + escape(c.Image.Root),
 		"-device", "virtio-blk-device,drive=root",
 	}
+	q.args = append(q.args, here.sandbox...)
 	q.args = append(q.args, c.board().args...)
 	return nil
 }
@@ -157,7 +156,7 @@ func (q *qemu) addBase(c Config, backed bool) error {
 // commandLine returns what the guest's kernel is told.
 func commandLine(c Config) string {
 	line := "quiet console=" + c.board().console + " cryptomgr.notests panic=-1 rdinit=/layer" + GuestPath
-	if c.Accel == "kvm" {
+	if c.Accel != "tcg" {
 		return line
 	}
 	line += " rodata=off" // a tenth of the kernel's start; nothing that we throw away needs it
@@ -173,8 +172,8 @@ func commandLine(c Config) string {
 
 // addMemory puts the guest's RAM into a file.
 func (q *qemu) addMemory(c Config, mem *memory) (err error) {
-	q.args = append(q.args, "-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,share=%s,mem-path=/proc/self/fd/%d",
-		c.Memory, onOff(mem.shared), q.lend(mem.file)))
+	q.args = append(q.args, "-object", fmt.Sprintf("memory-backend-file,id=ram,size=%d,share=%s,mem-path=%s",
+		c.Memory, onOff(mem.shared), openFile(q.lend(mem.file))))
 	if mem.shared {
 		return nil
 	}
@@ -228,7 +227,7 @@ func (q *qemu) addOutside(c Config) error {
 // outlives the machine.
 func (q *qemu) disk(name string, f *os.File) {
 	q.args = append(q.args,
-		"-drive", fmt.Sprintf("id=%s,if=none,format=raw,cache=unsafe,discard=unmap,file=/proc/self/fd/%d", name, q.lend(f)),
+		"-drive", fmt.Sprintf("id=%s,if=none,format=raw,cache=unsafe,discard=unmap,file=%s", name, openFile(q.lend(f))),
 		"-device", "virtio-blk-device,drive="+name)
 }
 
@@ -247,9 +246,12 @@ func (q *qemu) lend(f *os.File) int {
 	return 2 + len(q.files)
 }
 
+// openFile returns the name that a process can open its descriptor fd by.
+func openFile(fd int) string { return fmt.Sprintf("%s/%d", here.files, fd) }
+
 // socket makes a pair: one end is lent, the other ours.
 func (q *qemu) socket(ours *socket) (int, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fds, err := socketpair()
 	if err != nil {
 		return 0, os.NewSyscallError("socketpair", err)
 	}
@@ -274,12 +276,15 @@ func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 // directory layer is one of the layers of the guest's root, so nothing needs to be
 // copied.
 func initramfs(c Config) (*os.File, error) {
-	fd, err := unix.MemfdCreate("initramfs", unix.MFD_CLOEXEC)
+	f, err := memoryFile("initramfs")
 	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
+		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "initramfs")
-	if err := writeInitramfs(f, c); err != nil {
+	err = writeInitramfs(f, c)
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart) // some systems read on from where we are
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("initramfs: %w", err)
 	}
@@ -318,7 +323,7 @@ func scratch(ctx context.Context, c Config) (*os.File, error) {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, maker, "-q", "-F", "-m0", "-O", "^has_journal,^resize_inode",
-		"-U", rootUUID, "-E", "lazy_itable_init=1,nodiscard,hash_seed="+rootUUID, "/proc/self/fd/3")
+		"-U", rootUUID, "-E", "lazy_itable_init=1,nodiscard,hash_seed="+rootUUID, openFile(3))
 	cmd.Env = append(os.Environ(), fmt.Sprint("E2FSPROGS_FAKE_TIME=", epoch))
 	cmd.ExtraFiles = []*os.File{f}
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -197,7 +197,12 @@ func savedKey(c Config) (string, error) {
 		}
 		fmt.Fprintf(h, "%s %d %d\n", name, fi.Size(), fi.ModTime().UnixNano())
 	}
-	for _, name := range []string{"/proc/sys/kernel/random/boot_id", c.Guest, c.Mk} {
+	boot, err := bootID()
+	if err != nil {
+		return "", err
+	}
+	h.Write(boot)
+	for _, name := range []string{c.Guest, c.Mk} {
 		f, err := os.Open(name)
 		if err != nil {
 			return "", err

@@ -173,13 +173,10 @@ func (m *Machine) exec(q *qemu) error {
 	cmd.ExtraFiles = q.files
 	cmd.Stdout, cmd.Stderr = m.console, m.stderr
 	cmd.WaitDelay = lastTime // for a Console that blocks
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setpgid:   true, // a terminal's ^C is for us
-		Pdeathsig: syscall.SIGKILL,
-	}
+	cmd.SysProcAttr = child(syscall.SIGKILL)
 	started := make(chan error)
 	go func() {
-		// Pdeathsig comes when the thread that forked dies, so this
+		// The signal comes when the thread that forked dies, so this
 		// goroutine keeps its thread until qemu is gone.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()

@@ -585,6 +585,13 @@ Serve takes the sockets that systemd passes with the FileDescriptorName 9ci, or 
 and those of -a too. It tells systemd when it serves and when it stops (sd_notify(3)). When
 it is stopped it cancels its runs, and seals them.
 
+# On a Mac
+
+On a Mac with Apple's processor, 9ci is the same. Its machines run under hvf, with the qemu and
+the e2fsprogs of Homebrew, and on the core OS of arm64, which is built on Linux: copy the
+directory coreos of ~/.cache/9ci from there. Mount needs macFUSE. The programs mk and guest
+in ../lib/9ci are Linux's, and go into the machine.
+
 # Files
 
 	$NAMESPACE/9ci                     the posted tree; see ci(4)

@@ -78,7 +78,7 @@ func examine(ctx context.Context) []finding {
 		path, err := n.Find()
 		f := finding{what: n.Name, has: path, optional: optional}
 		if err != nil {
-			f.lacks, f.pkg = fmt.Errorf("apt-get install %s", n.Package), n.Package
+			f.lacks, f.pkg = errors.New(n.Install()), n.Package
 		}
 		all = append(all, f)
 		return err == nil
@@ -121,8 +121,8 @@ func examine(ctx context.Context) []finding {
 	}
 	all = append(all, core)
 	if machines && guest != "" && image != nil && core.lacks == nil {
-		f := finding{what: "KVM", has: "it works", optional: true}
-		if ok, why := vm.ProbeKVM(ctx, vm.Config{Image: image, Guest: guest, Cache: cache}); !ok {
+		f := finding{what: vm.Accelerator(), has: "it works", optional: true}
+		if _, why := vm.Probe(ctx, vm.Config{Image: image, Guest: guest, Cache: cache}); why != "" {
 			f.lacks = fmt.Errorf("%s: machines run all the same, slowly", kvmAdvice(kvmDevice, why, openKVM()))
 		}
 		all = append(all, f)

@@ -337,9 +337,9 @@ func (r *activeRun) start(ctx context.Context, c vm.Config) (Machine, error) {
 	}
 	r.run.SetInfo(ci.Attrs{{Name: "coreos", Value: image.Digest}})
 	c.Image = image
-	if ok, why := vm.ProbeKVM(ctx, c); !ok {
-		c.Accel = "tcg"
-		r.say("no KVM, so the machine is slow: %s", why)
+	var why string
+	if c.Accel, why = vm.Probe(ctx, c); why != "" {
+		r.say("no %s, so the machine is slow: %s", vm.Accelerator(), why)
 	}
 	m, err := vm.Start(ctx, c)
 	if err != nil {
