@@ -551,74 +551,27 @@
 //
 // It tells systemd when it is ready, alive and stopping (sd_notify(3)), and serves
 // sockets that systemd passes: by their FileDescriptorName, ssh instead of the default
-// of -a, tls for -tls, web for -web, and metrics. /etc/systemd/system/9ci-orchestrator.service:
+// of -a, tls for -tls, web for -web, and metrics. Mk install, and Debian's package
+// 9ci-orchestrator, put the units in lib/systemd/system, and start none:
 //
-//	[Unit]
-//	Description=9ci orchestrator
-//	After=network.target
+//	systemctl enable --now 9ci-orchestrator            metrics are at tcp!127.0.0.1!9222
+//	journalctl -u 9ci-orchestrator
+//	systemctl edit 9ci-orchestrator                    for other flags:
 //
 //	[Service]
-//	Type=notify
-//	ExecStart=/usr/local/bin/orchestrator -metrics tcp!127.0.0.1!9222
-//	Restart=always
-//	WatchdogSec=60
-//	TimeoutStopSec=45
-//	DynamicUser=yes
-//	StateDirectory=9ci-orchestrator
-//	StateDirectoryMode=0700
-//	UMask=0077
-//	LimitNOFILE=65536
-//	CapabilityBoundingSet=
-//	LockPersonality=yes
-//	MemoryDenyWriteExecute=yes
-//	NoNewPrivileges=yes
-//	PrivateDevices=yes
-//	PrivateTmp=yes
-//	PrivateUsers=yes
-//	ProtectClock=yes
-//	ProtectControlGroups=yes
-//	ProtectHome=yes
-//	ProtectHostname=yes
-//	ProtectKernelLogs=yes
-//	ProtectKernelModules=yes
-//	ProtectKernelTunables=yes
-//	ProtectProc=invisible
-//	ProtectSystem=strict
-//	RemoveIPC=yes
-//	RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-//	RestrictNamespaces=yes
-//	RestrictRealtime=yes
-//	RestrictSUIDSGID=yes
-//	SystemCallArchitectures=native
-//	SystemCallFilter=@system-service
-//	SystemCallFilter=~@privileged @resources
-//	SystemCallErrorNumber=EPERM
+//	ExecStart=
+//	ExecStart=/usr/local/bin/orchestrator -metrics tcp!127.0.0.1!9222 -url https://ci.example.org
 //
-//	[Install]
-//	WantedBy=multi-user.target
-//
-// A port below 1024, and a restart at which no connection is refused, need
-// 9ci-orchestrator.socket beside it:
+// The service is a user of its own, and may do little. A restart at which no connection is
+// refused needs 9ci-orchestrator.socket too, to be enabled alike. So does a port below 1024,
+// which systemctl edit 9ci-orchestrator.socket sets:
 //
 //	[Socket]
+//	ListenStream=
 //	ListenStream=22
-//	FileDescriptorName=ssh
-//	Backlog=4096
 //
-//	[Install]
-//	WantedBy=sockets.target
-//
-// and, for a page that has its certificate by -acme, with -url and -acme in ExecStart=,
-// 9ci-orchestrator-web.socket:
-//
-//	[Socket]
-//	ListenStream=443
-//	FileDescriptorName=web
-//	Service=9ci-orchestrator.service
-//	Backlog=4096
-//
-//	[Install]
-//	WantedBy=sockets.target
+// and a page that has its certificate by -acme, with -url and -acme in ExecStart=, needs
+// 9ci-orchestrator-web.socket, of port 443. To purge the package removes the state directory.
 //
 // # Help and version
 //

@@ -374,42 +374,33 @@ func TestActivation(t *testing.T) {
 	}
 }
 
-// The units of the manual are what systemd takes, and leave the service little.
+// The units are what systemd takes, leave the service little, and have sockets that the
+// program takes.
 func TestUnits(t *testing.T) {
-	manual, err := os.ReadFile("doc.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	unit := func(first string) string {
-		_, text, ok := strings.Cut(string(manual), "//\t"+first+"\n")
-		if !ok {
-			t.Fatalf("the manual has no %s", first)
-		}
-		lines := []string{first}
-		for line := range strings.Lines(text) {
-			line = strings.TrimSpace(line)
-			if line != "//" && !strings.HasPrefix(line, "//\t") {
-				break
-			}
-			lines = append(lines, strings.TrimPrefix(strings.TrimPrefix(line, "//"), "\t"))
-		}
-		return strings.Join(lines, "\n") + "\n"
-	}
 	dir := t.TempDir()
-	service := filepath.Join(dir, "9ci-orchestrator.service")
-	text := unit("[Unit]")
-	if !strings.Contains(text, "WantedBy=multi-user.target") {
-		t.Fatalf("the service unit is %q", text)
+	names := regexp.MustCompile(`(?m)^FileDescriptorName=(.*)$`)
+	unit := func(name string) (path, text string) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = strings.Replace(string(b), "/usr/local/bin/orchestrator", os.Args[0], 1) // verify looks for the program
+		path = filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path, text
 	}
-	text = strings.Replace(text, "/usr/local/bin/orchestrator", os.Args[0], 1) // verify looks for the program
-	if err := os.WriteFile(service, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
+	service, text := unit("9ci-orchestrator.service")
+	verify := []string{"verify", service}
+	for name, want := range map[string]string{"9ci-orchestrator.socket": "ssh", "9ci-orchestrator-web.socket": "web"} {
+		socket, text := unit(name)
+		verify = append(verify, socket)
+		if m := names.FindStringSubmatch(text); m == nil || m[1] != want {
+			t.Errorf("%s has the FileDescriptorName %q, want %s", name, m, want)
+		}
 	}
-	socket := filepath.Join(dir, "9ci-orchestrator.socket")
-	if err := os.WriteFile(socket, []byte(unit("[Socket]")), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("systemd-analyze", "verify", service, socket).CombinedOutput(); err != nil || len(out) > 0 {
+	if out, err := exec.Command("systemd-analyze", verify...).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v: %s", err, out)
 	}
 	if out, err := exec.Command("systemd-analyze", "security", "--no-pager", "--offline=yes", "--threshold=20", service).CombinedOutput(); err != nil {
