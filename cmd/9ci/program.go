@@ -15,8 +15,8 @@ import (
 	"9ci/cmd/internal/version"
 )
 
-// tool finds a static binary that goes into the machine: beside this program,
-// or in ../lib/9ci.
+// tool finds a static binary that goes into the machine: in ../lib/9ci, or beside this
+// program, where an installed mk may be another's.
 func tool(name string) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -26,7 +26,7 @@ func tool(name string) (string, error) {
 		return "", err
 	}
 	dir := filepath.Dir(self)
-	for _, d := range []string{dir, filepath.Join(dir, "../lib/9ci")} {
+	for _, d := range []string{filepath.Join(dir, "../lib/9ci"), dir} {
 		if p, err := exec.LookPath(filepath.Join(d, name)); err == nil {
 			return p, nil
 		}
