@@ -21,8 +21,7 @@ MACHINES=TestGuestLimits|TestGuestOutOfMemory|TestGuestPanics|TestHostDiskFull|T
 STORIES=client_misused|doctor_fixes|host_floods|host_git|host_secret|host_secrets|host_shares|init_repository|machine_killed|orchestrator_down|orchestrator_tls|replay_refused|replay_shared|run_bounded|run_cancelled|run_databases?|run_fails|run_held|run_image|run_leaves|run_misused|run_outlives|run_passes|run_repository|run_services|serve_adopts_leaver|serve_hands|serve_killed|token_job|token_login|token_secret
 
 all:V:
-	rev=$(git describe --always --dirty 2>/dev/null || echo unknown)
-	CGO_ENABLED=0 go build -trimpath -ldflags="-s -w -X 9ci/cmd/internal/version.revision=$rev" -o $BIN/ ./cmd/9ci ./cmd/orchestrator ./cmd/mk ./cmd/guest
+	sh .ci/build $BIN
 
 # The manuals as man pages, of the day of the commit.
 man:V: all
@@ -57,6 +56,8 @@ check:V: needs peers all
 	axe=$(sh .ci/axe $AXE_VERSION $AXE_SUM)
 	test -z "$(gofmt -l . | tee /dev/stderr)"
 	go vet $PKG
+	GOARCH=arm64 go vet $PKG
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go build -o /dev/null ./cmd/9ci ./cmd/orchestrator
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $PKG
 	go run golang.org/x/vuln/cmd/govulncheck@latest $PKG ||
 		echo 'govulncheck did not pass, or its database cannot be had here' >&2
@@ -94,19 +95,15 @@ gitea:V:
 PREFIX=/usr/local
 
 install:V: all man
-	mkdir -p $PREFIX/bin $PREFIX/lib/9ci $PREFIX/share
-	cp -Rf $BIN/man $PREFIX/share
-	share=$PREFIX/share
-	mkdir -p $share/bash-completion/completions $share/zsh/site-functions $share/fish/vendor_completions.d
-	cp -f cmd/9ci/completion/9ci.bash $share/bash-completion/completions/9ci
-	cp -f cmd/9ci/completion/_9ci $share/zsh/site-functions
-	cp -f cmd/9ci/completion/9ci.fish $share/fish/vendor_completions.d
-	cp -f $BIN/9ci $BIN/orchestrator $BIN/mk $PREFIX/bin
-	cp -f $BIN/guest $BIN/mk $PREFIX/lib/9ci
-	mkdir -p $PREFIX/lib/systemd/user
-	for unit in 9ci.service 9ci.socket; do
-		sed "s,/usr/local/bin,$PREFIX/bin," cmd/9ci/$unit >$PREFIX/lib/systemd/user/$unit
-	done
+	sh .ci/install $BIN $PREFIX
+
+# Packages of the commit for SYSTEMS: tarballs, Debian packages, and SHA256SUMS, signed by
+# the key CI_KEY if that is set.
+SYSTEMS=linux/amd64 linux/arm64 darwin/arm64
+
+dist:V:
+	sh .ci/need ca-certificates git openssh-client
+	sh .ci/dist $BIN/dist $SYSTEMS
 
 clean:V:
 	rm -rf $BIN

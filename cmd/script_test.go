@@ -122,6 +122,14 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	project, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	goEnv, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE", "GOENV", "GOPROXY").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
 	git, err := exec.LookPath("git")
 	if err != nil {
 		t.Fatal(err)
@@ -139,6 +147,10 @@ func TestScripts(t *testing.T) {
 				e.Setenv(name, "") // nothing opens a page but what the story says
 			}
 			e.Setenv("GIT", git)
+			e.Setenv("PROJECT", project)
+			for i, value := range strings.Split(strings.TrimSuffix(string(goEnv), "\n"), "\n") {
+				e.Setenv([]string{"GOCACHE", "GOMODCACHE", "GOENV", "GOPROXY"}[i], value)
+			}
 			e.Setenv("BIN", bin)
 			e.Setenv("ARCH", runtime.GOARCH)
 			e.Setenv("HOST", hostname)
