@@ -585,6 +585,17 @@ Serve takes the sockets that systemd passes with the FileDescriptorName 9ci, or 
 and those of -a too. It tells systemd when it serves and when it stops (sd_notify(3)). When
 it is stopped it cancels its runs, and seals them.
 
+# Packages
+
+In the sources, go run ./cmd/mk dist makes packages of the commit in .bin/dist: a tarball for
+Linux and one for a Mac, to be unpacked in /usr/local with --strip-components=1; Debian
+packages of 9ci and of the orchestrator; and SHA256SUMS, signed by the key CI_KEY if that is
+set. With the same go, all but the signature have the same bytes wherever they are made.
+To check them:
+
+	ssh-keygen -Y verify -f allowed_signers -I SIGNER -n file -s SHA256SUMS.sig <SHA256SUMS
+	sha256sum --ignore-missing -c SHA256SUMS
+
 # On a Mac
 
 On a Mac with Apple's processor, 9ci is the same. Its machines run under hvf, with the qemu and

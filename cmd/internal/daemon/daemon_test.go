@@ -74,7 +74,7 @@ func TestLocalOnFirstUse(t *testing.T) {
 	if again, err := d.add(t.Context(), top); again != first || err != nil {
 		t.Errorf("add of the same = %q, %v, want %q", again, err, first)
 	}
-	if ns := d.hosts[first].Executor.Namespace; ns != first {
+	if ns := d.Executor(first).Namespace; ns != first {
 		t.Errorf("the executor's namespace is %q, want %q", ns, first)
 	}
 }
