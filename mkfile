@@ -61,7 +61,8 @@ check:V: needs peers all
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $PKG
 	go run golang.org/x/vuln/cmd/govulncheck@latest $PKG ||
 		echo 'govulncheck did not pass, or its database cannot be had here' >&2
-	AXE=$axe CHECK=1 CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=60m $PKG
+	sh .ci/forges $PWD/$BIN/forges
+	FORGES=$PWD/$BIN/forges PATH=$PWD/$BIN/forges:$PATH AXE=$axe CHECK=1 CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=60m $PKG
 
 bench:V: needs peers all
 	go test -run='^$' -bench=$BENCH -benchmem -timeout=60m $PKG

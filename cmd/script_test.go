@@ -151,6 +151,7 @@ func TestScripts(t *testing.T) {
 			for i, value := range strings.Split(strings.TrimSuffix(string(goEnv), "\n"), "\n") {
 				e.Setenv([]string{"GOCACHE", "GOMODCACHE", "GOENV", "GOPROXY"}[i], value)
 			}
+			e.Setenv("FORGES", os.Getenv("FORGES"))
 			e.Setenv("BIN", bin)
 			e.Setenv("ARCH", runtime.GOARCH)
 			e.Setenv("HOST", hostname)

@@ -298,8 +298,10 @@ missing, by sudo if the user is not root, and builds the core OS if it is missin
 
 # Init
 
-Init writes the files that a repository lacks: a mkfile, a .env, a hook that hands each
-commit to the daemon, and files with which other CI calls 9ci.
+Init writes the files that a repository lacks: a mkfile, a .env, and the files with which
+the CI of its forge calls 9ci: see # In a CI job. The forge is the one that the host of
+origin is named for, GitHub, GitLab or Forgejo, or else each whose files are there, or else
+all; Woodpecker, if its files are there.
 
 # Help and version
 
@@ -520,6 +522,18 @@ the environment, in which other CI has variables of its own, it names only what 
 like a slip of the pen.
 
 # In a CI job
+
+What init writes for the CI of a forge calls .9ci/job, a script of sh(1), which replays the
+run of the commit or, if there is none, makes it: 9ci run -r -x || 9ci run -x. The script installs
+a release, lets the job open /dev/kvm if sudo may, has doctor -fix install what a machine needs,
+and keeps the core OS and the artifacts in .9ci-job, where the workflow caches and uploads them.
+Its variables are those of the job, or else what its first lines say, which have what
+init found in its own environment and in known_hosts:
+
+	NINECI_URL           a release of 9ci, a .tar.gz; without it, the 9ci in PATH
+	NINECI_SHA256        its SHA-256 in hex
+	NINECI_KNOWN_HOSTS   lines of known_hosts with the orchestrator's key
+	CI_ORCHESTRATOR      the orchestrator
 
 A job needs CI_ORCHESTRATOR, and the orchestrator's host key in ~/.ssh/known_hosts. The
 orchestrator's file forges is to have the job's forge (see orchestrator(8)). What

@@ -2,55 +2,35 @@ package main
 
 import (
 	"context"
+	"embed"
 	"errors"
 	"fmt"
 	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"text/template"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/repo"
 	"9ci/cmd/internal/show"
 )
 
-// initFiles are the files that init writes.
-var initFiles = []struct {
-	name string
-	mode iofs.FileMode
-	text string
-}{
-	{"mkfile", 0o644, `# 9ci runs these at a commit, in a machine of its own: go doc 9ci/cmd/9ci
+// initFS holds the texts that init writes. In their templates an action is in [[ ]]: the
+// braces are those of the forges.
+//
+//go:embed init
+var initFS embed.FS
 
-test:V:
-	echo no tests yet
-`},
-	{".env", 0o600, config.Example()},
-	{".git/hooks/post-commit", 0o755, `#!/bin/sh
-# Hands each commit to the daemon, if one answers.
-9ci run -b >/dev/null 2>&1 || :
-`},
-	{".github/workflows/9ci.yml", 0o644, `on: push
-#permissions: # the job logs in at CI_ORCHESTRATOR
-#  contents: read
-#  id-token: write
-jobs:
-  test:
-    runs-on: ubuntu-latest
-    steps:
-      - uses: actions/checkout@v4
-      - run: 9ci
-`},
-	{".gitlab-ci.yml", 0o644, `test:
-#  id_tokens: # the job logs in at CI_ORCHESTRATOR
-#    CI_ID_TOKEN:
-#      aud: ci.example.org # its host
-  script:
-    - 9ci
-`},
+// An initFile is a file that init writes if it is not there.
+type initFile struct {
+	name    string
+	mode    iofs.FileMode
+	text    string
+	instead string // what the user is told to do if it is there and another; or ""
 }
 
-// initCommand writes the files that a repository needs to be run. It leaves those
+// initCommand writes the files that a repository needs to be run, and leaves those
 // that exist.
 func initCommand(ctx context.Context, args []string) (int, error) {
 	if err := parseFlags(newFlags("init"), args, 0, 0); err != nil {
@@ -69,26 +49,37 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	defer top.Close()
-	gitDir, err := os.OpenRoot(rp.GitDir)
+	files := []initFile{
+		{name: "mkfile", mode: 0o666, text: "# 9ci runs these at a commit, in a machine of its own: go doc 9ci/cmd/9ci\n\ntest:V:\n\techo no tests yet\n"},
+		{name: ".env", mode: 0o600, text: config.Example()},
+	}
+	shims, err := shimFiles(ctx, rp)
 	if err != nil {
 		return exitError, err
 	}
-	defer gitDir.Close()
-	for _, f := range initFiles {
-		root, name := top, f.name
-		if rest, ok := strings.CutPrefix(name, ".git/"); ok {
-			root, name = gitDir, rest
-		}
-		switch err := writeNew(root, name, f.mode, f.text); {
+	for _, f := range append(files, shims...) {
+		switch err := writeNew(top, f.name, f.mode, f.text); {
 		case errors.Is(err, iofs.ErrExist):
-			show.Out.Printf("%s is there already\n", f.name)
+			tellWritten(f.name, false)
+			if there, err := top.ReadFile(f.name); f.instead != "" && (err != nil || string(there) != f.text) {
+				say("%s is there already: %s", f.name, f.instead)
+			}
 		case err != nil:
 			return exitError, err
 		default:
-			show.Out.Printf("%s\n", f.name)
+			tellWritten(f.name, true)
 		}
 	}
 	return 0, nil
+}
+
+// tellWritten prints the name of a file that init has written, or that was there.
+func tellWritten(name string, wrote bool) {
+	if wrote {
+		show.Out.Printf("%s\n", name)
+	} else {
+		show.Out.Printf("%s is there already\n", name)
+	}
 }
 
 // writeNew makes a file and the directories on the way to it. If the name is taken,
@@ -103,4 +94,28 @@ func writeNew(root *os.Root, name string, mode iofs.FileMode, text string) error
 	}
 	_, err = w.WriteString(text)
 	return errors.Join(err, w.Close())
+}
+
+// initText returns a file of initFS.
+func initText(name string) string {
+	text, err := initFS.ReadFile("init/" + name)
+	if err != nil {
+		panic(err) // it is not in the program
+	}
+	return string(text)
+}
+
+// fill returns a file of initFS as a template filled with data.
+func fill(name string, data any) string {
+	t := template.Must(template.New(name).Delims("[[", "]]").Funcs(template.FuncMap{
+		"quote": func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" },
+		"indent": func(s string) string {
+			return "        " + strings.ReplaceAll(strings.TrimSuffix(s, "\n"), "\n", "\n        ")
+		},
+	}).Parse(initText(name)))
+	var b strings.Builder
+	if err := t.Execute(&b, data); err != nil {
+		panic(err)
+	}
+	return b.String()
 }
