@@ -9,7 +9,7 @@ TIMEOUT=30m
 # Debian packages: what 9ci runs, and the peers its tests run beside it.
 QEMU=`{case $(uname -m) in aarch64) echo qemu-system-arm ;; *) echo qemu-system-x86 ;; esac}
 NEEDS=git openssh-client $QEMU mmdebstrap erofs-utils e2fsprogs xz-utils ca-certificates
-PEERS=9base binutils bsdutils chromium curl diod fish fuse3 groff-base iproute2 libarchive-tools make mandoc ninja-build openssh-server openssl rc rsync socat sqlite3 sshfs systemd zsh
+PEERS=9base binutils bsdutils chromium curl diod fish fuse3 groff-base iproute2 libarchive-tools make mandoc ninja-build openssh-server openssl pre-commit rc rsync socat sqlite3 sshfs systemd zsh
 
 # What else the tests of the pages run: axe-core of npm, its version and SHA-512.
 AXE_VERSION=4.14.1

@@ -31,9 +31,11 @@ type initFile struct {
 }
 
 // initCommand writes the files that a repository needs to be run, and leaves those
-// that exist.
+// that exist; or, with -hooks, it writes the hooks of this clone.
 func initCommand(ctx context.Context, args []string) (int, error) {
-	if err := parseFlags(newFlags("init"), args, 0, 0); err != nil {
+	f := newFlags("init")
+	withHooks := f.Bool("hooks", false, "")
+	if err := parseFlags(f, args, 0, 0); err != nil {
 		return exitError, err
 	}
 	rp, err := repo.Open(ctx, ".")
@@ -42,6 +44,9 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 	}
 	if rp.Bare {
 		return exitError, fmt.Errorf("%s is a bare repository: init wants a work tree to write to", rp.Top)
+	}
+	if *withHooks {
+		return installHooks(ctx, rp)
 	}
 	// A symbolic link in the repository must not lead a write out of it.
 	top, err := os.OpenRoot(rp.Top)

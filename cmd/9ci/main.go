@@ -55,7 +55,7 @@ func commands() []command {
 		{"whoami", "[HOST]", whoamiCommand},
 		{"image", "build|ls|gc", imageCommand},
 		{"doctor", "[-fix]", doctorCommand},
-		{"init", "", initCommand},
+		{"init", "[-hooks]", initCommand},
 		{"help", "[-man DIR] [-completion bash|zsh|fish] [-complete] [TOPIC...]", helpCommand},
 		{"version", "", versionCommand},
 	}

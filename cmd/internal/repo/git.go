@@ -16,7 +16,7 @@ import (
 )
 
 // A repository must not make git run programs. Only the three commands of Open read
-// the repository's configuration, and of Clone those that ask for the settings of a
+// the repository's configuration, that of Hooks, and of Clone those that ask for the settings of a
 // submodule's clone and for lfs.storage. These start no program. All other commands
 // see a common git directory of ours: it has the repository's objects and refs, and
 // a configuration written here, with the settings that [carried] lets through. So

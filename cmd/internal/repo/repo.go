@@ -334,6 +334,21 @@ func (r *Repo) Refs(ctx context.Context) ([]string, error) {
 	return strings.Fields(out), err // no name has a blank: git-check-ref-format(1)
 }
 
+// Hooks returns the directory in which git looks for the hooks of r: core.hooksPath, of
+// the user's configuration too, or hooks in the common git directory. It is absolute,
+// without symbolic links as far as it is there.
+func (r *Repo) Hooks(ctx context.Context) (string, error) {
+	out, err := answer(ctx, r.Top, append(userEnv(), "GIT_DIR="+r.dir), "", "rev-parse", "--path-format=absolute", "--git-path", "hooks")
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Clean(strings.TrimSuffix(out, "\n"))
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		return real, nil
+	}
+	return dir, nil
+}
+
 // Dirty counts the files whose changes a run of HEAD does not see: changed, staged
 // or untracked. A submodule counts if another commit of it is checked out. Its
 // files are not looked at: git would do so with the submodule's configuration.
