@@ -55,7 +55,7 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 	}
 	defer top.Close()
 	files := []initFile{
-		{name: "mkfile", mode: 0o666, text: "# 9ci runs these at a commit, in a machine of its own: go doc 9ci/cmd/9ci\n\ntest:V:\n\techo no tests yet\n"},
+		{name: "mkfile", mode: 0o666, text: mkfileFor(top.FS())},
 		{name: ".env", mode: 0o600, text: config.Example()},
 	}
 	shims, err := shimFiles(ctx, rp)
