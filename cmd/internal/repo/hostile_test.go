@@ -204,6 +204,13 @@ func TestNoProgramRuns(t *testing.T) {
 			}
 			return nil
 		},
+		"Hooks": func() error {
+			// It is what git reads now, not what it read at Open.
+			if _, err := r.Hooks(ctx); err != nil && !strings.Contains(err.Error(), "bad config") {
+				return err
+			}
+			return nil
+		},
 		"Dirty": func() error {
 			// .gitmodules and sub are staged; f has another time, and what
 			// its filter would make of it is not asked.
