@@ -43,7 +43,7 @@ func mkfileFor(top iofs.FS) string {
 	for _, f := range cBuilds {
 		found = found || add(f(top))
 	}
-	const head = "# 9ci runs these at a commit, in a machine of its own: go doc 9ci/cmd/9ci\n\n"
+	const head = "# 9ci runs these at a commit, in a machine of its own: 9ci help\n\n"
 	if !found {
 		return head + "test:V:\n\techo no tests yet\n"
 	}
