@@ -183,17 +183,24 @@ func (s syntax) kind(args []string) (kind, addr string) {
 	return "", addr
 }
 
-// gitRevisions returns HEAD, the branches and the tags of the repository.
+// gitRevisions returns HEAD, the branches, those of remotes too, and the tags of the
+// repository.
 func gitRevisions(ctx context.Context) []string {
 	r, err := repo.Open(ctx, ".")
 	if err != nil {
 		return nil
 	}
-	refs, err := r.Refs(ctx)
-	if err != nil {
-		return nil
+	list := []string{"HEAD"}
+	for _, kind := range []string{"refs/heads/", "refs/tags/", "refs/remotes/"} {
+		refs, err := r.Refs(ctx, kind)
+		if err != nil {
+			return nil
+		}
+		for _, ref := range refs {
+			list = append(list, strings.TrimPrefix(ref, kind))
+		}
 	}
-	return append([]string{"HEAD"}, refs...)
+	return list
 }
 
 // aliases are names in ci that no listing has.

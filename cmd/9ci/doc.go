@@ -12,7 +12,8 @@ that another executor has made of the same revision.
 	9ci write [-a ADDR] PATH
 	9ci sh [-root] [REV]
 	9ci mount [-a ADDR] DIR
-	9ci verify REV|DIR
+	9ci vouch [-push] [REV]
+	9ci verify [-attest] REV|DIR
 	9ci login [-code] [-f] [HOST]
 	9ci logout [HOST]
 	9ci whoami [HOST]
@@ -253,6 +254,29 @@ Verify checks a run without an executor. The run is that of the revision REV in 
 store, or else the one in the directory DIR; a name with a slash is a directory. The
 report has the run's content, its metadata and its signature. The ctl that a copy from a
 tree has is named, and is no fault.
+
+Verify -attest checks the attestations of the revision REV that the clone has:
+
+	git fetch origin 'refs/attestations/*:refs/attestations/*'
+	9ci verify -attest HEAD
+
+It prints a line for each, and exits with 0 if a signer vouches for REV whose key itself is
+trusted, by the rule for runs; a certificate does not count here. Attestations of others are
+not read. The statement is the signer's word: 9ci run -r gets the run itself.
+
+# Vouch
+
+Vouch says in the user's name that a run of REV, or of HEAD, has passed. The run is the best
+one in the store, of test and no other targets; it has to verify, and a trusted signer has
+signed it: the user, or another executor whose run 9ci has replayed. Vouch writes an attestation,
+signed by CI_KEY, an ed25519 key of a file or an agent, and prints its ref,
+refs/attestations/COMMIT/FINGERPRINT, where FINGERPRINT is the SHA-256 of the public key
+in hexadecimal. The ref is a commit with the file attestation.dsse.json: a DSSE envelope, with
+the fingerprint as ssh-keygen spells it as its keyid, around an in-toto Statement v1 whose
+subject is the commit (gitCommit) and whose predicate test-result/v0.1 has the run's key and
+score. With -push it goes to the remote origin, in the place of an older one by the
+same key. The push has the user's git configuration and none of the repository's but the URL;
+if the remote is a path, that repository's hooks run.
 
 # Login, logout and whoami
 
@@ -654,7 +678,7 @@ run short: SIGHUP, SIGINT or SIGTERM. A SIGHUP that the parent ignores, as by no
 none.
 
 Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if
-the run is not what it says, and doctor if runs cannot work, after what -fix could mend; login if it is refused,
+the run is not what it says or nobody trusted vouches, vouch if no run has passed that it can vouch for, and doctor if runs cannot work, after what -fix could mend; login if it is refused,
 whoami and logout if nobody is logged in, and logout if the orchestrator has not revoked
 anything. Wait has the code of a run only if it has read how the run ended, and else
 exits with 125. Sh has that of the shell, 255 if that is not to be had, and 125 if no machine is held. Ls, cat, cp, write, wait, login, logout and whoami exit with 75 if a

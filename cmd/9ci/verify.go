@@ -16,9 +16,11 @@ import (
 )
 
 // verifyCommand checks a run on disk: the store's run of a revision, or a
-// directory. It reports content, metadata and signature apart.
+// directory. It reports content, metadata and signature apart. With -attest it checks the
+// attestations of a revision instead.
 func verifyCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("verify")
+	attested := f.Bool("attest", false, "")
 	if err := parseFlags(f, args, 1, 1); err != nil {
 		return exitError, err
 	}
@@ -35,6 +37,12 @@ func verifyCommand(ctx context.Context, args []string) (int, error) {
 	trusted, err := host.Signers(ctx, rp, c, key.PublicKey(), func(err error) { say("%v", err) })
 	if err != nil {
 		return exitError, err
+	}
+	if *attested {
+		if rp == nil {
+			return exitError, rerr
+		}
+		return verifyAttestations(ctx, rp, trusted, name)
 	}
 	dir := ""
 	if rp != nil && !strings.Contains(name, "/") {

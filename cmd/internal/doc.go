@@ -54,6 +54,7 @@ in cmd/import_test.go says which package may import which, and a test holds it.
 	cmd/internal/config       the CI_ variables, in one table
 	cmd/internal/repo         questions to git
 	cmd/internal/sign         signatures of runs, and whose count
+	cmd/internal/attest       signed statements that a run has passed
 	cmd/internal/home         the user's directories
 	cmd/internal/manual       the manuals on a terminal and as man pages, of the text that go doc shows
 	cmd/internal/version      the revision that a program was built of

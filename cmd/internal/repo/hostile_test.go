@@ -199,7 +199,7 @@ func TestNoProgramRuns(t *testing.T) {
 			return nil
 		},
 		"Refs": func() error {
-			if refs, err := r.Refs(ctx); !slices.Contains(refs, "main") || err != nil {
+			if refs, err := r.Refs(ctx, "refs/heads/"); !slices.Contains(refs, "refs/heads/main") || err != nil {
 				return fmt.Errorf("%q, %v", refs, err)
 			}
 			return nil

@@ -327,13 +327,6 @@ func (r *Repo) Ancestors(ctx context.Context, commit string, n int) ([]string, e
 	return strings.Fields(out), err
 }
 
-// Refs returns the names of the branches, of the tags, and of the branches of remotes, as
-// Resolve takes them.
-func (r *Repo) Refs(ctx context.Context) ([]string, error) {
-	out, err := r.git(ctx, "", "for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads", "refs/tags", "refs/remotes")
-	return strings.Fields(out), err // no name has a blank: git-check-ref-format(1)
-}
-
 // Hooks returns the directory in which git looks for the hooks of r: core.hooksPath, of
 // the user's configuration too, or hooks in the common git directory. It is absolute,
 // without symbolic links as far as it is there.

@@ -58,9 +58,8 @@ type Run struct {
 //   - a certificate was valid at the run's end, and names a principal of the line. It
 //     may have expired since. That of a CI job lets it publish, runs of that commit.
 func (s *Signers) Verify(manifest, armored []byte, of Run) (name string, err error) {
-	now, end := time.Now(), of.End
-	if end.After(now.Add(skew)) {
-		return "", fmt.Errorf("it ended at %s, which is in the future: one of the two clocks is wrong", end.UTC().Format(time.RFC3339))
+	if err := of.ended(time.Now()); err != nil {
+		return "", err
 	}
 	if len(armored) == 0 {
 		return "", errors.New("it is not signed")
@@ -75,12 +74,23 @@ func (s *Signers) Verify(manifest, armored []byte, of Run) (name string, err err
 	if sig.Signature.Format == ssh.KeyAlgoRSA { // PROTOCOL.sshsig
 		return "", errors.New("manifest.sig: it is of RSA with SHA-1, which is broken: sign with rsa-sha2-512")
 	}
-	if by := s.revokedBy(sig.PublicKey); by != "" {
-		return "", fmt.Errorf("its signer %s is revoked by %s", Fingerprint(sig.PublicKey), by)
+	return s.Trust(sig.PublicKey, of)
+}
+
+// Trust is the part of Verify that is about the signer: it returns the name of the signer
+// whose key or certificate has made a good signature about a run, or why that does not
+// count.
+func (s *Signers) Trust(key ssh.PublicKey, of Run) (name string, err error) {
+	now := time.Now()
+	if err := of.ended(now); err != nil {
+		return "", err
 	}
-	why := fmt.Errorf("its signer %s is %w: an allowed_signers file must name it", Fingerprint(sig.PublicKey), ErrUntrusted)
+	if by := s.revokedBy(key); by != "" {
+		return "", fmt.Errorf("its signer %s is revoked by %s", Fingerprint(key), by)
+	}
+	why := fmt.Errorf("its signer %s is %w: an allowed_signers file must name it", Fingerprint(key), ErrUntrusted)
 	for _, one := range s.list {
-		name, known, err := one.vouches(sig.PublicKey, of, now)
+		name, known, err := one.vouches(key, of, now)
 		if known && err == nil {
 			return name, nil
 		}
@@ -89,6 +99,25 @@ func (s *Signers) Verify(manifest, armored []byte, of Run) (name string, err err
 		}
 	}
 	return "", why
+}
+
+// Key returns the key of that fingerprint which a line names itself, not by a certificate.
+// It returns nil if there is none. Whether the key counts Trust says.
+func (s *Signers) Key(fingerprint string) ssh.PublicKey {
+	for _, one := range s.list {
+		if !one.authority && Fingerprint(one.key) == fingerprint {
+			return plain(one.key)
+		}
+	}
+	return nil
+}
+
+// ended returns an error if the run has not ended at now.
+func (r Run) ended(now time.Time) error {
+	if r.End.After(now.Add(skew)) {
+		return fmt.Errorf("it ended at %s, which is in the future: one of the two clocks is wrong", r.End.UTC().Format(time.RFC3339))
+	}
+	return nil
 }
 
 // vouches reports whether the line names key or the authority of a certificate,

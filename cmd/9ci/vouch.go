@@ -1,0 +1,176 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	iofs "io/fs"
+
+	"9ci/cmd/internal/attest"
+	"9ci/cmd/internal/host"
+	"9ci/cmd/internal/repo"
+	"9ci/cmd/internal/show"
+	"9ci/cmd/internal/sign"
+	"9ci/fs/ci"
+	"9ci/fs/store"
+)
+
+// vouchCommand publishes that a run of a revision has passed: as an attestation in the
+// clone and, with -push, at the remote origin.
+func vouchCommand(ctx context.Context, args []string) (int, error) {
+	f := newFlags("vouch")
+	push := f.Bool("push", false, "")
+	if err := parseFlags(f, args, 0, 1); err != nil {
+		return exitError, err
+	}
+	rp, err := repo.Open(ctx, ".")
+	if err != nil {
+		return exitError, err
+	}
+	c, err := loadConfig(ctx, rp)
+	if err != nil {
+		return exitError, err
+	}
+	key, err := sign.LoadKey(c.Key)
+	if err != nil {
+		return exitError, err
+	}
+	trusted, err := host.Signers(ctx, rp, c, key.PublicKey(), func(err error) { say("%v", err) })
+	if err != nil {
+		return exitError, err
+	}
+	commit, tree, err := rp.Resolve(ctx, cmp.Or(f.Arg(0), "HEAD"))
+	if err != nil {
+		return exitError, err
+	}
+	h, err := openStore(ctx, rp, c)
+	if err != nil {
+		return exitError, err
+	}
+	defer h.Close()
+	result, err := passedRun(ctx, h, trusted, commit, tree)
+	if err != nil {
+		return 1, fmt.Errorf("nothing to vouch for at %.12s: %w", commit, err)
+	}
+	envelope, err := attest.Sign(ctx, key, result)
+	if err != nil {
+		return exitError, err
+	}
+	ref, err := attest.Ref(commit, sign.Fingerprint(key.PublicKey()))
+	if err != nil {
+		return exitError, err
+	}
+	if err := rp.SetFile(ctx, ref, attest.File, string(envelope), result.End); err != nil {
+		return exitError, err
+	}
+	show.Out.Printf("%s\n", ref)
+	if !*push {
+		say("the attestation is in this clone: 9ci vouch -push pushes it to origin")
+		return 0, nil
+	}
+	if err := rp.Push(ctx, ref); err != nil {
+		return exitError, err
+	}
+	say("pushed to origin")
+	return 0, nil
+}
+
+// passedRun returns what there is to say of the best run of a commit in the store. The run
+// has passed, it is what its manifest says, and a trusted signer has signed it.
+func passedRun(ctx context.Context, h *host.Host, trusted *sign.Signers, commit, tree string) (r attest.Result, err error) {
+	run, err := bestRun(ctx, h, commit, tree)
+	switch {
+	case errors.Is(err, iofs.ErrNotExist):
+		return r, errors.New("there is no run of it here: 9ci runs it, or replays one")
+	case err != nil:
+		return r, err
+	case run.Run != nil:
+		return r, fmt.Errorf("the run %s has not ended: 9ci wait %.12s waits for it", run.ID, commit)
+	case run.State != "passed":
+		return r, fmt.Errorf("the run %s ended as %s", run.ID, run.State)
+	}
+	report, err := ci.VerifyDir(run.Dir)
+	if err != nil {
+		return r, err
+	}
+	if bad := append(report.Content, report.Metadata...); len(bad) > 0 {
+		return r, fmt.Errorf("the run %s is not what its manifest says: %s", run.ID, bad[0])
+	}
+	end, err := ci.End(report.Info)
+	if err != nil {
+		return r, err
+	}
+	if _, err := trusted.Verify(report.Manifest, report.Sig, sign.Run{End: end, Commit: report.Info.Get("commit")}); err != nil {
+		return r, fmt.Errorf("the run %s: %w", run.ID, err)
+	}
+	signer, err := sign.Signer(report.Sig)
+	if err != nil {
+		return r, err
+	}
+	key, err := run.Key()
+	if err != nil {
+		return r, err
+	}
+	r = attest.Result{Commit: commit, Key: key, Score: report.Score, Signer: signer, End: end}
+	if err := r.Check(tree); err != nil {
+		return r, fmt.Errorf("the run %s: %w", run.ID, err)
+	}
+	return r, nil
+}
+
+// bestRun returns the best run of a commit or, if there is none, of its tree.
+func bestRun(ctx context.Context, h *host.Host, commit, tree string) (store.Entry, error) {
+	run, err := h.Executor.Find(ctx, commit)
+	if errors.Is(err, iofs.ErrNotExist) {
+		return h.Executor.Find(ctx, tree)
+	}
+	return run, err
+}
+
+// verifyAttestations checks the attestations of a revision in the clone: the exit status is
+// 0 if a trusted signer has made one of them.
+func verifyAttestations(ctx context.Context, rp *repo.Repo, trusted *sign.Signers, rev string) (int, error) {
+	commit, tree, err := rp.Resolve(ctx, rev)
+	if err != nil {
+		return exitError, err
+	}
+	refs, err := rp.Refs(ctx, attest.Prefix(commit))
+	if err != nil {
+		return exitError, err
+	}
+	if len(refs) == 0 {
+		return 1, fmt.Errorf("nobody has vouched for %.12s in this clone: git fetch origin 'refs/attestations/*:refs/attestations/*' brings what is at the remote", commit)
+	}
+	code, strangers := 1, 0
+	for _, ref := range refs {
+		fingerprint, ok := attest.Fingerprint(commit, ref)
+		if !ok {
+			show.Out.Printf("bad: %s: the name ends with no fingerprint\n", ref)
+			continue
+		}
+		if trusted.Key(fingerprint) == nil {
+			// Whoever may push could have pushed many: they are not read.
+			if strangers++; strangers == 1 {
+				show.Out.Printf("bad: %s: an allowed_signers file must name its signer, itself and not by a certificate\n", fingerprint)
+			}
+			continue
+		}
+		files, err := rp.Files(ctx, ref, attest.File)
+		if err != nil {
+			show.Out.Printf("bad: %s: %v\n", fingerprint, err)
+			continue
+		}
+		r, name, err := attest.Verify(ctx, trusted, fingerprint, commit, tree, []byte(files[attest.File]))
+		if err != nil {
+			show.Out.Printf("bad: %s: %v\n", fingerprint, err)
+			continue
+		}
+		code = 0
+		show.Out.Printf("ok: %s vouches for %.12s: passed at %s, score %s, run signed by %s\n", name, commit, ci.FormatTime(r.End), r.Score, r.Signer)
+	}
+	if strangers > 1 {
+		show.Out.Printf("bad: and %d more of signers that no allowed_signers file names\n", strangers-1)
+	}
+	return code, nil
+}
