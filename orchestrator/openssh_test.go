@@ -88,6 +88,9 @@ func TestOpenSSHCommands(t *testing.T) {
 		{"wait n/laptop.9/ci/3f2a9c1d0b7e.1", "passed 0 ", "", 0},
 		{"wait n/laptop.9/ci/3f2a9c1d0b7e.2", "failed 1 ", "", 1},
 		{"whoami", "rights='read publish'\nnamespaces=" + hello, "", 0},
+		{"told " + testCommit, "page -\nforge -\n", "", 0}, // an orchestrator that has no page
+		{"told namespace=github.com/o/x " + testCommit, "", "file not found", 1},
+		{"told 3f2a9c1", "", "is not the whole name of a commit", 1},
 		{"cat", "", "usage: cat PATH...", 2},
 		{"rm -rf /", "", "rm: there is no such command here", 127},
 		{"cat x; reboot", "", "this is not a shell", 2},

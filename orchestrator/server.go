@@ -18,6 +18,7 @@ import (
 	"9ci/orchestrator/access/forge"
 	"9ci/orchestrator/door"
 	"9ci/orchestrator/internal/wire"
+	"9ci/orchestrator/report"
 )
 
 // Limits on connections as a whole.
@@ -36,6 +37,7 @@ type Server struct {
 	own       *access.Authority
 	public    *access.Public
 	approvals Approvals
+	reporter  Reporter    // nil: no forge is told
 	tls       *access.TLS // nil: no TLS
 	sources   *access.Sources
 	dir       directory
@@ -54,6 +56,15 @@ type Server struct {
 	stop context.Context // done when the server takes nothing new
 	end  func()          // ends stop
 }
+
+// A Reporter knows what forges were told of the runs of a commit.
+type Reporter interface {
+	// Told returns that. The error is fs.ErrBusy.
+	Told(namespace, commit string) (report.Answer, error)
+}
+
+// Tells has the server say what r knows. It is called before the server serves.
+func (s *Server) Tells(r Reporter) { s.reporter = r }
 
 // Options are the optional settings of a Server.
 type Options struct {

@@ -51,6 +51,7 @@ func (v *view) door() *door.Tree {
 		User:    v.c.login.User(),
 		Whoami:  v.whoami,
 		Logout:  v.c.logout,
+		Told:    v.told,
 		Trace:   v.c.s.trace,
 		Walk:    v.walk,
 		Await:   v.await,

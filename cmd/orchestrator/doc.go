@@ -446,6 +446,10 @@
 //	                                 n or artifacts is in the key's home namespace, or in the one
 //	                                 that namespace=NS before the paths names. * ? and [] stand
 //	                                 for what directories list, and quotes quote, as in sh(1)
+//	ssh HOST told COMMIT             what the forge was told of the commit's runs, a line each: the
+//	                                 page, or -; the forge that is told, or -; and each status:
+//	                                 due, begun, told or rejected, its context, the run's status,
+//	                                 and why the forge has not got it, or -. 9ci vouch asks so
 //	ssh HOST logout                  revokes all certificates of the orchestrator's own that the key
 //	                                 has as this account, at once
 //	ssh HOST wait REV                waits for a run that is under way or, if none is, for the

@@ -293,6 +293,7 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 		return err
 	}
 	defer page.close()
+	told := newStatuses(o, s, known, page, log)
 	end, cancel := context.WithCancel(end)
 	defer cancel()
 	g, ctx := errgroup.WithContext(end)
@@ -313,7 +314,7 @@ func serve(drain, end context.Context, o options, stderr io.Writer) error {
 			g.Go(func() error { return page.acme.Run(ctx) })
 		}
 	}
-	if told := newStatuses(o, s, known, page, log); told != nil {
+	if told != nil {
 		g.Go(func() error { return told.serve(ctx, drain) })
 	}
 	for _, l := range metrics {

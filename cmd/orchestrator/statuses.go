@@ -10,12 +10,12 @@ import (
 
 // statuses are what tells forges how runs ended.
 type statuses struct {
-	options report.Options
-	server  *orchestrator.Server
+	*report.Reporter
+	server *orchestrator.Server
 }
 
-// newStatuses returns what tells forges how the runs of s ended, with links to the page. It
-// is nil if there is none.
+// newStatuses returns what tells forges how the runs of s ended, with links to the page, and
+// has s say what they were told. It is nil if there is no page.
 func newStatuses(o options, s *orchestrator.Server, known forges, page *page, log *slog.Logger) *statuses {
 	if page == nil {
 		if known.TellsAny() {
@@ -23,7 +23,9 @@ func newStatuses(o options, s *orchestrator.Server, known forges, page *page, lo
 		}
 		return nil
 	}
-	return &statuses{report.Options{Dir: o.state, URL: page.URL(), Forge: known.Forges, Log: log}, s}
+	r := report.New(report.Options{Dir: o.state, URL: page.URL(), Forge: known.Forges, Log: log})
+	s.Tells(r)
+	return &statuses{r, s}
 }
 
 // serve tells forges until ctx or drain is done.
@@ -36,8 +38,7 @@ func (s *statuses) serve(ctx, drain context.Context) error {
 		return err
 	}
 	defer release()
-	s.options.Root = root
-	if err := report.Run(until, s.options); until.Err() == nil {
+	if err := s.Run(until, root); until.Err() == nil {
 		return err
 	}
 	return ctx.Err() // nil at drain: all else goes on

@@ -177,6 +177,11 @@ func TestStatuses(t *testing.T) {
 		t.Errorf("the forge has %+v", got)
 	}
 
+	if text, err := conn.Exec(t.Context(), "told namespace=forge.example/alice/hello "+commit(1)); err != nil ||
+		!strings.HasPrefix(text, "page https://ci.example.org/rev/"+commit(1)+"/forge.example/alice/hello\nforge forge.example\nstatus told 9ci/amd64 passed 0 ") {
+		t.Errorf("told: %q, %v", text, err)
+	}
+
 	taken := make(chan bool)
 	var once atomic.Bool
 	site.Say(func(w http.ResponseWriter, r *http.Request) bool {

@@ -37,6 +37,7 @@ var (
 const (
 	CommandLogout = "logout" // revokes the certificates of the key that has logged in
 	CommandWhoami = "whoami" // prints attr=value lines
+	CommandTold   = "told"   // with namespace=NS and a commit: prints a report.Answer
 )
 
 // LoginTime is how long a person has to log in on the page and to approve the key.

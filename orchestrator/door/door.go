@@ -32,6 +32,10 @@ type Tree struct {
 	// when it returns. What it returns is printed. Nil: no certificates are made here.
 	Logout func() (words string, err error)
 
+	// Told returns what the command told prints, of a commit in the namespace, or if that
+	// is "" in the key's own. Nil: there is no such command, nothing here tells forges.
+	Told func(ctx context.Context, namespace, commit string) (string, error)
+
 	// Walk returns what stands at a path as Walk of this package has it. The
 	// path "" is the root. If namespace is not "", the names that a
 	// namespace has are looked up in it.

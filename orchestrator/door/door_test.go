@@ -105,7 +105,14 @@ func connectTo(t *testing.T, change func(*Tree)) *ssh.Client {
 }
 
 func TestCommands(t *testing.T) {
-	c := connect(t)
+	c := connectTo(t, func(tree *Tree) {
+		tree.Told = func(_ context.Context, namespace, commit string) (string, error) {
+			if commit == "none" {
+				return "", iofs.ErrNotExist
+			}
+			return namespace + " " + commit + "\n", nil
+		}
+	})
 	for _, test := range []struct {
 		command, stdout, stderr string
 		status                  int
@@ -117,6 +124,10 @@ func TestCommands(t *testing.T) {
 		{"cat ci", "", "cat: ci: is a directory\n", 1},
 		{"ls", "ci\nstatus\n", "", 0},
 		{"whoami", "key=alice\n", "", 0},
+		{"told namespace=example.org/a/b 3f2a", "example.org/a/b 3f2a\n", "", 0},
+		{"told", "", "usage: told COMMIT\n", 2},
+		{"told 3f2a 3f2b", "", "told: it takes one commit; usage: told COMMIT\n", 2},
+		{"told none", "", "told: none: file not found\n", 1},
 		{"cat", "", "usage: cat PATH...\n", 2},
 		{"cat 'x", "", "a quote is not closed\n", 2},
 		{"cat $HOME", "", "this is not a shell: $ must be quoted\n", 2},

@@ -36,6 +36,7 @@ func commands() []command {
 		{"scp", "-f PATH...", "what scp -O runs here to copy files", 1, (*session).scp},
 		{"wait", "REV|PATH", "wait for a run, the first if there is none, print its status; 0 if it passed", 1, (*session).wait},
 		{"sh", "[-root] [REV]", "a shell in the machine of a held run", 0, (*session).sh},
+		{"told", "COMMIT", "what the forge was told of how its runs ended", 1, (*session).told},
 		{"whoami", "", "this key, and what it may do", 0, (*session).whoami},
 		{"logout", "", "revoke this key's certificates", 0, (*session).logout},
 	}
@@ -50,7 +51,9 @@ type command struct {
 
 // commands are those of all that the session can run.
 func (s *session) commands() []command {
-	return slices.DeleteFunc(commands(), func(c command) bool { return c.name == "sh" && s.tree.Shell == nil })
+	return slices.DeleteFunc(commands(), func(c command) bool {
+		return c.name == "sh" && s.tree.Shell == nil || c.name == "told" && s.tree.Told == nil
+	})
 }
 
 // exec runs a command line.
@@ -330,6 +333,18 @@ func writeStat(w io.Writer, st fs.Stat, long bool) {
 		fmt.Fprintf(w, " -> %s", st.Target)
 	}
 	fmt.Fprintln(w)
+}
+
+func (s *session) told(out io.Writer, args []string) int {
+	if len(args) > 1 {
+		return s.misused("told", errors.New("it takes one commit"))
+	}
+	text, err := s.tree.Told(s.ctx, s.namespace, args[0])
+	if err != nil {
+		return s.complain("told", args[0], err, exitOK)
+	}
+	io.WriteString(out, text)
+	return exitOK
 }
 
 func (s *session) whoami(out io.Writer, _ []string) int {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"9ci/fs/ci"
+	"9ci/orchestrator/access"
 	"9ci/orchestrator/internal/statedir"
 )
 
@@ -31,9 +32,7 @@ const File = "statuses"
 const lockFile = "statuses.lock"
 
 const (
-	// toldFor is for how long after its end a run may be told, and what was told is
-	// remembered: as long as others replay it (CI_MAXAGE).
-	toldFor = 7 * 24 * time.Hour
+	toldFor = access.StatusTime // what was told is remembered as long
 
 	maxEntries = 65536       // that are remembered, of 400 bytes each; of more the oldest ends are told no more
 	skew       = time.Minute // by which an executor's clock may be before ours
@@ -58,6 +57,7 @@ type entry struct {
 	status ci.Status
 	mark   string
 	next   time.Time // not to be told before
+	why    string    // it was not told when that was tried last; one of the whys
 }
 
 // pending reports whether the entry is to be told.
@@ -289,6 +289,20 @@ func (r *record) next(ns string) []entry {
 	return all
 }
 
+// of returns the entries of a commit, by context.
+func (r *record) of(ns, commit string) []entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []entry
+	for k, e := range r.all {
+		if k.ns == ns && k.commit == commit {
+			all = append(all, *e)
+		}
+	}
+	slices.SortFunc(all, func(a, b entry) int { return strings.Compare(a.context, b.context) })
+	return all
+}
+
 // waiting returns the namespaces of which something is to be told.
 func (r *record) waiting() []string {
 	r.mu.Lock()
@@ -314,11 +328,11 @@ func (r *record) mark(was entry, mark string) (ok bool, err error) {
 	return true, nil
 }
 
-// delay has an entry not told before next.
-func (r *record) delay(was entry, next time.Time) {
+// delay has an entry not told before next, for one of the whys.
+func (r *record) delay(was entry, next time.Time, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e := r.all[was.key]; e != nil && compare(e.status, was.status) == 0 {
-		e.next = next
+		e.next, e.why = next, why
 	}
 }

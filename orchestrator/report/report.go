@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"9ci/fs"
@@ -50,7 +51,6 @@ type Forge interface {
 // Options are what a Reporter needs.
 type Options struct {
 	Dir   string // the state directory
-	Root  fs.Dir // the tree of all namespaces
 	URL   string // of the page, without a slash at its end
 	Forge Forge
 	Log   *slog.Logger
@@ -59,8 +59,10 @@ type Options struct {
 // A Reporter tells forges how runs ended.
 type Reporter struct {
 	Options
+	root   fs.Dir // the tree of all namespaces
 	record *record
-	ctx    context.Context // of Run
+	known  atomic.Pointer[record] // record, once it is read; nil before and after Run
+	ctx    context.Context        // of Run
 	began  time.Time
 	wg     sync.WaitGroup // of goroutines; added to with mu held, while not closed
 
@@ -79,16 +81,24 @@ const maxAtOnce = 4
 // now, or are no more.
 const lookEvery = 5 * time.Second
 
-// Run tells forges until ctx is done. It returns when all that it has begun has ended, and
-// an error if what was told cannot be read. It is called once.
-func Run(ctx context.Context, o Options) error {
-	r := &Reporter{Options: o, exported: map[string]map[string]bool{}, watched: map[string]context.CancelFunc{},
+// New returns a Reporter, which tells nothing before Run.
+func New(o Options) *Reporter {
+	return &Reporter{Options: o, exported: map[string]map[string]bool{}, watched: map[string]context.CancelFunc{},
 		tellers: map[string]*teller{}, hosts: map[string]chan struct{}{}}
+}
+
+// Run tells forges how the runs in root, the tree of all namespaces, ended, until ctx is
+// done. It returns when all that it has begun has ended, and an error if what was told
+// cannot be read. It is called once.
+func (r *Reporter) Run(ctx context.Context, root fs.Dir) error {
+	r.root = root
 	var err error
-	if r.record, err = openRecord(ctx, o.Dir, o.Log); err != nil {
+	if r.record, err = openRecord(ctx, r.Dir, r.Log); err != nil {
 		return fmt.Errorf("statuses: %w", err)
 	}
 	defer r.record.close()
+	r.known.Store(r.record)
+	defer r.known.Store(nil)
 	r.began = time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	r.ctx = ctx
@@ -115,7 +125,7 @@ func (r *Reporter) wait() {
 // lines calls f with each line of a file of the tree, until ctx is done or the file ends,
 // and returns why.
 func (r *Reporter) lines(ctx context.Context, path string, f func(line string)) error {
-	n, err := fs.FileAt(ctx, r.Root, path)
+	n, err := fs.FileAt(ctx, r.root, path)
 	if err != nil {
 		return err
 	}

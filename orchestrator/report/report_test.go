@@ -269,9 +269,10 @@ type world struct {
 	*testing.T
 	*mux
 	*site
-	dir string
-	log bytes.Buffer
-	end func()
+	dir      string
+	log      bytes.Buffer
+	end      func()
+	reporter *Reporter
 }
 
 func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
@@ -287,9 +288,9 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 func (w *world) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	w.reporter = New(Options{Dir: w.dir, URL: "https://ci.example.org", Forge: w.site, Log: slog.New(slog.NewTextHandler(&w.log, nil))})
 	go func() {
-		done <- Run(ctx, Options{Dir: w.dir, Root: w.mux.dir(""), URL: "https://ci.example.org", Forge: w.site,
-			Log: slog.New(slog.NewTextHandler(&w.log, nil))})
+		done <- w.reporter.Run(ctx, w.mux.dir(""))
 	}()
 	w.end = sync.OnceFunc(func() {
 		cancel()
@@ -683,22 +684,4 @@ func TestFlood(t *testing.T) {
 			t.Errorf("%d were told", got)
 		}
 	})
-}
-
-// What an executor says is kept within what forges take.
-func TestContextOf(t *testing.T) {
-	for text, want := range map[string]string{
-		"arch=amd64\ntarget=test\n":            "9ci/amd64",
-		"arch=''\ntarget=''\n":                 "9ci",
-		"":                                     "9ci",
-		"arch=amd64\ntarget='a b'\n":           "9ci/amd64 a b",
-		"arch='a\x1b[31m'\ntarget='é\u202e'\n": "9ci/a?[31m é?",
-		"target='" + strings.Repeat("é", 100) + "'\n":             "9ci " + strings.Repeat("é", 46) + "…",
-		"arch=amd64\ntarget='" + strings.Repeat("x", 500) + "'\n": "9ci/amd64 " + strings.Repeat("x", 87) + "…",
-	} {
-		k, err := ci.ParseAttrs([]byte(text))
-		if got := contextOf(k); err != nil || got != want || len(got) > maxContext {
-			t.Errorf("contextOf(%q) = %q, %v, want %q", text, got, err, want)
-		}
-	}
 }

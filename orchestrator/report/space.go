@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	iofs "io/fs"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"9ci/fs"
 	"9ci/fs/ci"
+	"9ci/orchestrator/access"
 )
 
 const (
@@ -25,7 +25,6 @@ const (
 	lookTime    = 10 * time.Second // for an executor to say what a run is
 	looksAtOnce = 64               // runs of a namespace of which that is asked at once
 	scanEvery   = 10 * time.Minute // the index is read, in case an event or an executor's answer was lost
-	maxContext  = 100              // bytes; forges take 255
 
 	passesAtOnce = 20 // how often an index is read at once, whatever executors tell of,
 	passesPer    = 5  // and then in a second
@@ -275,42 +274,15 @@ func (s *space) read(path, commit string, r *run) {
 		}
 		return
 	}
-	r.key, r.known = key{s.ns, commit, contextOf(attrs)}, true
+	r.key, r.known = key{s.ns, commit, access.StatusContext(attrs)}, true
 	if r.ended != nil {
 		s.note(path, r)
 	}
 }
 
-// contextOf returns the context of the runs with a key: those of a commit stand in each
-// other's place at the forge if they have equal targets and architecture.
-func contextOf(k ci.Attrs) string {
-	c := "9ci"
-	if arch := k.Get("arch"); arch != "" {
-		c += "/" + arch
-	}
-	if !ci.DefaultTargets(k) {
-		c += " " + k.Get("target")
-	}
-	c = strings.Map(func(r rune) rune { // an executor says what it likes
-		if !strconv.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, c)
-	return strings.TrimSpace(clip(c, maxContext))
-}
-
-// clip returns the beginning of a text, of n bytes at most.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:n-len("…")], "") + "…"
-}
-
 // text returns what a file has.
 func (s *space) text(ctx context.Context, path string) ([]byte, error) {
-	n, err := fs.FileAt(ctx, s.Root, path)
+	n, err := fs.FileAt(ctx, s.root, path)
 	if err != nil {
 		return nil, err
 	}
@@ -329,7 +301,7 @@ func (s *space) text(ctx context.Context, path string) ([]byte, error) {
 // index calls f with the newest lines of the namespace's index, and the path of the run
 // below the namespace, until f returns false.
 func (s *space) index(ctx context.Context, f func(path string, l ci.IndexLine) bool) error {
-	n, err := fs.FileAt(ctx, s.Root, s.ns+"/index")
+	n, err := fs.FileAt(ctx, s.root, s.ns+"/index")
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"9ci/fs/ci"
 	"9ci/orchestrator/access"
 )
 
@@ -146,15 +145,17 @@ func (t *teller) tell() (again time.Time) {
 		case errors.Is(err, access.ErrNoCommit): // it may be pushed in a moment, or never
 			age := max(now.Sub(e.status.Time), 0)
 			at := now.Add(jitter(min(max(age/8, absentMin), absentMax)))
-			t.record.delay(e, at)
+			t.record.delay(e, at, noCommit)
 			later(at)
 		case errors.As(err, &rejection):
 			t.reject(e, err)
 		case errors.As(err, &forbidden):
 			t.wait(e, err, now, forbiddenMin, forbiddenMax)
+			t.record.delay(e, t.next, forbids)
 			return t.next
 		default:
 			t.wait(e, err, now, busyMin, busyMax)
+			t.record.delay(e, t.next, isBusy)
 			return t.next
 		}
 	}
@@ -194,10 +195,7 @@ func (t *teller) one(e entry) error {
 	defer done()
 	ctx, cancel := context.WithTimeout(t.ctx, tellTime)
 	defer cancel()
-	s := access.CommitStatus{
-		Namespace: e.ns, Commit: e.commit, Context: e.context, Passed: e.status.State == "passed",
-		Description: describe(e.status), URL: t.URL + "/rev/" + e.commit + "/" + e.ns,
-	}
+	s := access.NewCommitStatus(e.ns, e.commit, e.context, e.status, t.URL)
 	has := false
 	if e.mark == begun || e.status.Time.Before(t.began) {
 		if has, err = t.Forge.Told(ctx, s); err != nil {
@@ -219,13 +217,4 @@ func (t *teller) one(e entry) error {
 		t.Log.Info("status", "namespace", e.ns, "commit", e.commit, "context", e.context, "state", e.status.State)
 	}
 	return err
-}
-
-// describe says how a run ended, and when, which no other run of its commit did.
-func describe(st ci.Status) string {
-	s := st.State
-	if st.State == "failed" && st.Code > 0 {
-		s += fmt.Sprintf(" with status %d", st.Code)
-	}
-	return s + " in " + ci.FormatSeconds(st.Took) + " s, " + ci.FormatTime(st.Time)
 }
