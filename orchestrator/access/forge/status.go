@@ -26,11 +26,13 @@ import (
 type statuses struct {
 	passed, failed string // the states
 	give           string // what the operator has to do for the forge to take them
+	own            string // what a user's own token needs for that
 
 	// enter returns the API's path of a repository, and its number. The error is an
 	// *access.ForbiddenError if there is none that takes statuses.
 	enter func(f *Forges, ctx context.Context, fg *forge, path []string) (repo *told, err error)
-	list  string // behind the path of a repository and its commit: the statuses of that
+	at    func(r repository) string // a repository in the API
+	list  string                    // behind the path of a repository and its commit: the statuses of that
 	post  func(s access.CommitStatus, state string) any
 	gone  func(*reply) bool // whether an answer says that there is no such commit
 	ask   bool              // whether the commit has to be asked for: the answer to post does not tell
@@ -46,7 +48,9 @@ type told struct {
 var githubStatuses = &statuses{
 	passed: "success", failed: "failure",
 	give:  "install the App there, with the permission Commit statuses: read and write",
+	own:   "the token has to be of somebody who may push there, with the permission Commit statuses: read and write (classic: repo:status; of a job: permissions: statuses: write)",
 	enter: (*Forges).enterGitHub,
+	at:    repository.byName,
 	list:  "/commits/%s/statuses?per_page=100",
 	post:  postStatus,
 	// 422 is of a context that has a thousand statuses, too.
@@ -60,7 +64,9 @@ var githubStatuses = &statuses{
 var gitlabStatuses = &statuses{
 	passed: "success", failed: "failed",
 	give:  "make the owner of the token of statuses-secret-file= a Developer there or more (of a protected branch, one who may push or merge), and give the token the scope api",
+	own:   "the token has to be of a Developer there or more (of a protected branch, of one who may push or merge), with the scope api",
 	enter: (*Forges).enterGitLab,
+	at:    func(r repository) string { return "/projects/" + strconv.FormatInt(r.ID, 10) },
 	list:  "/repository/commits/%s/statuses?all=true&per_page=100",
 	post: func(s access.CommitStatus, state string) any {
 		return map[string]string{"state": state, "name": s.Context, "target_url": s.URL, "description": s.Description}
@@ -75,12 +81,17 @@ var gitlabStatuses = &statuses{
 var forgejoStatuses = &statuses{
 	passed: "success", failed: "failure",
 	give:  "let the owner of the token of statuses-secret-file= write to the code there, and give the token the scope write:repository",
+	own:   "the token has to be of somebody who may write to the code there, with the scope write:repository",
 	enter: (*Forges).enterForgejo,
+	at:    repository.byName,
 	list:  "/commits/%s/statuses?limit=50",
 	post:  postStatus,
 	gone:  func(r *reply) bool { return r.status == http.StatusNotFound },
 	ask:   true,
 }
+
+// byName is the path of a repository at GitHub and Forgejo.
+func (r repository) byName() string { return ownerRepo(strings.Split(r.FullName, "/")) }
 
 // postStatus is GitHub's form: docs.github.com/rest/commits/statuses.
 func postStatus(s access.CommitStatus, state string) any {
@@ -139,6 +150,10 @@ func (f *Forges) Tell(ctx context.Context, s access.CommitStatus) error {
 	if err != nil {
 		return err
 	}
+	return f.tell(ctx, fg, repo, s)
+}
+
+func (f *Forges) tell(ctx context.Context, fg *forge, repo *told, s access.CommitStatus) error {
 	k := fg.kind.statuses
 	if k.ask {
 		r, err := f.askRepo(ctx, fg, repo, call{method: http.MethodGet, url: repo.api + "/git/commits/" + s.Commit + "?stat=false&verification=false&files=false"})
@@ -170,6 +185,10 @@ func (f *Forges) Told(ctx context.Context, s access.CommitStatus) (bool, error) 
 	if err != nil {
 		return false, err
 	}
+	return f.hasStatus(ctx, fg, repo, s)
+}
+
+func (f *Forges) hasStatus(ctx context.Context, fg *forge, repo *told, s access.CommitStatus) (bool, error) {
 	r, err := f.askRepo(ctx, fg, repo, call{method: http.MethodGet, url: repo.api + fmt.Sprintf(fg.kind.statuses.list, s.Commit)})
 	if err != nil {
 		return false, err
@@ -263,6 +282,9 @@ func (f *Forges) refusal(fg *forge, s access.CommitStatus, r *reply) error {
 
 // forbidden returns the error for a repository that takes no statuses.
 func (fg *forge) forbidden(path string, status int) error {
+	if fg.statusFile == "" {
+		return &access.ForbiddenError{Words: fmt.Sprintf("%s does not let this token give a status to a commit of %s (%d): %s", fg.host, path, status, fg.kind.statuses.own)}
+	}
 	words := fmt.Sprintf("%s lets the orchestrator give no status to a commit of %s (%d): %s", fg.host, path, status, fg.kind.statuses.give)
 	if install := fg.kind.people.install; install != nil {
 		if page := install(fg); page != "" {
@@ -283,19 +305,24 @@ func (f *Forges) statusSecret(fg *forge) (secret, error) {
 
 // enterForgejo asks for a repository of Forgejo's or Gitea's.
 func (f *Forges) enterForgejo(ctx context.Context, fg *forge, path []string) (*told, error) {
-	return f.enterByToken(ctx, fg, path, func(repository) string { return ownerRepo(path) })
+	return f.enterByToken(ctx, fg, path)
 }
 
 // enterGitLab asks for a project, which from then on is known by its number.
 func (f *Forges) enterGitLab(ctx context.Context, fg *forge, path []string) (*told, error) {
-	return f.enterByToken(ctx, fg, path, func(r repository) string { return "/projects/" + strconv.FormatInt(r.ID, 10) })
+	return f.enterByToken(ctx, fg, path)
 }
 
-func (f *Forges) enterByToken(ctx context.Context, fg *forge, path []string, at func(repository) string) (*told, error) {
+func (f *Forges) enterByToken(ctx context.Context, fg *forge, path []string) (*told, error) {
 	bearer, err := f.statusSecret(fg)
 	if err != nil {
 		return nil, err
 	}
+	return f.enterAs(ctx, fg, bearer, path)
+}
+
+// enterAs asks for a repository with a bearer.
+func (f *Forges) enterAs(ctx context.Context, fg *forge, bearer secret, path []string) (*told, error) {
 	p := fg.kind.people
 	r, err := f.askStatus(ctx, fg, call{method: http.MethodGet, url: p.api(fg) + p.project(path), Bearer: bearer})
 	if err != nil {
@@ -313,7 +340,7 @@ func (f *Forges) enterByToken(ctx context.Context, fg *forge, path []string, at 
 	if is := repo.FullName + repo.Path; !isID(id) || !strings.EqualFold(is, name) {
 		return nil, fg.forbidden(name, http.StatusNotFound)
 	}
-	return &told{api: p.api(fg) + at(repo), id: id, bearer: bearer}, nil
+	return &told{api: p.api(fg) + fg.kind.statuses.at(repo), id: id, bearer: bearer}, nil
 }
 
 // installed are GitHub's tokens for one repository each, and until when forges are to be

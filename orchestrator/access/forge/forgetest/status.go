@@ -82,6 +82,15 @@ func (s *Site) StatusSecret() string {
 	return s.statuses.bot
 }
 
+// PersonalToken returns a token that somebody has made for programs of their own.
+func (s *Site) PersonalToken(login string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := &grant{login: login, access: random("pat-"), until: time.Now().AddDate(1, 0, 0)}
+	s.tokens[g.access] = g
+	return g.access
+}
+
 // RevokeInstallations ends the tokens of the App's installations.
 func (s *Site) RevokeInstallations() {
 	s.mu.Lock()
@@ -189,7 +198,7 @@ func (s *Site) giveInstalled(w http.ResponseWriter, r *http.Request, bearer, id 
 }
 
 func (s *Site) mayRead(bearer string, repo *Repo) bool {
-	if s.Kind == "github" {
+	if s.statuses.tokens[bearer] != 0 {
 		return repo != nil && s.statuses.tokens[bearer] == repo.ID && repo.App && repo.Statuses
 	}
 	g := s.tokens[bearer]
@@ -210,13 +219,13 @@ func (s *Site) takeStatus(w http.ResponseWriter, r *http.Request, bearer string,
 		is.Context, failed = is.Name, "failed"
 	}
 	switch {
-	case s.Kind != "github" && s.tokens[bearer] == nil, s.Kind == "github" && s.statuses.tokens[bearer] == 0:
+	case s.tokens[bearer] == nil && s.statuses.tokens[bearer] == 0:
 		s.sayJSON(w, http.StatusUnauthorized, map[string]string{"message": "Bad credentials"})
 		return
 	case !s.mayRead(bearer, repo):
 		s.sayJSON(w, http.StatusNotFound, map[string]string{"message": "404 Project Not Found"})
 		return
-	case s.Kind != "github" && s.level(repo, s.people[s.tokens[bearer].login]) < Developer:
+	case s.statuses.tokens[bearer] == 0 && s.level(repo, s.people[s.tokens[bearer].login]) < Developer:
 		s.sayJSON(w, http.StatusForbidden, map[string]string{"message": "403 Forbidden"})
 		return
 	case err != nil || is.State != "success" && is.State != failed || is.Context == "" || len(is.Description) > 140 || len(is.Context) > 255:
