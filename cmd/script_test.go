@@ -232,7 +232,10 @@ func ran(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	s, err := sign.LoadKey(strings.TrimSuffix(publicKey(ts, filepath.Base(filepath.Dir(ts.Getenv("NAMESPACE")))), ".pub"))
 	ts.Check(err)
-	ts.Check(sealRun(context.Background(), filepath.Join(ts.Getenv("XDG_STATE_HOME"), "9ci/example.org/alice/hello"), ts.MkAbs("."),
+	rp, err := repo.Open(context.Background(), ts.MkAbs("."))
+	ts.Check(err)
+	ns, _ := rp.Origin()
+	ts.Check(sealRun(context.Background(), filepath.Join(ts.Getenv("XDG_STATE_HOME"), "9ci", ns), ts.MkAbs("."),
 		func(m []byte) ([]byte, error) { return sign.Manifest(s, m) }, left))
 }
 

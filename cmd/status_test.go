@@ -24,7 +24,8 @@ var sites sync.Map
 
 // pushed pushes HEAD to the forge of the namespaces example.org/..., a GitLab, which is
 // started first and which the orchestrator is to tell how runs end. What it is told is in
-// $WORK/told, a line each: a number and the status, or refused and why.
+// $WORK/told, a line each: a number and the status, or refused and why. Its URL is in
+// $WORK/site.url, and a token of Alice's in $WORK/alice.token.
 func pushed(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 0 {
 		ts.Fatalf("usage: pushed")
@@ -44,7 +45,10 @@ func pushed(ts *testscript.TestScript, neg bool, args []string) {
 func startSite(ts *testscript.TestScript, work string) *forgetest.Site {
 	s := httptest.NewUnstartedServer(nil)
 	site := forgetest.NewSite("gitlab", "http://"+s.Listener.Addr().String())
-	site.AddRepo(forgetest.Repo{ID: 74, Path: "alice/hello", Visibility: "private", Members: map[string]int{"ci-bot": forgetest.Developer}})
+	site.AddRepo(forgetest.Repo{ID: 74, Path: "alice/hello", Visibility: "private", Members: map[string]int{"ci-bot": forgetest.Developer, "alice": forgetest.Developer}})
+	site.AddPerson(forgetest.Person{ID: 1, Login: "alice"})
+	ts.Check(os.WriteFile(filepath.Join(work, "site.url"), []byte(site.URL), 0o600))
+	ts.Check(os.WriteFile(filepath.Join(work, "alice.token"), []byte(site.PersonalToken("alice")), 0o600))
 	told, err := os.Create(filepath.Join(work, "told"))
 	ts.Check(err)
 	ts.Defer(func() { told.Close() })

@@ -274,9 +274,25 @@ refs/attestations/COMMIT/FINGERPRINT, where FINGERPRINT is the SHA-256 of the pu
 in hexadecimal. The ref is a commit with the file attestation.dsse.json: a DSSE envelope, with
 the fingerprint as ssh-keygen spells it as its keyid, around an in-toto Statement v1 whose
 subject is the commit (gitCommit) and whose predicate test-result/v0.1 has the run's key and
-score. With -push it goes to the remote origin, in the place of an older one by the
+score, and as its url the orchestrator's page, if that is known. With -push it goes to the remote origin, in the place of an older one by the
 same key. The push has the user's git configuration and none of the repository's but the URL;
 if the remote is a path, that repository's hooks run.
+
+Vouch also gives the commit a status at its forge: the context 9ci/ARCH, passed, with a link to
+the orchestrator's page of the commit, if there is one. Where the environment has a token of
+the forge, vouch posts the status itself. Each token is shown to one host:
+
+	GITHUB_TOKEN, GH_TOKEN   that of GITHUB_SERVER_URL, or github.com
+	GITLAB_TOKEN             that of GITLAB_HOST, or gitlab.com
+	FORGEJO_TOKEN            that of FORGEJO_URL, or codeberg.org
+	GITEA_TOKEN              that of GITEA_URL, or codeberg.org
+
+The origin's host has to be that one: it chooses among the tokens. The URLs are https://, or
+http:// on this machine. Otherwise the orchestrator tells the forge, as orchestrator(8) has it:
+unless an executor shows the run there already, vouch does, for a minute at most, until the
+forge has it. A commit that is not pushed yet is told by the orchestrator when it is, without
+another vouch, though this one exits with 1. Where no way is configured, a line says so, and
+the attestation is all. A status that fails never keeps the attestation from being made.
 
 # Login, logout and whoami
 
@@ -533,8 +549,9 @@ orchestrator's authority: see # In a CI job.
 
 A token is shown to the orchestrator of CI_ORCHESTRATOR and to no other. Git, qemu, the
 command of CI_PROXY_COMMAND and all other programs that 9ci starts run without CI_TOKEN,
-CI_ID_TOKEN, CI_JOB_TOKEN and ACTIONS_ID_TOKEN_REQUEST_TOKEN, and no machine sees them:
-CI_SECRETS may name a job's tokens, and neither it nor CI_ENV may name CI_TOKEN. A daemon
+CI_ID_TOKEN, CI_JOB_TOKEN, ACTIONS_ID_TOKEN_REQUEST_TOKEN and the tokens of forges that 9ci
+vouch knows, and no machine sees them: a helper of git that wants one has to find it elsewhere.
+CI_SECRETS may name them but for CI_TOKEN, and CI_ENV none. A daemon
 logs in with the CI_TOKEN that it was started with, whoever hands it a run.
 
 A .env is read if it is a plain file of the user with one name, and if other users can
@@ -678,7 +695,7 @@ run short: SIGHUP, SIGINT or SIGTERM. A SIGHUP that the parent ignores, as by no
 none.
 
 Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if
-the run is not what it says or nobody trusted vouches, vouch if no run has passed that it can vouch for, and doctor if runs cannot work, after what -fix could mend; login if it is refused,
+the run is not what it says or nobody trusted vouches, vouch if no run has passed that it can vouch for or the commit's status has failed, and doctor if runs cannot work, after what -fix could mend; login if it is refused,
 whoami and logout if nobody is logged in, and logout if the orchestrator has not revoked
 anything. Wait has the code of a run only if it has read how the run ended, and else
 exits with 125. Sh has that of the shell, 255 if that is not to be had, and 125 if no machine is held. Ls, cat, cp, write, wait, login, logout and whoami exit with 75 if a

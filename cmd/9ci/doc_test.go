@@ -64,7 +64,7 @@ func section(manual, want string) (string, string) {
 }
 
 func TestUsage(t *testing.T) {
-	for _, args := range [][]string{{"rnu"}, {"run", "-nosuch"}, {"ls", "-nosuch"}, {"cat"}, {"cp", "a"}, {"verify"}, {"image", "burn"}, {"login", "a", "b"}, {"logout", "-f"}, {"whoami", "a", "b"}} {
+	for _, args := range [][]string{{"rnu"}, {"run", "-nosuch"}, {"ls", "-nosuch"}, {"cat"}, {"cp", "a"}, {"verify"}, {"image", "burn"}, {"login", "a", "b"}, {"logout", "-f"}, {"whoami", "a", "b"}, {"vouch", "a", "b"}, {"verify", "-attest", "a", "b"}, {"verify", "-attest"}} {
 		code, err := dispatch(context.Background(), args)
 		if code != exitError || err == nil || !strings.Contains(err.Error(), "usage: 9ci") && !strings.Contains(err.Error(), "want") {
 			t.Errorf("9ci %v: status %d, %v, want 125 and the usage", args, code, err)

@@ -17,7 +17,7 @@ import (
 )
 
 // vouchCommand publishes that a run of a revision has passed: as an attestation in the
-// clone and, with -push, at the remote origin.
+// clone and, with -push, at the remote origin; and as a status of the commit at its forge.
 func vouchCommand(ctx context.Context, args []string) (int, error) {
 	f := newFlags("vouch")
 	push := f.Bool("push", false, "")
@@ -44,15 +44,19 @@ func vouchCommand(ctx context.Context, args []string) (int, error) {
 	if err != nil {
 		return exitError, err
 	}
-	h, err := openStore(ctx, rp, c)
+	h, err := newHost(ctx, rp, c, true)
 	if err != nil {
 		return exitError, err
 	}
 	defer h.Close()
-	result, err := passedRun(ctx, h, trusted, commit, tree)
-	if err != nil {
+	run, result, err := passedRun(ctx, h, trusted, commit, tree)
+	if none := (*nothing)(nil); errors.As(err, &none) {
 		return 1, fmt.Errorf("nothing to vouch for at %.12s: %w", commit, err)
+	} else if err != nil {
+		return exitError, err
 	}
+	s := newCommitStatus(h, c, commit, run.Status, result.Key)
+	result.URL = s.findPage(ctx)
 	envelope, err := attest.Sign(ctx, key, result)
 	if err != nil {
 		return exitError, err
@@ -65,58 +69,68 @@ func vouchCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	show.Out.Printf("%s\n", ref)
-	if !*push {
+	if *push {
+		if err := rp.Push(ctx, ref); err != nil {
+			return exitError, err
+		}
+		say("pushed to origin")
+	} else {
 		say("the attestation is in this clone: 9ci vouch -push pushes it to origin")
-		return 0, nil
 	}
-	if err := rp.Push(ctx, ref); err != nil {
-		return exitError, err
+	if err := s.tell(ctx); err != nil {
+		return 1, fmt.Errorf("the commit has no status by this, but the attestation: %w", err)
 	}
-	say("pushed to origin")
 	return 0, nil
 }
 
+// A nothing is why a run is not to be vouched for.
+type nothing struct{ error }
+
+func (n *nothing) Unwrap() error { return n.error }
+
 // passedRun returns what there is to say of the best run of a commit in the store. The run
-// has passed, it is what its manifest says, and a trusted signer has signed it.
-func passedRun(ctx context.Context, h *host.Host, trusted *sign.Signers, commit, tree string) (r attest.Result, err error) {
-	run, err := bestRun(ctx, h, commit, tree)
+// has passed, it is what its manifest says, and a trusted signer has signed it: the error is
+// a *nothing if that is not so.
+func passedRun(ctx context.Context, h *host.Host, trusted *sign.Signers, commit, tree string) (run store.Entry, r attest.Result, err error) {
+	none := func(format string, args ...any) error { return &nothing{fmt.Errorf(format, args...)} }
+	run, err = bestRun(ctx, h, commit, tree)
 	switch {
 	case errors.Is(err, iofs.ErrNotExist):
-		return r, errors.New("there is no run of it here: 9ci runs it, or replays one")
+		return run, r, none("there is no run of it here: 9ci runs it, or replays one")
 	case err != nil:
-		return r, err
+		return run, r, err
 	case run.Run != nil:
-		return r, fmt.Errorf("the run %s has not ended: 9ci wait %.12s waits for it", run.ID, commit)
+		return run, r, none("the run %s has not ended: 9ci wait %.12s waits for it", run.ID, commit)
 	case run.State != "passed":
-		return r, fmt.Errorf("the run %s ended as %s", run.ID, run.State)
+		return run, r, none("the run %s ended as %s", run.ID, run.State)
 	}
 	report, err := ci.VerifyDir(run.Dir)
 	if err != nil {
-		return r, err
+		return run, r, err
 	}
 	if bad := append(report.Content, report.Metadata...); len(bad) > 0 {
-		return r, fmt.Errorf("the run %s is not what its manifest says: %s", run.ID, bad[0])
+		return run, r, none("the run %s is not what its manifest says: %s", run.ID, bad[0])
 	}
 	end, err := ci.End(report.Info)
 	if err != nil {
-		return r, err
+		return run, r, err
 	}
 	if _, err := trusted.Verify(report.Manifest, report.Sig, sign.Run{End: end, Commit: report.Info.Get("commit")}); err != nil {
-		return r, fmt.Errorf("the run %s: %w", run.ID, err)
+		return run, r, none("the run %s: %w", run.ID, err)
 	}
 	signer, err := sign.Signer(report.Sig)
 	if err != nil {
-		return r, err
+		return run, r, err
 	}
 	key, err := run.Key()
 	if err != nil {
-		return r, err
+		return run, r, err
 	}
 	r = attest.Result{Commit: commit, Key: key, Score: report.Score, Signer: signer, End: end}
 	if err := r.Check(tree); err != nil {
-		return r, fmt.Errorf("the run %s: %w", run.ID, err)
+		return run, r, none("the run %s: %w", run.ID, err)
 	}
-	return r, nil
+	return run, r, nil
 }
 
 // bestRun returns the best run of a commit or, if there is none, of its tree.
@@ -167,10 +181,18 @@ func verifyAttestations(ctx context.Context, rp *repo.Repo, trusted *sign.Signer
 			continue
 		}
 		code = 0
-		show.Out.Printf("ok: %s vouches for %.12s: passed at %s, score %s, run signed by %s\n", name, commit, ci.FormatTime(r.End), r.Score, r.Signer)
+		show.Out.Printf("ok: %s vouches for %.12s: passed at %s, score %s, run signed by %s%s\n", name, commit, ci.FormatTime(r.End), r.Score, r.Signer, at(r.URL))
 	}
 	if strangers > 1 {
 		show.Out.Printf("bad: and %d more of signers that no allowed_signers file names\n", strangers-1)
 	}
 	return code, nil
+}
+
+// at returns what a line says of where a run is shown.
+func at(url string) string {
+	if url == "" {
+		return ""
+	}
+	return ", at " + url
 }

@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -74,6 +75,7 @@ type Result struct {
 	Score  string    // of the run
 	Signer string    // the fingerprint of the key that signed the run
 	End    time.Time // of the run
+	URL    string    // where the run is shown, "": nowhere
 }
 
 // A statement is in-toto's Statement v1 with the predicate test-result/v0.1.
@@ -87,6 +89,7 @@ type statement struct {
 type predicate struct {
 	Result        string     `json:"result"`
 	Configuration []resource `json:"configuration"`
+	URL           string     `json:"url,omitempty"`
 }
 
 // A resource is in-toto's ResourceDescriptor.
@@ -118,7 +121,7 @@ func Sign(ctx context.Context, s ssh.Signer, r Result) ([]byte, error) {
 		Type:          StatementType,
 		Subject:       []resource{{Name: "commit", Digest: map[string]string{"gitCommit": r.Commit}}},
 		PredicateType: PredicateType,
-		Predicate: predicate{Result: passed, Configuration: []resource{
+		Predicate: predicate{Result: passed, URL: r.URL, Configuration: []resource{
 			{Name: nameKey, Digest: map[string]string{"sha256": hex.EncodeToString(sum[:])}, MediaType: "text/plain", Content: text},
 			{Name: nameManifest, Digest: map[string]string{"sha256": r.Score}, Annotations: map[string]string{"end": ci.FormatTime(r.End), "signer": r.Signer}},
 		}},
@@ -196,8 +199,23 @@ func (r Result) Check(tree string) error {
 	if r.Key.Get("runs") != "" {
 		return errors.New("its run saw what its executor keeps (CI_RUNS=1): it stands for no other")
 	}
+	return CheckURL(r.URL)
+}
+
+// CheckURL returns an error unless text is "" or the URL of a page.
+func CheckURL(text string) error {
+	u, err := url.Parse(text)
+	switch {
+	case text == "":
+		return nil
+	case err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil ||
+		len(text) > maxURL || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return fmt.Errorf("%.200q is not the URL of a page", text)
+	}
 	return nil
 }
+
+const maxURL = 2000 // bytes
 
 // parse reads the payload of an envelope.
 func parse(payload []byte) (r Result, err error) {
@@ -229,7 +247,7 @@ func parse(payload []byte) (r Result, err error) {
 	if sum := sha256.Sum256(key.Content); hex.EncodeToString(sum[:]) != key.Digest["sha256"] {
 		return r, errors.New("the key in its configuration has another digest than it says")
 	}
-	r = Result{Commit: s.Subject[0].Digest["gitCommit"], Score: manifest.Digest["sha256"], Signer: manifest.Annotations["signer"]}
+	r = Result{Commit: s.Subject[0].Digest["gitCommit"], Score: manifest.Digest["sha256"], Signer: manifest.Annotations["signer"], URL: s.Predicate.URL}
 	if len(r.Score) != 2*sha256.Size || !ci.IsHex(r.Score) {
 		return r, fmt.Errorf("its score is %.80q, and no SHA-256", r.Score)
 	}

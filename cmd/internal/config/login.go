@@ -11,8 +11,9 @@ import (
 )
 
 // logins are the variables of the environment by which whoever has their value logs
-// in somewhere: CI_TOKEN, and those that CI gives to its jobs.
-var logins = []string{"CI_TOKEN", "CI_ID_TOKEN", "CI_JOB_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"}
+// in somewhere: CI_TOKEN, those that CI gives to its jobs, and users' tokens of forges.
+var logins = []string{"CI_TOKEN", "CI_ID_TOKEN", "CI_JOB_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+	"GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "FORGEJO_TOKEN", "GITEA_TOKEN"}
 
 // withheld has the variables that Withhold has taken, by name.
 var withheld sync.Map
@@ -99,7 +100,7 @@ func (l *loader) keepLoginsOut() {
 			case list.of == "CI_SECRETS":
 				continue
 			case slices.Contains(logins, name):
-				bad("CI_ENV names %s, a token of the CI job's, and would put it into the key: CI_SECRETS may name it", name)
+				bad("CI_ENV names %s, a token, and would put it into the key: CI_SECRETS may name it", name)
 				continue
 			}
 			for _, login := range logins {

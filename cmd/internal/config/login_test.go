@@ -72,13 +72,15 @@ func TestLoginsKeptOut(t *testing.T) {
 	t.Setenv("CI_ORCHESTRATOR", "ssh://ci.example.org")
 	t.Setenv("CI_TOKEN", aToken)
 	t.Setenv("CI_JOB_TOKEN", "glcbt-hunter2")
+	t.Setenv("GITHUB_TOKEN", "ghp_hunter3")
 	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "hunter2hunter2")
 	t.Setenv("URL", "https://bob:glcbt-hunter2@example.org")
 	t.Setenv("AUTH", "bearer "+aToken)
 	for _, tt := range []struct{ env, secrets, err string }{
 		{"CI_TOKEN", "", "CI_ENV names CI_TOKEN, which logs in at the orchestrator: no machine gets it"},
 		{"", "CI_TOKEN", "CI_SECRETS names CI_TOKEN, which logs in at the orchestrator: no machine gets it"},
-		{"CI_JOB_TOKEN", "", "CI_ENV names CI_JOB_TOKEN, a token of the CI job's, and would put it into the key: CI_SECRETS may name it"},
+		{"CI_JOB_TOKEN", "", "CI_ENV names CI_JOB_TOKEN, a token, and would put it into the key: CI_SECRETS may name it"},
+		{"GITHUB_TOKEN", "", "CI_ENV names GITHUB_TOKEN, a token"},
 		{"ACTIONS_ID_TOKEN_REQUEST_TOKEN", "", "CI_ENV names ACTIONS_ID_TOKEN_REQUEST_TOKEN, a token"},
 		{"URL", "", "CI_ENV names URL, whose value holds that of CI_JOB_TOKEN, and would put it into the key"},
 		{"AUTH", "", "CI_ENV names AUTH, whose value holds that of CI_TOKEN, and would put it into the key"},

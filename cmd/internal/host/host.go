@@ -24,6 +24,7 @@ import (
 	"9ci/fs/ci"
 	"9ci/fs/store"
 	"9ci/orchestrator/dial"
+	"9ci/orchestrator/report"
 )
 
 // A Host is an executor of this process. New makes it, Start and Export let it
@@ -141,6 +142,19 @@ func (h *Host) Start(ctx context.Context) {
 
 // Export shows the tree at the orchestrator, if there is one, until ctx is done.
 func (h *Host) Export(ctx context.Context) { h.mux.export(ctx) }
+
+// Refused is closed when the orchestrator has not taken the tree that Export shows.
+func (h *Host) Refused() <-chan struct{} { return h.mux.refused }
+
+// Told returns what the orchestrator has told the forge of a commit's runs. The error is as
+// that of dial.Conn.Exec. There has to be an orchestrator.
+func (h *Host) Told(ctx context.Context, commit string) (report.Answer, error) {
+	text, err := h.mux.conn.Exec(ctx, dial.CommandTold+" namespace="+ci.QuoteWords([]string{h.mux.namespace})+" "+commit)
+	if err != nil {
+		return report.Answer{}, err
+	}
+	return report.ParseAnswer(text)
+}
 
 // Replayer finds a run for one request, of a clone of the repository. A daemon may have several
 // clones, and one does not decide whom another trusts.
