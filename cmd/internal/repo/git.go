@@ -210,7 +210,7 @@ func (s setting) carried() bool {
 	switch s.section {
 	case "core":
 		return s.sub == "" && slices.Contains([]string{"autocrlf", "checkstat", "eol", "filemode", "ignorecase",
-			"precomposeunicode", "sparsecheckout", "sparsecheckoutcone", "symlinks", "trustctime"}, s.name)
+			"precomposeunicode", "sharedrepository", "sparsecheckout", "sparsecheckoutcone", "symlinks", "trustctime"}, s.name)
 	case "branch":
 		return slices.Contains([]string{"merge", "pushremote", "remote"}, s.name)
 	case "remote":
