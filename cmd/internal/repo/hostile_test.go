@@ -251,12 +251,6 @@ func TestNoProgramRuns(t *testing.T) {
 			return nil
 		},
 		"SetFile": func() error { return r.SetFile(ctx, "refs/attestations/x/y", "f", "text\n", time.Unix(1e9, 0)) },
-		"Refs": func() error {
-			if refs, err := r.Refs(ctx, "refs/remotes/origin/"); len(refs) == 0 || err != nil {
-				return fmt.Errorf("%q, %v", refs, err)
-			}
-			return nil
-		},
 		"Push": func() error {
 			remote := t.TempDir()
 			plain(remote, "init", "-q", "--bare")
