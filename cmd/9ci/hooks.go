@@ -40,7 +40,7 @@ const (
 
 // installHooks makes git call 9ci in this clone. Hooks that are there go on.
 func installHooks(ctx context.Context, rp *repo.Repo) (int, error) {
-	if name := firstOf(rp.Top, lefthookFiles(".", "lefthook")); name != "" {
+	if name := firstOf(rp.Top, lefthookFiles("lefthook")); name != "" {
 		return tellLefthook(rp, name)
 	}
 	dir, err := rp.Hooks(ctx)
@@ -143,10 +143,10 @@ func readHook(root *os.Root, name string) ([]byte, error) {
 }
 
 // lefthookFiles are the names of a configuration of lefthook.
-func lefthookFiles(dir, name string) []string {
+func lefthookFiles(name string) []string {
 	var all []string
 	for _, ext := range []string{"yml", "yaml", "json", "jsonc", "toml"} {
-		all = append(all, filepath.Join(dir, name+"."+ext), filepath.Join(dir, "."+name+"."+ext), filepath.Join(".config", name+"."+ext))
+		all = append(all, name+"."+ext, "."+name+"."+ext, filepath.Join(".config", name+"."+ext))
 	}
 	return all
 }
@@ -166,26 +166,25 @@ func firstOf(top string, names []string) string {
 // tellLefthook gives lefthook, which writes git's hooks anew as it likes, a file for this
 // clone.
 func tellLefthook(rp *repo.Repo, config string) (int, error) {
-	text := fill("lefthook-local.yml", hooks())
-	name := firstOf(rp.Top, lefthookFiles(".", "lefthook-local"))
-	if name != "" {
-		was, err := os.ReadFile(filepath.Join(rp.Top, name))
-		switch {
-		case err != nil:
-			return exitError, err
-		case string(was) == text:
-			tellWritten(name, false)
-			return 0, nil
-		case !bytes.Contains(was, []byte(hookMark)):
-			show.Out.Printf("%s", text)
-			return 1, fmt.Errorf("%s is there already: add the lines above to it, and run lefthook install", name)
-		}
-	}
 	root, err := os.OpenRoot(rp.Top)
 	if err != nil {
 		return exitError, err
 	}
 	defer root.Close()
+	text := fill("lefthook-local.yml", hooks())
+	name := firstOf(rp.Top, lefthookFiles("lefthook-local"))
+	if name != "" {
+		// A file of the repository may be a link to anything: what cannot be read is another's.
+		was, _ := read(root.FS(), name)
+		switch {
+		case was == text:
+			tellWritten(name, false)
+			return 0, nil
+		case !strings.Contains(was, hookMark):
+			show.Out.Printf("%s", text)
+			return 1, fmt.Errorf("%s is there already: add the lines above to it, and run lefthook install", name)
+		}
+	}
 	if name == "" {
 		name = "lefthook-local.yml"
 	} else if err := root.Remove(name); err != nil {
