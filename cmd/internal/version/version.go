@@ -14,12 +14,12 @@ var revision string
 
 // String returns the revision: what the mkfile has set, or else the version of the
 // module, as go install MODULE@VERSION and go build in a clone say it. It is unknown if
-// the program has neither.
+// the program has neither, as that of go run and of go build -buildvcs=false.
 func String() string {
 	if revision != "" {
 		return revision
 	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
 		return info.Main.Version
 	}
 	return "unknown"
