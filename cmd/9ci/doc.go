@@ -344,14 +344,14 @@ say; a .env; and the files with which the CI of its forge calls 9ci: see # In a 
 forge is the one that the host of origin is named for, GitHub, GitLab or Forgejo, or else
 each whose files are there, or else all; Woodpecker, if its files are there.
 
-With -hooks init writes instead two hooks of git for this clone. Post-commit hands each
-commit to the daemon, if one answers: 9ci run -b. Git does not wait for it. Pre-push lets no commit of a branch or a
-tag through that has a mkfile and does not pass: 9ci run -r -x || 9ci run -x; git push
---no-verify goes without it. A hook that is there goes on: it is NAME.before then, runs
-first, and ends both if it fails. Init writes to the directory in which git looks for
-hooks, that of core.hooksPath too, if it is in the repository, and where husky has that, to
-husky's files. Pre-commit and these hooks call each other, whichever came first. For
-lefthook, whose hooks are its own, init writes lefthook-local.yml.
+With -hooks init writes instead two hooks of git for this clone. Post-commit hands each commit
+to the daemon, if one answers: 9ci run -b. Git does not wait for it. Pre-push lets no commit of
+a branch or a tag through that has a mkfile and does not pass: 9ci run -r -x || 9ci run -x; git
+push --no-verify goes without it. A hook that is there goes on: it is NAME.before then, runs
+first, and ends both if it fails. Init writes to the directory in which git looks for hooks,
+that of core.hooksPath too, if it is in the repository, and where husky has that, to husky's
+files. Pre-commit and these hooks call each other, whichever came first. For lefthook, whose
+hooks are its own, init writes lefthook-local.yml.
 
 # Help and version
 

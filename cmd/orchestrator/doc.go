@@ -564,7 +564,7 @@
 //
 //	[Service]
 //	ExecStart=
-//	ExecStart=/usr/local/bin/orchestrator -metrics tcp!127.0.0.1!9222 -url https://ci.example.org
+//	ExecStart=orchestrator -metrics tcp!127.0.0.1!9222 -url https://ci.example.org
 //
 // The service is a user of its own, and may do little. A restart at which no connection is
 // refused needs 9ci-orchestrator.socket too, to be enabled alike. So does a port below 1024,
@@ -574,7 +574,7 @@
 //	ListenStream=
 //	ListenStream=22
 //
-// and a page that has its certificate by -acme, with -url and -acme in ExecStart=, needs
+// A page that has its certificate by -acme, with -url and -acme in ExecStart=, needs
 // 9ci-orchestrator-web.socket, of port 443. To purge the package removes the state directory.
 //
 // # Help and version
