@@ -159,13 +159,13 @@ func verifyAttestations(ctx context.Context, rp *repo.Repo, trusted *sign.Signer
 	code, strangers := 1, 0
 	for _, ref := range refs {
 		fingerprint, ok := attest.Fingerprint(commit, ref)
-		if !ok {
-			show.Out.Printf("bad: %s: the name ends with no fingerprint\n", ref)
-			continue
-		}
-		if trusted.Key(fingerprint) == nil {
+		if !ok || trusted.Key(fingerprint) == nil {
 			// Whoever may push could have pushed many: they are not read.
-			if strangers++; strangers == 1 {
+			switch strangers++; {
+			case strangers > 1:
+			case !ok:
+				show.Out.Printf("bad: %s: the name ends with no fingerprint\n", ref)
+			default:
 				show.Out.Printf("bad: %s: an allowed_signers file must name its signer, itself and not by a certificate\n", fingerprint)
 			}
 			continue
@@ -184,7 +184,7 @@ func verifyAttestations(ctx context.Context, rp *repo.Repo, trusted *sign.Signer
 		show.Out.Printf("ok: %s vouches for %.12s: passed at %s, score %s, run signed by %s%s\n", name, commit, ci.FormatTime(r.End), r.Score, r.Signer, at(r.URL))
 	}
 	if strangers > 1 {
-		show.Out.Printf("bad: and %d more of signers that no allowed_signers file names\n", strangers-1)
+		show.Out.Printf("bad: and %d more of which no allowed_signers file names the signer\n", strangers-1)
 	}
 	return code, nil
 }

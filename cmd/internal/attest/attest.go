@@ -40,7 +40,7 @@ const (
 // File is the name of an attestation in the tree of its ref.
 const File = "attestation.dsse.json"
 
-// maxFile is how many bytes of an envelope are read: one has some two thousand.
+// maxFile is the most that an envelope may have, in bytes: one has some two thousand.
 const maxFile = 256 << 10
 
 // Prefix returns what the refs of a commit's attestations begin with.
