@@ -45,7 +45,7 @@ install() {
 			command -v curl >/dev/null || die 'curl is not installed here'
 			rm -rf "$job/new"
 			mkdir "$job/new"
-			curl -fsSL --retry 3 -o "$job/new/release" "$url" || die "$url cannot be fetched"
+			curl -fsSL --connect-timeout 30 --retry 3 -o "$job/new/release" "$url" || die "$url cannot be fetched"
 			got=$(sha256sum "$job/new/release")
 			[ "${got%% *}" = "$sum" ] || die "$url has the SHA-256 ${got%% *}, not $sum: it is not the release that was meant"
 			tar -xzf "$job/new/release" --strip-components=1 -C "$job/new" || die "$url is no .tar.gz of a release"
