@@ -4,7 +4,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"os"
 	"path"
 	"regexp"
 	"slices"
@@ -35,7 +34,7 @@ func printCompletion(shell string) error {
 	if err != nil {
 		return err
 	}
-	_, err = os.Stdout.Write(b)
+	_, err = show.Out.Raw().Write(b)
 	return err
 }
 
