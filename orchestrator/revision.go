@@ -135,9 +135,9 @@ func ambiguous(runs []run, rev string) bool {
 	return len(full) > 1
 }
 
-// await returns the path of a run of rev in a namespace: one that is under way, else
-// the best that has ended, else the first to come, for which it waits.
-func (v *view) await(ctx context.Context, namespace, rev string) (string, error) {
+// entered returns the namespace that a command names or, without a name, is for, if v may
+// enter it.
+func (v *view) entered(ctx context.Context, namespace string) (string, error) {
 	ns, err := v.homeAfter(ctx, namespace)
 	if err != nil {
 		return "", err
@@ -149,6 +149,16 @@ func (v *view) await(ctx context.Context, namespace, rev string) (string, error)
 		return "", err
 	} else if !ok {
 		return "", v.absent(ns)
+	}
+	return ns, nil
+}
+
+// await returns the path of a run of rev in a namespace: one that is under way, else
+// the best that has ended, else the first to come, for which it waits.
+func (v *view) await(ctx context.Context, namespace, rev string) (string, error) {
+	ns, err := v.entered(ctx, namespace)
+	if err != nil {
+		return "", err
 	}
 	if rev != "last" && (len(rev) < 7 || !ci.IsHex(rev)) {
 		return "", fmt.Errorf("%.80q is known to an executor alone: want last, or seven or more digits of a commit, a tree or a score", rev)

@@ -3,7 +3,6 @@ package orchestrator
 import (
 	"context"
 	"fmt"
-	iofs "io/fs"
 
 	"9ci/fs/ci"
 	"9ci/orchestrator/report"
@@ -11,17 +10,9 @@ import (
 
 // told returns what the forge was told of a commit's runs, for those that may read them.
 func (v *view) told(ctx context.Context, namespace, commit string) (string, error) {
-	ns, err := v.homeAfter(ctx, namespace)
+	ns, err := v.entered(ctx, namespace)
 	if err != nil {
 		return "", err
-	}
-	if ns, err = ci.CleanNamespace(ns); err != nil {
-		return "", iofs.ErrNotExist
-	}
-	if ok, err := v.enter(ctx, ns); err != nil {
-		return "", err
-	} else if !ok {
-		return "", v.absent(ns)
 	}
 	if !ci.IsHash(commit) {
 		return "", fmt.Errorf("%.80q is not the whole name of a commit", commit)
