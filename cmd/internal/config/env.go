@@ -48,23 +48,34 @@ func (f *envFile) ours() []string {
 // maxFile is how many bytes a file of variables may have.
 const maxFile = 1 << 20
 
-// readOwn reads ~/.config/9ci/env. It returns nil if there is no such file.
-func readOwn(name string) (*envFile, error) {
+// openOwn opens a file of the user's configuration, which is to hold what holds says. It
+// returns nil if there is no such file.
+func openOwn(name, holds string) (*os.File, iofs.FileInfo, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // the open of a pipe must not block
 	if errors.Is(err, iofs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
+		return nil, nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no plain file: it is to hold %s", name, holds)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, fi, nil
+}
+
+// readOwn reads ~/.config/9ci/env. It returns nil if there is no such file.
+func readOwn(name string) (*envFile, error) {
+	f, _, err := openOwn(name, "lines CI_NAME=VALUE")
+	if f == nil {
 		return nil, err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no plain file: it is to hold lines CI_NAME=VALUE", name)
-	}
 	text, err := readText(f)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

@@ -1,9 +1,7 @@
 package config
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	iofs "io/fs"
 	"os"
 	"path/filepath"
@@ -221,34 +219,21 @@ func ShellKeys() ([]ssh.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "shell_keys"), os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	f, fi, err := openOwn(filepath.Join(dir, "shell_keys"), "public keys, one a line")
+	if f == nil {
 		return nil, err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no plain file: it is to hold public keys, one a line", f.Name())
-	}
 	if why := othersWrite(f, fi); why != "" {
 		return nil, fmt.Errorf("%s is not used: %s", f.Name(), why)
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	text, err := readText(f)
 	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxFile {
-		return nil, fmt.Errorf("%s is over %d bytes", f.Name(), maxFile)
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	var keys []ssh.PublicKey
 	n := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		n++
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 			continue
