@@ -106,7 +106,7 @@ func TestStatuses(t *testing.T) {
 	defer server.Close()
 	secret := site.StatusSecret()
 	site.AddRepo(forgetest.Repo{ID: 74, Path: "alice/hello", Visibility: "private", Members: map[string]int{"ci-bot": forgetest.Developer}})
-	commit := func(i int) string { return fmt.Sprintf("%040x", i) }
+	commit := func(i int) string { return strings.Repeat(fmt.Sprintf("%08x", i), 5) } // their runs have ids of their own
 	for i := range 4 {
 		site.AddCommit(74, commit(i+1))
 	}
