@@ -87,7 +87,8 @@ once, and its run passed, it first waits until an executor with serve -adopt has
 if one is connected in the namespace, for 30 s at most; a signal ends that. A run is handed
 over with the environment of the user. So $NAMESPACE must be a directory of the user
 in which others cannot write, and the server that answers there must be the user's or
-root's. Without the variable it is /tmp/ns.USER.DISPLAY, as in plan9port.
+root's. A server that does not answer within 20 s, because it is stopped say, is not used.
+Without the variable it is /tmp/ns.USER.DISPLAY, as in plan9port.
 
 What the test wrote goes to standard output and standard error, byte for byte, in a
 run and in a replay alike. The output of the other steps goes to standard error: all

@@ -30,38 +30,47 @@ func findDaemon(ctx context.Context) (*daemonPlace, error) {
 		return nil, err
 	}
 	for _, addr := range addrs {
-		p, err := dialPlace(ctx, ninep.DialOwn, addr, "")
-		if errors.Is(err, ninep.ErrForeign) {
+		p, err := ownPlace(ctx, addr, "")
+		if errors.Is(err, ninep.ErrForeign) || errors.Is(err, errSilent) {
 			say("%v: it is not used", err)
 		}
 		if err != nil {
 			continue
 		}
-		if isDaemon(ctx, p.root) {
+		is, err := isDaemon(ctx, p)
+		if is {
 			return &daemonPlace{p, addr}, nil
+		}
+		if err != nil {
+			say("%v: it is not used", err)
 		}
 		p.close()
 	}
 	return nil, nil
 }
 
-// isDaemon reports whether root is a daemon's: its status has mode=daemon, and
-// its ctl can be written, which that of a copy of such a tree (9ci serve -root)
-// cannot.
-func isDaemon(ctx context.Context, root fs.Dir) bool {
-	if st, err := ask.Attrs(ctx, root, "status"); err != nil || st.Get("mode") != "daemon" {
-		return false
+// isDaemon reports whether a place is a daemon's root: its status has mode=daemon, and
+// its ctl can be written, which that of a copy of such a tree (9ci serve -root) cannot.
+// The error is that of a server that does not answer in answerTime.
+func isDaemon(ctx context.Context, p place) (bool, error) {
+	limited, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	st, err := ask.Attrs(limited, p.root, "status")
+	var ctl fs.File
+	if err == nil && st.Get("mode") == "daemon" {
+		var n fs.Node
+		if n, err = p.root.Walk(limited, "ctl"); err == nil {
+			ctl, err = n.Open(limited, fs.OpenRead|fs.OpenWrite)
+		}
 	}
-	ctl, err := root.Walk(ctx, "ctl")
-	if err != nil {
-		return false
+	switch {
+	case err != nil && limited.Err() != nil && ctx.Err() == nil:
+		return false, silent(p.addr)
+	case err != nil || ctl == nil:
+		return false, nil
 	}
-	f, err := ctl.Open(ctx, fs.OpenRead|fs.OpenWrite)
-	if err != nil {
-		return false
-	}
-	f.Close()
-	return true
+	ctl.Close()
+	return true, nil
 }
 
 // write writes a line to a ctl of the daemon and returns the reply.

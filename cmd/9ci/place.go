@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/host"
@@ -90,7 +91,7 @@ func (s search) places(ctx context.Context) ([]place, error) {
 			return nil, err
 		}
 	}
-	addrs, anames, connect := []string{s.addr}, []string{""}, ninep.Dial
+	addrs, anames, open := []string{s.addr}, []string{""}, dialPlace
 	if here != nil {
 		anames = []string{here.namespace, ""}
 	}
@@ -99,13 +100,13 @@ func (s search) places(ctx context.Context) ([]place, error) {
 		if addrs, err = posted(); err != nil {
 			return nil, err
 		}
-		anames, connect = anames[:1], ninep.DialOwn
+		anames, open = anames[:1], ownPlace
 	}
 	var found []place
 	var errs []error
 	for _, a := range addrs {
 		for _, aname := range anames {
-			p, err := dialPlace(ctx, connect, a, aname)
+			p, err := open(ctx, a, aname)
 			if _, unserved := errors.AsType[*told](err); s.addr == "" && aname != "" && errors.Is(err, iofs.ErrNotExist) && !unserved {
 				err = fmt.Errorf("%s does not serve %s: 9ci in the repository has a daemon do so, and so does echo repo %s | 9ci write ctl", a, aname, ci.Quote(here.repo.Top))
 			}
@@ -294,9 +295,31 @@ func noRun(ctx context.Context, root fs.Dir, name string) error {
 	return nil
 }
 
-// dialPlace opens the tree at addr, which is ssh://HOST[:PORT]/NAMESPACE or
-// what connect takes.
-func dialPlace(ctx context.Context, connect func(context.Context, string) (net.Conn, error), addr, aname string) (place, error) {
+// answerTime is how long the server of a socket in $NAMESPACE may take to answer: the
+// kernel accepts connections for one that is stopped or stuck, and others may answer.
+var answerTime = 20 * time.Second // a variable for tests
+
+// ownPlace opens the tree at a socket that this user or root serves.
+func ownPlace(ctx context.Context, addr, aname string) (place, error) {
+	limited, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	p, err := importPlace(limited, ninep.DialOwn, addr, aname)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return place{}, silent(addr)
+	}
+	return p, err
+}
+
+// errSilent is that of a server that does not answer in time.
+var errSilent = errors.New("no answer")
+
+func silent(addr string) error {
+	return fmt.Errorf("%s: %w in %v: its server is stopped or stuck; ss -xlp src %s names it", addr, errSilent, answerTime, strings.TrimPrefix(addr, "unix!"))
+}
+
+// dialPlace opens the tree at addr, which is ssh://HOST[:PORT]/NAMESPACE or what
+// ninep.Dial takes.
+func dialPlace(ctx context.Context, addr, aname string) (place, error) {
 	if u, ok, err := sshURL(addr); ok {
 		if err != nil {
 			return place{}, err
@@ -308,6 +331,10 @@ func dialPlace(ctx context.Context, connect func(context.Context, string) (net.C
 		}
 		return p, err
 	}
+	return importPlace(ctx, ninep.Dial, addr, aname)
+}
+
+func importPlace(ctx context.Context, connect func(context.Context, string) (net.Conn, error), addr, aname string) (place, error) {
 	conn, err := connect(ctx, addr)
 	if err != nil {
 		return place{}, dialError(addr, err)

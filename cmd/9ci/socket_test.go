@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -9,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"9ci/fs"
 	"9ci/proto/ninep"
@@ -81,5 +84,56 @@ func TestPost(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(names, want) {
 		t.Errorf("posted are %q, want %q", names, want)
+	}
+}
+
+// A server that is stopped keeps its socket, and the kernel accepts for it: it is waited for
+// no longer than answerTime, and the sockets after it answer.
+func TestSilent(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("NAMESPACE", dir)
+	t.Chdir(t.TempDir())
+	defer func(d time.Duration) { answerTime = d }(answerTime)
+	answerTime = 100 * time.Millisecond
+	silent, err := net.Listen("unix", filepath.Join(dir, "9ci"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	if d, err := findDaemon(t.Context()); d != nil || err != nil {
+		t.Errorf("findDaemon = %v, %v, want none", d, err)
+	}
+	if _, err := (search{roots: true}).places(t.Context()); !errors.Is(err, errSilent) || !strings.Contains(err.Error(), "ss -xlp src "+filepath.Join(dir, "9ci")) {
+		t.Errorf("places: %v, want the silent one's name", err)
+	}
+
+	// One answers the attach and nothing after it, as a tree whose files block.
+	half, err := ninep.Listen("unix!" + filepath.Join(dir, "9ci.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer serveTree(t.Context(), []net.Listener{half}, &ninep.Server{Root: fs.SynthDir{
+		Describe: func() (fs.Stat, error) { return fs.DirStat("/", fs.RootQid, time.Now()), nil },
+		List:     func(context.Context) ([]fs.Node, error) { return nil, nil },
+		Find:     func(ctx context.Context, _ string) (fs.Node, error) { <-ctx.Done(); return nil, ctx.Err() },
+	}}, false, func(error) {})()
+	if d, err := findDaemon(t.Context()); d != nil || err != nil {
+		t.Errorf("findDaemon = %v, %v, want none", d, err)
+	}
+
+	answerTime = time.Minute
+	silent.Close()
+	l, err := post()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := fs.NewDir("/", fs.TextFile("status", func(context.Context) ([]byte, error) { return []byte("mode=daemon\n"), nil }))
+	defer serveTree(t.Context(), []net.Listener{l}, &ninep.Server{Root: root}, false, func(error) {})()
+	places, err := search{roots: true}.places(t.Context())
+	if err != nil || len(places) != 2 {
+		t.Errorf("places = %v, %v, want two", places, err)
+	}
+	for _, p := range places {
+		p.close()
 	}
 }
