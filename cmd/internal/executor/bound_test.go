@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"9ci/cmd/internal/config"
-	"9ci/fs/store"
 	"9ci/vm"
 )
 
@@ -111,24 +109,11 @@ func TestBounds(t *testing.T) {
 		{"output", config.Config{Output: 20}, flood, "error 125", "flood\nflood\nflood\nfl", "the run wrote more than 20 bytes to stdout: say less, leave it as an artifact, or raise CI_OUTPUT"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			rp := newClone(t, "one")
-			commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-			if err != nil {
-				t.Fatal(err)
-			}
-			s, err := store.Open(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
 			m := &wild{mk: tt.mk, began: make(chan struct{}), killed: make(chan struct{})}
 			tt.config.Net = "all"
-			e := &Executor{Context: t.Context(), Store: s, Config: &tt.config, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
-			e.Tool = func(string) (string, error) { return "", nil }
+			e, req := newExecutor(t, t.TempDir(), &tt.config)
 			e.Start = func(context.Context, vm.Config) (Machine, error) { return m, nil }
-			e.Sign = func([]byte) ([]byte, error) { return []byte("signature"), nil }
-			e.SetRepo(rp)
-			id, err := e.Submit(t.Context(), Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: &tt.config})
+			id, err := e.Submit(t.Context(), req)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -141,7 +126,7 @@ func TestBounds(t *testing.T) {
 			if err := e.Wait(id); err != nil {
 				t.Fatal(err)
 			}
-			run, err := s.Get(id)
+			run, err := e.Store.Get(id)
 			if err != nil {
 				t.Fatal(err)
 			}

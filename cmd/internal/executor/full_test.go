@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +17,6 @@ import (
 
 	"9ci/cmd/internal/config"
 	"9ci/fs/ci"
-	"9ci/fs/store"
 	"9ci/vm"
 )
 
@@ -68,22 +66,13 @@ func (m *crowded) Outbox() *io.SectionReader {
 func TestFullDisk(t *testing.T) {
 	for _, step := range ci.Steps {
 		t.Run(step, func(t *testing.T) {
-			rp := newClone(t, "one")
-			commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-			if err != nil {
-				t.Fatal(err)
-			}
 			disk := smallDisk(t)
 			tmp := filepath.Join(disk, "tmp")
 			if err := os.Mkdir(tmp, 0o700); err != nil {
 				t.Fatal(err)
 			}
 			t.Setenv("TMPDIR", tmp)
-			s, err := store.Open(filepath.Join(disk, "store"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
+			e, req := newExecutor(t, filepath.Join(disk, "store"), &config.Config{Net: "all"})
 			fill := func() {
 				f, err := os.Create(filepath.Join(disk, "fill"))
 				if err != nil {
@@ -95,10 +84,9 @@ func TestFullDisk(t *testing.T) {
 					_, err = f.Write(make([]byte, 4096))
 				}
 			}
-			var id string
 			m := &crowded{step: step, fill: fill, now: func() string {
-				for e := range s.Runs() {
-					return e.State
+				for run := range e.Store.Runs() {
+					return run.State
 				}
 				return ""
 			}}
@@ -110,24 +98,20 @@ func TestFullDisk(t *testing.T) {
 				w.Close()
 				m.outbox = b.Bytes()
 			}
-			c := &config.Config{Net: "all"}
-			e := &Executor{Context: t.Context(), Store: s, Config: c, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
-			e.Tool = func(string) (string, error) { return "", nil }
 			e.Start = func(context.Context, vm.Config) (Machine, error) {
 				if step == "clone" {
 					fill() // before the host writes the clone
 				}
 				return m, nil
 			}
-			e.Sign = func([]byte) ([]byte, error) { return []byte("signature"), nil }
-			e.SetRepo(rp)
-			if id, err = e.Submit(t.Context(), Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: c}); err != nil {
+			id, err := e.Submit(t.Context(), req)
+			if err != nil {
 				t.Fatal(err)
 			}
 			if err := e.Wait(id); err != nil {
 				t.Errorf("the run cannot be kept: %v", err)
 			}
-			run, err := s.Get(id)
+			run, err := e.Store.Get(id)
 			if err != nil || run.Run != nil || run.State != "error" {
 				t.Fatalf("the run is %v, %v, want it sealed in error", run, err)
 			}
@@ -152,28 +136,16 @@ func TestFullDisk(t *testing.T) {
 
 // A TMPDIR that cannot be written is the error of a run, and not one for which all wait.
 func TestBadTemp(t *testing.T) {
-	rp := newClone(t, "one")
-	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := store.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	e, req := newExecutor(t, t.TempDir(), new(config.Config))
 	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "none"))
-	c := new(config.Config)
-	e := &Executor{Context: t.Context(), Store: s, Config: c, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
-	e.Tool = func(string) (string, error) { return "", nil }
-	id, err := e.Submit(t.Context(), Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: c})
+	id, err := e.Submit(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Wait(id); err != nil {
 		t.Error(err)
 	}
-	run, err := s.Get(id)
+	run, err := e.Store.Get(id)
 	if err != nil || run.Run != nil || run.State != "error" {
 		t.Fatalf("the run is %v, %v, want it sealed in error", run, err)
 	}
@@ -184,30 +156,18 @@ func TestBadTemp(t *testing.T) {
 
 // A run that cannot be sealed, as its store has gone, ends for those that wait.
 func TestStoreGone(t *testing.T) {
-	rp := newClone(t, "one")
-	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	s, err := store.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	c := new(config.Config)
-	e := &Executor{Context: t.Context(), Store: s, Config: c, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
-	e.Tool = func(string) (string, error) { return "", nil }
+	e, req := newExecutor(t, dir, new(config.Config))
 	begun := make(chan struct{})
 	e.Start = func(context.Context, vm.Config) (Machine, error) {
 		<-begun
 		return nil, errors.Join(errors.New("no machine in this test"), os.RemoveAll(dir))
 	}
-	id, err := e.Submit(t.Context(), Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: c})
+	id, err := e.Submit(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run, err := s.Get(id)
+	run, err := e.Store.Get(id)
 	if err != nil || run.Run == nil {
 		t.Fatal(run, err)
 	}
@@ -216,7 +176,7 @@ func TestStoreGone(t *testing.T) {
 		t.Error("Wait says nothing of a run that is lost")
 	}
 	<-run.Run.Done()
-	if _, err := s.Get(id); err == nil {
+	if _, err := e.Store.Get(id); err == nil {
 		t.Errorf("%s is there", id)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +14,6 @@ import (
 	"9ci/cmd/internal/config"
 	"9ci/fs"
 	"9ci/fs/ci"
-	"9ci/fs/store"
 	"9ci/vm"
 )
 
@@ -49,24 +47,12 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	rp := newClone(t, "one")
-	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := store.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
 	b := &bench{t: t, machines: make(chan *mortal, 100)}
 	ctx, cancel := context.WithCancel(t.Context())
-	b.Executor = &Executor{Context: ctx, Store: s, Config: &config.Config{}, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
-	b.Tool = func(string) (string, error) { return "", nil }
+	b.Executor, b.req = newExecutor(t, t.TempDir(), &config.Config{})
+	b.Context = ctx
 	b.Start = func(context.Context, vm.Config) (Machine, error) { return <-b.machines, nil }
-	b.Sign = func([]byte) ([]byte, error) { return []byte("signature"), nil }
-	b.SetRepo(rp)
-	b.req = Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Force: true}
+	b.req.Force = true
 	t.Cleanup(func() { cancel(); b.Close() })
 	return b
 }

@@ -1,6 +1,8 @@
 package executor
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"9ci/cmd/internal/repo"
 	"9ci/fs/ci"
 	"9ci/fs/store"
+	"9ci/vm"
 )
 
 // newClone makes a repository with one commit.
@@ -33,6 +36,35 @@ func newClone(t *testing.T, message string) *repo.Repo {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// newExecutor returns an executor of the store in dir and of a clone with one commit, and
+// a request for that.
+func newExecutor(t *testing.T, dir string, c *config.Config) (*Executor, Request) {
+	t.Helper()
+	rp := newClone(t, "one")
+	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return openExecutor(t, dir, rp, c), Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: c}
+}
+
+// openExecutor returns an executor of the store in dir and of a clone. It signs, but has no
+// machines.
+func openExecutor(t *testing.T, dir string, rp *repo.Repo, c *config.Config) *Executor {
+	t.Helper()
+	s, err := store.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	e := &Executor{Context: t.Context(), Store: s, Config: c, Namespace: "local/a-01234567", Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
+	e.Tool = func(string) (string, error) { return "", nil }
+	e.Start = func(context.Context, vm.Config) (Machine, error) { return nil, errors.New("no machine in this test") }
+	e.Sign = func([]byte) ([]byte, error) { return []byte("signature"), nil }
+	e.SetRepo(rp)
+	return e
 }
 
 // A queued run that another process takes over is the one that was asked for, in the

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"runtime"
 	"slices"
@@ -196,39 +195,18 @@ func (w waiter) Await(ctx context.Context, own string) (string, func(), error) {
 func TestResumeWaits(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		t.Run(fmt.Sprintf("force=%v", force), func(t *testing.T) {
-			t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-			rp := newClone(t, "one")
-			commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-			if err != nil {
-				t.Fatal(err)
-			}
-			c, err := config.Load(t.Context(), rp, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
 			dir := t.TempDir()
-			s, err := store.Open(dir)
+			old, req := newQueue(t, dir)
+			req.Force = force
+			run, _, err := old.create(req, replay.Key(req.Config, req.Commit, req.Tree, req.Targets), !force)
 			if err != nil {
 				t.Fatal(err)
 			}
-			req := Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Force: force, Config: c}
-			old := &Executor{Context: t.Context(), Store: s, Config: c}
-			run, _, err := old.create(req, replay.Key(c, commit, tree, req.Targets), !force)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.Close() // as after a kill
+			old.Store.Close() // as after a kill
 
-			if s, err = store.Open(dir); err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
 			var awaited []string
 			released := 0
-			e := &Executor{Context: t.Context(), Store: s, Config: c, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
-			e.SetRepo(rp)
-			e.Tool = func(string) (string, error) { return "", errors.New("no tools") }
-			e.Sign = func([]byte) ([]byte, error) { return []byte("signature"), nil }
+			e := openExecutor(t, dir, req.Repo, req.Config)
 			e.Seek = func(*repo.Repo, ci.Attrs, *config.Config) Seeker {
 				return waiter(func(_ context.Context, own string) (string, func(), error) {
 					awaited = append(awaited, own)
@@ -240,7 +218,7 @@ func TestResumeWaits(t *testing.T) {
 			}
 			e.Close()
 			var left []string
-			for r := range s.Runs() {
+			for r := range e.Store.Runs() {
 				left = append(left, r.ID+" "+r.State)
 			}
 			want, wantLeft := []string{run.ID()}, []string(nil)

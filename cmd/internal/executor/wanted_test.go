@@ -21,26 +21,14 @@ import (
 // A run belongs to all who wait for it: the last that leaves cancels it, and nobody else. One
 // that was asked for without waiting goes on to its end.
 func TestWanted(t *testing.T) {
-	rp := newClone(t, "one")
-	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := store.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	c := &config.Config{Net: "all"}
-	e := &Executor{Context: t.Context(), Store: s, Config: c, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
-	e.Tool = func(string) (string, error) { return "", nil }
+	e, req := newExecutor(t, t.TempDir(), &config.Config{Net: "all"})
 	e.Start = func(context.Context, vm.Config) (Machine, error) {
 		return &wild{mk: func(io.Writer) error { return nil }, began: make(chan struct{}), killed: make(chan struct{})}, nil
 	}
-	e.SetRepo(rp)
 	submit := func(wanted context.Context) string {
 		t.Helper()
-		id, err := e.Submit(t.Context(), Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: c, Wanted: wanted})
+		req.Wanted = wanted
+		id, err := e.Submit(t.Context(), req)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +39,7 @@ func TestWanted(t *testing.T) {
 		if err := e.Wait(id); err != nil {
 			t.Error(err)
 		}
-		if run, err := s.Get(id); err != nil || run.State != "cancelled" || run.Code != 130 {
+		if run, err := e.Store.Get(id); err != nil || run.State != "cancelled" || run.Code != 130 {
 			t.Errorf("the run is %v, %v, want it cancelled", run, err)
 		}
 	}
@@ -107,46 +95,40 @@ func (f finder) Await(context.Context, string) (string, func(), error) {
 	return "", func() {}, nil
 }
 
+// newQueue is newExecutor with the configuration of the clone, which a queued run must have.
+func newQueue(t *testing.T, dir string) (*Executor, Request) {
+	t.Helper()
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	e, req := newExecutor(t, dir, nil)
+	c, err := config.Load(t.Context(), req.Repo, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Config, req.Config = c, c
+	return e, req
+}
+
 // A run that was queued by a process which has died, and stands for nothing now that another
 // was found, is found by its id all the same: those that asked know that.
 func TestResumeReplaced(t *testing.T) {
-	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	rp := newClone(t, "one")
-	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := config.Load(t.Context(), rp, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	s, err := store.Open(dir)
+	e, req := newQueue(t, dir)
+	queued, _, err := e.create(req, replay.Key(req.Config, req.Commit, req.Tree, req.Targets), true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := &Executor{Context: t.Context(), Store: s, Config: c, Namespace: "local/a-01234567"}
-	req := Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{"test"}, Config: c}
-	queued, _, err := e.create(req, replay.Key(c, commit, tree, req.Targets), true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, err := s.Create(commit)
+	found, err := e.Store.Create(req.Commit)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := found.Seal(t.Context(), "passed", 0, nil); err != nil {
 		t.Fatal(err)
 	}
-	s.Close() // as after a kill
+	e.Store.Close() // as after a kill
 
 	for range 2 {
-		if s, err = store.Open(dir); err != nil {
-			t.Fatal(err)
-		}
-		e = &Executor{Context: t.Context(), Store: s, Config: c, Namespace: e.Namespace, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
+		e := openExecutor(t, dir, req.Repo, req.Config)
 		e.Seek = func(*repo.Repo, ci.Attrs, *config.Config) Seeker { return finder(found.ID()) }
-		e.SetRepo(rp)
 		if err := e.Resume(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -155,11 +137,12 @@ func TestResumeReplaced(t *testing.T) {
 		if err != nil || run.ID != found.ID() {
 			t.Errorf("the id that was told leads to %v, %v, want %s", run, err, found.ID())
 		}
-		s.Close()
+		e.Store.Close()
 	}
 
 	// When that has gone, so has the name.
-	if s, err = store.Open(dir); err != nil {
+	s, err := store.Open(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Forget(found.ID()); err != nil {
@@ -192,44 +175,25 @@ func (f teller) Replay(ctx context.Context) (string, error) {
 // Runs that were queued by a process which has died are taken up one after the other, as
 // they were asked for.
 func TestResumeOrder(t *testing.T) {
-	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	rp := newClone(t, "one")
-	commit, tree, err := rp.Resolve(t.Context(), "HEAD")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := config.Load(t.Context(), rp, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	s, err := store.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, err := s.Create(commit)
+	e, req := newQueue(t, dir)
+	found, err := e.Store.Create(req.Commit)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := found.Seal(t.Context(), "passed", 0, nil); err != nil {
 		t.Fatal(err)
 	}
-	e := &Executor{Context: t.Context(), Store: s, Config: c, Namespace: "local/a-01234567"}
 	var want []string
 	for i := range 12 {
-		target := fmt.Sprintf("test%d", i)
-		req := Request{Repo: rp, Commit: commit, Tree: tree, Targets: []string{target}, Config: c}
-		if _, _, err := e.create(req, replay.Key(c, commit, tree, req.Targets), true); err != nil {
+		req.Targets = []string{fmt.Sprintf("test%d", i)}
+		if _, _, err := e.create(req, replay.Key(req.Config, req.Commit, req.Tree, req.Targets), true); err != nil {
 			t.Fatal(err)
 		}
-		want = append(want, target)
+		want = append(want, req.Targets[0])
 	}
-	s.Close() // as after a kill
-	if s, err = store.Open(dir); err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	e = &Executor{Context: t.Context(), Store: s, Config: c, Namespace: e.Namespace, Queue: new(Queue), Log: slog.New(slog.DiscardHandler)}
+	e.Store.Close() // as after a kill
+	e = openExecutor(t, dir, req.Repo, req.Config)
 	taken := make(chan struct{})
 	var mu sync.Mutex
 	var got []string
@@ -243,7 +207,6 @@ func TestResumeOrder(t *testing.T) {
 			got = append(got, key.Get("target"))
 		}}
 	}
-	e.SetRepo(rp)
 	if err := e.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
