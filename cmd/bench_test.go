@@ -174,7 +174,7 @@ func (f *far) sshd() string {
 	if err != nil {
 		f.b.Fatalf("%v: apt-get install openssh-server", err)
 	}
-	os.Mkdir("/run/sshd", 0o755) // of a Debian whose sshd never ran
+	os.Mkdir("/run/sshd", 0o755) // which sshd wants of root, and Debian's init makes
 	addr := freeAddr(f.b)
 	host, port, _ := strings.Cut(addr, ":")
 	dir := filepath.Join(f.work, "sshd")

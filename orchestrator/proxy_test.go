@@ -145,6 +145,7 @@ var errAny = errors.New("an error")
 // startBastion runs sshd, which lets in the key, and returns its port.
 func startBastion(t *testing.T, dir string, key ssh.Signer, options ...string) string {
 	t.Helper()
+	os.Mkdir("/run/sshd", 0o755) // which sshd wants of root, and Debian's init makes
 	host := filepath.Join(dir, "host")
 	if out, err := exec.CommandContext(t.Context(), "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host).CombinedOutput(); err != nil {
 		t.Fatalf("ssh-keygen: %v: %s", err, out)
