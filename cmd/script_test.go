@@ -317,12 +317,12 @@ func startOrchestrator(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer log.Close()
 	cmd := exec.Command(filepath.Join(bin, "orchestrator"), "-a", "tcp!127.0.0.1!0", "-url", "https://127.0.0.1", "-state", state)
-	overTLS := len(args) > 0 && args[0] == "tls"
+	overTLS := slices.Contains(args, "tls")
 	if overTLS {
 		cmd.Args = append(cmd.Args, "-tls", "tcp!127.0.0.1!0")
 		ts.Check(makeAuthority(work, state))
 	}
-	if len(args) > 0 && args[0] == "page" {
+	if slices.Contains(args, "page") {
 		cmd.Args = append(cmd.Args, "-web", "unix!"+filepath.Join(work, "page"))
 	}
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))

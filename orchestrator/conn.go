@@ -361,6 +361,8 @@ func (c *conn) open(ctx context.Context, nc ssh.NewChannel) {
 		serve = c.reach
 	case wire.ChannelFind:
 		serve = c.find
+	case wire.ChannelTold:
+		serve = c.told
 	case wire.ChannelImport:
 		serve = c.import9P
 	default:

@@ -93,6 +93,14 @@
 // refused as SSH_OPEN_CONNECT_FAILED. Any channel over a limit is refused as
 // SSH_OPEN_RESOURCE_SHORTAGE, and is to be asked for again.
 //
+// A client asks what the forge was told of how the runs of a commit ended by a channel
+// told@9ci, which carries a namespace and the whole name of the commit. The answer has the
+// lines of the command told (package report), and ends as that of find does. It is no
+// global request: what a person may read may have to be asked of a forge first, and until
+// then a connection answers no other request. A namespace is refused as by find, and what
+// is no commit as SSH_OPEN_ADMINISTRATIVELY_PROHIBITED, with words for people. An
+// orchestrator that is older than the channel refuses it as SSH_OPEN_UNKNOWN_CHANNEL_TYPE.
+//
 // A client with a token, of a repository or of a CI job, gets a certificate for its key:
 // it logs in as the user join, by any key of its own, executes login, and writes the
 // token to the standard input of that, and its end. On standard output comes the

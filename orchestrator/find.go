@@ -209,17 +209,8 @@ func (c *conn) find(ctx context.Context, nc ssh.NewChannel) {
 	}
 	v := newView(ctx, c)
 	defer v.close()
-	ns, err := ci.CleanNamespace(msg.Namespace)
-	if err != nil {
-		wire.Refuse(nc, iofs.ErrNotExist)
-		return
-	}
-	if ok, err := v.enter(ctx, ns); err != nil {
-		refuseUnknown(nc, err)
-		return
-	} else if !ok {
-		c.mayNotRead(ns)
-		wire.Refuse(nc, v.absent(ns))
+	ns, ok := v.enterBy(ctx, nc, msg.Namespace)
+	if !ok {
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -261,6 +252,25 @@ func (c *conn) find(ctx context.Context, nc ssh.NewChannel) {
 		ch.CloseWrite()
 		wg.Wait()
 	}
+}
+
+// enterBy enters the namespace that a channel asks about. If the client does not see it,
+// ok is false, and the channel is refused: of one that the client may not read as if it
+// were not there.
+func (v *view) enterBy(ctx context.Context, nc ssh.NewChannel, namespace string) (ns string, ok bool) {
+	ns, err := ci.CleanNamespace(namespace)
+	if err != nil {
+		wire.Refuse(nc, iofs.ErrNotExist)
+		return "", false
+	}
+	if ok, err = v.enter(ctx, ns); err != nil {
+		refuseUnknown(nc, err)
+		return "", false
+	} else if !ok {
+		v.c.mayNotRead(ns)
+		wire.Refuse(nc, v.absent(ns))
+	}
+	return ns, ok
 }
 
 // errQuestion is the error of a question that is too long.

@@ -57,7 +57,7 @@ func (c meteredStream) Read(p []byte) (int, error)  { return c.m.read(c.ReadWrit
 func (c meteredStream) Write(p []byte) (int, error) { return c.m.write(c.ReadWriteCloser, p) }
 
 // A meteredChannel is a channel that a client opens: once it is accepted, its
-// bytes are counted, and it may carry a transfer unless it is of kind ChannelFind.
+// bytes are counted, and it may carry a transfer unless it carries a question.
 type meteredChannel struct {
 	ssh.NewChannel
 	c *conn
@@ -73,7 +73,7 @@ func (n *meteredChannel) Accept() (ssh.Channel, <-chan *ssh.Request, error) {
 	if n.ChannelType() == "session" {
 		n.m.stderr = ch.Stderr()
 	}
-	if n.ChannelType() != wire.ChannelFind {
+	if kind := n.ChannelType(); kind != wire.ChannelFind && kind != wire.ChannelTold {
 		n.c.s.live.open(n.m)
 	}
 	return metered{ch, n.m}, reqs, nil

@@ -495,6 +495,9 @@ func TestPersonForgeDown(t *testing.T) {
 		if _, _, err := other.Find(t.Context(), wire.FindMsg{Namespace: hello, Question: "commit=" + testCommit}); !errors.Is(err, fs.ErrBusy) {
 			t.Errorf("find: %v", err)
 		}
+		if _, err := other.Told(t.Context(), wire.ToldMsg{Namespace: hello, Commit: testCommit}); !errors.Is(err, fs.ErrBusy) {
+			t.Errorf("told: %v", err)
+		}
 		if _, err := other.Reach(t.Context(), wire.ChannelDoor, wire.ReachMsg{Namespace: hello, Name: "box"}); !errors.Is(err, fs.ErrBusy) {
 			t.Errorf("door: %v", err)
 		}
@@ -519,6 +522,9 @@ func TestPersonForgeDown(t *testing.T) {
 		var refused *ssh.OpenChannelError
 		if _, _, err := other.Find(t.Context(), wire.FindMsg{Namespace: hello, Question: "commit=" + testCommit}); !errors.As(err, &refused) || refused.Message != "log in by github.com again" {
 			t.Errorf("find: %v", err)
+		}
+		if _, err := other.Told(t.Context(), wire.ToldMsg{Namespace: hello, Commit: testCommit}); err == nil || !strings.Contains(err.Error(), "log in by github.com again") {
+			t.Errorf("told: %v", err)
 		}
 		m.forge.set(func() { m.forge.err = nil })
 		time.Sleep(time.Minute)

@@ -16,7 +16,6 @@ import (
 	"9ci/fs/ci"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/forge"
-	"9ci/orchestrator/dial"
 	"9ci/orchestrator/report"
 )
 
@@ -138,13 +137,11 @@ func (s *commitStatus) through(ctx context.Context) (ok bool, err error) {
 	var why error // it is not told yet
 	for {
 		a, err := s.host.Told(ctx, s.commit)
-		switch command := (*dial.CommandError)(nil); {
+		switch {
 		case ctx.Err() != nil:
 			return false, errors.Join(context.Cause(ctx), why)
-		case errors.Is(err, fs.ErrBusy), errors.As(err, &command) && command.Status == exitBusy:
+		case errors.Is(err, fs.ErrBusy):
 			why = err
-		case errors.As(err, &command) && command.Status == 127:
-			return false, fmt.Errorf("the orchestrator is older than this 9ci, and does not say what it tells forges: %w", err)
 		case err != nil:
 			return false, err
 		case a.Forge == "":

@@ -449,7 +449,8 @@
 //	ssh HOST told COMMIT             what the forge was told of the commit's runs, a line each: the
 //	                                 page, or -; the forge that is told, or -; and each status:
 //	                                 due, begun, told or rejected, its context, the run's status,
-//	                                 and why the forge has not got it, or -. 9ci vouch asks so
+//	                                 and why the forge has not got it, or -. 9ci vouch asks the
+//	                                 same, at -tls too
 //	ssh HOST logout                  revokes all certificates of the orchestrator's own that the key
 //	                                 has as this account, at once
 //	ssh HOST wait REV                waits for a run that is under way or, if none is, for the

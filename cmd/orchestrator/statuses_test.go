@@ -180,6 +180,8 @@ func TestStatuses(t *testing.T) {
 	if text, err := conn.Exec(t.Context(), "told namespace=forge.example/alice/hello "+commit(1)); err != nil ||
 		!strings.HasPrefix(text, "page https://ci.example.org/rev/"+commit(1)+"/forge.example/alice/hello\nforge forge.example\nstatus told 9ci/amd64 passed 0 ") {
 		t.Errorf("told: %q, %v", text, err)
+	} else if by, err := conn.Told(t.Context(), "forge.example/alice/hello", commit(1)); err != nil || by != text {
+		t.Errorf("Told = %q, %v, want as the command has it, %q", by, err, text)
 	}
 
 	taken := make(chan bool)

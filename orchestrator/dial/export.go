@@ -126,6 +126,31 @@ func (c *Conn) find(ctx context.Context, namespace string, question []byte, with
 	return answer, release, l, err
 }
 
+// Told asks what the forge was told of how the runs of a commit in the namespace ended. The
+// answer is a report.Answer as text. It reports errors as Find does, and waits for
+// the orchestrator for 30 s at most.
+func (c *Conn) Told(ctx context.Context, namespace, commit string) (answer string, err error) {
+	answer, err = c.told(ctx, wire.ToldMsg{Namespace: namespace, Commit: commit})
+	if err != nil {
+		return "", fmt.Errorf("orchestrator: %s: %w", c.addr, err)
+	}
+	return answer, nil
+}
+
+func (c *Conn) told(ctx context.Context, q wire.ToldMsg) (answer string, err error) {
+	l, err := c.connect(ctx)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := answerSoon(ctx)
+	defer cancel()
+	answer, err = l.Told(ctx, q)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return answer, err
+}
+
 // intends reports whether a question has an intent of what c exports in the namespace.
 func (c *Conn) intends(namespace string, question []byte) bool {
 	c.mu.Lock()

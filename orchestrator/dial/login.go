@@ -37,7 +37,6 @@ var (
 const (
 	CommandLogout = "logout" // revokes the certificates of the key that has logged in
 	CommandWhoami = "whoami" // prints attr=value lines
-	CommandTold   = "told"   // with namespace=NS and a commit: prints a report.Answer
 )
 
 // LoginTime is how long a person has to log in on the page and to approve the key.
@@ -240,7 +239,7 @@ func (c *Conn) exec(ctx context.Context, command string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, execTimeout, fmt.Errorf("it did not answer within %v: %w", execTimeout, context.DeadlineExceeded))
+	ctx, cancel := answerSoon(ctx)
 	defer cancel()
 	s, err := l.Session(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -272,6 +271,12 @@ func (c *Conn) exec(ctx context.Context, command string) (string, error) {
 		return "", fmt.Errorf("%s prints more than %d bytes", command, maxOut)
 	}
 	return string(out.kept), nil
+}
+
+// answerSoon returns the context of what the orchestrator is to answer, once the
+// connection is up.
+func answerSoon(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, execTimeout, fmt.Errorf("it did not answer within %v: %w", execTimeout, context.DeadlineExceeded))
 }
 
 const (

@@ -220,3 +220,13 @@ func TestExec(t *testing.T) {
 		})
 	}
 }
+
+// An orchestrator that does not know the question is named as such.
+func TestToldOlder(t *testing.T) {
+	inLogin(t, func(d *double, c *Conn, key ssh.Signer) {
+		d.keys, c.opts.Signers = [][]byte{key.PublicKey().Marshal()}, []ssh.Signer{key}
+		if _, err := c.Told(d.t.Context(), "github.com/alice/hello", strings.Repeat("3f", 20)); err == nil || !strings.Contains(err.Error(), "it is older than this 9ci") {
+			d.t.Errorf("Told: %v", err)
+		}
+	})
+}

@@ -9,7 +9,7 @@ import (
 )
 
 // An Answer is what a Reporter knows of one commit. Its text is that of the command told of
-// ssh, a line each:
+// ssh, and of the channel by which clients of ours ask, a line each:
 //
 //	page URL       the page of the commit's runs, or -
 //	forge HOST     the forge that is told of the namespace, or -

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -147,9 +148,12 @@ func (h *Host) Export(ctx context.Context) { h.mux.export(ctx) }
 func (h *Host) Refused() <-chan struct{} { return h.mux.refused }
 
 // Told returns what the orchestrator has told the forge of a commit's runs. The error is as
-// that of dial.Conn.Exec. There has to be an orchestrator.
+// that of dial.Conn.Told: fs.ErrBusy may be tried again. There has to be an orchestrator.
 func (h *Host) Told(ctx context.Context, commit string) (report.Answer, error) {
-	text, err := h.mux.conn.Exec(ctx, dial.CommandTold+" namespace="+ci.QuoteWords([]string{h.mux.namespace})+" "+commit)
+	text, err := h.mux.conn.Told(ctx, h.mux.namespace, commit)
+	if err = h.mux.absent(err); errors.Is(err, iofs.ErrNotExist) {
+		err = fmt.Errorf("the orchestrator has no namespace %s that this user may read, which its operator grants: %w", h.mux.namespace, err)
+	}
 	if err != nil {
 		return report.Answer{}, err
 	}

@@ -228,7 +228,32 @@ func (l *Link) Reach(ctx context.Context, kind string, msg wire.ReachMsg) (ssh.C
 // A namespace that is not there, or that the key may not read, is
 // iofs.ErrNotExist.
 func (l *Link) Find(ctx context.Context, q wire.FindMsg) (answer []byte, release func(), err error) {
-	ch, err := wire.OpenChannel(ctx, l.ssh, wire.ChannelFind, ssh.Marshal(&q), func() {})
+	answer, conn, err := l.question(ctx, wire.ChannelFind, ssh.Marshal(&q))
+	if err != nil {
+		return nil, nil, err
+	}
+	return answer, func() { conn.Close() }, nil
+}
+
+// Told asks what the forge was told of a commit: the answer is a report.Answer as text. It
+// reports iofs.ErrNotExist as Find does, and fs.ErrBusy if it may be asked again.
+func (l *Link) Told(ctx context.Context, q wire.ToldMsg) (string, error) {
+	answer, conn, err := l.question(ctx, wire.ChannelTold, ssh.Marshal(&q))
+	if refused, ok := errors.AsType[*ssh.OpenChannelError](err); ok && refused.Reason == ssh.UnknownChannelType {
+		return "", fmt.Errorf("it is older than this 9ci, and does not say what it tells forges: %w", err)
+	} else if ok {
+		return "", fmt.Errorf("it says %.200q", refused.Message)
+	} else if err != nil {
+		return "", err
+	}
+	conn.Close()
+	return string(answer), nil
+}
+
+// question opens a channel of that kind, which carries a question about a namespace, and
+// reads the answer, up to wire.AnswerEnd. The channel stays open.
+func (l *Link) question(ctx context.Context, kind string, payload []byte) (answer []byte, conn *wire.Conn, err error) {
+	ch, err := wire.OpenChannel(ctx, l.ssh, kind, payload, func() {})
 	if err != nil {
 		var refused *ssh.OpenChannelError
 		if errors.As(err, &refused) && refused.Reason == ssh.ConnectionFailed {
@@ -238,21 +263,26 @@ func (l *Link) Find(ctx context.Context, q wire.FindMsg) (answer []byte, release
 		}
 		return nil, nil, err
 	}
-	conn := wire.NewConn(ch)
+	conn = wire.NewConn(ch)
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	answer, err = io.ReadAll(io.LimitReader(conn, wire.MaxAnswer))
 	if !stop() {
 		return nil, nil, ctx.Err()
 	}
 	whole, ok := bytes.CutSuffix(answer, []byte(wire.AnswerEnd))
-	if ok = ok && (len(whole) == 0 || whole[len(whole)-1] == '\n'); err == nil && !ok {
+	ok = ok && (len(whole) == 0 || whole[len(whole)-1] == '\n')
+	switch {
+	case err != nil || ok:
+	case len(answer) == wire.MaxAnswer:
+		err = fmt.Errorf("its answer has over %d bytes", wire.MaxAnswer)
+	default:
 		err = ErrLost
 	}
 	if err != nil {
 		conn.Close()
 		return nil, nil, err
 	}
-	return whole, func() { conn.Close() }, nil
+	return whole, conn, nil
 }
 
 // open takes a channel to what is exported: to its tree, to the executor's own

@@ -49,6 +49,12 @@ const (
 	// and AnswerEnd: without it the answer is not whole. An intent lives as long
 	// as the channel.
 	ChannelFind = "find@9ci"
+
+	// A client opens this to ask what the forge was told of how the runs of a commit
+	// ended. It carries a ToldMsg, and the orchestrator sends the answer, a report.Answer
+	// as text, as it does that of find. It refuses a client that asks of something else
+	// than a commit as SSH_OPEN_ADMINISTRATIVELY_PROHIBITED, with words for people.
+	ChannelTold = "told@9ci"
 )
 
 // A ReachMsg is what a client opens a ChannelSSH or ChannelDoor with, for the
@@ -64,8 +70,14 @@ type FindMsg struct {
 	Question  string // as it is written to the file find
 }
 
-// AnswerEnd follows an answer of find, and MaxAnswer is how many bytes of both a
-// client reads.
+// A ToldMsg asks what the forge was told of a commit.
+type ToldMsg struct {
+	Namespace string
+	Commit    string // its whole name
+}
+
+// AnswerEnd follows an answer on a ChannelFind or a ChannelTold, and MaxAnswer is how many
+// bytes of both a client reads.
 const (
 	AnswerEnd = "\n"
 	MaxAnswer = 1 << 20
