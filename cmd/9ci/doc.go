@@ -267,17 +267,23 @@ not read. The statement is the signer's word: 9ci run -r gets the run itself.
 
 # Vouch
 
-Vouch says in the user's name that a run of REV, or of HEAD, has passed. The run is the best
-one in the store, of test and no other targets; it has to verify, and a trusted signer has
-signed it: the user, or another executor whose run 9ci has replayed. Vouch writes an attestation,
-signed by CI_KEY, an ed25519 key of a file or an agent, and prints its ref,
-refs/attestations/COMMIT/FINGERPRINT, where FINGERPRINT is the SHA-256 of the public key
-in hexadecimal. The ref is a commit with the file attestation.dsse.json: a DSSE envelope, with
-the fingerprint as ssh-keygen spells it as its keyid, around an in-toto Statement v1 whose
+Vouch says in the user's name that a run of REV, or of HEAD, has passed. The run is in the
+store, of test and no other targets; it has to verify, and a trusted signer has signed it: the
+user, or another executor whose run 9ci has replayed. Of several such runs it is the first in
+the order of ci/REV (ci(4)), and the commit's own come before those of its tree (CI_MATCH=tree).
+If there is none, vouch says what is wrong with the best. A run of the same key that failed later
+is named, and takes nothing back; an orchestrator that knows of it tells the forge of that one,
+and vouch exits with 1.
+
+Vouch writes an attestation, signed by CI_KEY, an ed25519 key of a file or an agent, and prints
+its ref, refs/attestations/COMMIT/FINGERPRINT, where FINGERPRINT is the SHA-256 of the public
+key in hexadecimal. The ref is a commit with the file attestation.dsse.json: a DSSE envelope,
+with the fingerprint as ssh-keygen spells it as its keyid, around an in-toto Statement v1 whose
 subject is the commit (gitCommit) and whose predicate test-result/v0.1 has the run's key and
-score, and as its url the orchestrator's page, if that is known. With -push it goes to the remote origin, in the place of an older one by the
-same key. The push has the user's git configuration and none of the repository's but the URL;
-if the remote is a path, that repository's hooks run.
+score, and as its url the orchestrator's page, if that is known. With -push it goes to the
+remote origin, in the place of an older one by the same key. The push has the user's git
+configuration and none of the repository's but the URL; if the remote is a path, that
+repository's hooks run.
 
 Vouch also gives the commit a status at its forge: the context 9ci/ARCH, passed, with a link to
 the orchestrator's page of the commit, if there is one. Where the environment has a token of

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	iofs "io/fs"
 
 	"9ci/cmd/internal/attest"
 	"9ci/cmd/internal/host"
@@ -49,11 +48,14 @@ func vouchCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	defer h.Close()
-	run, result, err := passedRun(ctx, h, trusted, commit, tree)
+	run, result, err := passedRun(h.Executor.Store, trusted, commit, tree)
 	if none := (*nothing)(nil); errors.As(err, &none) {
 		return 1, fmt.Errorf("nothing to vouch for at %.12s: %w", commit, err)
 	} else if err != nil {
 		return exitError, err
+	}
+	if other, ok := failedSince(h.Executor.Store, run); ok {
+		say("the run %s passed, and is what vouch tells of; the run %s, which is of the same key, failed at %s", run.ID, other.ID, ci.FormatTime(other.Time))
 	}
 	s := newCommitStatus(h, c, commit, run.Status, result.Key)
 	result.URL = s.findPage(ctx)
@@ -88,58 +90,89 @@ type nothing struct{ error }
 
 func (n *nothing) Unwrap() error { return n.error }
 
-// passedRun returns what there is to say of the best run of a commit in the store. The run
-// has passed, it is what its manifest says, and a trusted signer has signed it: the error is
-// a *nothing if that is not so.
-func passedRun(ctx context.Context, h *host.Host, trusted *sign.Signers, commit, tree string) (run store.Entry, r attest.Result, err error) {
+// passedRun returns a run in the store by which one can vouch for a commit, and what there
+// is to say of it: the first of runsFor that vouchFor takes. The error is a *nothing if
+// it takes none, and says what is wrong with the best.
+func passedRun(st *store.Store, trusted *sign.Signers, commit, tree string) (store.Entry, attest.Result, error) {
+	var why error
+	for _, run := range runsFor(st, commit, tree) {
+		r, err := vouchFor(run, trusted, commit, tree)
+		if err == nil {
+			return run, r, nil
+		}
+		if why == nil {
+			why = err
+		}
+	}
+	if why == nil {
+		why = &nothing{errors.New("there is no run of it here: 9ci runs it, or replays one")}
+	}
+	return store.Entry{}, attest.Result{}, why
+}
+
+// runsFor returns the runs that may stand for a commit, in the order of ci/REV: its own,
+// and then those of its tree that other commits have, which stand for all (CI_MATCH=tree).
+func runsFor(st *store.Store, commit, tree string) []store.Entry {
+	all := st.Ranked(commit)
+	for _, run := range st.Ranked(tree) {
+		if run.Commit == commit {
+			continue
+		}
+		if key, err := run.Key(); err != nil || key.Get("commit") == "" {
+			all = append(all, run)
+		}
+	}
+	return all
+}
+
+// vouchFor returns what there is to say of a commit by a run. The run has passed, it is what
+// its manifest says, and a trusted signer has signed it: the error is a *nothing if that is
+// not so.
+func vouchFor(run store.Entry, trusted *sign.Signers, commit, tree string) (r attest.Result, err error) {
 	none := func(format string, args ...any) error { return &nothing{fmt.Errorf(format, args...)} }
-	run, err = bestRun(ctx, h, commit, tree)
 	switch {
-	case errors.Is(err, iofs.ErrNotExist):
-		return run, r, none("there is no run of it here: 9ci runs it, or replays one")
-	case err != nil:
-		return run, r, err
 	case run.Run != nil:
-		return run, r, none("the run %s has not ended: 9ci wait %.12s waits for it", run.ID, commit)
+		return r, none("the run %s has not ended: 9ci wait %.12s waits for it", run.ID, commit)
 	case run.State != "passed":
-		return run, r, none("the run %s ended as %s", run.ID, run.State)
+		return r, none("the run %s ended as %s", run.ID, run.State)
 	}
 	report, err := ci.VerifyDir(run.Dir)
 	if err != nil {
-		return run, r, err
+		return r, fmt.Errorf("the run %s: %w", run.ID, err)
 	}
 	if bad := append(report.Content, report.Metadata...); len(bad) > 0 {
-		return run, r, none("the run %s is not what its manifest says: %s", run.ID, bad[0])
+		return r, none("the run %s is not what its manifest says: %s", run.ID, bad[0])
 	}
 	end, err := ci.End(report.Info)
 	if err != nil {
-		return run, r, err
+		return r, err
 	}
 	if _, err := trusted.Verify(report.Manifest, report.Sig, sign.Run{End: end, Commit: report.Info.Get("commit")}); err != nil {
-		return run, r, none("the run %s: %w", run.ID, err)
+		return r, none("the run %s: %w", run.ID, err)
 	}
 	signer, err := sign.Signer(report.Sig)
 	if err != nil {
-		return run, r, err
+		return r, err
 	}
 	key, err := run.Key()
 	if err != nil {
-		return run, r, err
+		return r, err
 	}
 	r = attest.Result{Commit: commit, Key: key, Score: report.Score, Signer: signer, End: end}
 	if err := r.Check(tree); err != nil {
-		return run, r, none("the run %s: %w", run.ID, err)
+		return r, none("the run %s: %w", run.ID, err)
 	}
-	return run, r, nil
+	return r, nil
 }
 
-// bestRun returns the best run of a commit or, if there is none, of its tree.
-func bestRun(ctx context.Context, h *host.Host, commit, tree string) (store.Entry, error) {
-	run, err := h.Executor.Find(ctx, commit)
-	if errors.Is(err, iofs.ErrNotExist) {
-		return h.Executor.Find(ctx, tree)
+// failedSince returns a run of the same key that has failed, and did not end before run.
+func failedSince(st *store.Store, run store.Entry) (store.Entry, bool) {
+	for other := range st.WithKey(run.KeyDigest) {
+		if other.State == "failed" && !other.Time.Before(run.Time) {
+			return other, true
+		}
 	}
-	return run, err
+	return store.Entry{}, false
 }
 
 // verifyAttestations checks the attestations of a revision in the clone: the exit status is

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +39,22 @@ func (s *Store) Lookup(rev string) (Entry, error) {
 		}
 	}
 	return Entry{}, &iofs.PathError{Op: "find", Path: rev, Err: iofs.ErrNotExist}
+}
+
+// Ranked returns the runs of a commit or of a tree, which is named by all its digits, the
+// best first: that is the one which Lookup returns.
+func (s *Store) Ranked(name string) []Entry {
+	if !ci.IsHash(name) {
+		return nil
+	}
+	var all []Entry
+	for e := range s.Runs() {
+		if e.Commit == name || e.Tree == name {
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b Entry) int { return ci.CompareBest(a.candidate(), b.candidate()) })
+	return all
 }
 
 // instead returns the id of the run that was replayed in the place of another, or "".
