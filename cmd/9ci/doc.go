@@ -297,9 +297,10 @@ the forge, vouch posts the status itself. Each token is shown to one host:
 The origin's host has to be that one: it chooses among the tokens. The URLs are https://, or
 http:// on this machine. Otherwise the orchestrator of CI_ORCHESTRATOR, ssh:// or tls://,
 tells the forge, as orchestrator(8) has it: unless an executor shows the run there already,
-vouch does, for a minute at most, until the forge has it. A commit that is not pushed yet is told by the orchestrator when it is, without
-another vouch, though this one exits with 1. Where no way is configured, a line says so, and
-the attestation is all. A status that fails never keeps the attestation from being made.
+vouch does, for a minute at most, until the forge has it. A commit that is not pushed yet is
+told by the orchestrator when it is, without another vouch, though this one exits with 1.
+Where no way is configured, a line says so, and the attestation is all. A status that fails
+never keeps the attestation from being made.
 
 # Login, logout and whoami
 
