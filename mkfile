@@ -62,7 +62,7 @@ check:V: needs peers all
 	go run golang.org/x/vuln/cmd/govulncheck@latest $PKG ||
 		echo 'govulncheck did not pass, or its database cannot be had here' >&2
 	sh .ci/forges $PWD/$BIN/forges
-	FORGES=$PWD/$BIN/forges PATH=$PWD/$BIN/forges:$PATH AXE=$axe CHECK=1 CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=60m $PKG
+	FORGES=$PWD/$BIN/forges PATH=$PWD/$BIN/forges:$PATH AXE=$axe CHECK=1 CGO_ENABLED=1 FLEET_ROUNDS=400 go test -race -short -count=1 -timeout=3h $PKG
 
 bench:V: needs peers all
 	go test -run='^$' -bench=$BENCH -benchmem -timeout=60m $PKG
