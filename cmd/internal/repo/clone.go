@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"9ci/fs/ci"
 )
@@ -76,11 +75,13 @@ func (r *Repo) Clone(ctx context.Context, commit string, squash bool, dir string
 		err = cerr
 	}
 	if failed, ok := errors.AsType[*gitError](err); ok {
-		why := "git fsck in the repository says why"
-		if strings.Contains(strings.ToLower(failed.words), syscall.ENOSPC.Error()) {
-			why = syscall.ENOSPC.Error()
+		err = fmt.Errorf("git %s: %w", failed.command, failed.err)
+		switch full := failed.full(); {
+		case full != nil:
+			err = fmt.Errorf("%w: %w: make room where TMPDIR is", err, full)
+		case status(failed) > 0: // else git has said nothing
+			err = fmt.Errorf("%w: git fsck in the repository says why", err)
 		}
-		err = fmt.Errorf("git %s: %w: %s", failed.command, failed.err, why)
 	}
 	return head, err
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"9ci/cmd/internal/home"
 )
@@ -40,6 +41,21 @@ func (e *gitError) Error() string {
 }
 
 func (e *gitError) Unwrap() error { return e.err }
+
+// full returns syscall.ENOSPC or syscall.EDQUOT if git failed for want of room on a disk,
+// and else nil.
+func (e *gitError) full() error {
+	words := strings.ToLower(e.words)
+	for _, err := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		if strings.Contains(words, err.Error()) {
+			return err
+		}
+	}
+	if strings.Contains(words, "out of diskspace") { // where write(2) has taken less than all: write-or-die.c, csum-file.c
+		return syscall.ENOSPC
+	}
+	return nil
+}
 
 // status returns the exit status of git in err, or -1.
 func status(err error) int {
