@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"9ci/cmd/internal/config"
+	"9ci/fs/ci"
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/account"
 	"9ci/orchestrator/access/forge"
@@ -42,7 +42,7 @@ func expiry(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	d, err := config.Duration(s)
+	d, err := ci.ParseDuration(s)
 	if err != nil || d <= 0 {
 		return time.Time{}, errors.New("want a duration such as 12h or 90d, or a date such as 2027-01-31")
 	}

@@ -88,8 +88,8 @@ func ParseRunCommand(line string) (Command, error) {
 		if len(args) != 1 {
 			return Command{}, badCommand("hold: name a time: hold DURATION")
 		}
-		if c.Duration, err = time.ParseDuration(args[0]); err != nil || c.Duration < 0 {
-			return Command{}, badCommand("hold: %.40q is not a time such as 90s, 10m or 2h", args[0])
+		if c.Duration, err = ParseDuration(args[0]); err != nil {
+			return Command{}, badCommand("hold: %.40q is not a time such as 90s, 1h30m or 7d", args[0])
 		}
 	default:
 		return Command{}, badCommand("%.40q is not a command: read this file for those that are", c.Verb)

@@ -131,7 +131,7 @@ ours that passes a limit says so and has not passed; a peer's is refused.
 # Held machines
 
 The machine of a run that failed may be held for a while after the run was sealed:
-with CI_HOLD, and with hold DURATION, such as 90s, 10m or 2h, in the ctl of the run. To a
+with CI_HOLD, and with hold DURATION, such as 90s, 1h30m or 7d, in the ctl of the run. To a
 run that goes on that says what is done if the run fails; of a machine that is held it
 sets the time anew, from then on; and hold 0 lets the machine go. A run of which the
 machine is held is not removed. The file hold says until when, - while the run goes on;

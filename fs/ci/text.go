@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -75,6 +76,28 @@ func ParseSeconds(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("%.20q is not seconds with three digits", s)
 	}
 	return time.Duration(n)*time.Second + time.Duration(m)*time.Millisecond, nil
+}
+
+// ParseDuration is time.ParseDuration that also takes days (7d), weeks (2w), and a bare
+// number of seconds. It refuses what is below zero.
+func ParseDuration(s string) (time.Duration, error) {
+	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
+		return time.Duration(n) * time.Second, nil
+	}
+	for unit, d := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
+		if v, ok := strings.CutSuffix(s, unit); ok {
+			n, err := strconv.ParseUint(v, 10, 63)
+			if err == nil && n > uint64(math.MaxInt64/d) {
+				err = strconv.ErrRange
+			}
+			return time.Duration(n) * d, err
+		}
+	}
+	d, err := time.ParseDuration(s)
+	if err == nil && d < 0 {
+		err = strconv.ErrRange
+	}
+	return d, err
 }
 
 // FormatTime returns t as RFC 3339 in UTC to the second, and "-" where it is

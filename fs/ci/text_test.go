@@ -189,6 +189,8 @@ func TestParseCommand(t *testing.T) {
 	for line, want := range map[string]Command{
 		"cancel":   {Verb: "cancel"},
 		"hold 90s": {Verb: "hold", Duration: 90 * time.Second},
+		"hold 2":   {Verb: "hold", Duration: 2 * time.Second}, // as CI_HOLD=2
+		"hold 1d":  {Verb: "hold", Duration: 24 * time.Hour},
 	} {
 		if got, err := ParseRunCommand(line); !reflect.DeepEqual(got, want) || err != nil {
 			t.Errorf("ParseRunCommand(%q) = %+v, %v, want %+v", line, got, err, want)
@@ -199,7 +201,7 @@ func TestParseCommand(t *testing.T) {
 			t.Errorf("ParseCommand(%q): %v, want %v", line, err, iofs.ErrInvalid)
 		}
 	}
-	for _, line := range []string{"", "run HEAD", "gc", "keep x", "hold", "hold -1s", "hold 1"} {
+	for _, line := range []string{"", "run HEAD", "gc", "keep x", "hold", "hold -1s", "hold 1m 1m", "hold 1x", "hold 1.5d", "hold 99999999999w"} {
 		if _, err := ParseRunCommand(line); !errors.Is(err, iofs.ErrInvalid) {
 			t.Errorf("ParseRunCommand(%q): %v, want %v", line, err, iofs.ErrInvalid)
 		}

@@ -307,8 +307,8 @@ func (f toggle) set(text string) error {
 type duration time.Duration
 
 func (f *duration) set(text string) error {
-	d, err := Duration(text)
-	if err != nil || d < 0 {
+	d, err := ci.ParseDuration(text)
+	if err != nil {
 		return errors.New("want a duration such as 90s, 1h30m or 7d")
 	}
 	*f = duration(d)
@@ -329,24 +329,6 @@ type span time.Duration
 func (f *span) set(text string) error { return (*duration)(f).set(text) }
 
 func (f *span) amount() int64 { return int64(*f) }
-
-// Duration is time.ParseDuration that also takes days (7d), weeks (2w), and a bare
-// number of seconds.
-func Duration(s string) (time.Duration, error) {
-	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
-		return time.Duration(n) * time.Second, nil
-	}
-	for unit, d := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
-		if v, ok := strings.CutSuffix(s, unit); ok {
-			n, err := strconv.ParseUint(v, 10, 63)
-			if err == nil && n > uint64(math.MaxInt64/d) {
-				err = strconv.ErrRange
-			}
-			return time.Duration(n) * d, err
-		}
-	}
-	return time.ParseDuration(s)
-}
 
 // memory is a machine's RAM in bytes.
 type memory int64
@@ -430,8 +412,8 @@ func (f *connected) set(text string) error {
 		*f = -1
 		return nil
 	}
-	d, err := Duration(text)
-	if err != nil || d < 0 {
+	d, err := ci.ParseDuration(text)
+	if err != nil {
 		return errors.New("want until-signal, a duration such as 90s or 10m, or 0")
 	}
 	*f = connected(d)
