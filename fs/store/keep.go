@@ -23,7 +23,7 @@ type Keep struct {
 	Once  bool          // the newest and the newest that passed
 	Count int           // so many, the newest; negative keeps none
 	Age   time.Duration // those that came no longer ago
-	Size  int64         // the newest, and more up to so many bytes together
+	Size  int64         // so many bytes together
 }
 
 // ParseKeep reads the words of CI_KEEP: once, a count, an age (90m, 12h, 7d,
@@ -243,7 +243,7 @@ func (t *tally) add(r *record) {
 // keeps reports whether k keeps r, which is the last of the runs in t.
 func (k Keep) keeps(r *record, t tally) bool {
 	return (k.Count == 0 || t.count <= k.Count) &&
-		(k.Age == 0 || time.Since(time.Unix(r.came, 0)) <= k.Age) &&
+		(k.Age == 0 || time.Since(time.Unix(r.came, 0)) <= k.Age || t.count == 1) &&
 		(k.Size == 0 || t.size <= k.Size || t.count == 1)
 }
 

@@ -122,7 +122,7 @@ func TestEvict(t *testing.T) {
 	must(err)
 	must(s.Evict(Keep{Count: 5, Age: 8*day + time.Hour, Size: 3*e.Size + 10}))
 	wantRuns(t, s, newestFirst(3)...)
-	must(s.Evict(Keep{Size: 1})) // the newest stays, whatever its size
+	must(s.Evict(Keep{Size: 1, Age: time.Second})) // the newest stays, whatever its size and age
 	wantRuns(t, s, runs[5])
 	runs[3], runs[5] = runs[5], quick(t, s, commitA)
 	must(s.Keep(runs[3])) // does not count, and stays
