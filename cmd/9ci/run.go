@@ -157,7 +157,7 @@ func runHere(ctx context.Context, rp *repo.Repo, req executor.Request, o runFlag
 	if c.Orchestrator != "" {
 		served = c.Address()
 	}
-	if l, err := post(); err != nil {
+	if l, err := post(nil); err != nil {
 		say("%v: the run goes on, and is not served here", err)
 	} else {
 		served = l.Addr().String()

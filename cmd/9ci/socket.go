@@ -18,9 +18,10 @@ import (
 	"9ci/proto/ninep"
 )
 
-// post announces $NAMESPACE/9ci, or 9ci.PID where another process holds that. It removes
-// what killed processes have left of the second kind, as ninep.Listen does of the first.
-func post() (net.Listener, error) {
+// post announces $NAMESPACE/9ci, or 9ci.PID where another process holds that, unless taken
+// then returns an error; it may be nil. Post removes what killed processes have left of the
+// second kind, as ninep.Listen does of the first.
+func post(taken func() error) (net.Listener, error) {
 	dir, err := ninep.Namespace()
 	if err != nil {
 		return nil, err
@@ -29,6 +30,11 @@ func post() (net.Listener, error) {
 	addr := "unix!" + filepath.Join(dir, "9ci")
 	l, err := ninep.Listen(addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
+		if taken != nil {
+			if err := taken(); err != nil {
+				return nil, err
+			}
+		}
 		l, err = ninep.Listen(fmt.Sprintf("%s.%d", addr, os.Getpid()))
 	}
 	return l, err
@@ -87,15 +93,18 @@ func listen(ctx context.Context, addrs []string) ([]net.Listener, error) {
 		return nil, err
 	}
 	if len(addrs)+len(listeners) == 0 {
-		d, err := findDaemon(ctx)
-		if err != nil {
+		alone := func() error {
+			d, err := findDaemon(ctx)
+			if d != nil {
+				d.close()
+				err = fmt.Errorf("a daemon answers at %s already", d.addr)
+			}
+			return err
+		}
+		if err := alone(); err != nil {
 			return nil, err
 		}
-		if d != nil {
-			d.close()
-			return nil, fmt.Errorf("a daemon answers at %s already", d.addr)
-		}
-		l, err := post()
+		l, err := post(alone) // another daemon may have been started meanwhile
 		return []net.Listener{l}, err
 	}
 	for _, a := range addrs {

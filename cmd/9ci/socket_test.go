@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,7 +67,7 @@ func TestPost(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 { // the second finds the first
-		l, err := post()
+		l, err := post(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -123,7 +124,7 @@ func TestSilent(t *testing.T) {
 
 	answerTime = time.Minute
 	silent.Close()
-	l, err := post()
+	l, err := post(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,5 +136,42 @@ func TestSilent(t *testing.T) {
 	}
 	for _, p := range places {
 		p.close()
+	}
+}
+
+// Of daemons that are started together one serves.
+func TestListenTogether(t *testing.T) {
+	for range 10 {
+		dir := t.TempDir()
+		t.Setenv("NAMESPACE", dir)
+		root := fs.NewDir("/", fs.TextFile("status", func(context.Context) ([]byte, error) { return []byte("mode=daemon\n"), nil }),
+			fs.CtlFile("ctl", "", func(context.Context, string) (string, error) { return "", nil }))
+		ctx, cancel := context.WithCancel(t.Context())
+		var serving, starting sync.WaitGroup
+		errs := make(chan error, 2)
+		for range cap(errs) {
+			starting.Go(func() {
+				listeners, err := listen(ctx, nil)
+				if err == nil {
+					serving.Go(func() { serveUntil(ctx, listeners, &ninep.Server{Root: root}, false) })
+				}
+				errs <- err
+			})
+		}
+		starting.Wait()
+		cancel()
+		serving.Wait()
+		close(errs)
+		refused := 0
+		for err := range errs {
+			if err != nil && strings.HasPrefix(err.Error(), "a daemon answers at unix!"+dir+"/9ci") {
+				refused++
+			} else if err != nil {
+				t.Error(err)
+			}
+		}
+		if refused != 1 {
+			t.Errorf("%d of two were refused, want one", refused)
+		}
 	}
 }
