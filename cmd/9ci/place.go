@@ -108,7 +108,7 @@ func (s search) places(ctx context.Context) ([]place, error) {
 		for _, aname := range anames {
 			p, err := open(ctx, a, aname)
 			if _, unserved := errors.AsType[*told](err); s.addr == "" && aname != "" && errors.Is(err, iofs.ErrNotExist) && !unserved {
-				err = fmt.Errorf("%s does not serve %s: 9ci in the repository has a daemon do so, and so does echo repo %s | 9ci write ctl", a, aname, ci.Quote(here.repo.Top))
+				err = fmt.Errorf("%s does not serve %s: 9ci in the repository has a daemon do so, and so does echo %s | 9ci write ctl", a, aname, repo.ShellQuote("repo "+ci.Quote(here.repo.Top)))
 			}
 			if err != nil {
 				errs = append(errs, err)

@@ -419,8 +419,8 @@ func printable(name string) string {
 	return name
 }
 
-// shellQuote returns s as one word of sh(1).
-func shellQuote(s string) string {
+// ShellQuote returns s as one word of sh(1).
+func ShellQuote(s string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@+,%"
 	if s != "" && strings.Trim(s, plain) == "" {
 		return s

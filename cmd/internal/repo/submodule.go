@@ -150,11 +150,11 @@ func (s source) submodule(ctx context.Context, m submodule, head, commit string)
 		}
 		sub.shellDir = s.shellDir
 		if rel, err := filepath.Rel(s.GitDir, dir); err == nil {
-			sub.shellDir += "/" + shellQuote(rel)
+			sub.shellDir += "/" + ShellQuote(rel)
 		}
 		sub.git = "git --git-dir=" + sub.shellDir
 		if _, err := os.Lstat(filepath.Join(sub.work, ".git")); err == nil && sub.work != "" && (i == 0 || i == len(dirs)-1) {
-			sub.git = "git -C " + shellQuote(sub.path)
+			sub.git = "git -C " + ShellQuote(sub.path)
 		}
 		switch id, _, err := sub.commit(ctx, head); {
 		case err == nil && id == head:
@@ -181,7 +181,7 @@ func (s source) cloneCommand(ctx context.Context, m submodule, commit string) st
 		} else {
 			url = m.url
 		}
-		return fmt.Sprintf("git clone --bare -- %s %s/%s", shellQuote(url), s.shellDir, shellQuote("modules/"+m.name))
+		return fmt.Sprintf("git clone --bare -- %s %s/%s", ShellQuote(url), s.shellDir, ShellQuote("modules/"+m.name))
 	}
 	update := s.git + " submodule update --init --recursive"
 	// That asks the index for the submodules.
