@@ -73,7 +73,7 @@ func (r *Replayer) compare(ctx context.Context, near *neighbour, key ci.Attrs, c
 		return append([]string{fmt.Sprintf("the nearest is %s, whose status cannot be read: %v", near.name, err)}, lines...)
 	}
 	if st.State != "passed" {
-		lines = append(lines, fmt.Sprintf("state: it %s, and only passed runs are replayed", st.State))
+		lines = append(lines, fmt.Sprintf("state: it ended as %s, and only passed runs are replayed", st.State))
 	}
 	if time.Since(st.Time) > c.MaxAge {
 		lines = append(lines, fmt.Sprintf("age: it ended at %s, and CI_MAXAGE is %v", ci.FormatTime(st.Time), c.MaxAge))

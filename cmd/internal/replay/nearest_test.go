@@ -47,7 +47,7 @@ func TestNearest(t *testing.T) {
 			[]string{"the nearest is ci/.* of the store, .*", "env: yours 'A=1', theirs 'A=1' 'B=2'"}},
 		{"another commit", elsewhere, nil, []string{"the nearest is ci/.*", "commit: yours '" + commit + "', theirs '8{40}'"}},
 		{"failed", nil, map[string]peer{"a": newPeer(t, alice, key, "failed", now)},
-			[]string{"the nearest is n/a/.*, failed at .*", "state: it failed, and only passed runs are replayed"}},
+			[]string{"the nearest is n/a/.*, failed at .*", "state: it ended as failed, and only passed runs are replayed"}},
 		{"old and of a stranger", nil, map[string]peer{"a": newPeer(t, mallory, key, "passed", now.Add(-3*time.Hour))},
 			[]string{"the nearest is n/a/.*", "age: it ended at .*Z, and CI_MAXAGE is 1h0m0s",
 				`trust: its signer SHA256:.* is not trusted: .*; if you know whose key that is: echo '\* namespaces="run@9ci" ` +
