@@ -2,9 +2,9 @@ package orchestrator
 
 import (
 	"errors"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"9ci/orchestrator/access"
 	"9ci/orchestrator/access/forge"
@@ -48,6 +48,12 @@ func openState(dir string) (hostKeys, error) {
 
 // otherHostKeys returns the files of host keys but for hostKeyFile, by name.
 func otherHostKeys(dir string) ([]string, error) {
-	all, err := filepath.Glob(filepath.Join(dir, "ssh_host_*_key"))
-	return slices.DeleteFunc(all, func(path string) bool { return filepath.Base(path) == hostKeyFile }), err
+	names, err := iofs.Glob(os.DirFS(dir), "ssh_host_*_key")
+	var all []string
+	for _, name := range names {
+		if name != hostKeyFile {
+			all = append(all, filepath.Join(dir, name))
+		}
+	}
+	return all, err
 }

@@ -96,7 +96,7 @@ func TestKRL(t *testing.T) {
 // next one while the old one is still shown, and checks that the server has it. Then
 // the next one takes its place.
 func TestHostKeysRotate(t *testing.T) {
-	dir, home := filepath.Join(t.TempDir(), "state"), t.TempDir()
+	dir, home := filepath.Join(t.TempDir(), "[state"), t.TempDir()
 	m := &testMux{t: t, dir: dir, home: home}
 	serve := func() (stop func()) {
 		t.Helper()

@@ -340,7 +340,7 @@ func unsign(module []byte) []byte {
 
 // syncAll has a directory and its files on disk.
 func syncAll(dir string) error {
-	names, err := filepath.Glob(dir + "/*")
+	names, err := glob(dir, "*")
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func Images(cache string) ([]*Image, error) {
 	}
 	var out []*Image
 	for _, l := range labels {
-		dirs, err := filepath.Glob(filepath.Join(l, digestGlob))
+		dirs, err := glob(l, digestGlob)
 		if err != nil {
 			return nil, err
 		}
@@ -60,7 +60,17 @@ func labelDirs(cache string) ([]string, error) {
 		return nil, err
 	}
 	top := filepath.Dir(filepath.Dir(dir)) // a label is two names
-	return filepath.Glob(filepath.Join(top, "*", "*"))
+	return glob(top, "*/*")
+}
+
+// glob returns the paths of the files below dir whose names there match pattern. In dir
+// itself no character has a meaning.
+func glob(dir, pattern string) ([]string, error) {
+	names, err := iofs.Glob(os.DirFS(dir), pattern)
+	for i, name := range names {
+		names[i] = filepath.Join(dir, name)
+	}
+	return names, err
 }
 
 func collectImages(ctx context.Context, dir string) error {

@@ -47,7 +47,7 @@ rm -r m
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	return filepath.Join(dir, "cache"), builds
+	return filepath.Join(dir, "[cache"), builds // no pattern
 }
 
 // built is how often a bootstrapper built.

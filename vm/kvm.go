@@ -99,7 +99,7 @@ func remember(memo, text string) {
 		return
 	}
 	dir := filepath.Dir(memo)
-	old, _ := filepath.Glob(filepath.Join(dir, "*"))
+	old, _ := glob(dir, "*")
 	for _, name := range old {
 		os.Remove(name)
 	}

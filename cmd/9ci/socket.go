@@ -43,9 +43,10 @@ func post(taken func() error) (net.Listener, error) {
 // sweep removes the sockets 9ci.PID of processes that have died. A process of another PID
 // namespace is not known here, and answers.
 func sweep(dir string) {
-	names, _ := filepath.Glob(filepath.Join(dir, "9ci.*"))
+	names, _ := iofs.Glob(os.DirFS(dir), "9ci.*")
 	for _, name := range names {
-		pid, err := strconv.Atoi(strings.TrimPrefix(filepath.Base(name), "9ci."))
+		pid, err := strconv.Atoi(strings.TrimPrefix(name, "9ci."))
+		name = filepath.Join(dir, name)
 		if err != nil || pid <= 0 || syscall.Kill(pid, 0) != syscall.ESRCH {
 			continue
 		}

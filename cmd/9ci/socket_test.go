@@ -43,7 +43,10 @@ func TestListenerLost(t *testing.T) {
 
 // A process removes the sockets that killed processes have left, and no other file.
 func TestPost(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "n[s") // no pattern
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("NAMESPACE", dir)
 	dead := exec.Command("true")
 	if err := dead.Run(); err != nil {

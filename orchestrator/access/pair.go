@@ -25,8 +25,11 @@ const PageACMEDir = "acme"
 
 // PageACMEFiles returns the paths of the files of PageACMEDir, all of which are secrets.
 func PageACMEFiles(dir string) []string {
-	paths, _ := filepath.Glob(filepath.Join(dir, PageACMEDir, "*", "*")) // the pattern is good
-	return paths
+	names, _ := iofs.Glob(os.DirFS(dir), PageACMEDir+"/*/*") // the pattern is good
+	for i, name := range names {
+		names[i] = filepath.Join(dir, name)
+	}
+	return names
 }
 
 // Pair returns a function that returns the certificate of a file, with the key of

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -505,14 +506,14 @@ func (e *Executor) do(run *store.Run, req Request, u *unfinished) error {
 // scratch makes a directory for what a run needs on the host while it goes on,
 // and removes those that killed processes left.
 func scratch() (string, error) {
-	old, err := filepath.Glob(filepath.Join(os.TempDir(), "9ci-*-*"))
+	old, err := iofs.Glob(os.DirFS(os.TempDir()), "9ci-*-*")
 	if err != nil {
 		return "", err
 	}
 	for _, name := range old {
 		var pid int
-		if n, _ := fmt.Sscanf(filepath.Base(name), "9ci-%d-", &pid); n == 1 && syscall.Kill(pid, 0) == syscall.ESRCH {
-			os.RemoveAll(name)
+		if n, _ := fmt.Sscanf(name, "9ci-%d-", &pid); n == 1 && syscall.Kill(pid, 0) == syscall.ESRCH {
+			os.RemoveAll(filepath.Join(os.TempDir(), name))
 		}
 	}
 	return home.TempDir("")
