@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	iofs "io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -304,6 +305,8 @@ func TestKillInStep(t *testing.T) {
 				fmt.Fprint(f, "2026-11-24T21:04:05.000000000Z std")
 				f.Close()
 			}
+			died := time.Now().Add(-time.Hour).Truncate(time.Second)
+			filepath.WalkDir(s.workPath(id), func(name string, _ iofs.DirEntry, _ error) error { return os.Chtimes(name, died, died) })
 			if ids, err := s.Recover(t.Context(), testSign); !slices.Equal(ids, []string{id}) || err != nil {
 				t.Fatalf("Recover = %q, %v, want %q", ids, err, id)
 			}
@@ -315,8 +318,8 @@ func TestKillInStep(t *testing.T) {
 			if step == "post-test" {
 				want = "passed"
 			}
-			if e.State != want || e.Signer == "" {
-				t.Errorf("state = %s, signer %q, want %s and a signer", e.State, e.Signer, want)
+			if e.State != want || e.Signer == "" || !e.Time.Equal(died) {
+				t.Errorf("state = %s, signer %q at %v, want %s, a signer and %v", e.State, e.Signer, e.Time, want, died)
 			}
 			for j, name := range ci.Steps {
 				st, err := readStatus(filepath.Join(e.Dir, "step", name, "status"))
@@ -329,6 +332,9 @@ func TestKillInStep(t *testing.T) {
 				}
 				if err != nil || st.State != want {
 					t.Errorf("step %s is %s, %v, want %s", name, st.State, err, want)
+				}
+				if j == i && !st.Time.Equal(died) { // and not when somebody came to see
+					t.Errorf("step %s ended at %v, want %v", name, st.Time, died)
 				}
 			}
 			log, err := os.ReadFile(filepath.Join(e.Dir, "step", step, "log"))

@@ -115,6 +115,7 @@ func (s *Store) Resume() ([]*Run, error) {
 			errs = append(errs, fmt.Errorf("store: resume %s: %w", w.Name(), err))
 		} else if r != nil {
 			r.info = slices.DeleteFunc(r.info, func(a ci.Attr) bool { return a.Name == "end" })
+			r.died = time.Time{}
 			runs = append(runs, r)
 		}
 	}
@@ -136,6 +137,7 @@ func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
 	if _, err := os.Lstat(dir); err != nil {
 		return nil, err
 	}
+	died := lastChange(dir) // before anything is mended
 	info, err := readAttrs(filepath.Join(dir, "info"))
 	if err != nil {
 		return nil, err
@@ -155,7 +157,7 @@ func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
 	soften(dir)
 	reserve(lock, room) // as well as may be
 	r := s.newRun(commit)
-	r.id, r.dir, r.lock, r.key, r.status = id, dir, lock, key, status
+	r.id, r.dir, r.lock, r.key, r.status, r.died = id, dir, lock, key, status, died
 	_, r.seq, _ = ci.SplitID(id)
 	for _, a := range info {
 		if a.Value != "-" {
@@ -197,7 +199,7 @@ func (s *Store) reopen(id string, lock *os.File) (*Run, error) {
 		}
 	}
 	if !info.Has("end") || info.Get("end") == "-" {
-		r.info = r.info.With(ci.Attr{Name: "end", Value: ci.FormatTime(lastChange(dir))})
+		r.info = r.info.With(ci.Attr{Name: "end", Value: ci.FormatTime(died)})
 	}
 	return r, nil
 }
@@ -251,12 +253,20 @@ func cutLog(f *os.File) error {
 	if _, err := f.ReadAt(b, start); err != nil {
 		return err
 	}
-	return f.Truncate(start + int64(bytes.LastIndexByte(b, '\n')+1))
+	end := start + int64(bytes.LastIndexByte(b, '\n')+1)
+	if end == fi.Size() {
+		return nil
+	}
+	return f.Truncate(end)
 }
 
 // lastChange returns when a file of the run was last written.
 func lastChange(dir string) (last time.Time) {
-	for _, name := range []string{"status", "info", "log", "stdout", "stderr"} {
+	names := []string{"status", "info", "log", "stdout", "stderr"}
+	for _, step := range ci.Steps {
+		names = append(names, "step/"+step+"/log", "step/"+step+"/status")
+	}
+	for _, name := range names {
 		if fi, err := os.Lstat(filepath.Join(dir, name)); err == nil && fi.ModTime().After(last) {
 			last = fi.ModTime()
 		}

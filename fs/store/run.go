@@ -36,6 +36,7 @@ type Run struct {
 	start   time.Time // of the first step
 	step    int       // index in Steps of the current step, or -1
 	entered time.Time
+	died    time.Time // when the process that made the run had last written to it; zero: it is this one
 	steps   []ci.Status
 	key     ci.Attrs
 	info    ci.Attrs
@@ -378,10 +379,13 @@ func (r *Run) Leave(step, state string, code int) error {
 
 func (r *Run) leave(i int, state string, code int) error {
 	now := time.Now()
+	if !r.died.IsZero() && r.step == i { // the step ended with the process
+		now = r.died
+	}
 	st := ci.Status{State: state, Code: code, Took: -1, Time: now}
 	if r.step == i {
 		r.lines.flush()
-		st.Took = now.Sub(r.entered)
+		st.Took = max(now.Sub(r.entered), 0)
 		r.stepLog.Close()
 		r.stepLog, r.step = nil, -1
 	}
