@@ -253,7 +253,7 @@ func TestTTY(t *testing.T) {
 	var out bytes.Buffer
 	changed := false
 	exit, err := c.Run(t.Context(), Cmd{
-		Args:   sh("stty size; test -t 0 && test -t 2 && echo tty; trap 'stty size; exit 4' WINCH; echo ready; while :; do sleep 0.1; done"),
+		Args:   sh("stty size; stty -a | grep -ow '.\\?iutf8'; test -t 0 && test -t 2 && echo tty; trap 'stty size; exit 4' WINCH; echo ready; while :; do sleep 0.1; done"),
 		TTY:    true,
 		Resize: resize,
 		Stdin:  r,
@@ -267,7 +267,7 @@ func TestTTY(t *testing.T) {
 		}),
 	})
 	w.Close()
-	want := "30 100\r\ntty\r\nready\r\n40 120\r\n"
+	want := "30 100\r\niutf8\r\ntty\r\nready\r\n40 120\r\n"
 	if err != nil || exit.Code != 4 || out.String() != want {
 		t.Errorf("Run = %+v, %v, %q, want 4, %q", exit, err, &out, want)
 	}

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTTY makes a terminal: our side of it, and the command's.
+// openTTY makes a terminal: our side of it, and the command's. Its text is UTF-8.
 func openTTY(rows, cols uint16) (master, slave *os.File, err error) {
 	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -25,8 +25,15 @@ func openTTY(rows, cols uint16) (master, slave *os.File, err error) {
 		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
 			return err
 		}
-		n, err = unix.IoctlGetInt(fd, unix.TIOCGPTN)
-		return err
+		if n, err = unix.IoctlGetInt(fd, unix.TIOCGPTN); err != nil {
+			return err
+		}
+		modes, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		if err != nil {
+			return err
+		}
+		modes.Iflag |= unix.IUTF8 // an erase takes a whole character away: termios(3)
+		return unix.IoctlSetTermios(fd, unix.TCSETS, modes)
 	}); err != nil {
 		return nil, nil, fmt.Errorf("pty: %w", err)
 	}
