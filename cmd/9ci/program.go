@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	iofs "io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -27,8 +29,12 @@ func tool(name string) (string, error) {
 	}
 	dir := filepath.Dir(self)
 	for _, d := range []string{filepath.Join(dir, "../lib/9ci"), dir} {
-		if p, err := exec.LookPath(filepath.Join(d, name)); err == nil {
+		p, err := exec.LookPath(filepath.Join(d, name))
+		if err == nil {
 			return p, nil
+		}
+		if !errors.Is(err, iofs.ErrNotExist) {
+			return "", fmt.Errorf("%w: mk install puts one there that runs", err)
 		}
 	}
 	return "", fmt.Errorf("%s is not beside %s, nor in ../lib/9ci: mk install puts it there", name, self)
