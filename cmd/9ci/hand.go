@@ -140,6 +140,9 @@ func (d *daemonPlace) hand(ctx context.Context, rp *repo.Repo, req executor.Requ
 	})
 	defer stop()
 	code, err := finish(follow, root, id, o, req.Config, rp, func(string) string { return "" })
+	if errors.Is(err, fs.ErrIO) && follow.Err() == nil {
+		return code, fmt.Errorf("the daemon has ended, or the connection to it is lost: 9ci cat ci/%s/status says what has become of the run: %w", id, err)
+	}
 	if err != nil && follow.Err() == nil {
 		return code, fmt.Errorf("daemon: %w", err)
 	}
