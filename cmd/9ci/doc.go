@@ -347,9 +347,9 @@ missing, by sudo if the user is not root, and builds the core OS if it is missin
 # Init
 
 Init writes the files that a repository lacks: a mkfile that tests it as it is, with
-packages of Debian 12, if it is in Go, Rust, JavaScript, Python or C, as far as its files
-say; a .env; and the files with which the CI of its forge calls 9ci: see # In a CI job. The
-forge is the one that the host of origin is named for, GitHub, GitLab or Forgejo, or else
+packages of Debian 12, if it is in Go, Rust, JavaScript, Python or C, as far as the files at
+its top say; if they do not, the mkfile's test does nothing, and init says so; a .env; and the
+files with which the CI of its forge calls 9ci: see # In a CI job. The forge is the one that the host of origin is named for, GitHub, GitLab or Forgejo, or else
 each whose files are there, or else all; Woodpecker, if its files are there.
 
 With -hooks init writes instead two hooks of git for this clone. Post-commit hands each commit

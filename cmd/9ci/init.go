@@ -54,8 +54,9 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	defer top.Close()
+	mkfile, known := mkfileFor(top.FS())
 	files := []initFile{
-		{name: "mkfile", mode: 0o666, text: mkfileFor(top.FS())},
+		{name: "mkfile", mode: 0o666, text: mkfile},
 		{name: ".env", mode: 0o600, text: config.Example()},
 	}
 	shims, err := shimFiles(ctx, rp)
@@ -73,6 +74,9 @@ func initCommand(ctx context.Context, args []string) (int, error) {
 			return exitError, err
 		default:
 			tellWritten(f.name, true)
+			if f.name == "mkfile" && !known {
+				say("no file at the top of this repository says how it is tested, so the mkfile's test does nothing yet: write there what it does")
+			}
 		}
 	}
 	return 0, nil

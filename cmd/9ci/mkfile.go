@@ -23,8 +23,9 @@ type build struct {
 var builds = []func(top iofs.FS) *build{goBuild, cargoBuild, nodeBuild, pythonBuild}
 var cBuilds = []func(top iofs.FS) *build{mesonBuild, cmakeBuild, autoconfBuild, makeBuild}
 
-// mkfileFor returns a mkfile that tests the repository whose top is given, as it is.
-func mkfileFor(top iofs.FS) string {
+// mkfileFor returns a mkfile that tests the repository whose top is given, as it is. If its
+// files do not say how, the mkfile's test does nothing, and known is false.
+func mkfileFor(top iofs.FS) (text string, known bool) {
 	var all build
 	add := func(b *build) bool {
 		if b == nil {
@@ -36,16 +37,15 @@ func mkfileFor(top iofs.FS) string {
 		all.test = append(all.test, b.test...)
 		return true
 	}
-	found := false
 	for _, f := range builds {
-		found = add(f(top)) || found
+		known = add(f(top)) || known
 	}
 	for _, f := range cBuilds {
-		found = found || add(f(top))
+		known = known || add(f(top))
 	}
 	const head = "# 9ci runs these at a commit, in a machine of its own: 9ci help\n\n"
-	if !found {
-		return head + "test:V:\n\techo no tests yet\n"
+	if !known {
+		return head + "test:V:\n\techo no tests yet\n", false
 	}
 	var b strings.Builder
 	b.WriteString(head + "# As root, with a network: what the test needs. The machine is Debian 12.\nprepare-runtime:V: mkfile")
@@ -62,7 +62,7 @@ func mkfileFor(top iofs.FS) string {
 	}
 	fmt.Fprintf(&b, "\n\t%s\n", strings.Join(append(lines, all.prepare...), "\n\t"))
 	fmt.Fprintf(&b, "\n# Without a network.\ntest:V:\n\t%s\n", strings.Join(all.test, "\n\t"))
-	return b.String()
+	return b.String(), true
 }
 
 // debianGo is the minor version of Debian 12's Go 1, and firstToolchain that of the first
@@ -78,14 +78,17 @@ var (
 )
 
 func goBuild(top iofs.FS) *build {
-	mod, ok := read(top, "go.mod")
-	if !ok {
+	b := &build{packages: []string{"ca-certificates", "gcc", "golang-go", "libc6-dev"}}
+	// Of a workspace, ./... are the packages of one module at most.
+	mod, ok := read(top, "go.work")
+	if ok {
+		b.inputs = []string{"go.work", "go.work.sum", "go.mod", "go.sum"}
+		b.test = []string{"all=$(go list -m -f '{{.Dir}}/...')", "go vet $all", "go test $all"}
+	} else if mod, ok = read(top, "go.mod"); ok {
+		b.inputs = []string{"go.mod", "go.sum"}
+		b.test = []string{"go vet ./...", "go test ./..."}
+	} else {
 		return nil
-	}
-	b := &build{
-		packages: []string{"ca-certificates", "gcc", "golang-go", "libc6-dev"},
-		inputs:   []string{"go.mod", "go.sum"},
-		test:     []string{"go vet ./...", "go test ./..."},
 	}
 	minor, version := 0, ""
 	if m := goLine.FindStringSubmatch(mod); m != nil {
@@ -173,11 +176,11 @@ func pythonBuild(top iofs.FS) *build {
 			wants = append(wants, name)
 		}
 	}
-	if !installs && wants == nil && project == "" && !isFile(top, "setup.cfg") && !isFile(top, "tox.ini") {
+	if !installs && wants == nil && project == "" && !isFile(top, "setup.cfg") && !isFile(top, "tox.ini") && !hasPythonTests(top) {
 		return nil
 	}
 	b := &build{
-		packages: []string{"ca-certificates", "python3-venv"},
+		packages: []string{"ca-certificates", "python3-pytest", "python3-venv"},
 		inputs:   append([]string{"pyproject.toml", "setup.py", "setup.cfg"}, wants...),
 		prepare:  []string{"python3 -m venv --system-site-packages /opt/venv"},
 	}
@@ -186,7 +189,6 @@ func pythonBuild(top iofs.FS) *build {
 		text, _ := read(top, name)
 		said += text
 	}
-	pytest := strings.Contains(said, "pytest") || isFile(top, "conftest.py") || isFile(top, "tests/conftest.py")
 	pip := ""
 	for _, name := range wants {
 		pip += " -r " + name
@@ -197,16 +199,26 @@ func pythonBuild(top iofs.FS) *build {
 			pip += "[" + m[1] + "]"
 		}
 	}
-	if pytest {
-		b.packages = append(b.packages, "python3-pytest")
-	}
 	if pip != "" {
 		b.prepare = append(b.prepare, "/opt/venv/bin/pip install -q"+pip)
 	}
-	if b.test = []string{"/opt/venv/bin/python -m unittest"}; pytest {
-		b.test = []string{"/opt/venv/bin/python -m pytest"}
+	// Pytest runs what unittest does, and fails if there is no test, which unittest of
+	// Debian 12 does not.
+	b.test = []string{"/opt/venv/bin/python -m pytest"}
+	if !strings.Contains(said, "pytest") && !isFile(top, "conftest.py") && !isFile(top, "tests/conftest.py") {
+		b.test = []string{"/opt/venv/bin/python -m pytest -o python_files='test*.py *_test.py'"}
 	}
 	return b
+}
+
+// hasPythonTests reports whether there are files of tests where unittest or pytest find them.
+func hasPythonTests(top iofs.FS) bool {
+	for _, pattern := range []string{"test_*.py", "tests/test_*.py", "test/test_*.py"} {
+		if names, _ := iofs.Glob(top, pattern); len(names) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func mesonBuild(top iofs.FS) *build {

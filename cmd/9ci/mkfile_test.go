@@ -30,7 +30,11 @@ func TestMkfile(t *testing.T) {
 		{"pnpm", []string{`package.json={"scripts":{"test":"vitest"}}`, "pnpm-lock.yaml="}, "nodejs npm", []string{"npx --yes pnpm@9 install --frozen-lockfile"}, "mkfile package.json pnpm-lock.yaml", "npm test"},
 		{"npm without a lock", []string{`package.json={"scripts":{"test":"a"}}`}, "nodejs npm", []string{"npm install"}, "mkfile package.json", "npm test"},
 		{"npm init", []string{`package.json={"scripts":{"test":"echo \"Error: no test specified\" && exit 1"}}`}, "", nil, "", "echo no tests yet"},
-		{"unittest", []string{"requirements.txt=six\n"}, "python3-venv", []string{"/opt/venv/bin/pip install -q -r requirements.txt"}, "mkfile requirements.txt", "/opt/venv/bin/python -m unittest"},
+		{"a workspace of Go", []string{"go.work=go 1.19\nuse ./a\n", "a/go.mod=module a\n"}, "golang-go", []string{"go mod download"}, "mkfile go.work", "all=$(go list -m -f '{{.Dir}}/...'); go vet $all; go test $all"},
+		{"a workspace of Go and the module at its top", []string{"go.work=go 1.26\nuse .\nuse ./a\n", "go.mod=module x\ngo 1.19\n"}, "golang-go", []string{"go=golang.org/toolchain@v0.0.1-go1.26.0.linux-$(go env GOARCH)"}, "mkfile go.work go.mod", "PATH=/usr/local/go/bin:$PATH; all=$(go list -m -f '{{.Dir}}/...'); go vet $all; go test $all"},
+		{"unittest", []string{"requirements.txt=six\n"}, "python3-pytest python3-venv", []string{"/opt/venv/bin/pip install -q -r requirements.txt"}, "mkfile requirements.txt", "/opt/venv/bin/python -m pytest -o python_files='test*.py *_test.py'"},
+		{"tests in Python alone", []string{"tests/test_x.py="}, "python3-pytest python3-venv", []string{"!/opt/venv/bin/pip install -q"}, "mkfile", "/opt/venv/bin/python -m pytest -o python_files='test*.py *_test.py'"},
+		{"Python without tests", []string{"main.py="}, "", nil, "", "echo no tests yet"},
 		{"pytest", []string{"pyproject.toml=[project]\nname='x'\n[project.optional-dependencies]\ntest = ['pytest']\n"}, "python3-pytest python3-venv", []string{"/opt/venv/bin/pip install -q -e .[test]"}, "mkfile pyproject.toml", "/opt/venv/bin/python -m pytest"},
 		{"make", []string{"Makefile=test := no\ncheck: all\n"}, "build-essential", nil, "mkfile", "make check"},
 		{"GNU make", []string{"Makefile=check: all\n", "GNUmakefile=test:\n\ttrue\n"}, "build-essential", nil, "mkfile", "make test"},
@@ -46,10 +50,13 @@ func TestMkfile(t *testing.T) {
 				name, text, _ := strings.Cut(f, "=")
 				top[name] = &fstest.MapFile{Data: []byte(text)}
 			}
-			text := mkfileFor(top)
+			text, known := mkfileFor(top)
 			m, err := mk.Parse(t.Context(), mk.Config{Src: strings.NewReader(text)})
 			if err != nil {
 				t.Fatalf("%v\n%s", err, text)
+			}
+			if known == (c.apt == "") {
+				t.Errorf("known is %v", known)
 			}
 			recipes := make(map[string]string)
 			for _, r := range m.Rules() {
