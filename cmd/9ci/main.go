@@ -122,7 +122,12 @@ func exit(code int) {
 func say(format string, args ...any) { show.Message("9ci", fmt.Sprintf(format, args...)) }
 
 func dispatch(ctx context.Context, args []string) (int, error) {
-	if len(args) == 0 || strings.HasPrefix(args[0], "-") && !slices.Contains([]string{"-h", "-help", "--help"}, args[0]) {
+	switch {
+	case len(args) == 0:
+		return runCommand(ctx, args)
+	case args[0] == "-version" || args[0] == "--version":
+		return versionCommand(ctx, args[1:])
+	case strings.HasPrefix(args[0], "-") && !slices.Contains([]string{"-h", "-help", "--help"}, args[0]):
 		return runCommand(ctx, args)
 	}
 	for _, c := range commands() {
@@ -159,7 +164,7 @@ func parseFlags(f *flag.FlagSet, args []string, min, max int) error {
 	f.SetOutput(io.Discard)
 	switch err := f.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		show.Out.Printf("%s\n", synopsis)
+		show.Out.Printf("%s\n9ci help %s says more\n", synopsis, f.Name())
 		return err
 	case err != nil:
 		return fmt.Errorf("%w\n%s", err, synopsis)

@@ -134,8 +134,12 @@ var commands = map[string]command{
 	"version": {"version", noFlags, noArgs, printVersion},
 }
 
-// usage says how the program is called.
-func usage(w io.Writer) {
+// usage says how a command is called, or else the program.
+func usage(w io.Writer, command string) {
+	if c, ok := commands[command]; ok {
+		fmt.Fprintf(w, "usage: orchestrator %s\norchestrator help %s says more\n", c.usage, command)
+		return
+	}
 	fmt.Fprintln(w, "usage: orchestrator [-a ADDR]... [-state DIR] [-ca FILE] [-url URL] [-web ADDR] [-acme URL] [-tls ADDR] [-metrics ADDR] [-log LEVEL] [-D]")
 	for _, name := range []string{"token", "tokens", "revoke", "invite", "check", "help", "version"} {
 		fmt.Fprintln(w, "       orchestrator", commands[name].usage)
@@ -172,26 +176,37 @@ func run(drain, end context.Context, args []string, stdout, stderr io.Writer) in
 	var o options
 	f := flags(&o)
 	var c command
+	name := ""
+	if len(args) > 0 && (args[0] == "-version" || args[0] == "--version") {
+		args = append([]string{"version"}, args[1:]...)
+	}
 	if len(args) > 0 {
 		c = commands[args[0]]
 	}
 	if c.do != nil {
-		f = flag.NewFlagSet("orchestrator "+args[0], flag.ContinueOnError)
+		name = args[0]
+		f = flag.NewFlagSet("orchestrator "+name, flag.ContinueOnError)
 		c.flags(f, &o)
 		args = args[1:]
-	}
-	f.SetOutput(stderr)
-	f.Usage = func() { usage(stderr) }
-	if err := f.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil {
-		return 2
-	}
-	if c.args == nil {
+	} else {
 		c.args = noArgs
 	}
-	if !c.args(f.NArg()) {
-		f.Usage()
+	f.SetOutput(io.Discard)
+	f.Usage = func() {}
+	err := f.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		usage(stdout, name)
+		return 0
+	case err == nil && name == "" && f.NArg() > 0:
+		err = fmt.Errorf("unknown command %s", f.Arg(0))
+	case err == nil && !c.args(f.NArg()):
+		usage(stderr, name)
+		return 2
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "orchestrator:", err)
+		usage(stderr, name)
 		return 2
 	}
 	status, err := 0, o.defaults()

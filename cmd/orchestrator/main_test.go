@@ -103,9 +103,10 @@ func TestMisused(t *testing.T) {
 		status int
 		stderr string
 	}{
-		{"-x", 2, "usage: orchestrator"},
-		{"word", 2, "usage: orchestrator"},
-		{"check word", 2, "orchestrator check [-state DIR]"},
+		{"-x", 2, "orchestrator: flag provided but not defined: -x\nusage: orchestrator [-a"},
+		{"word", 2, "orchestrator: unknown command word\nusage: orchestrator [-a"},
+		{"-D word", 2, "orchestrator: unknown command word\n"},
+		{"check word", 2, "usage: orchestrator check [-state DIR]"},
 		{"check -a tcp!127.0.0.1!0", 2, "not defined: -a"},
 		{"-log loud", 2, "want debug, info, warn or error"},
 		{"-a nonsense!x!y", 1, "bad address"},
@@ -118,6 +119,27 @@ func TestMisused(t *testing.T) {
 		status := run(ctx, t.Context(), strings.Fields(test.args), io.Discard, &stderr)
 		if status != test.status || !strings.Contains(stderr.String(), test.stderr) {
 			t.Errorf("orchestrator %s: status %d, %q; want %d, %q", test.args, status, &stderr, test.status, test.stderr)
+		}
+	}
+}
+
+// Help that is asked for stands on standard output, and is of what is asked about.
+func TestUsage(t *testing.T) {
+	for args, want := range map[string]string{
+		"-h":           "usage: orchestrator [-a ADDR]",
+		"--help":       "usage: orchestrator [-a ADDR]",
+		"token -h":     "usage: orchestrator token [-state DIR]",
+		"check --help": "usage: orchestrator check [-state DIR]",
+		"version":      "orchestrator ",
+		"--version":    "orchestrator ",
+	} {
+		var stdout, stderr bytes.Buffer
+		status := run(t.Context(), t.Context(), strings.Fields(args), &stdout, &stderr)
+		if status != 0 || stderr.Len() > 0 || !strings.HasPrefix(stdout.String(), want) {
+			t.Errorf("orchestrator %s: status %d, %q, and on stderr %q; want %q", args, status, &stdout, &stderr, want)
+		}
+		if strings.Contains(args, " ") && strings.Contains(stdout.String(), "-a ADDR") {
+			t.Errorf("orchestrator %s says what is not of the command: %q", args, &stdout)
 		}
 	}
 }
