@@ -95,7 +95,11 @@ func possible(ctx context.Context, words []string) (list []string, files bool) {
 		case "rev":
 			list = append(list, gitRevisions(ctx)...)
 		case "REV":
-			list = append(list, runs(ctx, addr)...)
+			if name == "vouch" || slices.Contains(args, "-attest") || slices.Contains(args, "--attest") {
+				list = append(list, gitRevisions(ctx)...) // they are told a commit, and not a run
+			} else {
+				list = append(list, runs(ctx, addr)...)
+			}
 		case "PATH":
 			list = append(list, treePaths(ctx, addr, word)...)
 		case "ADDR":
@@ -107,9 +111,7 @@ func possible(ctx context.Context, words []string) (list []string, files bool) {
 			files = true
 		case "TOPIC":
 			list = append(list, commandNames()...)
-			for _, p := range manual.Pages() {
-				list = append(list, p.Name)
-			}
+			list = append(list, manual.Topics("9ci")...)
 		default:
 			if alt != kind && alt == strings.ToLower(alt) {
 				list = append(list, alt)

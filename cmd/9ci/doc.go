@@ -370,7 +370,12 @@ dated by $SOURCE_DATE_EPOCH or else by the commit that 9ci was built of. With
 -completion it prints what bash, zsh or fish is to read to complete 9ci's command lines:
 commands, flags, revisions, the ids of runs and the paths of the tree. These scripts are
 installed with 9ci, and ask 9ci help -complete -- WORDS what can stand for the last of
-the words behind 9ci; its exit status is 1 if that is a file of this host.
+the words behind 9ci; its exit status is 1 if that is a file of this host. A shell that does
+not look where they are installed, as Debian's fish does not in /usr/local, reads them so:
+
+	source <(9ci help -completion bash)      in ~/.bashrc
+	source <(9ci help -completion zsh)       in ~/.zshrc, behind compinit
+	9ci help -completion fish | source       in ~/.config/fish/config.fish
 
 Version prints the revision of the sources that 9ci was built of, which status has too.
 

@@ -43,6 +43,9 @@ func Pages() []*Page {
 	}
 }
 
+// cited returns how other manuals name the page: 9ci(1).
+func (p *Page) cited() string { return fmt.Sprintf("%s(%d)", p.Name, p.Section) }
+
 // file returns the text of a manual that is no program's.
 func file(name string) string {
 	b, err := cmd.Manuals.ReadFile(name)
@@ -145,8 +148,8 @@ func (p *Page) usage(command string) string {
 }
 
 // Help returns what a program's manual says of a topic: a command, or a section by its
-// title; the whole of a manual that has the topic's name, for 9ci-tutorial also tutorial;
-// and for "" what there is. It is an error if there is no such topic.
+// title; the whole of a manual that has the topic's name, also as ci(4) is cited, and for
+// 9ci-tutorial also tutorial; and for "" what there is. It is an error if there is no such topic.
 func Help(program, topic string) (string, error) {
 	pages := Pages()
 	own := pages[slices.IndexFunc(pages, func(p *Page) bool { return p.Name == program })]
@@ -154,8 +157,8 @@ func Help(program, topic string) (string, error) {
 		return overview(own, pages), nil
 	}
 	for _, p := range pages {
-		if topic == p.Name || topic == strings.TrimPrefix(p.Name, "9ci-") {
-			head := fmt.Sprintf("%s(%d): %s\n\n", p.Name, p.Section, p.Title)
+		if topic == p.Name || topic == p.cited() || topic == strings.TrimPrefix(p.Name, "9ci-") {
+			head := fmt.Sprintf("%s: %s\n\n", p.cited(), p.Title)
 			if p.synopsis != "" {
 				head += p.usage("") + "\n"
 			}
@@ -178,6 +181,27 @@ func Help(program, topic string) (string, error) {
 	return usage + text(found...), nil
 }
 
+// Topics returns what Help takes besides commands: the names of manuals, and the sections
+// of the program's own by theirs, in lower case.
+func Topics(program string) (topics []string) {
+	for _, p := range Pages() {
+		topics = append(topics, p.Name)
+		if short, ok := strings.CutPrefix(p.Name, "9ci-"); ok {
+			topics = append(topics, short)
+		}
+		if p.Name != program {
+			continue
+		}
+		for _, s := range p.sections {
+			name, _, _ := strings.Cut(strings.ToLower(s.title), ":")
+			if p.usage(name) == "" && !strings.Contains(name, ", ") { // a list is of commands
+				topics = append(topics, name)
+			}
+		}
+	}
+	return topics
+}
+
 // overview says what the manual of a program has, and which others there are.
 func overview(own *Page, pages []*Page) string {
 	var b strings.Builder
@@ -188,7 +212,7 @@ func overview(own *Page, pages []*Page) string {
 	}
 	fmt.Fprintf(&b, "\n%s help NAME prints a whole manual. Where they are installed, man shows them too:\n\n", own.Name)
 	for _, p := range pages {
-		fmt.Fprintf(&b, "\t%-16s %s\n", fmt.Sprintf("%s(%d)", p.Name, p.Section), p.Title)
+		fmt.Fprintf(&b, "\t%-16s %s\n", p.cited(), p.Title)
 	}
 	return b.String()
 }

@@ -43,6 +43,7 @@ func TestHelpTopics(t *testing.T) {
 		{"serve: the daemon", "# Serve: the daemon\n", "repo PATH"},
 		{"9ci", "9ci(1): ", "\n# Exit status\n"},
 		{"ci", "ci(4): ", "artifacts.mtree"},
+		{"ci(4)", "ci(4): ", "artifacts.mtree"},
 		{"mk", "mk(1): ", "\n# Attributes\n"},
 		{"orchestrator", "orchestrator(8): ", "authorized_keys"},
 		{"tutorial", "9ci-tutorial(7): ", "mkfile"},
@@ -51,6 +52,17 @@ func TestHelpTopics(t *testing.T) {
 		text, err := Help("9ci", test.topic)
 		if err != nil || !strings.HasPrefix(text, test.begins) || !strings.Contains(text, test.has) {
 			t.Errorf("9ci help %s: %v, %.300q", test.topic, err, text)
+		}
+	}
+	topics := Topics("9ci")
+	for _, topic := range topics {
+		if _, err := Help("9ci", topic); err != nil {
+			t.Errorf("9ci help %s: %v", topic, err)
+		}
+	}
+	for _, topic := range []string{"tutorial", "ci", "environment", "exit status"} {
+		if !slices.Contains(topics, topic) {
+			t.Errorf("the topics %q have no %q", topics, topic)
 		}
 	}
 	for _, topic := range []string{"nosuch", "ru", "and", " ", "the daemon"} {
