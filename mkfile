@@ -93,10 +93,11 @@ gitea:V:
 	(cd $root && CGO_ENABLED=1 nice go build -tags='sqlite sqlite_unlock_notify' -o $bin/gitea .)
 	GITEA=$bin/gitea GITEA_ROOT=$root go test -count=1 -tags=gitea -run='^TestGitea' ./orchestrator/access/forge
 
+# DESTDIR stands in front of PREFIX, and not in what is installed: for packages.
 PREFIX=/usr/local
 
 install:V: all man
-	sh .ci/install $BIN $PREFIX
+	sh .ci/install $BIN "$PREFIX" "$DESTDIR"
 
 # Packages of the commit for SYSTEMS: tarballs, Debian packages, and SHA256SUMS, signed by
 # the key CI_KEY if that is set.

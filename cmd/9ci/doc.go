@@ -644,7 +644,8 @@ directory, trusts the runs of the jobs that it let publish:
 # As a service
 
 The daemon as a service of the user, with systemd (mk install puts the units 9ci.service
-and 9ci.socket in /usr/local/lib/systemd/user):
+and 9ci.socket in /usr/local/share/systemd/user, and with PREFIX=$HOME/.local where systemd finds
+them for that user alone):
 
 	systemctl --user enable --now 9ci
 	loginctl enable-linger             # also while the user is not logged in
