@@ -15,7 +15,8 @@ sum=[[quote .Sum]] # NINECI_SHA256: its SHA-256
 orchestrator=[[quote .Orchestrator]] # CI_ORCHESTRATOR: where runs are looked for; the job's own token logs in
 hosts=[[quote .Hosts]] # NINECI_KNOWN_HOSTS: the orchestrator's lines of known_hosts
 
-url=${NINECI_URL:-$url} sum=${NINECI_SHA256:-$sum} hosts=${NINECI_KNOWN_HOSTS:-$hosts}
+url=${NINECI_URL:-$url} hosts=${NINECI_KNOWN_HOSTS:-$hosts}
+sum=$(printf '%s' "${NINECI_SHA256:-$sum}" | tr A-F a-f)
 export CI_ORCHESTRATOR="${CI_ORCHESTRATOR:-$orchestrator}"
 cd "$(dirname "$0")/.."
 job=$PWD/.9ci-job
