@@ -84,8 +84,8 @@ Tests that run the go command or built programs need -count=1: the test cache do
 not see what they read. Stories boot machines, which takes a minute where there is
 no KVM. A story that takes longer begins with [!check] skip: mk check plays it, and
 CHECK=1 go test does. As root, stories that a plain user's rights may change are played
-once more as one (TestPlainUser, which lists them); mk check plays all of them so. A
-line that needs root begins with [root]. mk arm64 runs a machine of the other
+once more as one (TestPlainUser, which lists them); mk check plays so all but what makes
+packages. A line that needs root begins with [root]. mk arm64 runs a machine of the other
 architecture by emulation.
 
 A story is a script of the go command's kind (testscript). cmd/script_test.go has
