@@ -459,8 +459,8 @@ do, it is not held. A machine ends with the 9ci that holds it, which with -x sta
 long; a signal ends it. Of several requests for one run, the longest hold counts. A .env
 that git tracks asks for CI_MAX_HOLD at most.
 
-Sh opens a shell in the machine of the run REV, or without REV of the one that failed last:
-in a container as the test had it, with its mounts, environment, user, working directory,
+Sh opens a shell in the machine of the run REV, or without REV of the one that failed last; of
+the runs of a commit it is the best that is held: in a container as the test had it, with its mounts, environment, user, working directory,
 network and limits, and what the test has left in it, if the hold was asked for before the
 test began. A shell has a container of its own. The services of the run have ended. With
 -root, or if the run has no base image, it is in the core OS, as root: there nsenter

@@ -122,7 +122,7 @@ func (s search) places(ctx context.Context) ([]place, error) {
 	}
 	if s.store && s.addr == "" && here != nil {
 		for _, err := range errs {
-			if errors.Is(err, ninep.ErrForeign) {
+			if errors.Is(err, ninep.ErrForeign) || errors.Is(err, errSilent) {
 				say("%v: it is not used", err)
 			}
 		}

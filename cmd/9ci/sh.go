@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"9ci/cmd/internal/show"
+	"9ci/fs/ci"
 	"9ci/proto/ninep"
 )
 
@@ -43,10 +44,17 @@ func shCommand(ctx context.Context, args []string) (int, error) {
 		return exitError, err
 	}
 	_, p, err := search{}.find(ctx, path.Join("ci", rev, "hold"))
-	if err != nil {
-		if _, ok := errors.AsType[*told](err); !ok && errors.Is(err, iofs.ErrNotExist) {
+	if _, ok := errors.AsType[*told](err); !ok && errors.Is(err, iofs.ErrNotExist) {
+		// The run is there. Of a commit it is the best one, which need not be the one that is held.
+		held := err
+		if ci.IsPrefix(rev) {
+			_, p, held = search{}.find(ctx, "ci/held/hold")
+		}
+		if err = nil; held != nil {
 			err = fmt.Errorf("the machine of %s is not held: CI_HOLD=10m 9ci run -f holds that of a run that fails", rev)
 		}
+	}
+	if err != nil {
 		return failed(exitError, err)
 	}
 	defer p.close()

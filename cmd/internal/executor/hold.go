@@ -324,8 +324,9 @@ func (e *NotHeldError) Error() string {
 }
 
 // Shell runs a shell in the held machine of the run that rev, a name below /ci, stands
-// for: in a container as that of the test, or, if root is set or the run has none, in the
-// core OS. c has the shell's input and output. Nothing of what the shell says is masked.
+// for, or, if rev is digits of a commit or tree, of the best of its runs that is held: in a
+// container as that of the test, or, if root is set or the run has none, in the core OS.
+// c has the shell's input and output. Nothing of what the shell says is masked.
 // Shell reports a NotHeldError.
 func (e *Executor) Shell(ctx context.Context, rev string, root bool, c vm.Cmd) (vm.Exit, error) {
 	run, err := e.Find(ctx, rev)
@@ -340,6 +341,16 @@ func (e *Executor) Shell(ctx context.Context, rev string, root bool, c vm.Cmd) (
 	}
 	s := &e.Queue.holds
 	h := s.enter(e, run.ID)
+	for _, name := range []string{run.Commit, run.Tree} {
+		if !ci.IsPrefix(rev) || !strings.HasPrefix(name, rev) {
+			continue
+		}
+		for _, other := range e.Store.Ranked(name) {
+			if h == nil {
+				h = s.enter(e, other.ID)
+			}
+		}
+	}
 	if h == nil {
 		return vm.Exit{}, &NotHeldError{run.ID}
 	}

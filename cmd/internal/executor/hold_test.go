@@ -147,6 +147,17 @@ func TestHold(t *testing.T) {
 		t.Error(err)
 	}
 
+	// The other has passed and is the best of the commit, but this one is held.
+	for _, rev := range []string{b.req.Commit, b.req.Commit[:9], b.req.Tree[:9]} {
+		if exit, err := b.Shell(t.Context(), rev, true, vm.Cmd{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}); err != nil || exit.Code != 7 {
+			t.Errorf("the shell in a run of %s ended with %v, %v", rev, exit, err)
+		}
+	}
+	var none *NotHeldError
+	if _, err := b.Shell(t.Context(), "last", true, vm.Cmd{}); !errors.As(err, &none) {
+		t.Errorf("a shell in the run that passed: %v", err)
+	}
+
 	if err := b.say(id, "hold 3h"); err != nil {
 		t.Error(err)
 	}
@@ -160,7 +171,6 @@ func TestHold(t *testing.T) {
 		t.Error(err)
 	}
 	<-m.ended
-	var none *NotHeldError
 	for _, rev := range []string{id, "held", "last", "0000000"} {
 		if _, err := b.Shell(t.Context(), rev, false, vm.Cmd{}); !errors.As(err, &none) {
 			t.Errorf("a shell in %s, which is not held: %v", rev, err)
