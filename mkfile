@@ -18,7 +18,7 @@ AXE_SUM=1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0
 # Tests that start machines, and stories that do: mk test leaves them out in a machine of
 # 9ci, which has no room for others. There it does not fuzz either, but for the seeds.
 MACHINES=TestGuestLimits|TestGuestOutOfMemory|TestGuestPanics|TestHostDiskFull|TestKernelClient|TestLent|TestMachine|TestNetwork|TestPlainUser|TestSavedMachine|TestSavedMachineDamaged|TestSelf
-STORIES=client_misused|dist_debian|doctor_fixes|host_floods|host_git|host_secret|host_secrets|host_shares|help_tutorial|init_hooks|init_repository|init_shims|machine_killed|orchestrator_down|orchestrator_tls|replay_refused|replay_shared|run_bounded|run_cancelled|run_databases?|run_fails|run_held|run_image|run_leaves|run_misused|run_outlives|run_passes|run_repository|run_services|serve_adopts_leaver|serve_hands|serve_killed|token_job|token_login|token_secret
+STORIES=client_misused|dist_debian|doctor_fixes|host_floods|host_git|host_secret|host_secrets|host_shares|help_tutorial|init_hooks|init_repository|init_shims|machine_killed|orchestrator_down|orchestrator_tls|replay_refused|replay_shared|run_bounded|run_cancelled|run_databases?|run_fails|run_held|run_image|run_leaves|run_misused|run_outlives|run_passes|run_repository|run_services|serve_adopts_leaver|serve_ends|serve_hands|serve_killed|token_job|token_login|token_secret
 
 all:V:
 	sh .ci/build $BIN

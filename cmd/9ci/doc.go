@@ -78,8 +78,8 @@ If a daemon answers in $NAMESPACE, the run is handed to the daemon and followed.
 that ask for one key at a time share one run, which belongs to them all: a signal, or the end of
 a client, cancels it if no other waits, and one that others wait for goes on. With -b the
 run goes on in any case. Each run is of the clone in which it was asked for, also if
-others of the namespace have been added. What is queued when a daemon is killed, the next
-one runs as it was asked for; only the values of secrets are in no file, so a run that had
+others of the namespace have been added. What is queued when a daemon ends or is killed, the
+next one runs as it was asked for; only the values of secrets are in no file, so a run that had
 secrets ends in error. If another run can stand for it by then, its id leads to that.
 Otherwise this process is the executor: it posts its tree at $NAMESPACE/9ci, or
 9ci.PID if that is taken, and stays connected until a signal comes. If it is to leave at
@@ -204,6 +204,10 @@ processors to itself; one with CI_CPUS=all shares them, and counts as one: a hos
 runs eight such at a time, if it has the memory. Alone a run goes in any case. The runs of a
 repository begin in the order in which they came. If several repositories wait, that with
 the fewest runs going is next, and of those the one that came first.
+
+A signal ends the daemon. It cancels the runs that go on, and serves those that are connected
+until these runs are sealed and those that wait for them have read so, for 2 s at most. What
+has not begun is left to the next daemon.
 
 The line repo PATH, written to its ctl, adds a repository and is answered by the
 namespace. The daemon keeps its list of repositories across restarts, also those that

@@ -57,7 +57,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 			return exitError, err
 		}
 		defer dir.Close()
-		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/"), Log: log}, *trace)
+		return serveUntil(ctx, listeners, &ninep.Server{Root: fs.DiskDir(dir, "/"), Log: log}, *trace, nil)
 	}
 	o := daemon.Options{Version: version.String(), Tool: tool, Adopt: *adopt, Jobs: *jobs, Log: log}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -82,7 +82,7 @@ func serveCommand(ctx context.Context, args []string) (int, error) {
 	for _, l := range listeners {
 		log.Info("serve", "addr", dialString(l.Addr()))
 	}
-	code, err := serveUntil(ctx, listeners, &ninep.Server{Root: d.Root(), Log: log, SSH: host.LocalSSH(d.Root(), d.Executor)}, *trace)
+	code, err := serveUntil(ctx, listeners, &ninep.Server{Root: d.Root(), Log: log, SSH: host.LocalSSH(d.Root(), d.Executor)}, *trace, d.Drain)
 	if lost, ok := errors.AsType[*lostError](context.Cause(ctx)); ok {
 		return exitError, lost
 	}

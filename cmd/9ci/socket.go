@@ -184,17 +184,21 @@ func serveTree(ctx context.Context, listeners []net.Listener, srv *ninep.Server,
 	}
 }
 
-// serveUntil serves until ctx is done. A listener that fails ends all of them: a
-// daemon that lacked one of its addresses would look like one that has it.
-func serveUntil(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool) (int, error) {
+// serveUntil serves until ctx is done, and goes on for those that are connected until drain
+// returns; it may be nil. A listener that fails ends all of them: a daemon that lacked one
+// of its addresses would look like one that has it.
+func serveUntil(ctx context.Context, listeners []net.Listener, srv *ninep.Server, trace bool, drain func()) (int, error) {
 	lost := make(chan error, len(listeners))
-	defer serveTree(ctx, listeners, srv, trace, func(err error) { lost <- err })()
+	defer serveTree(context.WithoutCancel(ctx), listeners, srv, trace, func(err error) { lost <- err })()
 	service.Tell(service.Ready)
 	defer service.Tell(service.Stopping)
 	select {
 	case err := <-lost:
 		return exitError, err
 	case <-ctx.Done():
+		if drain != nil {
+			drain()
+		}
 		return 0, nil
 	}
 }

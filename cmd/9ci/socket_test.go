@@ -31,7 +31,7 @@ func TestListenerLost(t *testing.T) {
 		listeners = append(listeners, l)
 	}
 	listeners[1].Close()
-	code, err := serveUntil(t.Context(), listeners, &ninep.Server{Root: fs.NewDir("/")}, false)
+	code, err := serveUntil(t.Context(), listeners, &ninep.Server{Root: fs.NewDir("/")}, false, nil)
 	if code != exitError || err == nil || !strings.HasPrefix(err.Error(), "tcp!127.0.0.1!") {
 		t.Errorf("serveUntil = %d, %v, want 125 and the lost address", code, err)
 	}
@@ -156,7 +156,7 @@ func TestListenTogether(t *testing.T) {
 			starting.Go(func() {
 				listeners, err := listen(ctx, nil)
 				if err == nil {
-					serving.Go(func() { serveUntil(ctx, listeners, &ninep.Server{Root: root}, false) })
+					serving.Go(func() { serveUntil(ctx, listeners, &ninep.Server{Root: root}, false, nil) })
 				}
 				errs <- err
 			})

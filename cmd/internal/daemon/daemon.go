@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"9ci/cmd/internal/ask"
 	"9ci/cmd/internal/config"
@@ -110,13 +111,32 @@ func (d *Daemon) Executor(namespace string) *executor.Executor {
 	return nil
 }
 
-// Close ends every run and waits for it.
-func (d *Daemon) Close() {
+// drainGrace is how long those that wait for a run may take to read how it has ended.
+const drainGrace = 2 * time.Second
+
+// Drain ends every run, and waits for it and for those that wait for it. What was queued
+// and has not begun stays so for the next daemon.
+func (d *Daemon) Drain() {
+	var wg sync.WaitGroup
+	for _, m := range d.end() {
+		if h := m.host.Load(); h != nil {
+			wg.Go(func() { h.Executor.Drain(drainGrace) })
+		}
+	}
+	wg.Wait()
+}
+
+// end cancels all that goes on, and returns the members.
+func (d *Daemon) end() []*member {
 	d.cancel(errors.New("the daemon ends"))
 	d.mu.Lock()
-	members := slices.Collect(maps.Values(d.members))
-	d.mu.Unlock()
-	for _, m := range members {
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Values(d.members))
+}
+
+// Close ends every run and waits for it.
+func (d *Daemon) Close() {
+	for _, m := range d.end() {
 		m.changing.Lock() // no host is made once d.ctx has ended
 		if h := m.host.Swap(nil); h != nil {
 			h.Close()

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	iofs "io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,6 +149,9 @@ type Seeker interface {
 // is returned. ctx bounds the search alone: a run that starts here ends with
 // e.Context at the latest.
 func (e *Executor) Submit(ctx context.Context, req Request) (id string, err error) {
+	if e.ends() {
+		return "", errEnds
+	}
 	if err := req.Check(); err != nil {
 		return "", err
 	}
@@ -182,6 +187,12 @@ func (e *Executor) Submit(ctx context.Context, req Request) (id string, err erro
 		return e.begin(ctx, run, req, u, elsewhere)
 	}
 }
+
+// errEnds is that of a request for a run that a daemon which ends does not begin any more.
+var errEnds = errors.New("the daemon ends, and the next one runs what was asked for before")
+
+// ends reports whether this is a daemon that ends: it begins no run.
+func (e *Executor) ends() bool { return e.Mode == "daemon" && e.Context.Err() != nil }
 
 // seeker returns what looks for a run that can stand for req's, or nil if none may.
 func (e *Executor) seeker(req Request, key ci.Attrs) Seeker {
@@ -237,6 +248,11 @@ func (e *Executor) start(run *store.Run, req Request, u *unfinished, release fun
 		defer e.forget(u)
 		if leave, err := e.Queue.wait(u.ctx, place); err == nil { // if not, the run was cancelled: it ends in its first step
 			defer leave()
+		}
+		if e.ends() {
+			run.Abandon() // the next daemon takes it up: Resume
+			u.err = errEnds
+			return
 		}
 		u.err = e.do(run, req, u)
 	})
@@ -602,6 +618,33 @@ func (e *Executor) Wait(id string) error {
 
 // Close waits until every run has ended. End e.Context first.
 func (e *Executor) Close() { e.wg.Wait() }
+
+// Drain waits until the runs that go on have ended, and then, for as long as the grace, until
+// those that wait for them have left: they may still be reading how. End e.Context first.
+func (e *Executor) Drain(grace time.Duration) {
+	e.mu.Lock()
+	going := slices.Collect(maps.Values(e.unfinished))
+	e.mu.Unlock()
+	for _, u := range going {
+		<-u.done
+	}
+	over := time.After(grace)
+	for _, u := range going {
+		e.mu.Lock()
+		wanted := slices.Collect(maps.Keys(u.wanted))
+		e.mu.Unlock()
+		for _, w := range wanted {
+			if w == nil { // it does not wait
+				continue
+			}
+			select {
+			case <-w.Done():
+			case <-over:
+				return
+			}
+		}
+	}
+}
 
 // Cancel ends a run of this executor that goes on. It is an error if none has
 // that id.

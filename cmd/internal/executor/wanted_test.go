@@ -2,13 +2,16 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"9ci/cmd/internal/config"
 	"9ci/cmd/internal/replay"
@@ -214,6 +217,64 @@ func TestResumeOrder(t *testing.T) {
 	e.Close()
 	if !slices.Equal(got, want) {
 		t.Errorf("taken up were %q, want %q", got, want)
+	}
+}
+
+// A daemon that ends, ends the runs that go on, waits until those that wait for them have
+// left, and leaves to the next daemon what was queued.
+func TestDrain(t *testing.T) {
+	dir := t.TempDir()
+	e, req := newQueue(t, dir)
+	ctx, end := context.WithCancelCause(t.Context())
+	e.Context, e.Mode, e.Queue.Jobs, req.Config.Net = ctx, "daemon", 1, "all"
+	m := &wild{mk: func(io.Writer) error { return nil }, began: make(chan struct{}), killed: make(chan struct{})}
+	e.Start = func(context.Context, vm.Config) (Machine, error) { return m, nil }
+	waits, leave := context.WithCancel(t.Context())
+	defer leave()
+	req.Wanted, req.Force = waits, true
+	submit := func() string {
+		t.Helper()
+		id, err := e.Submit(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	going := submit()
+	<-m.began
+	req.Wanted = nil
+	queued := []string{submit(), submit()}
+	end(Signalled{syscall.SIGTERM})
+	drained := make(chan struct{})
+	go func() { e.Drain(time.Hour); close(drained) }()
+	if err := e.Wait(going); err != nil {
+		t.Error(err)
+	}
+	if run, err := e.Store.Get(going); err != nil || run.State != "cancelled" || run.Code != 143 {
+		t.Errorf("the run that went on is %v, %v, want cancelled 143", run.Status, err)
+	}
+	if id, err := e.Submit(t.Context(), req); !errors.Is(err, errEnds) {
+		t.Errorf("Submit = %q, %v", id, err)
+	}
+	select {
+	case <-drained:
+		t.Error("Drain has not waited for the one that waits")
+	default:
+	}
+	leave()
+	<-drained
+	e.Close()
+	e.Store.Close()
+
+	e = openExecutor(t, dir, req.Repo, req.Config)
+	if err := e.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
+	for _, id := range queued {
+		if run, err := e.Store.Get(id); err != nil || run.Run != nil || run.State != "error" { // it has no machine
+			t.Errorf("%s is %v, %v, want that it was begun", id, run.Status, err)
+		}
 	}
 }
 
