@@ -350,11 +350,12 @@ missing, by sudo if the user is not root, and builds the core OS if it is missin
 
 # Init
 
-Init writes the files that a repository lacks: a mkfile that tests it as it is, with
-packages of Debian 12, if it is in Go, Rust, JavaScript, Python or C, as far as the files at
-its top say; if they do not, the mkfile's test does nothing, and init says so; a .env; and the
-files with which the CI of its forge calls 9ci: see # In a CI job. The forge is the one that the host of origin is named for, GitHub, GitLab or Forgejo, or else
-each whose files are there, or else all; Woodpecker, if its files are there.
+Init writes the files that a repository lacks: a mkfile that tests it as it is, with packages
+of Debian 12, if it is in Go, Rust, JavaScript, Python or C, as far as the files at its top
+say; if they do not, the mkfile's test does nothing, and init says so; a .env; and the files
+with which the CI of its forge calls 9ci: see # In a CI job. The forge is the one that the
+host of origin is named for, GitHub, GitLab or Forgejo, or else each whose files are there, or
+else all; Woodpecker, if its files are there.
 
 With -hooks init writes instead two hooks of git for this clone. Post-commit hands each commit
 to the daemon, if one answers: 9ci run -b. Git does not wait for it. Pre-push lets no commit of
@@ -464,14 +465,14 @@ long; a signal ends it. Of several requests for one run, the longest hold counts
 that git tracks asks for CI_MAX_HOLD at most.
 
 Sh opens a shell in the machine of the run REV, or without REV of the one that failed last; of
-the runs of a commit it is the best that is held: in a container as the test had it, with its mounts, environment, user, working directory,
-network and limits, and what the test has left in it, if the hold was asked for before the
-test began. A shell has a container of its own. The services of the run have ended. With
--root, or if the run has no base image, it is in the core OS, as root: there nsenter
---net=/run/netns/loopback has the network of the test. The shell is bash, sh or rc, the
-first that there is. On a terminal it has one, of the same size. The exit status is the
-shell's, 255 if the machine ended without one, and 125 if 9ci lost its connection or its
-reader went.
+the runs of a commit it is the best that is held: in a container as the test had it, with its
+mounts, environment, user, working directory, network and limits, and what the test has left
+in it, if the hold was asked for before the test began. A shell has a container of its own.
+The services of the run have ended. With -root, or if the run has no base image, it is in the
+core OS, as root: there nsenter --net=/run/netns/loopback has the network of the test. The
+shell is bash, sh or rc, the first that there is. On a terminal it has one, of the same size.
+The exit status is the shell's, 255 if the machine ended without one, and 125 if 9ci lost its
+connection or its reader went.
 
 A shell shows the machine as it is: secrets are in its environment, and nothing is masked
 or filtered. What runs there can do to the terminal what a remote machine can over ssh.
@@ -712,12 +713,14 @@ demanded with -r or -R and no run could be trusted; 129, 130 or 143 if a signal 
 run short: SIGHUP, SIGINT or SIGTERM. A SIGHUP that the parent ignores, as by nohup(1), is
 none.
 
-Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if
-the run is not what it says or nobody trusted vouches, vouch if no run has passed that it can vouch for or the commit's status has failed, and doctor if runs cannot work, after what -fix could mend; login if it is refused,
-whoami and logout if nobody is logged in, and logout if the orchestrator has not revoked
-anything. Wait has the code of a run only if it has read how the run ended, and else
-exits with 125. Sh has that of the shell, 255 if that is not to be had, and 125 if no machine is held. Ls, cat, cp, write, wait, login, logout and whoami exit with 75 if a
-server has no room for the moment: they may be tried again. What cannot be written, to
+Ls, cat, cp and write exit with 1 if a file is not there or cannot be read, verify if the run
+is not what it says or nobody trusted vouches, vouch if no run has passed that it can vouch
+for or the commit's status has failed, and doctor if runs cannot work, after what -fix could
+mend; login if it is refused, whoami and logout if nobody is logged in, and logout if the
+orchestrator has not revoked anything. Wait has the code of a run only if it has read how the
+run ended, and else exits with 125. Sh has that of the shell, 255 if that is not to be had,
+and 125 if no machine is held. Ls, cat, cp, write, wait, login, logout and whoami exit with 75
+if a server has no room for the moment: they may be tried again. What cannot be written, to
 standard output or standard error too, is 125 in every command.
 
 # See also
