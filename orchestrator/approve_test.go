@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -594,7 +596,10 @@ func TestApprovePenalty(t *testing.T) {
 			var wg sync.WaitGroup
 			wg.Go(func() { c.exec("login", "") })
 			synctest.Wait()
-			for code := range page.open {
+			page.mu.Lock()
+			codes := slices.Collect(maps.Keys(page.open))
+			page.mu.Unlock()
+			for _, code := range codes {
 				page.answer(code, "")
 				answered++
 			}
